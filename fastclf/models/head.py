@@ -1,0 +1,156 @@
+"""The head: what is trained on the body's pooled activations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fastclf import ops
+
+
+class AdaptiveConcatPool2d(nn.Module):
+    """Maximum, then average, over all positions: ``[B, C, h, w] -> [B, 2C]``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pools ``x``."""
+        return torch.cat([x.amax((2, 3)), x.mean((2, 3))], 1)
+
+
+@dataclass
+class DropoutClock:
+    """Which masks a head's dropouts draw: a function of seed, step, layer and position, the same on every backend."""
+
+    seed: int = 0
+    step: int = 0
+
+
+class CounterDropout(nn.Module):
+    """Dropout whose mask is a function of (seed, step, layer, row, column), not of a hidden generator.
+
+    In training mode each element is kept with probability ``1 - p`` and scaled by ``1/(1 - p)``.
+    """
+
+    def __init__(self, p: float, layer: int, clock: DropoutClock) -> None:
+        super().__init__()
+        self.p, self.layer, self.clock = p, layer, clock
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Applies the mask of the clock's step to ``x [B, F]``."""
+        if not self.training:
+            return x
+        mask = ops.dropout_mask(self.clock.seed, self.clock.step, self.layer, x.shape[0], x.shape[1], self.p)
+        return x * mask.to(x.device, x.dtype)
+
+    def extra_repr(self) -> str:
+        """What ``print(model)`` shows."""
+        return f"p={self.p}"
+
+
+def resolve_ps(ps: float | Sequence[float] | None, n_hidden: int) -> list[float]:
+    """Dropout probabilities, one per linear layer: default .25 before hidden layers and .5 before the last."""
+    if ps is None:
+        return [0.25] * n_hidden + [0.5]
+    probs = [float(ps)] * (n_hidden + 1) if isinstance(ps, int | float) else [float(p) for p in ps]
+    if len(probs) != n_hidden + 1:
+        raise ValueError(f"ps must be one number, or one per linear layer ({n_hidden + 1}), got {len(probs)}")
+    if not all(0 <= p < 1 for p in probs):
+        raise ValueError(f"ps must be probabilities in [0, 1), got {probs}")
+    return probs
+
+
+class Head(nn.Module):
+    """Per width in ``xtra_fc``: BatchNorm, Dropout, Linear, ReLU; then BatchNorm, Dropout, Linear(c) and ``final``.
+
+    ``layers`` ends with the logits. Weights are Kaiming-normal (He et al., 2015), biases zero; p = 0 omits a dropout.
+
+    Args:
+        n_in: features per row.
+        c: classes, or targets in a regression.
+        ps: dropout probabilities; see `resolve_ps`.
+        xtra_fc: widths of the hidden layers, ``[512]`` by default.
+        final: ``log_softmax`` (one label), ``sigmoid`` (several) or ``none`` (regression).
+        seed: of the initial weights, and of the dropout masks until a fit sets its own.
+    """
+
+    FINALS = ("log_softmax", "sigmoid", "none")
+
+    def __init__(
+        self,
+        n_in: int,
+        c: int,
+        *,
+        ps: float | Sequence[float] | None = None,
+        xtra_fc: Sequence[int] | None = None,
+        final: str = "log_softmax",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if final not in self.FINALS:
+            raise ValueError(f"Head: final must be one of {self.FINALS}, got {final!r}")
+        widths = [512] if xtra_fc is None else [int(w) for w in xtra_fc]
+        if any(w < 1 for w in widths) or n_in < 1 or c < 1:
+            raise ValueError(f"Head: widths must be positive, got n_in {n_in}, xtra_fc {widths}, c {c}")
+        self.n_in, self.c, self.ps, self.widths = n_in, c, resolve_ps(ps, len(widths)), widths
+        self.clock = DropoutClock(seed)
+        self.layers = nn.Sequential(*self._blocks())
+        self.final: nn.Module = {"log_softmax": nn.LogSoftmax(1), "sigmoid": nn.Sigmoid(), "none": nn.Identity()}[final]
+        self._init_weights(seed)
+
+    def _blocks(self) -> list[nn.Module]:
+        sizes = [self.n_in, *self.widths, self.c]
+        layers: list[nn.Module] = []
+        for k, (n_in, n_out, p) in enumerate(zip(sizes, sizes[1:], self.ps, strict=False)):
+            layers.append(nn.BatchNorm1d(n_in))
+            if p > 0:
+                layers.append(CounterDropout(p, k, self.clock))
+            layers.append(nn.Linear(n_in, n_out))
+            if k < len(self.widths):
+                layers.append(nn.ReLU())
+        return layers
+
+    def _init_weights(self, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_normal_(layer.weight, generator=generator)
+                nn.init.zeros_(layer.bias)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits ``[B, c]`` of rows ``x [B, n_in]``."""
+        out: Tensor = self.layers(x)
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Log-probabilities, probabilities or values ``[B, c]`` of rows ``x [B, n_in]``."""
+        out: Tensor = self.final(self.logits(x))
+        return out
+
+
+def check_custom_head(head: nn.Module, n_in: int, c: int, final: str) -> None:
+    """Sends two rows through a head of the user's own, so that one that does not fit is refused at once.
+
+    Raises:
+        ValueError: it takes other features, gives another number of classes, or values that are no
+            (log-)probabilities where the labels ask for them.
+    """
+    was_training = head.training
+    head.eval()
+    rows = torch.randn(2, n_in, generator=torch.Generator().manual_seed(0))
+    rows = rows.to(next((p.device for p in head.parameters()), torch.device("cpu")))
+    try:
+        with torch.no_grad():
+            out = head(rows)
+    except RuntimeError as error:
+        raise ValueError(f"custom_head must take rows of {n_in} features (the body's, pooled): {error}") from error
+    finally:
+        head.train(was_training)
+    if tuple(out.shape) != (2, c):
+        raise ValueError(f"custom_head must give [B, {c}], one column per class, got {tuple(out.shape)} for B = 2")
+    if final == "log_softmax" and not bool(out.logsumexp(1).abs().max() < 1e-3):
+        raise ValueError("custom_head must end in nn.LogSoftmax(1): its outputs are no log-probabilities")
+    if final == "sigmoid" and not bool(((out >= 0) & (out <= 1)).all()):
+        raise ValueError("custom_head must end in nn.Sigmoid(): its outputs are no probabilities")
+
