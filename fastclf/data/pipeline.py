@@ -1,0 +1,271 @@
+"""The DALI graph: from files or arrays to normalised batches. The only module that imports DALI.
+
+    file -> read -> decode -> resize (one antialiased resampling of just the part that is seen)
+         -> mirrored border -> warp to the window -> light, blur, holes -> normalise, NCHW
+
+Without geometry the border and the warp are left out. The same graph runs on the CPU and on the GPU ('mixed' decoding).
+Sizes are worked out in whole numbers inside the graph, because only the decoder knows the picture's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fastclf.data.draws import Parameters
+from fastclf.data.transforms import CropType, Cutout, RandomBlur, RandomLighting, Transforms
+from fastclf.errors import BackendError
+
+try:
+    from nvidia.dali import Pipeline, fn, math, types
+except ImportError as error:
+    raise BackendError(
+        f"pipeline: NVIDIA DALI cannot be imported ({error}). Install it: pip install nvidia-dali-cuda130"
+    ) from error
+
+SOURCE = "picture"
+"""Name of the graph's input of pictures: file names as bytes, or HWC arrays."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the graph is fed with.
+
+    Attributes:
+        files: whether file names come in; otherwise HWC arrays.
+        top: the value of full white, 255 or 1. Files are always 0..255.
+    """
+
+    files: bool = True
+    top: float = 255.0
+
+
+class PicturePipeline:
+    """One built graph, fed batch by batch.
+
+    `feed` starts a batch and returns at once; `take` waits for the oldest one. After an error the graph is of no use.
+    """
+
+    def __init__(self, tfms: Transforms, source: Source, bs: int, device: torch.device, num_threads: int) -> None:
+        gpu = device.type == "cuda"
+        self._pipe = Pipeline(
+            batch_size=bs,
+            num_threads=num_threads,
+            device_id=(device.index or 0) if gpu else None,
+            prefetch_queue_depth=1,  # `feed` ahead of `take` is what keeps the threads busy
+            exec_dynamic=True,
+        )
+        with self._pipe:
+            self._pipe.set_outputs(_graph(tfms, source, gpu))
+        self._pipe.build()
+
+    def feed(self, pictures: Sequence[npt.NDArray[Any]] | npt.NDArray[Any], parameters: Parameters) -> None:
+        """Starts one batch: `[B]` file names as uint8 arrays or pictures, and the parameters of `draws.draw`."""
+        self._pipe.feed_input(SOURCE, pictures)
+        for name, values in parameters.items():
+            self._pipe.feed_input(name, values)
+        self._pipe.schedule_run()
+
+    def take(self) -> torch.Tensor:
+        """Waits for the oldest batch: `[B, 3, sz, sz] float32`. Its memory is its own and is never written again.
+
+        Raises:
+            RuntimeError: when a picture of the batch cannot be read or decoded.
+        """
+        (pictures,) = self._pipe.share_outputs()
+        batch = torch.from_dlpack(pictures.as_tensor())
+        self._pipe.release_outputs()
+        return batch
+
+
+def decode(file: bytes) -> npt.NDArray[np.uint8]:
+    """Decodes one file to `[H, W, 3] uint8` RGB, orientation applied.
+
+    Raises:
+        RuntimeError: when it cannot be read or decoded.
+    """
+    pipe = Pipeline(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1, exec_dynamic=True)
+    with pipe:
+        pipe.set_outputs(_decoded(_input(SOURCE, 1, types.UINT8), gpu=False))
+    pipe.build()
+    pipe.feed_input(SOURCE, [np.frombuffer(file, np.uint8)])
+    pipe.schedule_run()
+    (pictures,) = pipe.share_outputs()
+    return np.array(pictures.as_tensor())[0]
+
+
+def _input(name: str, ndim: int, dtype: Any, layout: str | None = None) -> Any:
+    return fn.external_source(name=name, ndim=ndim, dtype=dtype, layout=layout, device="cpu")
+
+
+def _decoded(file: Any, gpu: bool) -> Any:
+    encoded = fn.io.file.read(file)
+    return fn.decoders.image(encoded, device="mixed" if gpu else "cpu", output_type=types.RGB)
+
+
+def _graph(tfms: Transforms, source: Source, gpu: bool) -> Any:
+    if source.files:
+        picture = _decoded(_input(SOURCE, 1, types.UINT8), gpu)
+    else:
+        picture = _input(SOURCE, 3, types.UINT8 if source.top == 255 else types.FLOAT, "HWC")
+        picture = picture.gpu() if gpu else picture
+    picture = _window(tfms, picture)
+    for i, aug in enumerate(tfms.augs):
+        if isinstance(aug, RandomLighting):
+            picture = _lighting(picture, _input(f"aug{i}", 1, types.FLOAT), source.top)
+        elif isinstance(aug, RandomBlur):
+            picture = fn.gaussian_blur(picture, window_size=_input(f"aug{i}", 0, types.INT32))
+        elif isinstance(aug, Cutout):
+            corners = _input(f"aug{i}", 1, types.FLOAT)
+            shape = [float(aug.length)] * (2 * aug.n_holes)
+            picture = fn.erase(picture, anchor=corners, shape=shape, axes=[0, 1], fill_value=0.0)
+    return fn.crop_mirror_normalize(
+        picture,
+        dtype=types.FLOAT,
+        output_layout="CHW",
+        mean=[value * source.top for value in tfms.mean],
+        std=[value * source.top for value in tfms.std],
+    )
+
+
+def _window(tfms: Transforms, picture: Any) -> Any:
+    """Draws the sz x sz window: scale, place, border and geometry, in one or two resamplings."""
+    shape = picture.shape(dtype=types.INT64)
+    spread = tfms.margin + (tfms.pad if tfms.train else 0)
+    place = None
+    if tfms.train and tfms.crop_type is not CropType.CENTER:
+        place = _input("place", 1, types.FLOAT)
+    axes = _GoogleNet(tfms.sz, shape).axes() if tfms.crop_type is CropType.GOOGLENET else _scaled(tfms, shape)
+    seen = [_seen(axis, tfms, None if place is None else place[i]) for i, axis in enumerate(axes)]
+    picture = fn.resize(
+        picture,
+        roi_start=fn.stack(*(axis.source(part.low) for axis, part in zip(axes, seen, strict=True))),
+        roi_end=fn.stack(*(axis.source(part.high) for axis, part in zip(axes, seen, strict=True))),
+        size=fn.stack(*(_float(part.high - part.low) for part in seen)),
+        dtype=types.FLOAT,
+        interp_type=types.INTERP_LINEAR,
+        antialias=True,
+        subpixel_scale=False,
+    )
+    if spread:
+        picture = _mirrored(picture, spread)
+    if tfms.geometry:
+        return fn.warp_affine(picture, _matrix(tfms, seen, spread), size=[float(tfms.sz)] * 2)
+    if spread:
+        start = fn.stack(*(fn.cast(part.start - part.low + spread, dtype=types.INT32) for part in seen))
+        return fn.slice(picture, start, [tfms.sz, tfms.sz], axes=[0, 1])
+    return picture
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One axis of the scaled picture.
+
+    Attributes:
+        n: how many scaled pixels the window may be placed in.
+        first: first scaled pixel that the picture has; negative when it goes on before pixel 0.
+        last: end of the scaled pixels that the picture has.
+        origin: where scaled pixel 0 lies in the picture, in its own pixels.
+        step: the picture's pixels per scaled pixel.
+    """
+
+    n: Any
+    first: Any
+    last: Any
+    origin: Any
+    step: Any
+
+    def source(self, position: Any) -> Any:
+        """Maps a position in the scaled picture to the picture's own pixels."""
+        return self.origin + _float(position) * self.step
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one axis of the window needs: it begins at `start`, and `low`..`high` is resized; all in scaled pixels."""
+
+    start: Any
+    low: Any
+    high: Any
+
+
+def _float(node: Any) -> Any:
+    return fn.cast(node, dtype=types.FLOAT)
+
+
+def _scaled(tfms: Transforms, shape: Any) -> list[_Axis]:
+    """Scales the shorter side, or for NO both sides, to `scaled`; the longer side is rounded down."""
+    target = _input("scaled", 0, types.INT64)
+    short = math.min(shape[0], shape[1])
+    axes = []
+    for n in (shape[0], shape[1]):
+        scaled = target if tfms.crop_type is CropType.NO else n * target // short
+        axes.append(_Axis(scaled, 0, scaled, 0.0, _float(n) / _float(scaled)))
+    return axes
+
+
+class _GoogleNet:
+    """A rectangle of a drawn area and aspect, shrunk where it does not fit, is scaled to the window."""
+
+    def __init__(self, sz: int, shape: Any) -> None:
+        self.sz = sz
+        self.sides = [_float(shape[0]), _float(shape[1])]
+        self.corner = _input("corner", 1, types.FLOAT)
+
+    def axes(self) -> list[_Axis]:
+        """Returns the axes y and x."""
+        area = _input("area", 0, types.FLOAT) * self.sides[0] * self.sides[1]
+        aspect = _input("aspect", 0, types.FLOAT)
+        wanted = [math.sqrt(area / aspect), math.sqrt(area * aspect)]
+        fit = math.min(1.0, math.min(self.sides[0] / wanted[0], self.sides[1] / wanted[1]))
+        return [self._axis(i, wanted[i] * fit) for i in (0, 1)]
+
+    def _axis(self, i: int, extent: Any) -> _Axis:
+        step = extent / float(self.sz)
+        origin = self.corner[i] * (self.sides[i] - extent)
+        first = -fn.cast(math.floor(origin / step), dtype=types.INT64)
+        last = fn.cast(math.floor((self.sides[i] - origin) / step + 1e-3), dtype=types.INT64)
+        return _Axis(self.sz, first, last, origin, step)
+
+
+def _seen(axis: _Axis, tfms: Transforms, place: Any | None) -> _Seen:
+    room = axis.n - tfms.sz
+    pad = tfms.pad if tfms.train else 0
+    if place is None:  # the middle; an odd pixel goes to the even side, as in torchvision's CenterCrop
+        start = (room + ((room // 2) & 1)) // 2
+    else:
+        start = fn.cast(math.floor(place * _float(room + 2 * pad + 1)), dtype=types.INT64) - pad
+    if tfms.margin == 0 and pad == 0:
+        return _Seen(start, start, start + tfms.sz)
+    low = math.max(axis.first, start - tfms.margin)
+    return _Seen(start, low, math.min(axis.last, start + tfms.sz + tfms.margin))
+
+
+def _mirrored(picture: Any, width: int) -> Any:
+    """Mirrors the outermost pixels outwards; DALI's warp would repeat the last one."""
+    shape = picture.shape(dtype=types.INT32)
+    top = fn.flip(picture[:width], horizontal=0, vertical=1)
+    bottom = fn.flip(picture[shape[0] - width :], horizontal=0, vertical=1)
+    tall = fn.cat(top, picture, bottom, axis=0)
+    left = fn.flip(tall[:, :width], horizontal=1, vertical=0)
+    right = fn.flip(tall[:, shape[1] - width :], horizontal=1, vertical=0)
+    return fn.cat(left, tall, right, axis=1)
+
+
+def _matrix(tfms: Transforms, seen: list[_Seen], spread: int) -> Any:
+    """Builds the `[2, 3]` map from window to resized picture, over (x, y), that keeps the window's middle in place."""
+    linear = _input("linear", 2, types.FLOAT)
+    middle = fn.stack(*(_float(part.start - part.low) + (spread + tfms.sz / 2) for part in reversed(seen)))
+    shift = fn.reshape(middle - _input("middle", 1, types.FLOAT), shape=[2, 1])
+    return fn.cat(linear, shift, axis=1)
+
+
+def _lighting(picture: Any, values: Any, top: float) -> Any:
+    brightness, contrast = values[0] * top, values[1]
+    mean = fn.reductions.mean(picture)
+    return math.clamp(picture * contrast + (mean * (1.0 - contrast) + brightness), 0.0, top)
