@@ -1,0 +1,59 @@
+// One pool of threads for the process. A job runs on a team: members share phases of items and meet at barriers.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <functional>
+
+namespace fastclf {
+
+// Members wait for each other: first spinning, because phases are microseconds apart, then asleep.
+class Barrier {
+ public:
+  explicit Barrier(unsigned members) : members_(members) {}
+  // Returns in all members once all have come; `last` runs before, in the member that comes last.
+  template <class Last>
+  void wait(Last last) {
+    const unsigned phase = phase_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == members_) {
+      arrived_.store(0, std::memory_order_relaxed);
+      last();
+      phase_.store(phase + 1, std::memory_order_release);
+      phase_.notify_all();
+    } else {
+      await_change(phase_, phase);
+    }
+  }
+  // Returns once value != old.
+  static void await_change(const std::atomic<unsigned>& value, unsigned old);
+
+ private:
+  const unsigned members_;
+  alignas(64) std::atomic<unsigned> arrived_{0};
+  alignas(64) std::atomic<unsigned> phase_{0};
+};
+
+class Team {
+ public:
+  explicit Team(unsigned size) : size_(size), barrier_(size) {}
+  unsigned size() const { return size_; }
+
+  // Runs item(i) for i < n, spread over the members, and returns when all are done. Every member must call it.
+  // Who runs an item depends on the moment: results must not.
+  template <class Item>
+  void for_each(size_t n, Item item) {
+    for (size_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < n;) item(i);
+    barrier_.wait([this] { next_.store(0, std::memory_order_relaxed); });
+  }
+
+ private:
+  const unsigned size_;
+  alignas(64) std::atomic<size_t> next_{0};
+  Barrier barrier_;
+};
+
+// Runs job(team, rank) on `threads` threads at once, the caller being rank 0; returns when all have returned.
+// Jobs of several callers run one after another. A forked child starts its own threads on first use.
+void run_team(int threads, const std::function<void(Team&, unsigned rank)>& job);
+
+}  // namespace fastclf

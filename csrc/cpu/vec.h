@@ -1,0 +1,83 @@
+// The widest vector of the instruction set this file is compiled for, in the compiler's vector extension: ordinary
+// operators work lane by lane, so one source serves SSE2, AVX2, AVX-512 and processors that are not x86. Intrinsics
+// appear only where the extension has no word for the instruction ("maskz" forms with all lanes for AVX-512: GCC 12 takes
+// the plain ones for reads of an uninitialised variable).
+//
+// Included only by kernels.cpp. Everything is in the namespace of the instruction set, and nothing here includes a
+// standard header with inline functions: the linker would keep one copy of those, perhaps the one compiled for AVX-512.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace fastclf::FASTCLF_ISA {
+
+#if defined(__AVX512F__)
+constexpr size_t kLanes = 16;
+#elif defined(__AVX2__)
+constexpr size_t kLanes = 8;
+#else
+constexpr size_t kLanes = 4;
+#endif
+
+typedef float Vec __attribute__((vector_size(kLanes * 4)));
+typedef uint64_t U64 __attribute__((vector_size(kLanes * 4)));
+typedef int64_t I64 __attribute__((vector_size(kLanes * 4)));
+
+inline Vec load(const float* p) {
+  Vec v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+inline void store(float* p, Vec v) { __builtin_memcpy(p, &v, sizeof v); }
+inline Vec splat(float x) { return x - Vec{}; }
+
+// The full 64-bit products of the low halves of the lanes with m.
+inline U64 multiply_low(U64 a, uint32_t m) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<U64>(_mm512_maskz_mul_epu32(0xff, reinterpret_cast<__m512i>(a), _mm512_set1_epi64(m)));
+#elif defined(__AVX2__)
+  return reinterpret_cast<U64>(_mm256_mul_epu32(reinterpret_cast<__m256i>(a), _mm256_set1_epi64x(m)));
+#elif defined(__x86_64__)
+  return reinterpret_cast<U64>(_mm_mul_epu32(reinterpret_cast<__m128i>(a), _mm_set1_epi64x(m)));
+#else
+  return (a & 0xffffffffu) * uint64_t{m};
+#endif
+}
+
+// One IEEE half as a float, exactly; subnormals, infinities and NaN included.
+inline float widen_one(uint16_t half) {
+  const uint32_t sign = (half & 0x8000u) << 16, body = half & 0x7fffu;
+  float magnitude;
+  if (body >= 0x7c00u) {  // infinity or NaN
+    const uint32_t bits = 0x7f800000u | (body << 13);
+    __builtin_memcpy(&magnitude, &bits, 4);
+  } else {  // the exponent's bias moves from 15 to 127; exact, and right for subnormals
+    const uint32_t bits = body << 13;
+    __builtin_memcpy(&magnitude, &bits, 4);
+    magnitude *= 0x1p112f;
+  }
+  uint32_t bits;
+  __builtin_memcpy(&bits, &magnitude, 4);
+  bits |= sign;
+  __builtin_memcpy(&magnitude, &bits, 4);
+  return magnitude;
+}
+
+// kLanes halves as floats.
+inline Vec load_half(const uint16_t* p) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__F16C__)
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+  Vec v;
+  for (size_t i = 0; i < kLanes; ++i) v[i] = widen_one(p[i]);
+  return v;
+#endif
+}
+
+}  // namespace fastclf::FASTCLF_ISA
