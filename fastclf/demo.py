@@ -1,0 +1,120 @@
+"""The whole lesson, with a line of explanation before each step: ``fastclf demo [FOLDER]``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+
+import fastclf as fc
+
+
+def run(data_folder: Path | None, out: Path) -> None:
+    """Trains ``efficientnet_lite0`` on ``data_folder`` (handwritten digits when None), and saves plots below ``out``."""
+    mpl.use("Agg")
+    start = time.monotonic()
+    folder, sz = (write_digits(out / "digits"), 64) if data_folder is None else (data_folder, 224)
+    lesson = Lesson(folder, sz, out / "plots")
+    for step in (lesson.look, lesson.frozen, lesson.find, lesson.augmented, lesson.unfrozen, lesson.results):
+        step()
+    print(f"\nThe whole lesson took {time.monotonic() - start:.0f} s.")
+
+
+def write_digits(folder: Path) -> Path:
+    """Writes scikit-learn's 1,797 handwritten digits (8 x 8) as PNG: 1,297 train, 400 valid, 100 test."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    order = np.random.default_rng(0).permutation(len(digits.target))
+    for position, index in enumerate(order):
+        digit = str(digits.target[index])
+        part = f"train/{digit}" if position < 1297 else f"valid/{digit}" if position < 1697 else "test"
+        target = folder / part / f"{index:04d}.png"
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((digits.images[index] * 255 / 16).round().astype(np.uint8)).save(target)
+    return folder
+
+
+class Lesson:
+    """One call per step of the lesson."""
+
+    def __init__(self, folder: Path, sz: int, plots: Path) -> None:
+        self.plots = plots
+        plots.mkdir(parents=True, exist_ok=True)
+        self.tfms = fc.tfms_from_model(fc.efficientnet_lite0, sz, aug_tfms=fc.transforms_basic, max_zoom=1.1)
+        self.data = fc.ImageClassifierData.from_paths(folder, tfms=self.tfms)
+        self.learn: Any = None
+
+    def look(self) -> None:
+        """Shows a few pictures as the network will see them."""
+        data = self.data
+        say(f"Pictures: {len(data.trn_ds)} to train on, {len(data.val_ds)} to validate; {data.c} classes.")
+        x, y = next(iter(data.val_dl))
+        shown = np.linspace(0, len(x) - 1, min(8, len(x))).astype(int)
+        figure = fc.plots(data.val_ds.denorm(x[shown]), rows=2, titles=[data.classes[int(k)] for k in y[shown]])
+        self.keep(figure, "pictures")
+
+    def frozen(self) -> None:
+        """Caches activations and trains the head on them."""
+        say("precompute=True runs the pretrained body once over all pictures; the head then trains in seconds.")
+        self.learn = fc.ConvLearner.pretrained(fc.efficientnet_lite0, self.data, precompute=True)
+        timed(lambda: self.learn.fit(1e-2, 3))
+
+    def find(self) -> None:
+        """Searches for a learning rate."""
+        say("lr_find raises the rate batch by batch: choose one where the loss still falls clearly.")
+        self.learn.lr_find()
+        self.keep(self.learn.sched.plot(), "lr_find")
+
+    def augmented(self) -> None:
+        """Trains the head on augmented pictures."""
+        say("precompute=False: the head now sees each picture turned, zoomed and lit anew in every epoch.")
+        self.learn.precompute = False
+        timed(lambda: self.learn.fit(1e-2, 1, cycle_len=1))
+
+    def unfrozen(self) -> None:
+        """Trains all layers, with one rate per layer group and restarts."""
+        say("unfreeze, three rates for three layer groups, and SGDR: cycles of 1, 2 and 4 epochs (cycle_mult=2).")
+        self.learn.unfreeze()
+        timed(lambda: self.learn.fit(np.array([3e-3, 1e-2, 1e-2]), 3, cycle_len=1, cycle_mult=2))
+        self.keep(self.learn.sched.plot_lr(), "rates")
+
+    def results(self) -> None:
+        """Averages predictions over augmented views and shows where they are wrong."""
+        say("TTA: predictions averaged over each picture and four augmented views of it.")
+        log_preds, y = self.learn.TTA()
+        probs = np.mean(np.exp(log_preds), 0)
+        print(f"accuracy without TTA {fc.accuracy_np(log_preds[0], y):.4f}, with TTA {fc.accuracy_np(probs, y):.4f}")
+        cm = fc.confusion_matrix(y, probs.argmax(1), classes=self.data.classes)
+        print(cm)
+        self.keep(fc.plot_confusion_matrix(cm, self.data.classes), "confusion")
+        self.learn.save("demo")
+        print(f"The model is saved as 'demo' in {self.data.path / 'models'}: learn.load('demo') brings it back.")
+
+    def keep(self, drawn: Any, name: str) -> None:
+        """Saves a figure, or the figure of axes, as PNG and prints its path."""
+        import matplotlib.pyplot as plt
+
+        figure = getattr(drawn, "figure", drawn)
+        path = self.plots / f"{name}.png"
+        figure.savefig(path, dpi=100)
+        plt.close(figure)
+        print(f"saved {path}")
+
+
+def say(text: str) -> None:
+    """Prints the line before a step."""
+    print(f"\n# {text}", flush=True)
+
+
+def timed(step: Callable[[], Any]) -> None:
+    """Runs a step and prints how long it took."""
+    start = time.monotonic()
+    step()
+    print(f"({time.monotonic() - start:.1f} s)")

@@ -1,0 +1,36 @@
+"""A pretrained body and a new head as one network."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from fastclf.models.body import Body
+from fastclf.models.head import AdaptiveConcatPool2d
+
+
+class Net(nn.Module):
+    """Pictures ``[B, 3, h, w]`` to the head's output ``[B, c]``; the pooled features ``[B, 2C]`` lie between.
+
+    Args:
+        body: the pretrained part, in two groups.
+        head: what is trained on the pooled features: a `Head`, or a module of one's own.
+    """
+
+    def __init__(self, body: Body, head: nn.Module) -> None:
+        super().__init__()
+        self.body, self.pool, self.head = body, AdaptiveConcatPool2d(), head
+
+    @property
+    def groups(self) -> list[nn.Module]:
+        """The three layer groups: the body's halves and the head."""
+        return [*self.body.groups, self.head]
+
+    def features(self, x: Tensor) -> Tensor:
+        """Pooled features ``[B, 2C]``: what a file of activations holds."""
+        out: Tensor = self.pool(self.body(x))
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The head's output for pictures ``x``."""
+        out: Tensor = self.head(self.features(x))
+        return out

@@ -1,0 +1,62 @@
+"""How long work tells how far it is: a bar on a terminal, a few plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+SILENT_SECONDS = 2.0
+LINE_SECONDS = 10.0
+
+
+class Progress:
+    """Counts ``total`` units of work; says nothing about work that is done within two seconds."""
+
+    def __init__(self, total: int, what: str, unit: str) -> None:
+        self.total, self.what, self.unit = total, what, unit
+        self._start = self._last_line = time.monotonic()
+        self._done = 0
+        self._bar: tqdm[None] | None = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=total, desc=what, unit=f" {unit}", delay=SILENT_SECONDS, leave=False)
+
+    def advance(self, n: int) -> None:
+        """Notes that ``n`` more units are done."""
+        self._done += n
+        if self._bar is not None:
+            self._bar.update(n)
+        elif time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._last_line = time.monotonic()
+            self._line()
+
+    def _line(self) -> None:
+        rate = self._done / (time.monotonic() - self._start)
+        left = (self.total - self._done) / rate
+        share = self._done / self.total
+        text = f"{self.what}: {self._done}/{self.total} ({share:.0%}), {rate:.0f} {self.unit}/s, {left:.0f} s left"
+        print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Removes the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def track(items: Iterable[T], total: int, what: str, unit: str) -> Iterator[T]:
+    """Yields ``items``, showing progress of one unit each."""
+    with Progress(total, what, unit) as progress:
+        for item in items:
+            yield item
+            progress.advance(1)

@@ -1,0 +1,83 @@
+"""Hooks into a fit, and the ones that the learner itself uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastclf.training.schedule import Schedule
+
+
+class Callback:
+    """Override what is needed. ``on_batch_end`` and ``on_epoch_end`` stop the fit by returning True.
+
+    A callback that overrides ``on_batch_begin`` or ``on_batch_end`` is called between any two batches, which keeps
+    the native engine from running many batches in one call.
+    """
+
+    def on_train_begin(self) -> None:
+        """Before the first batch."""
+
+    def on_batch_begin(self) -> None:
+        """Before each batch."""
+
+    def on_batch_end(self, loss: float) -> bool | None:
+        """After each batch, with the smoothed training loss."""
+
+    def on_epoch_end(self, metrics: list[float]) -> bool | None:
+        """After each epoch, with ``[val_loss, metric, ...]``."""
+
+    def on_train_end(self) -> None:
+        """After the last epoch, also when a callback stopped the fit."""
+
+
+def wants_batches(callback: Callback) -> bool:
+    """Whether the callback must be called between any two batches."""
+    kind = type(callback)
+    return kind.on_batch_end is not Callback.on_batch_end or kind.on_batch_begin is not Callback.on_batch_begin
+
+
+class SaveBest(Callback):
+    """Saves the model whenever the validation loss is lower than after every earlier epoch of this fit."""
+
+    def __init__(self, save: Callable[[str], object], name: str) -> None:
+        self.save, self.name, self.best = save, name, float("inf")
+
+    def on_epoch_end(self, metrics: list[float]) -> bool | None:
+        """Compares; a loss that is not a number is never better."""
+        if metrics[0] < self.best:
+            self.best = metrics[0]
+            self.save(self.name)
+        return None
+
+
+class SaveCycles(Callback):
+    """Saves the model as ``NAME_cyc_0``, ``NAME_cyc_1``, ... after the last batch of each cycle.
+
+    Cycles are whole epochs, so the end of an epoch is soon enough.
+    """
+
+    def __init__(self, save: Callable[[str], object], name: str, schedule: Schedule, batches_per_epoch: int) -> None:
+        self.save, self.name, self.schedule, self.nb = save, name, schedule, batches_per_epoch
+        self.epochs = self.cycles = 0
+
+    def on_epoch_end(self, metrics: list[float]) -> bool | None:  # noqa: ARG002
+        """Saves where the epoch's last batch ends a cycle."""
+        self.epochs += 1
+        if self.schedule.ends_cycle(self.epochs * self.nb - 1):
+            self.save(f"{self.name}_cyc_{self.cycles}")
+            self.cycles += 1
+        return None
+
+
+class StopDivergence(Callback):
+    """Ends a rate search once the smoothed loss is NaN or above four times its best."""
+
+    def __init__(self) -> None:
+        self.best = float("inf")
+
+    def on_batch_end(self, loss: float) -> bool | None:
+        """Compares."""
+        if not loss <= 4 * self.best:
+            return True
+        self.best = min(self.best, loss)
+        return None

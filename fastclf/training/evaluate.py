@@ -1,0 +1,74 @@
+"""Forward passes without training: predictions over a loader, and the exact loss and metrics of a set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastclf.models.head import Head
+from fastclf.models.net import Net
+from fastclf.models.precision import autocast
+from fastclf.progress import track
+from fastclf.training.losses import LogitLoss, to_float
+from fastclf.training.metrics import evaluate_metric
+
+Crit = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """How a module's output becomes a loss, and a prediction.
+
+    The losses of `fastclf.training.losses` meet the head's logits, which is stable; any other meets its output.
+    """
+
+    module: nn.Module
+    crit: Crit
+
+    @property
+    def _head(self) -> Head | None:
+        head = self.module.head if isinstance(self.module, Net) else self.module
+        return head if isinstance(head, Head) and isinstance(self.crit, LogitLoss) else None
+
+    def scores(self, x: Tensor) -> Tensor:
+        """What the loss is taken of: logits ``[B, c]`` where it can be, else the module's output; float32."""
+        head = self._head
+        with autocast(x.device):
+            if head is None:
+                out = self.module(x)
+            else:
+                out = head.logits(self.module.features(x) if isinstance(self.module, Net) else x)
+        return out.float() if isinstance(out, Tensor) and out.is_floating_point() else out
+
+    def loss(self, scores: Tensor, y: Tensor) -> Tensor:
+        """The loss of `scores`."""
+        if self._head is not None and isinstance(self.crit, LogitLoss):
+            return self.crit.from_logits(scores, y)
+        return self.crit(scores, y)
+
+    def output(self, scores: Tensor) -> Tensor:
+        """The prediction that belongs to `scores`: log-probabilities, probabilities or values."""
+        return scores if self._head is None else self._head.final(scores)
+
+
+def scores_of(objective: Objective, loader: Any, epoch: int = 0, what: str = "predict") -> tuple[Tensor, Tensor]:
+    """Scores and targets of every row of ``loader``, on the CPU, in the loader's order; the module in eval mode."""
+    objective.module.eval()
+    scores, targets = [], []
+    with torch.inference_mode():
+        for x, y in track(loader.batches(epoch), len(loader), what, "batches"):
+            scores.append(objective.scores(x).cpu())
+            targets.append(y.cpu())
+    return torch.cat(scores), torch.cat(targets)
+
+
+def validate(objective: Objective, loader: Any, metrics: Sequence[Callable[..., Any]]) -> list[float]:
+    """``[loss, metric, ...]`` of the whole set that ``loader`` serves: each exact, none a mean of batch means."""
+    scores, targets = scores_of(objective, loader, what="validate")
+    loss = to_float(objective.loss(scores, targets))
+    output = objective.output(scores)
+    return [loss, *(evaluate_metric(metric, output, targets) for metric in metrics)]

@@ -1,0 +1,90 @@
+"""What one fit or one rate search did, batch by batch, and its three plots: ``learn.sched``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastclf.training.schedule import Schedule
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SMOOTHING = 0.98
+
+
+class Recorder:
+    """Rates and losses of one fit.
+
+    Attributes:
+        lr: the last group's highest rate.
+        lrs: the last group's rate in each batch.
+        losses: the smoothed training loss after each batch: ``avg = .98 avg + .02 loss``, debiased.
+        momentums: the momentum in each batch, where the schedule sets it.
+        val_losses, rec_metrics: the validation loss and the metrics after each epoch.
+    """
+
+    def __init__(self, schedule: Schedule, lr: float) -> None:
+        self.schedule, self.lr, self._average = schedule, lr, 0.0
+        self.lrs: list[float] = []
+        self.losses: list[float] = []
+        self.momentums: list[float] = []
+        self.val_losses: list[float] = []
+        self.rec_metrics: list[list[float]] = []
+
+    def batch(self, loss: float) -> float:
+        """Notes the loss of the next batch and returns the smoothed loss."""
+        step = len(self.lrs)
+        self.lrs.append(self.lr * self.schedule.factor(step))
+        momentum = self.schedule.momentum(step)
+        if momentum is not None:
+            self.momentums.append(momentum)
+        self._average = SMOOTHING * self._average + (1 - SMOOTHING) * loss
+        self.losses.append(self._average / (1 - SMOOTHING ** (step + 1)))
+        return self.losses[-1]
+
+    def epoch(self, val_loss: float, metrics: list[float]) -> None:
+        """Notes what validation gave after an epoch."""
+        self.val_losses.append(val_loss)
+        self.rec_metrics.append(metrics)
+
+    def plot_lr(self, ax: Axes | None = None) -> Axes:
+        """Draws the rate (and the momentum, where it moves) over batches."""
+        ax = _axes(ax, "batch", "learning rate")
+        ax.plot(self.lrs, color="C0")
+        if self.momentums:
+            twin = ax.twinx()
+            twin.plot(self.momentums, color="C1")
+            twin.set_ylabel("momentum", color="C1")
+        return ax
+
+    def plot_loss(self, ax: Axes | None = None) -> Axes:
+        """Draws the smoothed training loss over batches."""
+        ax = _axes(ax, "batch", "training loss (smoothed)")
+        ax.plot(self.losses)
+        return ax
+
+    def plot(self, n_skip: int = 10, n_skip_end: int = 5, ax: Axes | None = None) -> Axes:
+        """Draws the smoothed training loss over the rate, on a log axis.
+
+        The first ``n_skip`` and last ``n_skip_end`` batches are left out when as many batches remain.
+        """
+        ax = _axes(ax, "learning rate (log scale)", "training loss (smoothed)")
+        enough = len(self.lrs) >= 2 * (n_skip + n_skip_end)
+        chosen = slice(n_skip, len(self.lrs) - n_skip_end) if enough else slice(None)
+        losses = np.asarray(self.losses[chosen])
+        ax.plot(self.lrs[chosen], losses, marker="" if len(losses) > 20 else ".")
+        ax.set_xscale("log")
+        return ax
+
+
+def _axes(ax: Axes | None, xlabel: str, ylabel: str) -> Axes:
+    if ax is None:
+        import matplotlib.pyplot as plt
+
+        _, ax = plt.subplots(figsize=(6, 4), layout="constrained")
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel(ylabel)
+    ax.grid(alpha=0.3)
+    return ax

@@ -1,0 +1,58 @@
+"""What all tests share: no display, caches of their own, and copies of the photographs."""
+
+import os
+import shutil
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+mpl.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    import matplotlib.pyplot as plt
+
+    plt.close("all")
+
+
+@pytest.fixture
+def rng(request) -> np.random.Generator:
+    """Fresh random inputs in every run; a failing test prints the seed that brings them back."""
+    seed = int(os.environ.get("FASTCLF_TEST_SEED", np.random.SeedSequence().entropy % 2**32))
+    print(f"FASTCLF_TEST_SEED={seed} brings back the inputs of {request.node.name}")
+    return np.random.default_rng(seed)
+
+
+def shared_data(name: str) -> Path:
+    """The folder ``name`` of the photographs in FASTCLF_TEST_DATA; skips the test where there are none."""
+    root = os.environ.get("FASTCLF_TEST_DATA")
+    if not root:
+        pytest.skip("needs photographs: set FASTCLF_TEST_DATA")
+    return Path(root) / name
+
+
+@pytest.fixture(scope="session")
+def catsdogs(tmp_path_factory) -> Path:
+    """A copy of 700 + 200 + 50 photographs of cats and dogs that tests may write beside."""
+    return Path(shutil.copytree(shared_data("catsdogs"), tmp_path_factory.mktemp("photos") / "catsdogs"))
+
+
+@pytest.fixture(scope="session")
+def dogbreeds(tmp_path_factory) -> Path:
+    """A copy of 172 photographs of 12 breeds and labels.csv."""
+    return Path(shutil.copytree(shared_data("dogbreeds"), tmp_path_factory.mktemp("photos") / "dogbreeds"))
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory) -> Path:
+    """A copy of 2,000 landscapes and train_tags.csv."""
+    return Path(shutil.copytree(shared_data("scenes"), tmp_path_factory.mktemp("photos") / "scenes"))

@@ -1,0 +1,107 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fastclf.models.head import AdaptiveConcatPool2d, CounterDropout, DropoutClock, Head, check_custom_head, resolve_ps
+
+
+def kinds(head):
+    return [type(layer).__name__ for layer in head.layers]
+
+
+def test_layers_of_the_default_head():
+    block = ["BatchNorm1d", "CounterDropout", "Linear"]
+    assert kinds(Head(1024, 3)) == [*block, "ReLU", *block]
+    head = Head(10, 3)
+    assert [layer.p for layer in head.layers if isinstance(layer, CounterDropout)] == [0.25, 0.5]
+    assert [tuple(p.shape) for p in head.parameters() if p.ndim == 2] == [(512, 10), (3, 512)]
+    assert isinstance(head.final, nn.LogSoftmax)
+
+
+def test_no_dropout_at_zero_and_any_number_of_hidden_layers():
+    assert kinds(Head(8, 2, ps=0, xtra_fc=[])) == ["BatchNorm1d", "Linear"]
+    assert kinds(Head(8, 2, ps=0, xtra_fc=[4, 3])) == ["BatchNorm1d", "Linear", "ReLU"] * 2 + ["BatchNorm1d", "Linear"]
+
+
+@pytest.mark.parametrize(
+    ("ps", "n", "expected"), [(None, 2, [0.25, 0.25, 0.5]), (0.3, 1, [0.3, 0.3]), ([0.1, 0.2], 1, [0.1, 0.2])]
+)
+def test_ps(ps, n, expected):
+    assert resolve_ps(ps, n) == expected
+
+
+@pytest.mark.parametrize(("ps", "message"), [([0.1], "one per linear layer"), (1.0, "probabilities"), (-0.1, "prob")])
+def test_wrong_ps(ps, message):
+    with pytest.raises(ValueError, match=message):
+        resolve_ps(ps, 1)
+
+
+def test_initial_weights_are_kaiming_normal_and_seeded():
+    first, again, other = Head(300, 5, seed=1), Head(300, 5, seed=1), Head(300, 5, seed=2)
+    linear = first.layers[2]
+    assert linear.weight.std() == pytest.approx((2 / 300) ** 0.5, rel=0.02)
+    assert not linear.bias.any()
+    assert torch.equal(linear.weight, again.layers[2].weight)
+    assert not torch.equal(linear.weight, other.layers[2].weight)
+
+
+def test_forward_matches_float64(rng):
+    head = Head(17, 4, ps=0, xtra_fc=[9]).train()
+    x = torch.from_numpy(rng.standard_normal((13, 17)))
+    bn1, fc1, _, bn2, fc2 = head.layers
+    out = x
+    for bn, fc, relu in ((bn1, fc1, True), (bn2, fc2, False)):
+        out = F.batch_norm(out, None, None, bn.weight.double(), bn.bias.double(), training=True)
+        out = F.linear(out, fc.weight.double(), fc.bias.double())
+        out = out.relu() if relu else out
+    torch.testing.assert_close(head(x.float()).double(), out.log_softmax(1), rtol=1e-4, atol=1e-5)
+
+
+def test_masks_are_a_function_of_seed_step_and_layer(rng):
+    clock = DropoutClock(seed=5)
+    drop, other = CounterDropout(0.4, 0, clock).train(), CounterDropout(0.4, 1, clock).train()
+    x = torch.from_numpy(rng.standard_normal((64, 129))).float()
+    first = drop(x)
+    assert torch.equal(first, drop(x))
+    assert not torch.equal(first, other(x))
+    clock.step = 1
+    assert not torch.equal(first, drop(x))
+    clock.step, clock.seed = 0, 6
+    assert not torch.equal(first, drop(x))
+    assert torch.equal(drop.eval()(x), x)
+
+
+def test_masks_keep_the_mean():
+    drop = CounterDropout(0.25, 0, DropoutClock(seed=3)).train()
+    out = drop(torch.ones(400, 500))
+    assert sorted(out.unique().tolist()) == pytest.approx([0, 4 / 3])
+    assert out.mean() == pytest.approx(1, abs=0.01)
+
+
+def test_concat_pool_is_maximum_then_average(rng):
+    x = torch.from_numpy(rng.standard_normal((3, 5, 4, 7)))
+    out = AdaptiveConcatPool2d()(x)
+    torch.testing.assert_close(out[:, :5], x.flatten(2).max(2).values)
+    torch.testing.assert_close(out[:, 5:], x.flatten(2).mean(2))
+
+
+def test_custom_heads_that_do_not_fit_are_refused():
+    good = nn.Sequential(nn.Linear(6, 3), nn.LogSoftmax(1)).train()
+    check_custom_head(good, 6, 3, "log_softmax")
+    assert good.training
+    with pytest.raises(ValueError, match="must take rows of 7 features"):
+        check_custom_head(good, 7, 3, "log_softmax")
+    with pytest.raises(ValueError, match=r"must give \[B, 4\]"):
+        check_custom_head(good, 6, 4, "log_softmax")
+    with pytest.raises(ValueError, match=r"nn\.LogSoftmax\(1\)"):
+        check_custom_head(nn.Linear(6, 3), 6, 3, "log_softmax")
+    with pytest.raises(ValueError, match=r"nn\.Sigmoid\(\)"):
+        check_custom_head(nn.Linear(6, 3), 6, 3, "sigmoid")
+    check_custom_head(nn.Linear(6, 3), 6, 3, "none")
+
+
+@pytest.mark.parametrize("arguments", [{"final": "softmax"}, {"xtra_fc": [0]}])
+def test_wrong_arguments(arguments):
+    with pytest.raises(ValueError, match="Head: "):
+        Head(4, 2, **arguments)
