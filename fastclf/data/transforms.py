@@ -19,9 +19,6 @@ import torch
 Floats: TypeAlias = npt.NDArray[np.float64]
 Stats: TypeAlias = tuple[Sequence[float], Sequence[float]]
 
-PIPELINE_VERSION = 1
-"""Raised whenever the same picture and transforms would give other pixels: part of the fingerprint of activations."""
-
 
 class CropType(enum.Enum):
     """How a picture of any shape becomes a square.
@@ -249,6 +246,12 @@ class Transforms:
     train: bool = field(default=False, kw_only=True)
 
     @property
+    def augments(self) -> bool:
+        """Whether two draws of one picture can differ."""
+        moves = self.crop_type in (CropType.RANDOM, CropType.GOOGLENET) or self.max_zoom is not None or self.pad > 0
+        return self.train and (moves or bool(self.augs))
+
+    @property
     def geometry(self) -> tuple[Geometry, ...]:
         """The augmentations that move pixels, in order."""
         return tuple(aug for aug in self.augs if isinstance(aug, Geometry))
@@ -263,7 +266,6 @@ class Transforms:
     def describe(self) -> dict[str, Any]:
         """Says everything that decides the pixels, as JSON would: part of the fingerprint of activations."""
         return {
-            "pipeline_version": PIPELINE_VERSION,
             "sz": self.sz,
             "mean": list(self.mean),
             "std": list(self.std),

@@ -1,0 +1,74 @@
+"""One picture at a time, through the same graph as the loaders."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fastclf.data.bad_images import reason
+from fastclf.data.draws import Split, draw
+from fastclf.data.transforms import Transforms
+from fastclf.errors import BackendError, BadImageError
+
+if TYPE_CHECKING:
+    from fastclf.data.pipeline import PicturePipeline
+
+
+def open_image(fn: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
+    """Decodes one picture.
+
+    Args:
+        fn: the file.
+
+    Returns:
+        `[H, W, 3] float32` RGB in 0..1, EXIF orientation applied.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        BadImageError: when it cannot be decoded.
+    """
+    from fastclf.data.pipeline import decode
+
+    file = Path(fn)
+    if not file.exists():
+        raise FileNotFoundError(f"open_image: there is no file {file}. Check the path.")
+    try:
+        return decode(os.fsencode(file)).astype(np.float32) / np.float32(255)
+    except RuntimeError as error:
+        why = reason(file)
+        if why is None:
+            raise BackendError(f"open_image: DALI failed on {file}: {error}") from error
+        raise BadImageError(f"open_image: {file} cannot be decoded: {why}.", {str(file): why}) from error
+
+
+def transform_image(
+    tfms: Transforms, picture: npt.NDArray[Any], *, seed: int, epoch: int, row: int
+) -> npt.NDArray[np.float32]:
+    """Transforms one picture, see `Transforms.__call__`."""
+    picture = np.asarray(picture)
+    if picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
+        raise ValueError(
+            f"Transforms: picture must be [H, W, 3], got {list(picture.shape)}. Pass one picture, as from open_image."
+        )
+    if picture.dtype != np.uint8:
+        picture = np.ascontiguousarray(picture, np.float32)
+        low, high = picture.min(), picture.max()
+        if not (np.isfinite(low) and np.isfinite(high) and low >= 0 and high <= 1):
+            raise ValueError(f"Transforms: picture of floats must be in 0..1, got {low:g}..{high:g}. Divide by 255.")
+    pipe = _pipeline(tfms, picture.dtype == np.uint8)
+    pipe.feed([np.ascontiguousarray(picture)], draw(tfms, seed, epoch, Split.TRAIN, np.array([row])))
+    return pipe.take()[0].numpy()
+
+
+@functools.lru_cache(maxsize=8)
+def _pipeline(tfms: Transforms, as_bytes: bool) -> PicturePipeline:
+    from fastclf.data.pipeline import PicturePipeline, Source
+
+    source = Source(files=False, top=255.0 if as_bytes else 1.0)
+    return PicturePipeline(tfms, source, 1, torch.device("cpu"), 1)

@@ -1,0 +1,104 @@
+"""What the loaders draw from: pictures or rows of activations, with their labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fastclf.data.transforms import Transforms
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of some rows, and what they mean.
+
+    Attributes:
+        y: `[N] int64` class indices; `[N, C] float32` of 0 and 1 where a row may have several labels; `[N]` or
+            `[N, k] float32` for regression.
+        classes: the names of the classes; empty for regression.
+        is_multi: whether a row may have several labels.
+        is_reg: whether the labels are numbers to be predicted.
+    """
+
+    y: npt.NDArray[Any]
+    classes: list[str]
+    is_multi: bool = False
+    is_reg: bool = False
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @property
+    def c(self) -> int:
+        """Number of classes, or of numbers to predict."""
+        if not self.is_reg:
+            return len(self.classes)
+        return 1 if self.y.ndim == 1 else self.y.shape[1]
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Labels:
+        """Returns the labels of some of the rows."""
+        return Labels(self.y[rows], self.classes, self.is_multi, self.is_reg)
+
+    def zeros(self, n: int) -> Labels:
+        """Returns labels of the same kind for n rows that have none."""
+        return Labels(np.zeros((n, *self.y.shape[1:]), self.y.dtype), self.classes, self.is_multi, self.is_reg)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Some pictures, or some rows of activations, with their labels.
+
+    Attributes:
+        path: the folder that `fnames` are relative to.
+        labels: one entry per row.
+        fnames: the files, relative and with forward slashes; empty for arrays.
+        images: `[N, H, W, 3]` uint8 or float32 in 0..1, or None.
+        rows: `[N, F]` float16 or float32 activations, or None.
+        tfms: how a picture becomes the model's input; None for rows.
+    """
+
+    path: Path
+    labels: Labels
+    fnames: tuple[str, ...] | list[str] = ()
+    images: npt.NDArray[Any] | None = None
+    rows: npt.NDArray[Any] | None = None
+    tfms: Transforms | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def y(self) -> npt.NDArray[Any]:
+        """The labels' values, see `Labels.y`."""
+        return self.labels.y
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes; empty for regression."""
+        return self.labels.classes
+
+    @property
+    def c(self) -> int:
+        """Number of classes, or of numbers to predict."""
+        return self.labels.c
+
+    @property
+    def is_multi(self) -> bool:
+        """Whether a row may have several labels."""
+        return self.labels.is_multi
+
+    @property
+    def is_reg(self) -> bool:
+        """Whether the labels are numbers to be predicted."""
+        return self.labels.is_reg
+
+    def denorm(self, x: npt.NDArray[Any] | torch.Tensor) -> npt.NDArray[np.float32]:
+        """Undoes the normalisation: `[N, 3, h, w]` to `[N, h, w, 3] float32` in 0..1, or without N for one picture."""
+        if self.tfms is None:
+            raise ValueError("denorm: the data must hold pictures, got rows of activations. There is nothing to draw.")
+        return self.tfms.denorm(x)

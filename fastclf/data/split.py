@@ -1,0 +1,108 @@
+"""Which rows are for validation."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from fastclf.philox import STREAM_SPLIT, permutation
+
+
+def get_cv_idxs(n: int, cv_idx: int = 0, val_pct: float = 0.2, seed: int = 42) -> npt.NDArray[np.int64]:
+    """Draws the indices of one validation fold.
+
+    Args:
+        n: number of rows.
+        cv_idx: which fold.
+        val_pct: size of a fold, as a share of n.
+        seed: of numpy's legacy generator, 0 <= seed < 2**32. The global generator is not touched.
+
+    Returns:
+        `[int(n * val_pct)] int64`, without repetition; folds with different `cv_idx` do not overlap.
+
+    Raises:
+        ValueError: when the fold would be empty or does not exist.
+    """
+    k = int(n * val_pct)
+    if not 0 < val_pct < 1 or k < 1:
+        raise ValueError(
+            f"get_cv_idxs: val_pct must give between 1 and {n - 1} of n = {n} rows, got {val_pct!r}. Pass e.g. 0.2."
+        )
+    if not 0 <= cv_idx < n // k:
+        raise ValueError(f"get_cv_idxs: cv_idx must be from 0 to {n // k - 1} (n = {n}, {k} a fold), got {cv_idx!r}.")
+    return np.random.RandomState(seed).permutation(n)[cv_idx * k : (cv_idx + 1) * k].astype(np.int64)
+
+
+def stratified_idxs(groups: Sequence[Hashable], val_pct: float, seed: int) -> npt.NDArray[np.int64]:
+    """Draws validation rows such that every group gives its share, and keeps at least one row for training.
+
+    The rows are laid out group by group, at random within a group and without each group's first row; every so many-th
+    of them is taken.
+
+    Args:
+        groups: one entry per row, e.g. its class.
+        val_pct: share of the rows.
+        seed: 0 <= seed < 2**64.
+
+    Returns:
+        Indices, ascending, `int64`.
+
+    Raises:
+        ValueError: when val_pct is not in 0..1, or leaves no row for validation.
+    """
+    if not 0 < val_pct < 1:
+        raise ValueError(f"stratified_idxs: val_pct must be between 0 and 1, got {val_pct!r}. Pass e.g. 0.2.")
+    members: dict[Hashable, list[int]] = {}
+    for row in permutation(seed, 0, len(groups), STREAM_SPLIT).tolist():
+        members.setdefault(groups[row], []).append(row)
+    free = [row for group in sorted(members, key=repr) for row in members[group][1:]]
+    k = min(round(len(groups) * val_pct), len(free))
+    if k < 1:
+        raise ValueError(
+            f"stratified_idxs: val_pct={val_pct} must leave a row for validation, got {len(groups)} row(s) in "
+            f"{len(members)} group(s). Name the validation rows yourself, or add rows."
+        )
+    return np.sort(np.array(free, np.int64)[np.floor((np.arange(k) + 0.5) * len(free) / k).astype(np.int64)])
+
+
+def warn_single(names: Sequence[str]) -> None:
+    """Warns of classes with a single row, which `stratified_idxs` leaves to training.
+
+    Args:
+        names: the class of every row.
+    """
+    single = sorted(name for name, count in Counter(names).items() if count == 1)
+    if single:
+        warnings.warn(
+            f"{len(single)} class(es) have a single row, which stays in train: {', '.join(single[:5])}.",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def check_val_idxs(val_idxs: Sequence[int] | npt.NDArray[np.int64], n: int) -> npt.NDArray[np.int64]:
+    """Checks rows named for validation: whole numbers of 0..n-1, none twice, not none and not all.
+
+    Raises:
+        ValueError: when they are not; names the first that is wrong.
+    """
+    idxs = np.asarray(val_idxs)
+    fix = "Pass e.g. get_cv_idxs(n)."
+    if idxs.ndim != 1 or len(idxs) == 0 or not np.issubdtype(idxs.dtype, np.integer):
+        raise ValueError(
+            f"val_idxs must be a list of row numbers, got shape {list(idxs.shape)} of {idxs.dtype}. {fix} "
+            "Or None for a stratified split."
+        )
+    outside = idxs[(idxs < 0) | (idxs >= n)]
+    if len(outside):
+        raise ValueError(f"val_idxs must be from 0 to {n - 1} ({n} rows), got {outside[0]}. {fix}")
+    values, counts = np.unique(idxs, return_counts=True)
+    if counts.max() > 1:
+        raise ValueError(f"val_idxs must not repeat a row, got {values[counts.argmax()]} twice. {fix}")
+    if len(idxs) == n:
+        raise ValueError(f"val_idxs must leave rows for training, got all {n}. {fix}")
+    return idxs.astype(np.int64)
