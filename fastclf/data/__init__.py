@@ -1,0 +1,1 @@
+"""Pictures and their labels, from folders, tables or arrays to batches."""

@@ -30,7 +30,25 @@ def check_bs(bs: int, n: int) -> int:
     return min(int(bs), n)
 
 
-def as_x(x: Any, name: str) -> npt.NDArray[Any]:
+def check_sets(
+    trn: tuple[Any, Any], val: tuple[Any, Any], test: Any, classes: Sequence[str] | None, *, continuous: bool
+) -> tuple[list[npt.NDArray[Any]], list[Labels]]:
+    """Checks all that `ImageClassifierData.from_arrays` takes.
+
+    Returns:
+        x of the training, the validation and, when it is given, the test set; and their labels, zeros for test.
+    """
+    sets = {"trn": trn, "val": val} | ({} if test is None else {"test": test})
+    xs = [_as_x(given[0] if isinstance(given, tuple) else given, name) for name, given in sets.items()]
+    _check_alike(xs)
+    labels = [*_as_labels(trn[1], val[1], classes, continuous=continuous)]
+    _check_lengths(xs, labels)
+    if test is not None:
+        labels.append(labels[0].zeros(len(xs[2])))
+    return xs, labels
+
+
+def _as_x(x: Any, name: str) -> npt.NDArray[Any]:
     """Checks pictures or rows.
 
     Args:
@@ -98,7 +116,7 @@ def _check_values(values: npt.NDArray[Any], low: float, high: float, rule: str, 
         raise ValueError(f"{rule}, got {block[row][wrong[row]][0]} in row {start + row}. {fix}")
 
 
-def check_alike(xs: Sequence[npt.NDArray[Any]]) -> None:
+def _check_alike(xs: Sequence[npt.NDArray[Any]]) -> None:
     """Raises ValueError unless all sets hold the same kind of pictures or rows."""
     first = xs[0]
     for x in xs[1:]:
@@ -110,7 +128,7 @@ def check_alike(xs: Sequence[npt.NDArray[Any]]) -> None:
             )
 
 
-def check_lengths(xs: Sequence[npt.NDArray[Any]], ys: Sequence[Labels]) -> None:
+def _check_lengths(xs: Sequence[npt.NDArray[Any]], ys: Sequence[Labels]) -> None:
     """Raises ValueError where x and y differ in length."""
     for x, y, name in zip(xs, ys, ("trn", "val"), strict=False):
         if len(x) != len(y):
@@ -120,7 +138,7 @@ def check_lengths(xs: Sequence[npt.NDArray[Any]], ys: Sequence[Labels]) -> None:
             )
 
 
-def as_labels(trn_y: Any, val_y: Any, classes: Sequence[str] | None, *, continuous: bool) -> tuple[Labels, Labels]:
+def _as_labels(trn_y: Any, val_y: Any, classes: Sequence[str] | None, *, continuous: bool) -> tuple[Labels, Labels]:
     """Checks the labels of the training and the validation set and maps names to indices.
 
     Raises:

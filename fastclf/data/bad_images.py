@@ -25,7 +25,7 @@ _MAGIC = (
 _ISO_MEDIA = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC", b"avif": "AVIF"}
 
 
-def explain(ds: Dataset, rows: npt.NDArray[np.int64], error: RuntimeError) -> FastclfError:
+def explain(ds: Dataset, rows: npt.NDArray[np.int64], error: Exception) -> FastclfError:
     """Decodes the pictures of a failed batch one by one, since DALI's own message often names no file.
 
     Returns:

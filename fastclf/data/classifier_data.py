@@ -5,27 +5,42 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from fastclf.data import arrays, tables
+from fastclf.data import arrays, sets, tables
 from fastclf.data.draws import Split
-from fastclf.data.folders import labelled_by_folder, pictures_in
 from fastclf.data.loader import Loader, LoaderOptions, PictureLoader, RowLoader, available_threads
-from fastclf.data.samples import Dataset, Labels
-from fastclf.data.split import stratified_idxs, warn_single
-from fastclf.data.transforms import Transforms
-from fastclf.errors import LabelError
+from fastclf.data.resize import resized
+from fastclf.data.samples import Dataset
+from fastclf.data.sets import Tfms, check_tfms
 from fastclf.philox import check_seed
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Tfms = tuple[Transforms, Transforms]
-PathLike = str | os.PathLike[str]
+PathLike: TypeAlias = str | os.PathLike[str]
+ValIdxs: TypeAlias = Sequence[int] | npt.NDArray[np.int64] | None
+
+
+class Options(TypedDict, total=False):
+    """Further arguments of every way to make `ImageClassifierData`.
+
+    Attributes:
+        seed: of the split, the order and the augmentations; 42 by default.
+        device: where batches are; the GPU when there is one.
+        num_workers: threads that decode; as many as processors, at most 8.
+    """
+
+    seed: int
+    device: str | torch.device | None
+    num_workers: int | None
+
+
+_SEED = 42
 
 
 class ImageClassifierData:
@@ -59,7 +74,7 @@ class ImageClassifierData:
         *,
         bs: int,
         tfms: Tfms | None,
-        seed: int = 42,
+        seed: int = _SEED,
         device: str | torch.device | None = None,
         num_workers: int | None = None,
     ) -> None:
@@ -136,9 +151,7 @@ class ImageClassifierData:
         test_name: str | None = "test",
         *,
         val_pct: float = 0.2,
-        seed: int = 42,
-        device: str | torch.device | None = None,
-        num_workers: int | None = None,
+        **options: Unpack[Options],
     ) -> Self:
         """Reads path/train/<class>/..., path/valid/<class>/... and, when it is there, path/test/...
 
@@ -151,29 +164,16 @@ class ImageClassifierData:
                 class instead.
             test_name: the test folder, whose pictures have no labels; None for none.
             val_pct: see val_name.
-            seed: of the split, the order and the augmentations.
-            device: where batches are; the GPU when there is one.
-            num_workers: threads that decode; as many as processors, at most 8.
+            **options: see `Options`.
 
         Raises:
             FileNotFoundError: when a folder, or every picture in it, is missing.
             LabelError: when a class has no picture, is unknown to train, or is the only one.
         """
-        path, tfms = Path(path), _check_tfms("from_paths", tfms)
-        names, labels = labelled_by_folder(path, trn_name)
-        trn = Dataset(path, labels, names, tfms=tfms[0])
-        if (path / val_name).is_dir() or val_name != "valid":
-            names, labels = labelled_by_folder(path, val_name, labels.classes)
-            val = Dataset(path, labels, names, tfms=tfms[1])
-        else:
-            warn_single([labels.classes[i] for i in labels.y])
-            val_idxs = stratified_idxs(labels.y.tolist(), val_pct, seed)
-            print(f"no folder {val_name}: {len(val_idxs)} of {len(names)} pictures of {trn_name} are for validation")
-            trn, val = _split(path, names, labels, val_idxs, tfms)
-        test = None
-        if test_name is not None and ((path / test_name).is_dir() or test_name != "test"):
-            test = _test_set(path, test_name, labels, tfms)
-        return cls(path, trn, val, test, bs=bs, tfms=tfms, seed=seed, device=device, num_workers=num_workers)
+        tfms = check_tfms("from_paths", tfms)
+        seed = options.get("seed", _SEED)
+        trn, val, test = sets.from_folders(Path(path), tfms, trn_name, val_name, test_name, val_pct, seed)
+        return cls(path, trn, val, test, bs=bs, tfms=tfms, **options)
 
     @classmethod
     def from_csv(
@@ -183,7 +183,7 @@ class ImageClassifierData:
         csv_fname: PathLike,
         bs: int = 64,
         tfms: Tfms | None = None,
-        val_idxs: Sequence[int] | npt.NDArray[np.int64] | None = None,
+        val_idxs: ValIdxs = None,
         suffix: str = "",
         test_name: str | None = None,
         continuous: bool = False,
@@ -194,9 +194,7 @@ class ImageClassifierData:
         sep: str = ",",
         encoding: str = "utf-8-sig",
         val_pct: float = 0.2,
-        seed: int = 42,
-        device: str | torch.device | None = None,
-        num_workers: int | None = None,
+        **options: Unpack[Options],
     ) -> Self:
         """Reads pictures in path/folder, labelled by a table with a file name and a label in each row.
 
@@ -216,9 +214,7 @@ class ImageClassifierData:
             sep: what stands between columns.
             encoding: of the table.
             val_pct: see val_idxs.
-            seed: of the split, the order and the augmentations.
-            device: where batches are; the GPU when there is one.
-            num_workers: threads that decode; as many as processors, at most 8.
+            **options: see `Options`.
 
         Raises:
             FileNotFoundError: when a folder, the table or the file of a row is missing.
@@ -226,11 +222,8 @@ class ImageClassifierData:
             ValueError: when val_idxs do not fit.
         """
         table = tables.read_csv(csv_fname, sep, encoding, skip_header)
-        return cls._from_table(
-            path, folder, table, bs=bs, tfms=tfms, val_idxs=val_idxs, suffix=suffix, test_name=test_name,
-            continuous=continuous, cat_separator=cat_separator, multi=multi, val_pct=val_pct, seed=seed,
-            device=device, num_workers=num_workers,
-        )  # fmt: skip
+        form = tables.LabelForm(continuous, multi, cat_separator)
+        return cls._from_table(path, folder, table, bs, tfms, val_idxs, suffix, test_name, form, val_pct, options)
 
     @classmethod
     def from_df(
@@ -240,7 +233,7 @@ class ImageClassifierData:
         df: pd.DataFrame,
         bs: int = 64,
         tfms: Tfms | None = None,
-        val_idxs: Sequence[int] | npt.NDArray[np.int64] | None = None,
+        val_idxs: ValIdxs = None,
         suffix: str = "",
         test_name: str | None = None,
         continuous: bool = False,
@@ -248,16 +241,12 @@ class ImageClassifierData:
         *,
         multi: bool | None = None,
         val_pct: float = 0.2,
-        seed: int = 42,
-        device: str | torch.device | None = None,
-        num_workers: int | None = None,
+        **options: Unpack[Options],
     ) -> Self:
         """The same as `from_csv`, with a data frame: first column file names, second labels. The index is not used."""
-        return cls._from_table(
-            path, folder, tables.read_df(df), bs=bs, tfms=tfms, val_idxs=val_idxs, suffix=suffix,
-            test_name=test_name, continuous=continuous, cat_separator=cat_separator, multi=multi, val_pct=val_pct,
-            seed=seed, device=device, num_workers=num_workers,
-        )  # fmt: skip
+        form = tables.LabelForm(continuous, multi, cat_separator)
+        table = tables.read_df(df)
+        return cls._from_table(path, folder, table, bs, tfms, val_idxs, suffix, test_name, form, val_pct, options)
 
     @classmethod
     def _from_table(
@@ -265,25 +254,20 @@ class ImageClassifierData:
         path: PathLike,
         folder: str,
         table: tables.Table,
-        *,
+        bs: int,
         tfms: Tfms | None,
-        val_idxs: Sequence[int] | npt.NDArray[np.int64] | None,
+        val_idxs: ValIdxs,
         suffix: str,
         test_name: str | None,
-        continuous: bool,
-        cat_separator: str,
-        multi: bool | None,
+        form: tables.LabelForm,
         val_pct: float,
-        seed: int,
-        **how: Any,
+        options: Options,
     ) -> Self:
-        path, tfms = Path(path), _check_tfms("from_csv", tfms)
-        form = tables.LabelForm(continuous, multi, cat_separator)
-        names, labels, val_rows = tables.labelled_by_table(table, path, folder, suffix, form, val_idxs, val_pct, seed)
-        trn, val = _split(path, names, labels, val_rows, tfms)
+        tfms, seed = check_tfms("from_csv", tfms), options.get("seed", _SEED)
+        rows = tables.labelled_by_table(table, Path(path), folder, suffix, form, val_idxs, val_pct, seed)
+        trn, val, test = sets.from_rows(Path(path), tfms, *rows, test_name)
         tables.check_trained(trn.labels, val.labels, table.name)
-        test = None if test_name is None else _test_set(path, test_name, labels, tfms)
-        return cls(path, trn, val, test, tfms=tfms, seed=seed, **how)
+        return cls(path, trn, val, test, bs=bs, tfms=tfms, **options)
 
     @classmethod
     def from_arrays(
@@ -296,10 +280,7 @@ class ImageClassifierData:
         classes: Sequence[str] | None = None,
         test: Any = None,
         continuous: bool = False,
-        *,
-        seed: int = 42,
-        device: str | torch.device | None = None,
-        num_workers: int | None = None,
+        **options: Unpack[Options],
     ) -> Self:
         """Takes pictures, or rows of activations, from arrays.
 
@@ -314,61 +295,63 @@ class ImageClassifierData:
             classes: names of the classes 0, 1, ...; by default the numbers, or the sorted names in y.
             test: x, or (x, y) whose y is not used.
             continuous: whether y are numbers to be predicted.
-            seed: of the order and of the augmentations.
-            device: where batches are; the GPU when there is one.
-            num_workers: threads that resize; as many as processors, at most 8.
+            **options: see `Options`.
 
         Raises:
             ValueError: when a shape, a type or a value does not fit; says where.
             LabelError: when a label does.
         """
-        sets = [trn, val] + ([] if test is None else [test if isinstance(test, tuple) else (test, None)])
-        xs = [arrays.as_x(x, name) for (x, _), name in zip(sets, ("trn", "val", "test"), strict=False)]
-        arrays.check_alike(xs)
-        ys = arrays.as_labels(trn[1], val[1], classes, continuous=continuous)
-        arrays.check_lengths(xs, ys)
-        labels = [*ys, ys[0].zeros(len(xs[-1]))][: len(xs)]
-        pictures = xs[0].ndim == 4
-        tfms = _check_tfms("from_arrays", tfms) if pictures else None
-        made = [
-            Dataset(Path(path), y, images=x, tfms=tfms[0]) if tfms else Dataset(Path(path), y, rows=x)
-            for x, y in zip(xs, labels, strict=True)
+        xs, labels = arrays.check_sets(trn, val, test, classes, continuous=continuous)
+        tfms = check_tfms("from_arrays", tfms) if xs[0].ndim == 4 else None
+        trn_ds, val_ds, test_ds = sets.from_checked_arrays(Path(path), tfms, xs, labels)
+        return cls(path, trn_ds, val_ds, test_ds, bs=bs, tfms=tfms, **options)
+
+    def resize(self, targ: int, new_path: str = "tmp") -> ImageClassifierData:
+        """Makes smaller copies of all pictures once, in path/new_path/<targ>, and returns the same data over them.
+
+        Args:
+            targ: the shorter side of the copies, in pixels; smaller pictures are not enlarged.
+            new_path: a folder below the data's path.
+
+        Raises:
+            ValueError: when targ is less than the transforms need, or new_path is not below the path.
+            BadImageError: when a picture cannot be decoded; names it.
+        """
+        if self.tfms is None or self.trn_ds.images is not None:
+            raise ValueError("resize: data must hold pictures in files, got arrays. Resize the arrays themselves.")
+        if not isinstance(targ, int | np.integer) or targ < self.tfms[0].sz:
+            raise ValueError(
+                f"resize: targ must be at least the transforms' size {self.tfms[0].sz}, got {targ!r}. "
+                "Smaller copies would be enlarged again."
+            )
+        if Path(new_path).is_absolute() or ".." in Path(new_path).parts:
+            raise ValueError(f"resize: new_path must be below the data's path, got {new_path!r}. Pass e.g. 'tmp'.")
+        folder = self.path / new_path / str(targ)
+        copies = [
+            None if ds is None else resized(ds, int(targ), folder, self._num_threads)
+            for ds in (self.trn_ds, self.val_ds, self.test_ds)
         ]
-        test_ds = made[2] if len(made) == 3 else None
-        how = {"seed": seed, "device": device, "num_workers": num_workers}
-        return cls(path, made[0], made[1], test_ds, bs=bs, tfms=tfms, **how)
+        return self._replaced(copies, self.tfms)
 
     def with_rows(
         self, trn: npt.NDArray[Any], val: npt.NDArray[Any], test: npt.NDArray[Any] | None = None
     ) -> ImageClassifierData:
-        """The same labels over rows of activations: `[N, F]` float16 or float32 for each of the sets, in their order."""
-        sets = [(self.trn_ds, trn), (self.val_ds, val), (self.test_ds, test)]
-        made = [None if ds is None or x is None else Dataset(ds.path, ds.labels, rows=x) for ds, x in sets]
-        for ds, (_, x) in zip(made, sets, strict=True):
-            assert ds is None or len(ds) == len(x)
+        """Returns the same labels over activations, `[N, F]` float16 or float32 for each set, rows in its order."""
+        made: list[Dataset | None] = []
+        for ds, x in ((self.trn_ds, trn), (self.val_ds, val), (self.test_ds, test)):
+            if ds is None or x is None:
+                made.append(None)
+                continue
+            assert len(ds) == len(x)
+            made.append(Dataset(ds.path, ds.labels, rows=x))
+        return self._replaced(made, None)
+
+    def _replaced(self, made: Sequence[Dataset | None], tfms: Tfms | None) -> ImageClassifierData:
         trn_ds, val_ds, test_ds = made
         assert trn_ds is not None
         assert val_ds is not None
-        return self._replaced(trn_ds, val_ds, test_ds, tfms=None)
-
-    def _replaced(
-        self, trn_ds: Dataset, val_ds: Dataset, test_ds: Dataset | None, tfms: Tfms | None
-    ) -> ImageClassifierData:
-        return ImageClassifierData(
-            self.path, trn_ds, val_ds, test_ds, bs=self.bs, tfms=tfms, seed=self.seed, device=self.device,
-            num_workers=self._num_threads,
-        )  # fmt: skip
-
-
-def _check_tfms(function: str, tfms: Tfms | None) -> Tfms:
-    if not isinstance(tfms, tuple) or len(tfms) != 2 or not all(isinstance(t, Transforms) for t in tfms):
-        raise ValueError(
-            f"{function}: tfms must be the pair (training, validation) of transforms, got {tfms!r}. "
-            "Pass tfms=tfms_from_model(arch, sz)."
-        )
-    if tfms[0].sz != tfms[1].sz:
-        raise ValueError(f"{function}: tfms must both have one size, got {tfms[0].sz} and {tfms[1].sz}.")
-    return tfms
+        options = Options(seed=self.seed, device=self.device, num_workers=self._num_threads)
+        return ImageClassifierData(self.path, trn_ds, val_ds, test_ds, bs=self.bs, tfms=tfms, **options)
 
 
 def _as_device(device: str | torch.device | None) -> torch.device:
@@ -378,19 +361,3 @@ def _as_device(device: str | torch.device | None) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"ImageClassifierData: device must be there, got {device}: torch sees no GPU. Pass 'cpu'.")
     return device
-
-
-def _split(
-    path: Path, names: Sequence[str], labels: Labels, val_idxs: npt.NDArray[np.int64], tfms: Tfms
-) -> tuple[Dataset, Dataset]:
-    trn_idxs = np.setdiff1d(np.arange(len(names)), val_idxs)
-    trn, val = (
-        Dataset(path, labels.take(idxs), [names[i] for i in idxs], tfms=t)
-        for idxs, t in zip((trn_idxs, np.sort(val_idxs)), tfms, strict=True)
-    )
-    return trn, val
-
-
-def _test_set(path: Path, folder: str, labels: Labels, tfms: Tfms) -> Dataset:
-    names = pictures_in(path, folder)
-    return Dataset(path, labels.zeros(len(names)), names, tfms=tfms[1])

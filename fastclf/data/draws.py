@@ -1,4 +1,4 @@
-"""The random parameters of a batch of pictures, as arrays: a pure function of (transforms, seed, epoch, split, rows)."""
+"""The random parameters of a batch of pictures: a pure function of (transforms, seed, epoch, split, rows)."""
 
 from __future__ import annotations
 

@@ -6,17 +6,16 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from fastclf.data.samples import Labels
 from fastclf.errors import BadImageError, DataError, LabelError
 
-EXTENSIONS = (
-    ".jpg .jpeg .jpe .png .bmp .tif .tiff .webp .pnm .ppm .pgm .pbm .jp2".split()  # what DALI decodes
-)
-UNSUPPORTED = ".gif .heic .heif .avif .jxl .svg".split()
+EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".tif", ".tiff", ".webp", ".pnm", ".ppm", ".pgm", ".pbm", ".jp2")
+"""What DALI decodes."""
+UNSUPPORTED = (".gif", ".heic", ".heif", ".avif", ".jxl", ".svg")
 
 
 @dataclass(frozen=True)
@@ -56,51 +55,64 @@ def scan(path: Path, folder: str) -> Found:
         there = sorted(entry.name for entry in path.iterdir())[:10] if path.is_dir() else []
         has = f"{path} holds {', '.join(there)}" if there else f"{path} is empty or no folder"
         raise FileNotFoundError(f"there is no folder {root}; {has}. Check the path and the folder's name.")
-    found, links = Found(path, folder), []
-    for base, dirs, files in os.walk(root):
-        visible = [name for name in dirs if not name.startswith(".")]
-        links += [f"{base}/{name}" for name in visible if os.path.islink(f"{base}/{name}")]
-        dirs[:] = sorted(name for name in visible if not os.path.islink(f"{base}/{name}"))
-        if base == str(root):
-            found.classes.extend(dirs)
-        inner = Path(base).relative_to(path).as_posix()
-        for name in files:
-            if not name.startswith(".") and name != "Thumbs.db":
-                _is_picture(name, found).append(f"{inner}/{name}")
+    found = Found(path, folder)
+    links: list[str] = []
+    _walk(str(root), folder, found, links)
     found.pictures.sort()
     found.others.sort()
-    _check_links(found, links)
+    found.classes.sort()
+    _warn_links(found, links)
     _check_formats(found)
     return found
 
 
-def _is_picture(name: str, found: Found) -> list[str]:
-    return found.pictures if os.path.splitext(name)[1].lower() in EXTENSIONS else found.others
+def _walk(folder: str, name: str, found: Found, links: list[str]) -> None:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            inner = f"{name}/{entry.name}"
+            if entry.name.startswith(".") or entry.name == "Thumbs.db":
+                continue
+            if entry.is_symlink():
+                _check_link(found.path, inner)
+                if entry.is_dir():
+                    links.append(inner)
+                    continue
+            if entry.is_dir():
+                if name == found.folder:
+                    found.classes.append(entry.name)
+                _walk(entry.path, inner, found, links)
+            else:
+                (found.pictures if _extension(inner) in EXTENSIONS else found.others).append(inner)
 
 
-def _check_links(found: Found, folder_links: list[str]) -> None:
-    if folder_links:
+def _extension(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
+def _check_link(path: Path, name: str) -> None:
+    target = (path / name).resolve()
+    if not target.is_relative_to(path.resolve()):
+        raise DataError(f"{name} is a link out of {path}, to {target}. Put the file itself in its place.")
+
+
+def _warn_links(found: Found, links: list[str]) -> None:
+    if links:
         warnings.warn(
-            f"{len(folder_links)} link(s) to folders are not followed, first {folder_links[0]}. "
+            f"{found.folder}: {len(links)} link(s) to folders are not followed, first {links[0]}. "
             "Put the folder itself in its place.",
             UserWarning,
             stacklevel=5,
         )
-    root = found.path.resolve()
-    for name in found.pictures:
-        file = found.path / name
-        if file.is_symlink() and not file.resolve().is_relative_to(root):
-            raise DataError(f"{name} is a link out of {found.path}, to {file.resolve()}. Copy the file itself there.")
 
 
 def _check_formats(found: Found) -> None:
-    odd = [name for name in found.others if os.path.splitext(name)[1].lower() in UNSUPPORTED]
+    odd = [name for name in found.others if _extension(name) in UNSUPPORTED]
     if odd:
-        formats = ", ".join(sorted({os.path.splitext(name)[1][1:].upper() for name in odd}))
+        formats = ", ".join(sorted({_extension(name)[1:].upper() for name in odd}))
         raise BadImageError(
             f"{len(odd)} picture(s) have the unsupported format {formats}, first {odd[0]}. "
             "Convert them to PNG or JPEG, or take them away.",
-            {name: "unsupported format" for name in odd},
+            dict.fromkeys(odd, "unsupported format"),
         )
 
 

@@ -7,9 +7,12 @@ Without geometry the border and the warp are left out. The same graph runs on th
 Sizes are worked out in whole numbers inside the graph, because only the decoder knows the picture's size.
 """
 
+# DALI makes most of its functions at run time, so its types are not known.
+# mypy: disable-error-code="attr-defined, no-untyped-call"
+
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,31 +48,45 @@ class Source:
     top: float = 255.0
 
 
-class PicturePipeline:
-    """One built graph, fed batch by batch.
+class _Graph:
+    """One built graph: `run` starts a batch, `wait` waits for the oldest. An error ends its life."""
 
-    `feed` starts a batch and returns at once; `take` waits for the oldest one. After an error the graph is of no use.
-    """
-
-    def __init__(self, tfms: Transforms, source: Source, bs: int, device: torch.device, num_threads: int) -> None:
+    def __init__(self, define: Callable[[bool], Any], bs: int, device: torch.device, num_threads: int) -> None:
         gpu = device.type == "cuda"
         self._pipe = Pipeline(
             batch_size=bs,
             num_threads=num_threads,
             device_id=(device.index or 0) if gpu else None,
-            prefetch_queue_depth=1,  # `feed` ahead of `take` is what keeps the threads busy
+            prefetch_queue_depth=1,  # running ahead of `wait` is what keeps the threads busy
             exec_dynamic=True,
         )
         with self._pipe:
-            self._pipe.set_outputs(_graph(tfms, source, gpu))
+            self._pipe.set_outputs(define(gpu))
         self._pipe.build()
+
+    def run(self, inputs: Mapping[str, Any]) -> None:
+        for name, values in inputs.items():
+            self._pipe.feed_input(name, values)
+        self._pipe.schedule_run()
+
+    def wait(self) -> Any:
+        (output,) = self._pipe.share_outputs()
+        self._pipe.release_outputs()  # of the queue only: the output keeps its memory
+        return output
+
+
+class PicturePipeline:
+    """Pictures to normalised batches.
+
+    `feed` starts a batch and returns at once; `take` waits for the oldest one. After an error the object is of no use.
+    """
+
+    def __init__(self, tfms: Transforms, source: Source, bs: int, device: torch.device, num_threads: int) -> None:
+        self._graph = _Graph(lambda gpu: _normalised(tfms, source, gpu), bs, device, num_threads)
 
     def feed(self, pictures: Sequence[npt.NDArray[Any]] | npt.NDArray[Any], parameters: Parameters) -> None:
         """Starts one batch: `[B]` file names as uint8 arrays or pictures, and the parameters of `draws.draw`."""
-        self._pipe.feed_input(SOURCE, pictures)
-        for name, values in parameters.items():
-            self._pipe.feed_input(name, values)
-        self._pipe.schedule_run()
+        self._graph.run({SOURCE: pictures, **parameters})
 
     def take(self) -> torch.Tensor:
         """Waits for the oldest batch: `[B, 3, sz, sz] float32`. Its memory is its own and is never written again.
@@ -77,10 +94,30 @@ class PicturePipeline:
         Raises:
             RuntimeError: when a picture of the batch cannot be read or decoded.
         """
-        (pictures,) = self._pipe.share_outputs()
-        batch = torch.from_dlpack(pictures.as_tensor())
-        self._pipe.release_outputs()
-        return batch
+        return torch.from_dlpack(self._graph.wait().as_tensor())
+
+
+class ShrinkPipeline:
+    """Files to uint8 pictures whose shorter side is at most sz.
+
+    Args:
+        sz: in pixels. Smaller pictures stay as they are.
+        bs: most files at once.
+        num_threads: threads that decode.
+    """
+
+    def __init__(self, sz: int, bs: int, num_threads: int) -> None:
+        self._graph = _Graph(lambda gpu: _shrunk(sz, gpu), bs, torch.device("cpu"), num_threads)
+
+    def __call__(self, files: Sequence[bytes]) -> list[npt.NDArray[np.uint8]]:
+        """Decodes files: a list of `[H, W, 3] uint8` RGB, orientation applied.
+
+        Raises:
+            RuntimeError: when one cannot be read or decoded.
+        """
+        self._graph.run({SOURCE: [np.frombuffer(file, np.uint8) for file in files]})
+        pictures = self._graph.wait()
+        return [np.array(pictures.at(i)) for i in range(len(files))]
 
 
 def decode(file: bytes) -> npt.NDArray[np.uint8]:
@@ -89,14 +126,9 @@ def decode(file: bytes) -> npt.NDArray[np.uint8]:
     Raises:
         RuntimeError: when it cannot be read or decoded.
     """
-    pipe = Pipeline(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1, exec_dynamic=True)
-    with pipe:
-        pipe.set_outputs(_decoded(_input(SOURCE, 1, types.UINT8), gpu=False))
-    pipe.build()
-    pipe.feed_input(SOURCE, [np.frombuffer(file, np.uint8)])
-    pipe.schedule_run()
-    (pictures,) = pipe.share_outputs()
-    return np.array(pictures.as_tensor())[0]
+    graph = _Graph(lambda gpu: _decoded(_input(SOURCE, 1, types.UINT8), gpu), 1, torch.device("cpu"), 1)
+    graph.run({SOURCE: [np.frombuffer(file, np.uint8)]})
+    return np.array(graph.wait().at(0), np.uint8)
 
 
 def _input(name: str, ndim: int, dtype: Any, layout: str | None = None) -> Any:
@@ -108,7 +140,16 @@ def _decoded(file: Any, gpu: bool) -> Any:
     return fn.decoders.image(encoded, device="mixed" if gpu else "cpu", output_type=types.RGB)
 
 
-def _graph(tfms: Transforms, source: Source, gpu: bool) -> Any:
+def _shrunk(sz: int, gpu: bool) -> Any:
+    picture = _decoded(_input(SOURCE, 1, types.UINT8), gpu)
+    shape = picture.shape(dtype=types.INT64)
+    short = math.min(shape[0], shape[1])
+    target = math.min(short, sz)
+    size = fn.stack(*(_float(shape[i] * target // short) for i in (0, 1)))
+    return fn.resize(picture, size=size, interp_type=types.INTERP_LINEAR, antialias=True, subpixel_scale=False)
+
+
+def _normalised(tfms: Transforms, source: Source, gpu: bool) -> Any:
     if source.files:
         picture = _decoded(_input(SOURCE, 1, types.UINT8), gpu)
     else:

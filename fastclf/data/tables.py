@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -222,7 +222,7 @@ def _label_texts(table: Table, form: LabelForm) -> tuple[list[tuple[str, ...]], 
         )
     several = [_split_tags(row[1], form.cat_separator) for row in table.rows]
     is_multi = any(len(tags) > 1 for tags in several) if form.multi is None else form.multi
-    texts = several if is_multi else [(row[1],) for row in table.rows]
+    texts: list[tuple[str, ...]] = several if is_multi else [(row[1],) for row in table.rows]
     if not is_multi:
         empty = [where for row, where in zip(table.rows, table.where, strict=True) if not row[1].strip()]
         if empty:

@@ -10,13 +10,46 @@ import enum
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-Floats: TypeAlias = npt.NDArray[np.float64]
+from fastclf.data.augmentations import (
+    Augmentation,
+    Cutout,
+    Geometry,
+    RandomBlur,
+    RandomDihedral,
+    RandomFlip,
+    RandomLighting,
+    RandomRotate,
+    RandomStretch,
+    RandomZoom,
+    check_range,
+    transforms_basic,
+    transforms_side_on,
+    transforms_top_down,
+)
+
+__all__ = [
+    "CropType",
+    "Cutout",
+    "RandomBlur",
+    "RandomDihedral",
+    "RandomFlip",
+    "RandomLighting",
+    "RandomRotate",
+    "RandomStretch",
+    "RandomZoom",
+    "Transforms",
+    "tfms_from_stats",
+    "transforms_basic",
+    "transforms_side_on",
+    "transforms_top_down",
+]
+
 Stats: TypeAlias = tuple[Sequence[float], Sequence[float]]
 
 
@@ -31,194 +64,6 @@ class CropType(enum.Enum):
     CENTER = 2
     NO = 3
     GOOGLENET = 4
-
-
-def _check(function: str, argument: str, value: float, low: float, high: float, fix: str) -> None:
-    if not (isinstance(value, int | float | np.number) and low <= value <= high):
-        raise ValueError(f"{function}: {argument} must be a number from {low:g} to {high:g}, got {value!r}. {fix}")
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """A random linear map about the middle of the window.
-
-    Attributes:
-        n_draws: how many uniform numbers one picture takes.
-    """
-
-    n_draws: ClassVar[int] = 1
-
-    def matrices(self, u: Floats) -> Floats:
-        """Maps window to picture: `[N, n_draws]` uniform numbers to `[N, 2, 2]` matrices over (x, y)."""
-        raise NotImplementedError
-
-    def reach(self) -> float:
-        """How far the map can reach: the largest sum of absolute values in a matrix row."""
-        return 1.0
-
-
-@dataclass(frozen=True)
-class RandomFlip(Geometry):
-    """Mirrors left and right with probability 0.5."""
-
-    def matrices(self, u: Floats) -> Floats:
-        """See `Geometry.matrices`."""
-        out = np.tile(np.eye(2), (len(u), 1, 1))
-        out[u[:, 0] < 0.5, 0, 0] = -1
-        return out
-
-
-@dataclass(frozen=True)
-class RandomDihedral(Geometry):
-    """One of the eight symmetries of the square, all equally likely."""
-
-    def matrices(self, u: Floats) -> Floats:
-        """See `Geometry.matrices`."""
-        eye, quarter = np.eye(2), np.array([[0.0, -1.0], [1.0, 0.0]])
-        turns = [np.linalg.matrix_power(quarter, k) for k in range(4)]
-        symmetries = np.stack([turn @ mirror for mirror in (eye, np.diag([-1.0, 1.0])) for turn in turns])
-        return symmetries[(u[:, 0] * 8).astype(np.int64)]
-
-
-@dataclass(frozen=True)
-class RandomRotate(Geometry):
-    """Turns by an angle uniform in +-deg degrees with probability p; beyond the border the picture is mirrored."""
-
-    deg: float
-    p: float = 0.75
-    n_draws: ClassVar[int] = 2
-
-    def __post_init__(self) -> None:
-        _check("RandomRotate", "deg", self.deg, 0, 180, "Pass degrees, e.g. RandomRotate(10).")
-        _check("RandomRotate", "p", self.p, 0, 1, "Pass a probability.")
-
-    def matrices(self, u: Floats) -> Floats:
-        """See `Geometry.matrices`."""
-        angle = np.where(u[:, 0] < self.p, np.deg2rad((2 * u[:, 1] - 1) * self.deg), 0.0)
-        cos, sin = np.cos(angle), np.sin(angle)
-        return np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], axis=1)
-
-    def reach(self) -> float:
-        """See `Geometry.reach`."""
-        angle = math.radians(min(self.deg, 45.0))
-        return math.cos(angle) + math.sin(angle)
-
-
-@dataclass(frozen=True)
-class RandomStretch(Geometry):
-    """Stretches by 1 + U(0, max_stretch) along x or along y."""
-
-    max_stretch: float
-    n_draws: ClassVar[int] = 2
-
-    def __post_init__(self) -> None:
-        _check("RandomStretch", "max_stretch", self.max_stretch, 0, 10, "Pass a share, e.g. RandomStretch(0.1).")
-
-    def matrices(self, u: Floats) -> Floats:
-        """See `Geometry.matrices`."""
-        shrink, along_x = 1 / (1 + u[:, 1] * self.max_stretch), u[:, 0] < 0.5
-        out = np.zeros((len(u), 2, 2))
-        out[:, 0, 0] = np.where(along_x, shrink, 1.0)
-        out[:, 1, 1] = np.where(along_x, 1.0, shrink)
-        return out
-
-
-@dataclass(frozen=True)
-class RandomZoom:
-    """Enlarges by 1 + U(zoom_min, zoom_max), as part of the one resize; the window is then cut from the larger picture."""
-
-    zoom_max: float
-    zoom_min: float = 0.0
-    n_draws: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        _check("RandomZoom", "zoom_min", self.zoom_min, 0, 10, "A picture is only ever enlarged, e.g. RandomZoom(0.1).")
-        _check("RandomZoom", "zoom_max", self.zoom_max, self.zoom_min, 10, "Pass zoom_max >= zoom_min.")
-
-    def factors(self, u: Floats) -> Floats:
-        """Computes the enlargement: `[N, 1]` uniform numbers to `[N]`."""
-        return 1 + self.zoom_min + u[:, 0] * (self.zoom_max - self.zoom_min)
-
-
-@dataclass(frozen=True)
-class RandomLighting:
-    """Changes brightness and contrast: clip((x - m) * c + m + b, 0, 1), m the mean of the picture's window.
-
-    b is uniform in +-balance; with u uniform in +-contrast, c = 1 + u if u >= 0, else 1 / (1 - u).
-    """
-
-    balance: float
-    contrast: float
-    n_draws: ClassVar[int] = 2
-
-    def __post_init__(self) -> None:
-        _check("RandomLighting", "balance", self.balance, 0, 1, "Pass a share of the full range, e.g. 0.05.")
-        _check("RandomLighting", "contrast", self.contrast, 0, 10, "Pass a share, e.g. 0.05.")
-
-    def values(self, u: Floats) -> Floats:
-        """Computes b and c: `[N, 2]` uniform numbers to `[N, 2]`."""
-        change = (2 * u[:, 1] - 1) * self.contrast
-        factor = np.where(change >= 0, 1 + change, 1 / (1 + np.abs(change)))
-        return np.stack([(2 * u[:, 0] - 1) * self.balance, factor], axis=1)
-
-
-@dataclass(frozen=True)
-class RandomBlur:
-    """Blurs with probability p by a Gaussian over 2 k - 1 pixels, k drawn from `strengths`."""
-
-    strengths: int | Sequence[int] = 5
-    p: float = 0.5
-    n_draws: ClassVar[int] = 2
-
-    def __post_init__(self) -> None:
-        strengths = (self.strengths,) if isinstance(self.strengths, int) else tuple(self.strengths)
-        if not strengths or any(not isinstance(k, int) or not 1 <= k <= 50 for k in strengths):
-            raise ValueError(
-                f"RandomBlur: strengths must be whole numbers from 1 to 50, got {self.strengths!r}. "
-                "Pass e.g. RandomBlur(3) or RandomBlur([2, 3, 4])."
-            )
-        _check("RandomBlur", "p", self.p, 0, 1, "Pass a probability.")
-        object.__setattr__(self, "strengths", strengths)
-
-    def windows(self, u: Floats) -> npt.NDArray[np.int32]:
-        """Computes the width of the Gaussian, 1 for none: `[N, 2]` uniform numbers to `[N]`."""
-        widths = 2 * np.array(self.strengths, np.int32) - 1
-        return np.where(u[:, 0] < self.p, widths[(u[:, 1] * len(widths)).astype(np.int64)], np.int32(1))
-
-
-@dataclass(frozen=True)
-class Cutout:
-    """Blackens n_holes squares of `length` pixels, each about a random pixel, in the finished window."""
-
-    n_holes: int
-    length: int
-
-    def __post_init__(self) -> None:
-        for name, value in (("n_holes", self.n_holes), ("length", self.length)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"Cutout: {name} must be a whole number of at least 1, got {value!r}. Pass e.g. Cutout(1, 16)."
-                )
-
-    @property
-    def n_draws(self) -> int:
-        """Two numbers per hole."""
-        return 2 * self.n_holes
-
-    def corners(self, u: Floats, sz: int) -> Floats:
-        """Computes the holes' upper left corners: `[N, 2 n_holes]` uniform numbers to `[N, 2 n_holes]` (y, x, y, x, ...)."""
-        return np.floor(u * sz) - self.length // 2
-
-
-Pixelwise: TypeAlias = RandomLighting | RandomBlur | Cutout
-Augmentation: TypeAlias = Geometry | RandomZoom | Pixelwise
-
-transforms_basic: list[Augmentation] = [RandomRotate(10), RandomLighting(0.05, 0.05)]
-"""Small turns and changes of light."""
-transforms_side_on: list[Augmentation] = [*transforms_basic, RandomFlip()]
-"""For photographs taken from the side."""
-transforms_top_down: list[Augmentation] = [*transforms_basic, RandomDihedral()]
-"""For pictures taken from above: satellites, microscopes."""
 
 
 @dataclass(frozen=True)
@@ -343,13 +188,15 @@ def tfms_from_stats(
     if isinstance(sz, bool) or not isinstance(sz, int | np.integer) or not 4 <= sz <= 8192:
         raise ValueError(f"tfms_from_stats: sz must be a whole number from 4 to 8192, got {sz!r}. Pass e.g. sz=224.")
     if max_zoom is not None:
-        _check("tfms_from_stats", "max_zoom", max_zoom, 1, 10, "Pass e.g. max_zoom=1.1, or None for no zoom.")
+        check_range("tfms_from_stats", "max_zoom", max_zoom, 1, 10, "Pass e.g. max_zoom=1.1, or None for no zoom.")
     augs = _as_augmentations(aug_tfms)
     crop_type = CropType.RANDOM if crop_type is None else CropType(crop_type)
     trn = Transforms(int(sz), mean, std, crop_type, augs, max_zoom, pad, train=True)
     if trn.margin > sz:
         raise ValueError(f"tfms_from_stats: aug_tfms must not turn so often, got {augs!r}. Keep one RandomRotate.")
-    _check("tfms_from_stats", "pad", pad, 0, (sz - trn.margin) // 2, "A wider border would mirror the picture twice.")
+    check_range(
+        "tfms_from_stats", "pad", pad, 0, (sz - trn.margin) // 2, "A wider border would mirror the picture twice."
+    )
     val_crop = CropType.NO if crop_type is CropType.NO else CropType.CENTER
     return trn, Transforms(int(sz), mean, std, val_crop)
 
