@@ -9,16 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fastclf.data.transforms import (
-    CropType,
-    Cutout,
-    Floats,
-    Geometry,
-    RandomBlur,
-    RandomLighting,
-    RandomZoom,
-    Transforms,
-)
+from fastclf.data.augmentations import Cutout, Floats, Geometry, RandomBlur, RandomLighting, RandomZoom
+from fastclf.data.transforms import CropType, Transforms
 from fastclf.philox import uniforms
 
 Parameters: TypeAlias = dict[str, npt.NDArray[Any]]

@@ -20,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fastclf.data.augmentations import Cutout, RandomBlur, RandomLighting
 from fastclf.data.draws import Parameters
-from fastclf.data.transforms import CropType, Cutout, RandomBlur, RandomLighting, Transforms
+from fastclf.data.transforms import CropType, Transforms
 from fastclf.errors import BackendError
 
 try:
