@@ -18,7 +18,7 @@ enum class DType : int { float16 = 0, float32 = 1 };
 
 // out[r, :] = float32(src[index[r], :]).
 struct GatherRows {
-  const void* src;       // [n, width] dtype, row-major
+  const void* src;  // [n, width] dtype, row-major
   DType dtype;
   const int64_t* index;  // [rows], each 0 <= index < n
   float* out;            // [rows, width]
@@ -35,6 +35,62 @@ struct DropoutMask {
   size_t rows, cols;
 };
 Status dropout_mask(const DropoutMask& op, int threads, void* stream);
+
+// One block of a head: BatchNorm over n_in columns, dropout, a linear layer, and ReLU unless it is the last.
+struct HeadLayer {
+  size_t n_in, n_out;
+  double p;                           // dropout, 0 <= p < 1
+  float eps, bn_momentum;             // BatchNorm's
+  float *weight, *bias;               // [n_out, n_in], [n_out]
+  float *gamma, *beta;                // [n_in]
+  float *running_mean, *running_var;  // [n_in]
+};
+
+enum class Loss : int { nll = 0, bce = 1 };
+
+// A head and the rows it learns from. Its tensors are updated in place; the momentum lives in the engine.
+struct HeadSpec {
+  const HeadLayer* layers;  // [n_layers], n_out of each is n_in of the next
+  size_t n_layers;
+  size_t max_batch;
+  const void* rows;  // [n, layers[0].n_in] dtype
+  DType dtype;
+  Loss loss;
+  const void* targets;        // nll: int64 [n], 0 <= class < C; bce: float [n, C]
+  const float* class_weight;  // [C]; all ones where the loss has none
+  float smoothing;
+  double lr, momentum, weight_decay;  // lr: the highest rate; the schedule's factor multiplies it
+  bool decoupled;                     // weight decay shrinks the weight instead of adding to the gradient
+  double clip;                        // highest norm of the gradient of all parameters; 0: none
+  const double* schedule;             // [8], device/schedule.h
+  uint64_t seed;                      // of the dropout masks
+};
+
+class HeadEngine;
+HeadEngine* head_create(const HeadSpec& spec);
+void head_destroy(HeadEngine* engine);
+
+// Batch i is order[i*batch .. (i+1)*batch), the last one may be smaller; its step number is first_step + i.
+struct HeadTrain {
+  const int64_t* order;  // [rows], each 0 <= row < n
+  size_t rows, batch;    // 2 <= batch <= max_batch, and no batch of one row
+  uint32_t first_step;
+  bool frozen_bn;  // BatchNorm normalises with its running statistics, and keeps them
+  float* losses;   // [ceil(rows / batch)]
+};
+Status head_train(HeadEngine* engine, const HeadTrain& op, int threads);
+
+// Logits of rows, with the running statistics folded into the weights, and no dropout.
+struct HeadPredict {
+  const HeadLayer* layers;
+  size_t n_layers;
+  const void* rows;  // [n, layers[0].n_in] dtype
+  DType dtype;
+  const int64_t* index;  // [count]
+  size_t count;
+  float* out;  // [count, C]
+};
+Status head_predict(const HeadPredict& op, int threads);
 
 // The instruction set whose vector code runs: baseline, avx2 or avx512. use_isa() chooses another for the process.
 const char* isa();

@@ -1,7 +1,10 @@
 // Integers to pointers, status to exception, GIL released; nothing else. The same file serves both modules.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <stdexcept>
+#include <tuple>
+#include <vector>
 
 #include "api.h"
 
@@ -25,12 +28,12 @@ void bind_gather_rows(py::module_& m) {
   m.def(
       "gather_rows",
       [](Address src, bool half, Address index, Address out, size_t rows, size_t width, int threads, Address stream) {
-        check(gather_rows({pointer<const void>(src), half ? DType::float16 : DType::float32, pointer<const int64_t>(index),
-                           pointer<float>(out), rows, width},
+        check(gather_rows({pointer<const void>(src), half ? DType::float16 : DType::float32,
+                           pointer<const int64_t>(index), pointer<float>(out), rows, width},
                           threads, pointer<void>(stream)));
       },
-      py::kw_only(), py::arg("src"), py::arg("half"), py::arg("index"), py::arg("out"), py::arg("rows"), py::arg("width"),
-      py::arg("threads"), py::arg("stream"), py::call_guard<py::gil_scoped_release>());
+      py::kw_only(), py::arg("src"), py::arg("half"), py::arg("index"), py::arg("out"), py::arg("rows"),
+      py::arg("width"), py::arg("threads"), py::arg("stream"), py::call_guard<py::gil_scoped_release>());
 }
 
 #ifndef FASTCLF_CUDA
@@ -46,6 +49,59 @@ void bind_dropout_mask(py::module_& m) {
       py::arg("cols"), py::arg("threads"), py::arg("stream"), py::call_guard<py::gil_scoped_release>());
 }
 
+// n_in, n_out, p, eps, bn_momentum, and the addresses of weight, bias, gamma, beta, running mean and variance.
+using LayerTuple =
+    std::tuple<size_t, size_t, double, float, float, Address, Address, Address, Address, Address, Address>;
+
+std::vector<HeadLayer> head_layers(const std::vector<LayerTuple>& tuples) {
+  std::vector<HeadLayer> layers;
+  for (const auto& [n_in, n_out, p, eps, momentum, weight, bias, gamma, beta, mean, var] : tuples) {
+    layers.push_back({n_in, n_out, p, eps, momentum, pointer<float>(weight), pointer<float>(bias),
+                      pointer<float>(gamma), pointer<float>(beta), pointer<float>(mean), pointer<float>(var)});
+  }
+  return layers;
+}
+
+void bind_head(py::module_& m) {
+  m.def(
+      "head_create",
+      [](const std::vector<LayerTuple>& tuples, size_t max_batch, Address rows, bool half, int loss, Address targets,
+         Address class_weight, float smoothing, double lr, double momentum, double weight_decay, bool decoupled,
+         double clip, Address schedule, uint64_t seed) {
+        const std::vector<HeadLayer> layers = head_layers(tuples);
+        return reinterpret_cast<Address>(head_create(
+            {layers.data(), layers.size(), max_batch, pointer<const void>(rows), half ? DType::float16 : DType::float32,
+             static_cast<Loss>(loss), pointer<const void>(targets), pointer<const float>(class_weight), smoothing, lr,
+             momentum, weight_decay, decoupled, clip, pointer<const double>(schedule), seed}));
+      },
+      py::kw_only(), py::arg("layers"), py::arg("max_batch"), py::arg("rows"), py::arg("half"), py::arg("loss"),
+      py::arg("targets"), py::arg("class_weight"), py::arg("smoothing"), py::arg("lr"), py::arg("momentum"),
+      py::arg("weight_decay"), py::arg("decoupled"), py::arg("clip"), py::arg("schedule"), py::arg("seed"));
+  m.def("head_destroy", [](Address engine) { head_destroy(pointer<HeadEngine>(engine)); });
+  m.def(
+      "head_train",
+      [](Address engine, Address order, size_t rows, size_t batch, uint32_t first_step, bool frozen_bn, Address losses,
+         int threads) {
+        check(head_train(pointer<HeadEngine>(engine),
+                         {pointer<const int64_t>(order), rows, batch, first_step, frozen_bn, pointer<float>(losses)},
+                         threads));
+      },
+      py::arg("engine"), py::kw_only(), py::arg("order"), py::arg("rows"), py::arg("batch"), py::arg("first_step"),
+      py::arg("frozen_bn"), py::arg("losses"), py::arg("threads"), py::call_guard<py::gil_scoped_release>());
+  m.def(
+      "head_predict",
+      [](const std::vector<LayerTuple>& tuples, Address rows, bool half, Address index, size_t count, Address out,
+         int threads) {
+        const std::vector<HeadLayer> layers = head_layers(tuples);
+        check(head_predict(
+            {layers.data(), layers.size(), pointer<const void>(rows), half ? DType::float16 : DType::float32,
+             pointer<const int64_t>(index), count, pointer<float>(out)},
+            threads));
+      },
+      py::kw_only(), py::arg("layers"), py::arg("rows"), py::arg("half"), py::arg("index"), py::arg("count"),
+      py::arg("out"), py::arg("threads"), py::call_guard<py::gil_scoped_release>());
+}
+
 void bind_isa(py::module_& m) {
   m.def("isa", &isa);
   m.def("use_isa", [](const char* name) { check(use_isa(name)); });
@@ -59,6 +115,7 @@ PYBIND11_MODULE(FASTCLF_MODULE, m) {
   bind_gather_rows(m);
 #ifndef FASTCLF_CUDA
   bind_dropout_mask(m);
+  bind_head(m);
   bind_isa(m);
 #endif
 }

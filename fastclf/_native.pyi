@@ -1,5 +1,9 @@
 """The processor's native operations: addresses and sizes in, nothing checked. Call them through `fastclf.ops`."""
 
+from collections.abc import Sequence
+
+_Layer = tuple[float, ...]
+
 def isa() -> str: ...
 def use_isa(name: str) -> None: ...
 def gather_rows(
@@ -7,4 +11,37 @@ def gather_rows(
 ) -> None: ...
 def dropout_mask(
     *, seed: int, step: int, layer: int, p: float, out: int, rows: int, cols: int, threads: int, stream: int
+) -> None: ...
+def head_create(
+    *,
+    layers: Sequence[_Layer],
+    max_batch: int,
+    rows: int,
+    half: bool,
+    loss: int,
+    targets: int,
+    class_weight: int,
+    smoothing: float,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    decoupled: bool,
+    clip: float,
+    schedule: int,
+    seed: int,
+) -> int: ...
+def head_destroy(engine: int) -> None: ...
+def head_train(
+    engine: int,
+    *,
+    order: int,
+    rows: int,
+    batch: int,
+    first_step: int,
+    frozen_bn: bool,
+    losses: int,
+    threads: int,
+) -> None: ...
+def head_predict(
+    *, layers: Sequence[_Layer], rows: int, half: bool, index: int, count: int, out: int, threads: int
 ) -> None: ...

@@ -24,7 +24,8 @@ Status dropout_mask(const DropoutMask& op, int threads, void* /*stream*/) {
         float* out = op.out + r * op.cols;
         for (size_t first = 0; first < op.cols; first += 64) {
           const uint64_t bits = k.keep_bits(row, static_cast<uint32_t>(first / 64));
-          for (size_t j = first; j < std::min(op.cols, first + 64); ++j) out[j] = (bits >> (j - first)) & 1 ? scale : 0.f;
+          for (size_t j = first; j < std::min(op.cols, first + 64); ++j)
+            out[j] = (bits >> (j - first)) & 1 ? scale : 0.f;
         }
       }
     });

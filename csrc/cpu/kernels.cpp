@@ -1,7 +1,10 @@
 // Compiled once per instruction set (CMakeLists.txt), each time in the namespace FASTCLF_ISA.
 #include "cpu/kernels.h"
 
+#include "cpu/loss.h"
+#include "cpu/norm.h"
 #include "cpu/philox.h"
+#include "cpu/product.h"
 #include "cpu/vec.h"
 
 #define FASTCLF_TEXT(x) #x
@@ -20,6 +23,25 @@ void widen(const uint16_t* src, float* dst, size_t n) {
 }  // namespace
 
 extern const Kernels table;
-const Kernels table = {FASTCLF_NAME(FASTCLF_ISA), widen, keep_bits};
+const Kernels table = {
+    .name = FASTCLF_NAME(FASTCLF_ISA),
+    .widen = widen,
+    .keep_bits = keep_bits,
+    .product = product,
+    .product_update = product_update,
+    .update = update,
+    .transpose = transpose,
+    .sum_of_squares = sum_of_squares,
+    .gather_tile = gather_tile,
+    .moments = moments,
+    .normalise = normalise,
+    .bias_relu = bias_relu,
+    .add_bias = add_bias,
+    .column_sums = column_sums,
+    .affine_gradient = affine_gradient,
+    .input_gradient = input_gradient,
+    .nll_row = nll_row,
+    .bce_row = bce_row,
+};
 
 }  // namespace fastclf::FASTCLF_ISA

@@ -27,7 +27,9 @@ inline uint64_t keep_bits(const DropoutRow& row, uint32_t word) {
       x2 = (p0 >> 32) ^ x3 ^ k1;
       x3 = p0;
     }
-    const auto keep = [&](U64 x) { return reinterpret_cast<I64>(x & 0xffffffffu) >= static_cast<int64_t>(row.drop_below); };
+    const auto keep = [&](U64 x) {
+      return reinterpret_cast<I64>(x & 0xffffffffu) >= static_cast<int64_t>(row.drop_below);
+    };
     bits |= (keep(x0) & weight) | (keep(x1) & (weight << 1)) | (keep(x2) & (weight << 2)) | (keep(x3) & (weight << 3));
   }
   uint64_t out = 0;

@@ -1,7 +1,7 @@
 // The widest vector of the instruction set this file is compiled for, in the compiler's vector extension: ordinary
 // operators work lane by lane, so one source serves SSE2, AVX2, AVX-512 and processors that are not x86. Intrinsics
-// appear only where the extension has no word for the instruction ("maskz" forms with all lanes for AVX-512: GCC 12 takes
-// the plain ones for reads of an uninitialised variable).
+// appear only where the extension has no word for the instruction ("maskz" forms with all lanes for AVX-512: GCC 12
+// takes the plain ones for reads of an uninitialised variable).
 //
 // Included only by kernels.cpp. Everything is in the namespace of the instruction set, and nothing here includes a
 // standard header with inline functions: the linker would keep one copy of those, perhaps the one compiled for AVX-512.
@@ -34,6 +34,41 @@ inline Vec load(const float* p) {
 }
 inline void store(float* p, Vec v) { __builtin_memcpy(p, &v, sizeof v); }
 inline Vec splat(float x) { return x - Vec{}; }
+
+// The sum of the lanes, in a fixed order.
+inline float add_lanes(Vec v) {
+  float sum = 0;
+  for (size_t i = 0; i < kLanes; ++i) sum += v[i];
+  return sum;
+}
+
+// Bit i: lane i is > 0.
+inline uint64_t positive_lanes(Vec v) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_GT_OQ);
+#elif defined(__AVX2__)
+  return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(v, _mm256_setzero_ps(), _CMP_GT_OQ)));
+#elif defined(__x86_64__)
+  return static_cast<unsigned>(_mm_movemask_ps(_mm_cmpgt_ps(v, _mm_setzero_ps())));
+#else
+  uint64_t bits = 0;
+  for (size_t i = 0; i < kLanes; ++i) bits |= uint64_t{v[i] > 0} << i;
+  return bits;
+#endif
+}
+
+// v in the lanes whose bit is set, 0 in the others.
+inline Vec where(uint64_t bits, Vec v) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_mov_ps(static_cast<__mmask16>(bits), v);
+#else
+  typedef int32_t Lanes __attribute__((vector_size(kLanes * 4)));
+  Lanes bit;
+  for (size_t i = 0; i < kLanes; ++i) bit[i] = 1 << i;
+  const Lanes chosen = ((static_cast<int32_t>(bits) - Lanes{}) & bit) == bit;
+  return reinterpret_cast<Vec>(reinterpret_cast<Lanes>(v) & chosen);
+#endif
+}
 
 // The full 64-bit products of the low halves of the lanes with m.
 inline U64 multiply_low(U64 a, uint32_t m) {

@@ -1,13 +1,14 @@
-#include "cuda/gather.cuh"
-
 #include "api.h"
+#include "cuda/gather.cuh"
 
 namespace fastclf {
 
 Status gather_rows(const GatherRows& op, int /*threads*/, void* stream) {
   int devices = 0;
   if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-    return {"gather_rows: the CUDA module needs an NVIDIA GPU with a driver for CUDA 13; none was found. Keep the rows on the CPU."};
+    return {
+        "gather_rows: the CUDA module needs an NVIDIA GPU with a driver for CUDA 13; none was found. Keep the rows on "
+        "the CPU."};
   }
   if (op.rows == 0) return {};
   constexpr unsigned kThreads = 256;

@@ -11,8 +11,8 @@ __device__ inline float widen(float x) { return x; }
 __device__ inline float widen(__half x) { return __half2float(x); }
 
 template <class T>
-__global__ void gather_rows_kernel(const T* __restrict__ src, const int64_t* __restrict__ index, float* __restrict__ out,
-                                   size_t width) {
+__global__ void gather_rows_kernel(const T* __restrict__ src, const int64_t* __restrict__ index,
+                                   float* __restrict__ out, size_t width) {
   const T* row = src + static_cast<size_t>(index[blockIdx.x]) * width;
   float* dst = out + blockIdx.x * width;
   for (size_t i = threadIdx.x; i < width; i += blockDim.x) dst[i] = widen(row[i]);

@@ -66,7 +66,7 @@ def native_module() -> ModuleType:
     return _native
 
 
-def native_description() -> str:
+def describe() -> str:
     """Says which implementation and which vector code run here, in a few words."""
     if _native is None:
         return f"plain torch (the native module did not load: {_failure})"

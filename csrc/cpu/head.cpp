@@ -1,0 +1,161 @@
+#include "cpu/head.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+#include "device/schedule.h"
+
+namespace fastclf {
+
+namespace {
+
+constexpr float kNoLogit = -1e30f;  // the bias of columns that only fill the last tile: they vanish in every loss
+
+}  // namespace
+
+Vector::Vector(float* at, size_t size, float padding)
+    : home(at), n(size), value(tiles(n) * kTile), velocity(tiles(n) * kTile), gradient(tiles(n) * kTile) {
+  std::fill(value.get() + n, value.get() + tiles(n) * kTile, padding);
+}
+
+void Vector::fetch() const { std::copy_n(home, n, value.get()); }
+void Vector::put_back() const { std::copy_n(value.get(), n, home); }
+
+Layer::Layer(const HeadLayer& of, size_t max_batch, bool last, bool clips)
+    : spec(of),
+      in_tiles(tiles(of.n_in)),
+      out_tiles(tiles(of.n_out)),
+      in_pad(in_tiles * kTile),
+      out_pad(out_tiles * kTile),
+      bias(of.bias, of.n_out, last ? kNoLogit : 0),
+      gamma(of.gamma, of.n_in),
+      beta(of.beta, of.n_in),
+      running_mean(of.running_mean, of.n_in),
+      running_var(of.running_var, of.n_in),
+      mean(in_pad),
+      rstd(in_pad),
+      w(in_pad * out_pad),
+      velocity(in_pad * out_pad),
+      wt(in_pad * out_pad),
+      gradient(clips ? in_pad * out_pad : 0),
+      capacity(tiles(max_batch) * kTile),
+      xhat(in_pad * capacity),
+      operand(in_pad * capacity),
+      keep(in_tiles * capacity),
+      active(in_tiles * capacity),
+      d(out_pad * capacity),
+      dt(out_pad * capacity),
+      bits(out_tiles * capacity),
+      bits_t(tiles(max_batch) * out_pad) {}
+
+void Layer::fetch_tile(size_t t) const {
+  const size_t width = tile_width(spec.n_in, t);
+  for (size_t h = 0; h < spec.n_out; ++h) {
+    std::copy_n(spec.weight + h * spec.n_in + t * kTile, width, w_tile(t) + h * kTile);
+  }
+}
+
+void Layer::put_back_tile(size_t t) const {
+  const size_t width = tile_width(spec.n_in, t);
+  for (size_t h = 0; h < spec.n_out; ++h) {
+    std::copy_n(w_tile(t) + h * kTile, width, spec.weight + h * spec.n_in + t * kTile);
+  }
+}
+
+void Layer::transpose_tile(size_t t, const Kernels& k) const {
+  for (size_t o = 0; o < out_tiles; ++o) k.transpose(w_tile(t) + o * kTile * kTile, wt_block(o, t));
+}
+
+HeadEngine::HeadEngine(const HeadSpec& spec) : spec_(spec), k_(kernels()) {
+  for (size_t i = 0; i < spec.n_layers; ++i) {
+    layers_.emplace_back(spec.layers[i], spec.max_batch, i + 1 == spec.n_layers, spec.clip > 0);
+    squares_.emplace_back(layers_.back().in_tiles);
+  }
+  spec_.layers = nullptr;  // the caller's array need not outlive this call
+  const Layer& last = layers_.back();
+  class_weight_.assign(last.out_pad, 0.f);
+  std::copy_n(spec.class_weight, last.spec.n_out, class_weight_.begin());
+  weight_sum_ = std::accumulate(class_weight_.begin(), class_weight_.end(), 0.f);
+  row_loss_ = Buffer<float>(last.capacity);
+}
+
+// Parameters between the caller's tensors and the engine's tiles.
+void HeadEngine::exchange(Team& team, bool fetch) {
+  for (const Layer& layer : layers_) {
+    team.for_each(layer.in_tiles, [&](size_t t) {
+      if (fetch) {
+        layer.fetch_tile(t);
+        layer.transpose_tile(t, k_);
+      } else {
+        layer.put_back_tile(t);
+      }
+      if (t > 0) return;
+      for (const Vector* v : {&layer.bias, &layer.gamma, &layer.beta, &layer.running_mean, &layer.running_var}) {
+        fetch ? v->fetch() : v->put_back();
+      }
+    });
+  }
+}
+
+Batch HeadEngine::batch_at(const HeadTrain& op, size_t i) const {
+  const size_t first = i * op.batch, next = std::min(op.rows, first + op.batch);
+  const auto step = static_cast<uint32_t>(op.first_step + i);
+  const Schedule schedule = {spec_.schedule};
+  const double rate = spec_.lr * schedule_factor(schedule, step), decay = spec_.weight_decay;
+  const Sgd sgd = {.rate = static_cast<float>(rate),
+                   .momentum = static_cast<float>(schedule_momentum(schedule, step, spec_.momentum)),
+                   .decay = spec_.decoupled ? 0.f : static_cast<float>(decay),
+                   .shrink = spec_.decoupled ? static_cast<float>(1 - rate * decay) : 1.f,
+                   .scale = 1.f};
+  return {op.order + first, next - first, op.order + next, std::min(op.batch, op.rows - next), step, op.frozen_bn, sgd};
+}
+
+void HeadEngine::run(Team& team, const Scratch& scratch, const HeadTrain& op) {
+  const size_t steps = (op.rows + op.batch - 1) / op.batch, blocks = layers_.size();
+  exchange(team, true);
+  Batch batch = batch_at(op, 0);
+  team.for_each(layers_[0].in_tiles, [&](size_t t) { input_tile(batch, t); });
+  for (size_t i = 0; i < steps; ++i) {
+    for (size_t n = 0; n + 1 < blocks; ++n) {
+      team.for_each(layers_[n].out_tiles, [&](size_t t) { hidden_tile(n, batch, t); });
+    }
+    logits(team, batch);
+    const Batch next = i + 1 < steps ? batch_at(op, i + 1) : Batch{};
+    for (size_t n = blocks; n-- > 0;) {
+      team.for_each(layers_[n].in_tiles, [&](size_t t) {
+        if (n + 1 == blocks && t == 0) {
+          op.losses[i] = static_cast<float>(std::accumulate(row_loss_.get(), row_loss_.get() + batch.rows, 0.0));
+          output_bias_gradient(batch);
+        }
+        backward_tile(n, batch, t, scratch);
+        if (n == 0 && next.rows > 0 && spec_.clip <= 0) input_tile(next, t);
+      });
+    }
+    if (spec_.clip > 0) {
+      clipped_update(team, batch);
+      if (next.rows > 0) team.for_each(layers_[0].in_tiles, [&](size_t t) { input_tile(next, t); });
+    }
+    batch = next;
+  }
+  exchange(team, false);
+}
+
+void HeadEngine::train(const HeadTrain& op, int threads) {
+  if (op.rows == 0) return;
+  size_t widest = 0;
+  for (const Layer& layer : layers_) widest = std::max(widest, layer.out_pad);
+  std::vector<Scratch> scratch(static_cast<size_t>(std::max(1, threads)));
+  for (Scratch& s : scratch) s = {Buffer<float>(layers_[0].capacity * kTile), Buffer<float>(widest * kTile)};
+  run_team(threads, [&](Team& team, unsigned rank) { run(team, scratch[rank], op); });
+}
+
+HeadEngine* head_create(const HeadSpec& spec) { return new HeadEngine(spec); }
+void head_destroy(HeadEngine* engine) { delete engine; }
+
+Status head_train(HeadEngine* engine, const HeadTrain& op, int threads) {
+  engine->train(op, threads);
+  return {};
+}
+
+}  // namespace fastclf

@@ -1,0 +1,122 @@
+// The head engine: any number of (BatchNorm, dropout, linear, ReLU) blocks trained by SGD, in tiles (cpu/tile.h).
+//
+// A step, for one block with input x [B, D] and output [B, H]:
+//   operand = scale * keep * (gamma * xhat + beta)       per tile of D, with its batch statistics     normalise_tile
+//   z = operand W' + b, ReLU                             per tile of H, then the next block's operand  hidden_tile
+//   G = d W, dgamma = sum G xhat, dbeta = sum G, d of the block below                  per tile of D   backward_tile
+//   dW = d' operand, and the update of W while its gradient is in registers            per tile of D   backward_tile
+// All of a tile is done by one thread in a fixed order, so results do not depend on the number of threads; threads meet
+// only between these lines. The first tile of the next batch is prepared where the last gradient of this one was made.
+#pragma once
+
+#include <vector>
+
+#include "api.h"
+#include "cpu/kernels.h"
+#include "cpu/pool.h"
+#include "cpu/tile.h"
+
+namespace fastclf {
+
+// A vector of parameters, its home in the caller's tensor.
+struct Vector {
+  Vector(float* at, size_t size, float padding = 0);
+  void fetch() const;
+  void put_back() const;
+
+  float* home;  // [n]
+  size_t n;
+  Buffer<float> value, velocity, gradient;  // [n], padded to whole tiles
+};
+
+struct Layer {
+  Layer(const HeadLayer& spec, size_t max_batch, bool last, bool clips);
+
+  HeadLayer spec;
+  size_t in_tiles, out_tiles, in_pad, out_pad;  // pads: whole tiles
+  Vector bias, gamma, beta, running_mean, running_var;
+  Buffer<float> mean, rstd;  // [in_pad], of the batch
+  // The weight three times: [in tile][out_pad][64], its momentum the same, and [out tile][in_pad][64] transposed.
+  Buffer<float> w, velocity, wt;
+  Buffer<float> gradient;  // like w; only where the norm must be known before the update
+
+  // Of the batch; `capacity` is the batch in whole tiles.
+  size_t capacity;
+  Buffer<float> xhat, operand;    // [in tile][capacity][64]
+  Buffer<uint64_t> keep, active;  // [in tile][capacity]: not dropped; made by a positive input of the ReLU before
+  Buffer<float> d, dt;            // gradient of the output: [out tile][capacity][64], [row block][out_pad][64]
+  Buffer<uint64_t> bits, bits_t;  // where it is not zero: [out tile][capacity], [row block][out_pad]
+
+  float* w_tile(size_t t) const { return w.get() + t * out_pad * kTile; }
+  float* velocity_tile(size_t t) const { return velocity.get() + t * out_pad * kTile; }
+  float* gradient_tile(size_t t) const { return gradient.get() + t * out_pad * kTile; }
+  float* wt_block(size_t out, size_t in) const { return wt.get() + (out * in_pad + in * kTile) * kTile; }
+  float* xhat_tile(size_t t) const { return xhat.get() + t * capacity * kTile; }
+  float* operand_tile(size_t t) const { return operand.get() + t * capacity * kTile; }
+  uint64_t* keep_tile(size_t t) const { return keep.get() + t * capacity; }
+  uint64_t* active_tile(size_t t) const { return active.get() + t * capacity; }
+  float* d_tile(size_t t) const { return d.get() + t * capacity * kTile; }
+  float* dt_block(size_t rows) const { return dt.get() + rows * out_pad * kTile; }
+  uint64_t* bits_tile(size_t t) const { return bits.get() + t * capacity; }
+  uint64_t* bits_t_block(size_t rows) const { return bits_t.get() + rows * out_pad; }
+
+  // Rows of the weight's tile t from the caller's tensor, and back.
+  void fetch_tile(size_t t) const;
+  void put_back_tile(size_t t) const;
+  void transpose_tile(size_t t, const Kernels& k) const;
+};
+
+// One batch; every member of the team holds the same values.
+struct Batch {
+  const int64_t* index;  // [rows]
+  size_t rows;
+  const int64_t* ahead;  // the batch after it
+  size_t ahead_rows;
+  uint32_t step;
+  bool frozen_bn;
+  Sgd sgd;
+};
+
+class HeadEngine {
+ public:
+  explicit HeadEngine(const HeadSpec& spec);
+  void train(const HeadTrain& op, int threads);
+
+ private:
+  struct Scratch {          // one per thread
+    Buffer<float> g;        // [capacity, 64]
+    Buffer<float> partial;  // [largest out_pad, 64]
+  };
+
+  Batch batch_at(const HeadTrain& op, size_t i) const;
+  void run(Team& team, const Scratch& scratch, const HeadTrain& op);
+  void exchange(Team& team, bool fetch);
+
+  // forward: head_forward.cpp
+  void input_tile(const Batch& batch, size_t t) const;
+  void normalise_tile(const Layer& layer, uint32_t number, const Batch& batch, size_t t) const;
+  void hidden_tile(size_t number, const Batch& batch, size_t t) const;
+  void logits(Team& team, const Batch& batch) const;
+  void loss_rows(const Batch& batch, size_t first, size_t last) const;
+  float mean_factor(const Batch& batch) const;
+
+  // backward: head_backward.cpp
+  void backward_tile(size_t number, const Batch& batch, size_t t, const Scratch& scratch) const;
+  void affine_gradient(const Layer& layer, const Batch& batch, size_t t, float* g) const;
+  void input_gradient(const Layer& layer, const Layer& below, const Batch& batch, size_t t, float* g) const;
+  void weight_gradient(size_t number, const Batch& batch, size_t t, float* partial) const;
+  void output_bias_gradient(const Batch& batch) const;
+  void step_vector(const Vector& v, size_t t, const Batch& batch) const;
+  void clipped_update(Team& team, const Batch& batch) const;
+  double gradient_norm() const;
+
+  HeadSpec spec_;
+  const Kernels& k_;
+  std::vector<Layer> layers_;
+  std::vector<float> class_weight_;  // [C], padded with zeros
+  float weight_sum_ = 0;
+  Buffer<float> row_loss_;               // [capacity]
+  std::vector<Buffer<double>> squares_;  // per layer [in tile]: of the weight's gradient
+};
+
+}  // namespace fastclf

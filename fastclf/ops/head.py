@@ -1,0 +1,194 @@
+"""Training and running a head over mapped activations: many steps in one native call."""
+
+from __future__ import annotations
+
+import weakref
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastclf.ops import reference_head
+from fastclf.ops.backend import Backend, backend, native_module
+from fastclf.ops.head_spec import HeadLoss, HeadRates, HeadSpec
+from fastclf.ops.rows import Index, Rows, as_index, as_rows
+
+_FLOP_PER_CALL = 1.2e10  # some tenths of a second: how long Ctrl-C may have to wait
+
+
+class HeadEngine:
+    """Trains the head of `spec` on rows; the head's own tensors are updated in place, running statistics included.
+
+    The momentum lives here, so one engine serves one fit. Results are bitwise the same for every number of threads.
+
+    Args:
+        spec: the head; see `HeadSpec.from_layers`.
+        rows: `[N, F] float16 | float32`, an array, a memory map or a tensor; must outlive the engine unchanged.
+        targets: `[N] int64` classes ("nll") or `[N, C] float32` ("bce").
+        loss: what is minimised.
+        rates: how parameters are updated.
+        max_batch: the largest batch that `train` will get.
+        seed: of the dropout masks, 0 <= seed < 2**64; see `dropout_mask`.
+
+    Raises:
+        TypeError, ValueError: an argument has another dtype, shape or range.
+    """
+
+    def __init__(
+        self,
+        spec: HeadSpec,
+        rows: Rows,
+        targets: Tensor,
+        *,
+        loss: HeadLoss,
+        rates: HeadRates,
+        max_batch: int,
+        seed: int = 0,
+    ) -> None:
+        self.spec, self.max_batch = spec, max_batch
+        self._rows = as_rows("HeadEngine: rows", rows)
+        if self._rows.shape[1] != spec.n_in:
+            raise ValueError(f"HeadEngine: rows must have {spec.n_in} columns (the head's), got {self._rows.shape[1]}.")
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"HeadEngine: seed must be in [0, 2**64), got {seed}.")
+        self._targets = _checked_targets(targets, loss, len(self._rows), spec.n_out)
+        self._addresses = spec.layer_tuples()
+        self._reference: reference_head.ReferenceHead | None = None
+        if backend() is Backend.REFERENCE:
+            self._reference = reference_head.ReferenceHead(spec, self._rows, self._targets, loss, rates, seed)
+        else:
+            self._create(loss, rates, seed)
+
+    def _create(self, loss: HeadLoss, rates: HeadRates, seed: int) -> None:
+        weight = torch.ones(self.spec.n_out) if loss.weight is None else loss.weight.detach().float().contiguous().cpu()
+        self._schedule = np.ascontiguousarray(rates.schedule.table(), dtype=np.float64)  # read at every step
+        native = native_module()
+        self._engine: int = native.head_create(
+            layers=self._addresses,
+            max_batch=self.max_batch,
+            rows=self._rows.data_ptr(),
+            half=self._rows.dtype == torch.float16,
+            loss=0 if loss.kind == "nll" else 1,
+            targets=self._targets.data_ptr(),
+            class_weight=weight.data_ptr(),
+            smoothing=loss.label_smoothing,
+            lr=rates.lr,
+            momentum=rates.momentum,
+            weight_decay=rates.weight_decay,
+            decoupled=rates.decoupled,
+            clip=rates.clip or 0.0,
+            schedule=self._schedule.ctypes.data,
+            seed=seed,
+        )
+        weakref.finalize(self, native.head_destroy, self._engine)
+
+    def train(self, order: Index, batch_size: int, first_step: int, *, frozen_bn: bool = False) -> Tensor:
+        """Trains on batches of consecutive rows of `order`.
+
+        Args:
+            order: `[M] int64`, the rows in the order of training; M may be anything, the last batch is smaller.
+            batch_size: rows per batch, at most `max_batch`.
+            first_step: number of the first step in the fit: its rate and its masks are functions of it.
+            frozen_bn: BatchNorm normalises with its running statistics and keeps them.
+
+        Returns:
+            `[ceil(M / batch_size)] float32`: the loss of each batch, before its update.
+
+        Raises:
+            IndexError: a row lies outside the file.
+            ValueError: the batch size does not fit, a batch has one row only, or the head's tensors have moved.
+        """
+        rows = as_index("HeadEngine.train", order, len(self._rows))
+        self._check_batches(len(rows), batch_size, first_step, frozen_bn)
+        if self._reference is not None:
+            losses = self._reference.train(rows, batch_size, first_step, frozen_bn=frozen_bn)
+        else:
+            losses = self._train_native(rows, batch_size, first_step, frozen_bn)
+        if not frozen_bn:
+            for block in self.spec.blocks:
+                if block.bn.num_batches_tracked is not None:
+                    block.bn.num_batches_tracked += len(losses)
+        return losses
+
+    def _train_native(self, order: Tensor, batch_size: int, first_step: int, frozen_bn: bool) -> Tensor:
+        losses = torch.empty(-(-len(order) // batch_size))
+        per_call = max(1, int(_FLOP_PER_CALL / (self.spec.flop_per_row * batch_size)))
+        for first in range(0, len(losses), per_call):
+            rows = order[first * batch_size : (first + per_call) * batch_size]
+            native_module().head_train(
+                self._engine,
+                order=rows.data_ptr(),
+                rows=len(rows),
+                batch=batch_size,
+                first_step=first_step + first,
+                frozen_bn=frozen_bn,
+                losses=losses[first:].data_ptr(),
+                threads=torch.get_num_threads(),
+            )
+        return losses
+
+    def _check_batches(self, n: int, batch_size: int, first_step: int, frozen_bn: bool) -> None:
+        if not 1 <= batch_size <= self.max_batch:
+            raise ValueError(
+                f"HeadEngine.train: batch_size must be in 1..{self.max_batch} (max_batch), got {batch_size}."
+            )
+        if n > 0 and not frozen_bn and (batch_size == 1 or n % batch_size == 1):
+            raise ValueError(
+                f"HeadEngine.train: no batch may have one row (BatchNorm), got {n} rows in batches of {batch_size}. "
+                "Leave the last row out."
+            )
+        if not 0 <= first_step < 2**32 - n:
+            raise ValueError(f"HeadEngine.train: first_step must be in [0, 2**32), got {first_step}.")
+        if self.spec.layer_tuples() != self._addresses:
+            raise ValueError(
+                "HeadEngine.train: the head's tensors have moved since the engine was made. Make a new one."
+            )
+
+
+def predict(spec: HeadSpec, rows: Rows, index: Index | None = None) -> Tensor:
+    """Computes the logits of rows, in evaluation mode (running statistics, no dropout).
+
+    Args:
+        spec: the head; see `HeadSpec.from_layers`.
+        rows: `[N, F] float16 | float32`, an array, a memory map or a tensor.
+        index: `[M] int64`, the rows wanted; all in order when not given.
+
+    Returns:
+        `[M, C] float32`.
+
+    Raises:
+        IndexError: a row lies outside the file.
+        TypeError, ValueError: an argument has another dtype or shape.
+    """
+    matrix = as_rows("predict: rows", rows)
+    if matrix.shape[1] != spec.n_in:
+        raise ValueError(f"predict: rows must have {spec.n_in} columns (the head's), got {matrix.shape[1]}.")
+    wanted = torch.arange(len(matrix)) if index is None else as_index("predict", index, len(matrix))
+    if backend() is Backend.REFERENCE:
+        return reference_head.predict(spec, matrix, wanted)
+    out = torch.empty(len(wanted), spec.n_out)
+    native_module().head_predict(
+        layers=spec.layer_tuples(),
+        rows=matrix.data_ptr(),
+        half=matrix.dtype == torch.float16,
+        index=wanted.data_ptr(),
+        count=len(wanted),
+        out=out.data_ptr(),
+        threads=torch.get_num_threads(),
+    )
+    return out
+
+
+def _checked_targets(targets: Tensor, loss: HeadLoss, n: int, classes: int) -> Tensor:
+    dtype, shape = (torch.int64, (n,)) if loss.kind == "nll" else (torch.float32, (n, classes))
+    if targets.dtype != dtype or tuple(targets.shape) != shape or targets.device.type != "cpu":
+        raise ValueError(
+            f"HeadEngine: targets must be {dtype} {list(shape)} on the CPU for {loss.kind}, got {targets.dtype} "
+            f"{list(targets.shape)} on {targets.device}."
+        )
+    if loss.kind == "nll" and n > 0 and not 0 <= int(targets.min()) <= int(targets.max()) < classes:
+        row = int(((targets < 0) | (targets >= classes)).nonzero()[0, 0])
+        raise ValueError(f"HeadEngine: targets must be in 0..{classes - 1}, got {int(targets[row])} in row {row}.")
+    if loss.weight is not None and tuple(loss.weight.shape) != (classes,):
+        raise ValueError(f"HeadEngine: loss.weight must be [{classes}], one per class, got {list(loss.weight.shape)}.")
+    return targets.contiguous()

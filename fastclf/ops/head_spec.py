@@ -1,0 +1,171 @@
+"""What the head engine trains: which modules it knows, and what it must be told about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+
+class Schedule(Protocol):
+    """What an operation asks of a schedule (`fastclf.training.schedule`)."""
+
+    def factor(self, step: int) -> float:
+        """The factor on every group's highest rate in step ``step``."""
+
+    def momentum(self, step: int) -> float | None:
+        """The momentum in step ``step``, or None where the group's own holds."""
+
+    def table(self) -> npt.NDArray[np.float64]:
+        """The schedule as `[8] float64` for native code."""
+
+
+@dataclass(frozen=True)
+class HeadBlock:
+    """BatchNorm, dropout with probability ``p`` and a linear layer; ReLU follows in all blocks but the last."""
+
+    bn: nn.BatchNorm1d
+    p: float
+    linear: nn.Linear
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Weight, bias, gamma, beta, running mean and running variance."""
+        mean, var = self.bn.running_mean, self.bn.running_var
+        assert mean is not None
+        assert var is not None
+        return self.linear.weight, self.linear.bias, self.bn.weight, self.bn.bias, mean, var
+
+    def parameters(self) -> tuple[Tensor, ...]:
+        """Weight, bias, gamma and beta."""
+        return self.tensors()[:4]
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """The blocks of a head that the engine knows, in order."""
+
+    blocks: tuple[HeadBlock, ...]
+
+    @classmethod
+    def from_layers(cls, layers: nn.Sequential) -> HeadSpec | None:
+        """Reads (BatchNorm, dropout?, linear, ReLU)*, BatchNorm, dropout?, linear; None when `layers` are anything else.
+
+        A dropout is any module with a probability `.p` whose class name ends in "Dropout". All tensors must be float32
+        on the CPU and contiguous, as they are unless somebody has moved them.
+        """
+        rest, blocks = list(layers), []
+        while rest:
+            block = _take_block(rest)
+            if block is None or not _fits(block, blocks[-1].linear.out_features if blocks else None):
+                return None
+            blocks.append(block)
+            if rest and type(rest.pop(0)) is not nn.ReLU:
+                return None
+            if not rest and type(layers[-1]) is nn.ReLU:
+                return None
+        return cls(tuple(blocks)) if blocks else None
+
+    @property
+    def n_in(self) -> int:
+        """Columns of a row."""
+        return self.blocks[0].linear.in_features
+
+    @property
+    def n_out(self) -> int:
+        """Logits of a row."""
+        return self.blocks[-1].linear.out_features
+
+    @property
+    def flop_per_row(self) -> int:
+        """Floating-point operations of one row in one training step: three products per linear layer."""
+        return sum(6 * block.linear.weight.numel() for block in self.blocks)
+
+    def parameters(self) -> list[Tensor]:
+        """All trained tensors."""
+        return [tensor for block in self.blocks for tensor in block.parameters()]
+
+    def layer_tuples(self) -> list[tuple[float, ...]]:
+        """The blocks as numbers and addresses, for the native module."""
+        return [
+            (
+                block.linear.in_features,
+                block.linear.out_features,
+                block.p,
+                block.bn.eps,
+                block.bn.momentum or 0.0,
+                *(tensor.data_ptr() for tensor in block.tensors()),
+            )
+            for block in self.blocks
+        ]
+
+
+def _take_block(rest: list[nn.Module]) -> HeadBlock | None:
+    bn = rest.pop(0)
+    p = 0.0
+    if rest and type(rest[0]).__name__.endswith("Dropout"):
+        p = float(rest.pop(0).p)  # type: ignore[arg-type]
+    linear = rest.pop(0) if rest else None
+    if type(bn) is not nn.BatchNorm1d or type(linear) is not nn.Linear or not 0 <= p < 1:
+        return None
+    return HeadBlock(bn, p, linear)
+
+
+def _fits(block: HeadBlock, n_in: int | None) -> bool:
+    bn, linear = block.bn, block.linear
+    complete = bn.affine and bn.track_running_stats and bn.momentum is not None and isinstance(linear.bias, Tensor)
+    if not complete or bn.num_features != linear.in_features or n_in not in (None, linear.in_features):
+        return False
+    return all(t.dtype == torch.float32 and t.device.type == "cpu" and t.is_contiguous() for t in block.tensors())
+
+
+@dataclass(frozen=True)
+class HeadLoss:
+    """The loss on the logits, as `torch.nn.functional` defines it.
+
+    Attributes:
+        kind: "nll", the cross-entropy of classes, or "bce", the binary cross-entropy of 0/1 targets.
+        weight: `[C] float32` per class, or None.
+        label_smoothing: in 0..1; for "bce" targets become `y(1-s) + s/2`.
+    """
+
+    kind: Literal["nll", "bce"]
+    weight: Tensor | None = None
+    label_smoothing: float = 0.0
+
+
+@dataclass(frozen=True)
+class HeadRates:
+    """How the head's parameters are updated: SGD with momentum, no dampening.
+
+    Attributes:
+        lr: the highest rate; the schedule's factor multiplies it.
+        schedule: rates and momentum as functions of the step.
+        momentum: used where the schedule has none of its own.
+        weight_decay: added to the gradient, times the weight; or, `decoupled`, shrinks the weight by rate * decay.
+        decoupled: see weight_decay.
+        clip: the highest norm of the gradient of all parameters together; None: no limit.
+    """
+
+    lr: float
+    schedule: Schedule
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    decoupled: bool = False
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        numbers: Sequence[tuple[str, float]] = (
+            ("lr", self.lr),
+            ("momentum", self.momentum),
+            ("weight_decay", self.weight_decay),
+        )
+        for name, value in numbers:
+            if not (np.isfinite(value) and value >= 0):
+                raise ValueError(f"HeadRates: {name} must be finite and not negative, got {value}.")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"HeadRates: clip must be positive, got {self.clip}. Pass None for no clipping.")
