@@ -158,10 +158,8 @@ def build_body(
     if arch.source == "timm":
         from fastclf.models import timm_nets
 
-        body = timm_nets.build_body(arch.name, pretrained, file)
-    else:
-        body = _build_sequential(arch, pretrained, file)
-    return body.eval()
+        return timm_nets.build_body(arch.name, pretrained, file).eval()
+    return _build_sequential(arch, pretrained, file).eval()
 
 
 def _build_sequential(arch: Arch, pretrained: bool, file: Path | None) -> Body:

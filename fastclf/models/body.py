@@ -15,7 +15,17 @@ IMAGENET_STATS: Stats = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF_STATS: Stats = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 # Children of a network that hold its stages, and children that come with or after its pool.
-_CONTAINERS = {"features", "layers", "trunk_output", "blocks"}
+STAGE_CONTAINERS = {
+    "blocks",
+    "body",
+    "features",
+    "layers",
+    "levels",
+    "network",
+    "stages",
+    "transformers",
+    "trunk_output",
+}
 _HEAD = {"avgpool", "dropout", "flatten", "fc", "classifier", "head"}
 
 
@@ -82,7 +92,7 @@ def stages_before_pool(model: nn.Module) -> tuple[list[Stage], nn.Sequential]:
     for name, module in model.named_children():
         if name in _HEAD:
             head.append(module)
-        elif name in _CONTAINERS:
+        elif name in STAGE_CONTAINERS:
             stages += [(f"{name}.{inner}", stage) for inner, stage in module.named_children()]
         else:
             stages.append((name, module))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +18,9 @@ _OWN_INPUT = {"googlenet", "inception_v3"}
 
 class _HalfNormalize(nn.Module):
     """From ImageNet's mean and deviation to .5 and .5, which GoogLeNet and Inception were trained with."""
+
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,9 +86,9 @@ def _channels(head: nn.Sequential) -> int:
     layer = next(m for m in head.modules() if isinstance(m, nn.Linear | nn.Conv2d))
     if isinstance(layer, nn.Conv2d):
         return layer.in_channels
-    pool = next((m for m in head.modules() if isinstance(m, nn.AdaptiveAvgPool2d)), None)
-    size = pool.output_size if pool is not None else 1
-    return layer.in_features // (math.prod(size) if isinstance(size, tuple) else size * size)
+    pool = next((m for m in head.modules() if isinstance(m, nn.AdaptiveAvgPool2d)), nn.Identity())
+    positions: int = pool(torch.zeros(1, 1, 1, 1)).numel()
+    return layer.in_features // positions
 
 
 def weights_url(name: str) -> str:
