@@ -82,4 +82,6 @@ def permutation(seed: int, epoch: int, n: int, stream: int = STREAM_ORDER) -> np
 def check_seed(function: str, seed: int) -> None:
     """Raises ValueError unless seed is an integer with 0 <= seed < 2**64."""
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
-        raise ValueError(f"{function}: seed must be an integer with 0 <= seed < 2**64, got {seed!r}. Pass e.g. seed=42.")
+        raise ValueError(
+            f"{function}: seed must be an integer with 0 <= seed < 2**64, got {seed!r}. Pass e.g. seed=42."
+        )
