@@ -1,0 +1,77 @@
+"""Validation folds."""
+
+import numpy as np
+import pytest
+
+from fastclf.data.split import check_val_idxs, get_cv_idxs, stratified_idxs, warn_single
+
+
+def test_reference_numbers():
+    idxs = get_cv_idxs(10222)
+    assert len(idxs) == 2044
+    assert idxs[:5].tolist() == [2882, 4514, 7717, 33, 4924]
+
+
+def test_folds_do_not_overlap_and_leave_the_global_generator_alone():
+    state = np.random.get_state()[1].copy()
+    folds = [get_cv_idxs(103, k, 0.25, seed=7) for k in range(4)]
+    assert [len(fold) for fold in folds] == [25] * 4
+    assert len(set(np.concatenate(folds).tolist())) == 100
+    np.testing.assert_array_equal(np.random.get_state()[1], state)
+    np.testing.assert_array_equal(folds[1], np.random.RandomState(7).permutation(103)[25:50])
+
+
+@pytest.mark.parametrize(("n", "cv_idx", "val_pct"), [(100, 5, 0.2), (100, -1, 0.2), (3, 0, 0.2), (10, 0, 0), (10, 0, 1)])
+def test_no_such_fold(n, cv_idx, val_pct):
+    with pytest.raises(ValueError, match="get_cv_idxs"):
+        get_cv_idxs(n, cv_idx, val_pct)
+
+
+def test_stratified(rng):
+    groups = rng.permutation(["a"] * 500 + ["b"] * 50 + ["c"] * 5 + ["d"] * 2 + ["e"]).tolist()
+    idxs = stratified_idxs(groups, 0.2, 1)
+    assert idxs.tolist() == sorted(set(idxs.tolist()))
+    assert len(idxs) == round(558 * 0.2)
+    drawn = [groups[i] for i in idxs]
+    assert abs(drawn.count("a") - 100) <= 1
+    assert abs(drawn.count("b") - 10) <= 1
+    assert drawn.count("c") in (0, 1, 2)
+    assert "e" not in drawn
+    assert {groups[i] for i in set(range(558)) - set(idxs.tolist())} == set("abcde")
+    np.testing.assert_array_equal(idxs, stratified_idxs(groups, 0.2, 1))
+    assert set(idxs.tolist()) != set(stratified_idxs(groups, 0.2, 2).tolist())
+
+
+@pytest.mark.parametrize("val_pct", [0.01, 0.5, 0.9, 0.99])
+def test_every_class_stays_in_train(val_pct):
+    groups = [i % 7 for i in range(70)]
+    idxs = stratified_idxs(groups, val_pct, 3)
+    assert 1 <= len(idxs) <= 63
+    assert {groups[i] for i in range(70) if i not in set(idxs.tolist())} == set(range(7))
+
+
+@pytest.mark.parametrize("val_pct", [0, 1, -0.1, 1.5])
+def test_val_pct_out_of_range(val_pct):
+    with pytest.raises(ValueError, match="val_pct"):
+        stratified_idxs([0, 1] * 10, val_pct, 1)
+
+
+def test_too_few_rows_to_split():
+    with pytest.raises(ValueError, match="got 3 row"):
+        stratified_idxs(["a", "b", "c"], 0.2, 1)
+
+
+def test_single_rows_are_named():
+    with pytest.warns(UserWarning, match=r"2 class\(es\) have a single row.*bee, cow"):
+        warn_single(["ant", "ant", "cow", "bee"])
+
+
+@pytest.mark.parametrize(
+    ("val_idxs", "message"),
+    [([], "list of row numbers"), ([0.5], "list of row numbers"), ([[1]], "list of row numbers"), ([-1], "got -1"),
+     ([3, 10], "got 10"), ([4, 4], "got 4 twice"), (list(range(10)), "got all 10")],
+)  # fmt: skip
+def test_val_idxs_that_do_not_fit(val_idxs, message):
+    with pytest.raises(ValueError, match=message):
+        check_val_idxs(val_idxs, 10)
+    np.testing.assert_array_equal(check_val_idxs([3, 1], 10), [3, 1])
