@@ -88,8 +88,7 @@ class ConvLearner(_OwnHead):
         self._act_dtype, self._tmp_name = act_dtype, tmp_name
         self._rows: ImageClassifierData | None = None
         self._told = False
-        if data.device.type == "cuda":
-            model.body.to(memory_format=torch.channels_last)
+        model.body.to(memory_format=torch.channels_last)  # faster than channels first, on processors as on GPUs
         self.freeze()
 
     @classmethod

@@ -31,7 +31,7 @@ class Progress:
         self._done += n
         if self._bar is not None:
             self._bar.update(n)
-        elif time.monotonic() - self._last_line >= LINE_SECONDS:
+        elif self._done < self.total and time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
             self._line()
 
@@ -39,7 +39,7 @@ class Progress:
         rate = self._done / (time.monotonic() - self._start)
         left = (self.total - self._done) / rate
         share = self._done / self.total
-        text = f"{self.what}: {self._done}/{self.total} ({share:.0%}), {rate:.0f} {self.unit}/s, {left:.0f} s left"
+        text = f"{self.what}: {self._done}/{self.total} ({share:.0%}), {rate:.3g} {self.unit}/s, {left:.0f} s left"
         print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:

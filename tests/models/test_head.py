@@ -40,7 +40,7 @@ def test_wrong_ps(ps, message):
 def test_initial_weights_are_kaiming_normal_and_seeded():
     first, again, other = Head(300, 5, seed=1), Head(300, 5, seed=1), Head(300, 5, seed=2)
     linear = first.layers[2]
-    assert linear.weight.std() == pytest.approx((2 / 300) ** 0.5, rel=0.02)
+    assert linear.weight.std().item() == pytest.approx((2 / 300) ** 0.5, rel=0.02)
     assert not linear.bias.any()
     assert torch.equal(linear.weight, again.layers[2].weight)
     assert not torch.equal(linear.weight, other.layers[2].weight)

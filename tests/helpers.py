@@ -1,0 +1,76 @@
+"""Small pictures and a small network that learner tests share."""
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from fastclf.conv_learner import ConvLearner
+from fastclf.data.classifier_data import ImageClassifierData
+from fastclf.data.transforms import RandomFlip, tfms_from_stats
+from fastclf.models.body import SequentialBody
+from fastclf.models.head import Head
+from fastclf.models.net import Net
+from fastclf.training.metrics import accuracy
+
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+COLOURS = {"blue": (40, 60, 200), "green": (50, 190, 60), "red": (210, 50, 40)}
+
+
+def write_pictures(folder, counts, seed=0):
+    """Noisy pictures of a few sizes, ``{"train/red": 5, ...}``; a class's colour shows through the noise."""
+    rng = np.random.default_rng(seed)
+    for place, n in ((place, n) for place, n in counts.items() if n):
+        target = folder / place
+        target.mkdir(parents=True, exist_ok=True)
+        colour = COLOURS.get(target.name, (128, 128, 128))
+        for i in range(n):
+            h, w = rng.integers(20, 48, 2)
+            pixels = np.clip(np.array(colour) + rng.normal(0, 60, (h, w, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(target / f"{i:03d}.png")
+    return folder
+
+
+def three_colours(folder, n=12, n_valid=6, n_test=5):
+    """Red, green and blue pictures in train/ and valid/, and unlabelled ones in test/."""
+    parts = {f"train/{name}": n for name in COLOURS} | {f"valid/{name}": n_valid for name in COLOURS}
+    return write_pictures(folder, parts | {"test": n_test})
+
+
+def picture_data(folder, sz=16, bs=8, augs=(RandomFlip(),), crop_type=None, **kwargs):
+    tfms = tfms_from_stats(HALF, sz, aug_tfms=list(augs), crop_type=crop_type)
+    return ImageClassifierData.from_paths(folder, bs=bs, tfms=tfms, **kwargs)
+
+
+def tiny_body(seed=0):
+    """Two groups of a convolution with BatchNorm, 6 feature maps."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        stages = [
+            ("conv1", nn.Conv2d(3, 4, 3, stride=2, bias=False)),
+            ("bn1", nn.BatchNorm2d(4)),
+            ("relu1", nn.ReLU()),
+            ("conv2", nn.Conv2d(4, 6, 3, stride=2, bias=False)),
+            ("bn2", nn.BatchNorm2d(6)),
+            ("relu2", nn.ReLU()),
+        ]
+        return SequentialBody("test:tiny", stages, 3, 6, HALF).eval()
+
+
+def tiny_learner(data, precompute=False, ps=0.2, seed=0, **kwargs):
+    final = "none" if data.is_reg else "sigmoid" if data.is_multi else "log_softmax"
+    head = Head(12, data.c, ps=ps, xtra_fc=[8], final=final, seed=seed)
+    learn = ConvLearner(data, Net(tiny_body(), head), **{"seed": seed, "metrics": [accuracy]} | kwargs)
+    learn.precompute = precompute
+    return learn
+
+
+def row_data(path, rng, n=60, n_valid=30, f=10, c=3, bs=16, dtype=np.float32, **kwargs):
+    """Activations ``[N, F]`` whose first ``c`` columns tell the class."""
+    sets = []
+    for size in (n, n_valid):
+        y = np.arange(size) % c
+        x = rng.standard_normal((size, f))
+        x[np.arange(size), y] += 5
+        sets.append((x.astype(dtype), y))
+    return ImageClassifierData.from_arrays(path, *sets, bs=bs, classes=[f"class{i}" for i in range(c)], **kwargs)

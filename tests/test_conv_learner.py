@@ -1,0 +1,145 @@
+import numpy as np
+import pytest
+import torch
+from helpers import HALF, picture_data, row_data, three_colours, tiny_learner
+from torch import nn
+
+from fastclf import ConvLearner, HeadLearner, ImageClassifierData, resnet18, tfms_from_stats
+
+
+@pytest.fixture
+def data(tmp_path):
+    return picture_data(three_colours(tmp_path / "data"))
+
+
+def test_learns_colours(data):
+    learn = tiny_learner(data, precompute=True, ps=0)
+    assert learn.fit(0.1, 12, cycle_len=1)[1] > 0.8
+    log_probs, y = learn.predict_with_targs()
+    np.testing.assert_array_equal(y, data.val_y)
+    np.testing.assert_allclose(np.exp(log_probs).sum(1), 1, rtol=1e-5)
+    assert learn.predict(is_test=True).shape == (5, 3)
+
+
+def test_cached_rows_are_the_features_in_file_order(data):
+    learn = tiny_learner(data, precompute=True, act_dtype="float32")
+    learn.model.eval()
+    with torch.no_grad():
+        expected = torch.cat([learn.model.features(x) for x, _ in data.fix_dl])
+    np.testing.assert_allclose(learn.data.trn_ds.rows, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(learn.data.trn_y, data.trn_y)
+
+
+def test_frozen_body_stays_the_same_bit_for_bit(data):
+    learn = tiny_learner(data)
+    before = {name: tensor.clone() for name, tensor in learn.model.body.state_dict().items()}
+    learn.fit(0.1, 2)
+    assert all(torch.equal(before[name], tensor) for name, tensor in learn.model.body.state_dict().items())
+
+
+def test_differential_rates_reach_their_groups(data):
+    learn = tiny_learner(data, ps=0, opt_fn=lambda groups, lr: torch.optim.SGD(groups, lr))
+    learn.unfreeze()
+    before = [[p.detach().clone() for p in group.parameters()] for group in learn.groups.groups]
+    learn.fit([0, 0.01, 0], 1)
+    moved = [
+        any(not torch.equal(a, b) for a, b in zip(old, group.parameters(), strict=True))
+        for old, group in zip(before, learn.groups.groups, strict=True)
+    ]
+    assert moved == [False, True, False]
+    with pytest.raises(ValueError, match=r"one per layer group \(3 groups\)"):
+        learn.fit([0.1, 0.1], 1)
+
+
+def test_one_picture_predicts_as_its_loader_does(data):
+    learn = tiny_learner(data)
+    from fastclf import open_image
+
+    x = data.tfms[1](open_image(data.path / data.val_ds.fnames[3]))
+    np.testing.assert_allclose(learn.predict_array(x[None])[0], learn.predict()[3], rtol=1e-4, atol=1e-5)
+
+
+def test_same_seed_same_losses_bit_for_bit(tmp_path):
+    folder = three_colours(tmp_path / "data")
+
+    def losses(seed, threads):
+        learn = tiny_learner(picture_data(folder, seed=seed, num_workers=threads), seed=seed)
+        learn.unfreeze()
+        learn.fit(0.05, 2, cycle_len=1)
+        return learn.sched.losses
+
+    assert losses(1, 1) == losses(1, 2)
+    assert losses(1, 1) != losses(2, 1)
+
+
+def test_pretrained_on_torchvision_with_random_weights(data):
+    learn = ConvLearner.pretrained(resnet18, data, pretrained=False, xtra_fc=[16])
+    assert len(learn.groups) == 3
+    assert learn.model.head.n_in == 1024
+    learn.unfreeze()
+    learn.fit([1e-3, 1e-3, 1e-2], 1)
+    learn.summary()
+
+
+def test_custom_head(data):
+    head = nn.Sequential(nn.Linear(1024, 3), nn.LogSoftmax(1))
+    learn = ConvLearner.pretrained(resnet18, data, pretrained=False, custom_head=head, precompute=True)
+    learn.fit(1e-2, 1)
+    learn.precompute = False
+    learn.fit(1e-2, 1)
+    with pytest.raises(ValueError, match=r"must give \[B, 3\]"):
+        ConvLearner.pretrained(resnet18, data, pretrained=False, custom_head=nn.Linear(1024, 2))
+    with pytest.raises(ValueError, match="leave ps and xtra_fc out"):
+        ConvLearner.pretrained(resnet18, data, pretrained=False, custom_head=head, ps=0.5)
+
+
+def test_pictures_and_activations_do_not_mix(data, tmp_path, rng):
+    rows = row_data(tmp_path, rng)
+    with pytest.raises(ValueError, match="use HeadLearner"):
+        ConvLearner.pretrained(resnet18, rows, pretrained=False)
+    with pytest.raises(ValueError, match=r"use ConvLearner\.pretrained"):
+        HeadLearner(data)
+    with pytest.raises(ValueError, match="set_data: data holds activations"):
+        tiny_learner(data).set_data(rows)
+
+
+def test_pictures_in_arrays(tmp_path, rng):
+    y = np.arange(24) % 3
+    x = rng.integers(0, 60, (24, 20, 24, 3)).astype(np.uint8)
+    x[np.arange(24), :, :, y] += 150
+    tfms = tfms_from_stats(HALF, 16)
+    losses = []
+    for images in (x, (x / 255).astype(np.float32)):
+        data = ImageClassifierData.from_arrays(tmp_path, (images, y), (images, y), bs=8, tfms=tfms)
+        learn = tiny_learner(data, precompute=True)
+        learn.fit(0.05, 2)
+        losses += learn.sched.losses
+        assert learn.TTA(n_aug=1)[0].shape == (2, 24, 3)
+    half = len(losses) // 2
+    assert losses[:half] == pytest.approx(losses[half:], rel=1e-2)
+
+
+def test_without_a_test_set_the_test_is_named(tmp_path):
+    learn = tiny_learner(picture_data(three_colours(tmp_path / "data", n_test=0)))
+    for call in (learn.predict, learn.TTA):
+        with pytest.raises(ValueError, match="is_test=True needs data with a test set"):
+            call(is_test=True)
+
+
+def test_read_only_folder_falls_back_to_the_users_cache(data, monkeypatch, tmp_path):
+    from fastclf.activations import precompute
+
+    real = precompute.ActivationWriter
+
+    def writer(folder, *arguments):
+        if folder.is_relative_to(data.path):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return real(folder, *arguments)
+
+    monkeypatch.setattr(precompute, "ActivationWriter", writer)
+    with pytest.warns(UserWarning, match="are not kept in"):
+        learn = tiny_learner(data, precompute=True)
+    assert learn.data.trn_ds.rows.shape == (36, 12)
+    assert not (data.path / "tmp").exists()
+    monkeypatch.setattr(precompute, "_blocks", None)  # a second learner runs no body
+    tiny_learner(data, precompute=True)
