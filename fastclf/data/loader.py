@@ -143,8 +143,11 @@ class PictureLoader(Loader):
                 x = self._take(pipe, rows)
                 taken += 1
                 yield x, self._targets(rows)
-        finally:
-            self._park(pipe, fed - taken)
+        except GeneratorExit:  # the loop was left early
+            if _finish(pipe, fed - taken):
+                self._idle.append(pipe)
+            raise
+        self._idle.append(pipe)
 
     def _build(self) -> PicturePipeline:
         from fastclf.data.pipeline import PicturePipeline, Source
@@ -171,14 +174,15 @@ class PictureLoader(Loader):
 
             raise explain(self.ds, rows, error) from error
 
-    def _park(self, pipe: PicturePipeline, unfinished: int) -> None:
-        """Keeps the graph for the next epoch, unless something in it went wrong."""
-        try:
-            for _ in range(unfinished):
-                pipe.take()
-        except RuntimeError:
-            return
-        self._idle.append(pipe)
+
+def _finish(pipe: PicturePipeline, unfinished: int) -> bool:
+    """Takes the batches under way; returns whether the graph can be used again."""
+    try:
+        for _ in range(unfinished):
+            pipe.take()
+    except RuntimeError:
+        return False
+    return True
 
 
 class RowLoader(Loader):

@@ -38,17 +38,17 @@ def resized(ds: Dataset, sz: int, folder: Path, num_threads: int) -> Dataset:
     Raises:
         BadImageError: when a picture cannot be decoded; names it.
     """
-    todo = [row for row, name in enumerate(ds.fnames) if _mtime(ds.path / name) != _mtime(folder / name)]
+    todo = [row for row, name in enumerate(ds.fnames) if not _is_copy(folder / name, ds.path / name)]
     if todo:
         _copy(ds, np.array(todo, np.int64), sz, folder, num_threads)
     return replace(ds, path=folder)
 
 
-def _mtime(file: Path) -> int | None:
+def _is_copy(copy: Path, picture: Path) -> bool:
     try:
-        return file.stat().st_mtime_ns
+        return copy.stat().st_mtime_ns == picture.stat().st_mtime_ns
     except FileNotFoundError:
-        return None
+        return False
 
 
 def _copy(ds: Dataset, rows: npt.NDArray[np.int64], sz: int, folder: Path, num_threads: int) -> None:

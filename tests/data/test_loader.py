@@ -23,7 +23,14 @@ from fastclf.data.transforms import (
 )
 
 STATS = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-EVERYTHING = [RandomRotate(20), RandomStretch(0.2), RandomDihedral(), RandomLighting(0.2, 0.2), RandomBlur(2), Cutout(1, 4)]
+EVERYTHING = [
+    RandomRotate(20),
+    RandomStretch(0.2),
+    RandomDihedral(),
+    RandomLighting(0.2, 0.2),
+    RandomBlur(2),
+    Cutout(1, 4),
+]
 LOADERS = ("trn_dl", "fix_dl", "val_dl", "aug_dl", "test_dl", "test_aug_dl")
 
 
@@ -167,9 +174,7 @@ def test_grey_arrays_are_expanded(tmp_path, rng):
     x = rng.integers(0, 256, (4, 20, 20, 1), dtype=np.uint8)
     y = [0, 1, 0, 1]
     tfms = tfms_from_stats(STATS, 16)
-    one, three = (
-        ImageClassifierData.from_arrays(tmp_path, (v, y), (v, y), 4, tfms) for v in (x, x.repeat(3, axis=3))
-    )
+    one, three = (ImageClassifierData.from_arrays(tmp_path, (v, y), (v, y), 4, tfms) for v in (x, x.repeat(3, axis=3)))
     assert torch.equal(epoch_of(one.val_dl, 0)[0], epoch_of(three.val_dl, 0)[0])
 
 

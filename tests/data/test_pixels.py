@@ -41,7 +41,9 @@ def triangle(n, m):
 
 def resized(picture, h, w):
     """Antialiased bilinear, float64."""
-    return np.einsum("iy,yxc,jx->ijc", triangle(picture.shape[0], h), picture, triangle(picture.shape[1], w), optimize=True)
+    return np.einsum(
+        "iy,yxc,jx->ijc", triangle(picture.shape[0], h), picture, triangle(picture.shape[1], w), optimize=True
+    )
 
 
 def bilinear(picture, x, y):

@@ -21,7 +21,9 @@ def test_folds_do_not_overlap_and_leave_the_global_generator_alone():
     np.testing.assert_array_equal(folds[1], np.random.RandomState(7).permutation(103)[25:50])
 
 
-@pytest.mark.parametrize(("n", "cv_idx", "val_pct"), [(100, 5, 0.2), (100, -1, 0.2), (3, 0, 0.2), (10, 0, 0), (10, 0, 1)])
+@pytest.mark.parametrize(
+    ("n", "cv_idx", "val_pct"), [(100, 5, 0.2), (100, -1, 0.2), (3, 0, 0.2), (10, 0, 0), (10, 0, 1)]
+)
 def test_no_such_fold(n, cv_idx, val_pct):
     with pytest.raises(ValueError, match="get_cv_idxs"):
         get_cv_idxs(n, cv_idx, val_pct)
