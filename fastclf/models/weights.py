@@ -22,8 +22,7 @@ _SHOWN = 3
 class SkipInit(TorchFunctionMode):
     """While active, parameters are not filled with random numbers.
 
-    For networks whose weights are loaded next: the filling takes longer than the loading. Buffers and constants are
-    made as usual, and torch's generator is not advanced.
+    For networks whose weights are loaded next: the filling takes longer than the loading. Buffers are made as usual.
     """
 
     def __torch_function__(

