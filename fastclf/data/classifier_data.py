@@ -13,6 +13,7 @@ import torch
 
 from fastclf.data import arrays, sets, tables
 from fastclf.data.draws import Split
+from fastclf.data.folders import inner_name
 from fastclf.data.loader import Loader, LoaderOptions, PictureLoader, RowLoader, available_threads
 from fastclf.data.resize import resized
 from fastclf.data.samples import Dataset
@@ -324,9 +325,7 @@ class ImageClassifierData:
                 f"resize: targ must be at least the transforms' size {self.tfms[0].sz}, got {targ!r}. "
                 "Smaller copies would be enlarged again."
             )
-        if Path(new_path).is_absolute() or ".." in Path(new_path).parts:
-            raise ValueError(f"resize: new_path must be below the data's path, got {new_path!r}. Pass e.g. 'tmp'.")
-        folder = self.path / new_path / str(targ)
+        folder = self.path / inner_name(new_path) / str(targ)
         copies = [
             None if ds is None else resized(ds, int(targ), folder, self._num_threads)
             for ds in (self.trn_ds, self.val_ds, self.test_ds)

@@ -38,7 +38,7 @@ class Found:
 
     def class_of(self, name: str) -> str | None:
         """Returns the folder directly below `folder` that holds the file, however deep; None for a file beside them."""
-        inner = name.removeprefix(self.folder + "/")
+        inner = PurePosixPath(name).relative_to(self.folder).as_posix()
         return inner.split("/", 1)[0] if "/" in inner else None
 
 
@@ -47,9 +47,11 @@ def scan(path: Path, folder: str) -> Found:
 
     Raises:
         FileNotFoundError: when the folder is not there; says what is.
+        ValueError: when `folder` is not below path.
         DataError: when a link leads out of `path`.
         BadImageError: when there are pictures in a format that cannot be decoded.
     """
+    folder = inner_name(folder)
     root = path / folder
     if not root.is_dir():
         there = sorted(entry.name for entry in path.iterdir())[:10] if path.is_dir() else []
@@ -66,10 +68,22 @@ def scan(path: Path, folder: str) -> Found:
     return found
 
 
+def inner_name(folder: str) -> str:
+    """Returns the name of a folder below the data's path in its plain form: 'a/b'.
+
+    Raises:
+        ValueError: when it is absolute or has '..'.
+    """
+    plain = PurePosixPath(folder)
+    if plain.is_absolute() or ".." in plain.parts:
+        raise ValueError(f"a folder of the data must be below its path, got {folder!r}. Pass e.g. 'train'.")
+    return plain.as_posix()
+
+
 def _walk(folder: str, name: str, found: Found, links: list[str]) -> None:
     with os.scandir(folder) as entries:
         for entry in entries:
-            inner = f"{name}/{entry.name}"
+            inner = entry.name if name == "." else f"{name}/{entry.name}"
             if entry.name.startswith(".") or entry.name == "Thumbs.db":
                 continue
             if entry.is_symlink():

@@ -197,10 +197,10 @@ def _window(tfms: Transforms, picture: Any) -> Any:
     if spread:
         picture = _mirrored(picture, spread)
     if tfms.geometry:
-        return fn.warp_affine(picture, _matrix(tfms, seen, spread), size=[float(tfms.sz)] * 2)
+        return fn.warp_affine(picture, matrix=_matrix(tfms, seen, spread), size=[float(tfms.sz)] * 2)
     if spread:
         start = fn.stack(*(fn.cast(part.start - part.low + spread, dtype=types.INT32) for part in seen))
-        return fn.slice(picture, start, [tfms.sz, tfms.sz], axes=[0, 1])
+        return fn.slice(picture, start=start, shape=[tfms.sz] * 2, axes=[0, 1])
     return picture
 
 
@@ -308,6 +308,7 @@ def _matrix(tfms: Transforms, seen: list[_Seen], spread: int) -> Any:
 
 
 def _lighting(picture: Any, values: Any, top: float) -> Any:
+    values = values.gpu() if picture.device == "gpu" else values
     brightness, contrast = values[0] * top, values[1]
     mean = fn.reductions.mean(picture)
     return math.clamp(picture * contrast + (mean * (1.0 - contrast) + brightness), 0.0, top)

@@ -186,7 +186,7 @@ def _files_of(ids: list[str], table: Table, path: Path, folder: str, suffix: str
     missing = [i for i, name in enumerate(names) if name not in there]
     if missing:
         first = ", ".join(f"{ids[i]}{suffix} ({table.where[i]})" for i in missing[:5])
-        hint = _missing_hint([f"{folder}/{ids[i]}" for i in missing], suffix, there)
+        hint = _missing_hint([(PurePosixPath(folder) / ids[i]).as_posix() for i in missing], suffix, there)
         raise FileNotFoundError(
             f"{table.name}: {len(missing)} of {len(names)} rows have no file in {path / folder}, first {first}. {hint}"
         )

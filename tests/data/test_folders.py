@@ -183,6 +183,18 @@ def test_a_root_that_is_a_link(folders, tmp_path_factory):
     assert len(load(root).trn_ds) == 12
 
 
+@pytest.mark.parametrize("name", ["/train", "../train", "train/../valid"])
+def test_folders_outside(folders, name):
+    with pytest.raises(ValueError, match="must be below its path"):
+        load(folders, trn_name=name)
+
+
+def test_other_spellings_of_a_folder(folders):
+    names = load(folders).trn_ds.fnames
+    assert list(load(folders, trn_name="./train/").trn_ds.fnames) == list(names)
+    assert list(load(folders / "train" / "..", trn_name="train/").trn_ds.fnames) == list(names)
+
+
 def test_many_files_are_found_quickly_enough(tmp_path):
     """A scan looks at names alone: ten thousand empty files are no problem until they are decoded."""
     for name in ("a", "b"):

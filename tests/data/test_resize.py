@@ -133,8 +133,8 @@ def test_bad_pictures_are_named(data):
     [
         ((15,), "at least the transforms' size 16, got 15"),
         ((30.5,), "targ must"),
-        ((30, "/tmp"), "below the data's path"),
-        ((30, "../x"), "below the data's path"),
+        ((30, "/tmp"), "below its path"),
+        ((30, "../x"), "below its path"),
     ],
 )
 def test_arguments(data, arguments, message):

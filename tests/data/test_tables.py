@@ -213,6 +213,12 @@ def test_names_in_folders(load, path, save_picture):
     assert data.trn_ds.fnames[-1] == "pics/sub/x.png"
 
 
+@pytest.mark.parametrize("folder", ["pics/", "./pics", "."])
+def test_other_spellings_of_a_folder(load, folder):
+    table = [(f"pics/{name}", label) for name, label in rows(AB)] if folder == "." else rows(AB)
+    assert load(table, folder=folder).val_ds.fnames[0] == "pics/000.png"
+
+
 def test_missing_files(load):
     table = [*rows(AB), *((f"gone{i}", "a") for i in range(7))]
     with pytest.raises(
