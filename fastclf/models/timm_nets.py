@@ -40,15 +40,20 @@ class TimmBody(Body):
         """Compute feature maps ``[B, channels, h, w]`` of pictures ``[B, 3, H, W]``; tokens become ``h = 1``.
 
         Raises:
-            ValueError: the network works at one size only, and this is another.
+            ValueError: the network does not take pictures of this size.
         """
-        size = self.plan.size
-        if size is not None and tuple(x.shape[-2:]) != size:
+        height, width = x.shape[-2:]
+        if self.plan.fixed and (height, width) != self.plan.size:
             raise ValueError(
-                f"{self.arch} takes pictures of {size[0]} x {size[1]} only, got {x.shape[-2]} x {x.shape[-1]}. "
-                f"Use sz={size[0]}."
+                f"{self.arch} takes pictures of {self.plan.size} only, got {(height, width)}. Use sz={self.plan.size[0]}."
             )
-        return self.plan.to_maps(self.model.forward_features(x))  # type: ignore[operator]
+        try:
+            features = self.model.forward_features(x)  # type: ignore[operator]
+        except AssertionError as error:
+            raise ValueError(
+                f"{self.arch} takes no pictures of {(height, width)}; {self.plan.size} is its own size. {error}"
+            ) from error
+        return self.plan.to_maps(features)
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,8 @@ class Plan:
         layout: ``'NCHW'``, ``'NHWC'`` or ``'NLC'``: what ``forward_features`` returns.
         prefix: tokens to leave out at the front (class token, registers), in ``'NLC'``.
         channels: number of feature maps.
-        size: (height, width) of pictures where the network works at one size only.
+        size: (height, width) of the pictures that it was made for.
+        fixed: whether it takes no other size.
     """
 
     early: tuple[str, ...]
@@ -71,7 +77,8 @@ class Plan:
     layout: str
     prefix: int
     channels: int
-    size: tuple[int, int] | None
+    size: tuple[int, int]
+    fixed: bool
 
     def to_maps(self, features: Tensor) -> Tensor:
         """Bring features to ``[B, channels, h, w]``."""
@@ -132,7 +139,8 @@ def make_plan(name: str, config: Any) -> Plan:
         layout=layout,
         prefix=prefix,
         channels=features.shape[1 if layout == "NCHW" else -1],
-        size=tuple(config.input_size[1:]) if config.fixed_input_size else None,
+        size=tuple(config.input_size[1:]),
+        fixed=bool(config.fixed_input_size),
     )
 
 
