@@ -79,7 +79,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         data = (path.parent / weights).read_bytes()
     except OSError as error:
-        raise CheckpointError(f"load: {manifest} points to {weights}, which cannot be read: {error.strerror}") from error
+        raise CheckpointError(
+            f"load: {manifest} points to {weights}, which cannot be read: {error.strerror}"
+        ) from error
     if hashlib.sha256(data).hexdigest() != digest:
         raise CheckpointError(f"load: {path.parent / weights} is damaged: its sha256 is not the one that was saved")
     try:

@@ -87,7 +87,6 @@ class ConvLearner(_OwnHead):
         self.head = model.head
         self._act_dtype, self._tmp_name = act_dtype, tmp_name
         self._rows: ImageClassifierData | None = None
-        self._told = False
         model.body.to(memory_format=torch.channels_last)  # faster than channels first, on processors as on GPUs
         self.freeze()
 
@@ -150,12 +149,13 @@ class ConvLearner(_OwnHead):
 
     def _cached_rows(self) -> ImageClassifierData:
         data = self._data
-        if data.tfms[0].augments and not self._told:
-            print("precompute: augmentation has no effect on cached activations; set learn.precompute = False to use it")
-            self._told = True
-        sets = [("train", data.fix_dl), ("valid", data.val_dl), ("test", data.test_dl)]
-        rows = [None if dl is None else self._activations(name, dl) for name, dl in sets]
-        return data.with_rows(*rows)
+        if data.tfms is not None and data.tfms[0].augments:
+            self._say_once(
+                "precompute: augmentation has no effect on cached activations; set learn.precompute = False to use it"
+            )
+        train, valid = self._activations("train", data.fix_dl), self._activations("valid", data.val_dl)
+        test = None if data.test_dl is None else self._activations("test", data.test_dl)
+        return data.with_rows(train, valid, test)
 
     def _activations(self, name: str, dl: Any) -> NDArray[Any]:
         own = self._data.path / self._tmp_name / "activations"
@@ -209,7 +209,11 @@ class ConvLearner(_OwnHead):
 
     def _info(self) -> dict[str, Any]:
         body = self.model.body
-        return super()._info() | {"arch": body.arch, "mean": list(body.mean), "std": list(body.std)} | _head_info(self.head)
+        return (
+            super()._info()
+            | {"arch": body.arch, "mean": list(body.mean), "std": list(body.std)}
+            | _head_info(self.head)
+        )
 
 
 class HeadLearner(_OwnHead):
@@ -232,12 +236,11 @@ class HeadLearner(_OwnHead):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        if not data.has_rows:
+        rows = data.trn_ds.rows
+        if rows is None:
             raise ValueError("HeadLearner: data holds pictures, not activations [N, F]; use ConvLearner.pretrained")
-        self.head = _make_head(data, data.trn_ds.rows.shape[1], ps, xtra_fc, custom_head, seed)
-        super().__init__(
-            data, self.head, [self.head], metrics=_metrics_for(data, metrics), seed=seed, **kwargs
-        )
+        self.head = _make_head(data, rows.shape[1], ps, xtra_fc, custom_head, seed)
+        super().__init__(data, self.head, [self.head], metrics=_metrics_for(data, metrics), seed=seed, **kwargs)
 
     def _state(self) -> dict[str, Tensor]:
         return {f"head.{name}": tensor for name, tensor in super()._state().items()}

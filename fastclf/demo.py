@@ -14,7 +14,7 @@ import fastclf as fc
 
 
 def run(data_folder: Path | None, out: Path) -> None:
-    """Trains ``efficientnet_lite0`` on ``data_folder`` (handwritten digits when None), and saves plots below ``out``."""
+    """Trains ``efficientnet_lite0`` on ``data_folder`` (handwritten digits when None); saves plots below ``out``."""
     mpl.use("Agg")
     start = time.monotonic()
     folder, sz = (write_digits(out / "digits"), 64) if data_folder is None else (data_folder, 224)

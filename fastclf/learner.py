@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,12 @@ from fastclf.errors import CheckpointError
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.summary import summary_table
 from fastclf.training.callbacks import Callback, SaveBest, SaveCycles, StopDivergence
+from fastclf.training.engine import EngineSteps, unknown_to_engine
 from fastclf.training.evaluate import Crit, Objective, scores_of, validate
-from fastclf.training.loop import TrainLoop, derived_seed, seeded
+from fastclf.training.loop import Steps, TrainLoop, derived_seed, seeded
 from fastclf.training.losses import default_loss
 from fastclf.training.metrics import name_of
+from fastclf.training.optimizer import SGDR
 from fastclf.training.recorder import Recorder
 from fastclf.training.schedule import Constant, Finder, Schedule, make_schedule, n_epochs
 from fastclf.training.snapshot import unchanged
@@ -52,7 +53,7 @@ class Learner:
         groups: submodules that together hold every parameter, first layers first.
         crit: the loss, a function of (output, targets).
         metrics: functions of (predictions, targets), of torch tensors or numpy arrays.
-        opt_fn: makes the optimizer, called as ``opt_fn(param_groups, lr=...)``; SGD with momentum .9 by default.
+        opt_fn: makes the optimizer, called as ``opt_fn(param_groups, lr=...)``; `SGDR` with momentum .9 by default.
         seed: of everything random in training; the data's by default.
         models_name: folder below the data's path where models are saved.
 
@@ -79,12 +80,13 @@ class Learner:
         self.groups = LayerGroups(groups)
         self.crit: Crit = crit or default_loss(is_multi=data.is_multi, is_reg=data.is_reg)
         self.metrics = list(metrics)
-        self.opt_fn: OptFn = opt_fn or partial(torch.optim.SGD, momentum=0.9)
+        self.opt_fn: OptFn = opt_fn or SGDR
         self.clip: float | None = None
         self.seed = data.seed if seed is None else seed
         self.sched = Recorder(Constant(), 0.0)
         self._models_name = models_name
         self._fits = self._epochs = 0
+        self._said: set[str] = set()
 
     @classmethod
     def from_model_data(
@@ -180,15 +182,27 @@ class Learner:
         nb = _batches(stage)
         last = float(np.asarray(start_lr, dtype=np.float64).reshape(-1)[-1])
         if not 0 < last < end_lr:
-            raise ValueError(f"lr_find: rates must rise from above 0, got start_lr {start_lr} and end_lr {end_lr}")
+            raise ValueError(f"lr_find: rates must rise from above 0, got start_lr {last:g} and end_lr {end_lr:g}")
         rates = self._rates(start_lr, wds, Finder(nb, end_lr / last, linear), decoupled=False)
         self.sched = Recorder(rates.schedule, last)
         with unchanged(stage.module), self._seeded(stage, "lr_find", self._fits):
             loop = TrainLoop(self._steps(stage, rates), stage.groups, nb, self.sched, [StopDivergence()])
             loop.run_epoch(self._epochs, allow_nan=True)
 
-    def _steps(self, stage: Stage, rates: Rates) -> AutogradSteps:
-        return AutogradSteps(Objective(stage.module, self.crit), stage.groups, stage.data.trn_dl, self.opt_fn, rates)
+    def _steps(self, stage: Stage, rates: Rates) -> Steps:
+        """Trains cached rows in the native engine where it knows head, loss and optimizer, else through autograd."""
+        module, loader, crit = stage.module, stage.data.trn_dl, self.crit
+        if stage.data.has_rows:
+            unknown = unknown_to_engine(module, loader, crit, self.opt_fn)
+            if unknown is None:
+                return EngineSteps(module, loader, crit, self.opt_fn, rates)  # type: ignore[arg-type]
+            self._say_once(f"{unknown} is not known to the native engine: the head trains through autograd")
+        return AutogradSteps(Objective(module, crit), stage.groups, loader, self.opt_fn, rates)
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            print(text)
+            self._said.add(text)
 
     def _rates(self, lrs: ArrayLike, wds: ArrayLike | None, schedule: Schedule, *, decoupled: bool) -> Rates:
         return Rates(
@@ -241,7 +255,7 @@ class Learner:
     # Predicting
 
     def predict(self, is_test: bool = False) -> Array:
-        """Log-probabilities (probabilities when several labels) ``[N, c]`` of the validation or test set, in its order."""
+        """Log-probabilities (probabilities when several labels) ``[N, c]`` of the validation or test set, in order."""
         return self.predict_with_targs(is_test)[0]
 
     def predict_with_targs(self, is_test: bool = False) -> tuple[Array, Array]:
@@ -351,7 +365,7 @@ class Learner:
             "arch": type(self.model).__name__,
             "classes": [str(name) for name in data.classes],
             "sz": data.sz,
-            "transforms": None if data.has_rows else data.tfms[1].describe(),
+            "transforms": None if data.tfms is None else data.tfms[1].describe(),
             "metrics": [name_of(metric) for metric in self.metrics],
         }
 

@@ -133,7 +133,7 @@ def lesson(path):
     assert not zeros.any()
 
     # One picture of one's own, a loader, a table of layers.
-    trn_tfms, val_tfms = data.tfms
+    _, val_tfms = data.tfms
     fn = path / data.val_ds.fnames[0]
     one = learn.predict_array(val_tfms(open_image(fn))[None])
     np.testing.assert_allclose(one[0], learn.predict()[0], atol=1e-3)

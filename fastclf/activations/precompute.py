@@ -19,9 +19,7 @@ from fastclf.models.precision import autocast, compute_dtype
 from fastclf.progress import Progress
 
 
-def activations(
-    net: Net, loader: PictureLoader, folders: Sequence[Path], *, dtype: str, what: str
-) -> NDArray[Any]:
+def activations(net: Net, loader: PictureLoader, folders: Sequence[Path], *, dtype: str, what: str) -> NDArray[Any]:
     """The features ``[N, F]`` of every picture that ``loader`` serves, in its order, mapped read-only from a file.
 
     Takes the file from the first of ``folders`` that has it; else computes the rows and keeps them in the first of

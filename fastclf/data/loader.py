@@ -57,6 +57,7 @@ class Loader:
         shuffle: whether the order is random.
         device: where the batches are.
         epoch: the epoch that the next `iter` will give.
+        targets: `Labels.y` of every row, in data set order, on the CPU.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Loader:
         self.epoch = 0
         self._options = options
         self._drop_single = drop_single
-        self._y = torch.from_numpy(np.ascontiguousarray(ds.y))
+        self.targets = torch.from_numpy(np.ascontiguousarray(ds.y))
 
     @property
     def n(self) -> int:
@@ -99,7 +100,7 @@ class Loader:
         return chunks
 
     def _targets(self, rows: Rows) -> torch.Tensor:
-        return self._y[torch.from_numpy(rows)].to(self.device)
+        return self.targets[torch.from_numpy(rows)].to(self.device)
 
 
 class PictureLoader(Loader):

@@ -1,0 +1,1 @@
+"""Networks: pretrained bodies, the head, and the layer groups that train."""

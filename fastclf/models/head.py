@@ -153,4 +153,3 @@ def check_custom_head(head: nn.Module, n_in: int, c: int, final: str) -> None:
         raise ValueError("custom_head must end in nn.LogSoftmax(1): its outputs are no log-probabilities")
     if final == "sigmoid" and not bool(((out >= 0) & (out <= 1)).all()):
         raise ValueError("custom_head must end in nn.Sigmoid(): its outputs are no probabilities")
-

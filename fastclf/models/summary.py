@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def summary_table(module: nn.Module, example: Tensor) -> str:
-    """One line per layer that ``example`` passes: its name, kind, output shape, and parameters (trainable or frozen)."""
+    """One line per layer that ``example`` passes: name, kind, output shape, and parameters (trainable or frozen)."""
     rows: list[tuple[str, str, str, str, str]] = []
 
     def hook(name: str) -> Any:

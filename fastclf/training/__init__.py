@@ -1,0 +1,1 @@
+"""Training: schedules, losses, metrics, steps, and the loop around them."""

@@ -60,7 +60,7 @@ class SaveCycles(Callback):
         self.save, self.name, self.schedule, self.nb = save, name, schedule, batches_per_epoch
         self.epochs = self.cycles = 0
 
-    def on_epoch_end(self, metrics: list[float]) -> bool | None:  # noqa: ARG002
+    def on_epoch_end(self, metrics: list[float]) -> bool | None:
         """Saves where the epoch's last batch ends a cycle."""
         self.epochs += 1
         if self.schedule.ends_cycle(self.epochs * self.nb - 1):

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastclf.data.loader import Loader, RowLoader
 from fastclf.models.head import Head
 from fastclf.models.net import Net
 from fastclf.models.precision import autocast
+from fastclf.ops import HeadSpec, predict
 from fastclf.progress import track
 from fastclf.training.losses import LogitLoss, to_float
 from fastclf.training.metrics import evaluate_metric
@@ -34,6 +36,12 @@ class Objective:
         head = self.module.head if isinstance(self.module, Net) else self.module
         return head if isinstance(head, Head) and isinstance(self.crit, LogitLoss) else None
 
+    @property
+    def head_spec(self) -> HeadSpec | None:
+        """The module as the native engine knows it, where it is a head alone."""
+        head = self._head
+        return None if head is None or head is not self.module else HeadSpec.from_layers(head.layers)
+
     def scores(self, x: Tensor) -> Tensor:
         """What the loss is taken of: logits ``[B, c]`` where it can be, else the module's output; float32."""
         head = self._head
@@ -55,9 +63,12 @@ class Objective:
         return scores if self._head is None else self._head.final(scores)
 
 
-def scores_of(objective: Objective, loader: Any, epoch: int = 0, what: str = "predict") -> tuple[Tensor, Tensor]:
+def scores_of(objective: Objective, loader: Loader, epoch: int = 0, what: str = "predict") -> tuple[Tensor, Tensor]:
     """Scores and targets of every row of ``loader``, on the CPU, in the loader's order; the module in eval mode."""
     objective.module.eval()
+    spec = objective.head_spec
+    if spec is not None and isinstance(loader, RowLoader) and loader.ds.rows is not None and not loader.shuffle:
+        return predict(spec, loader.ds.rows), loader.targets
     scores, targets = [], []
     with torch.inference_mode():
         for x, y in track(loader.batches(epoch), len(loader), what, "batches"):
@@ -66,7 +77,7 @@ def scores_of(objective: Objective, loader: Any, epoch: int = 0, what: str = "pr
     return torch.cat(scores), torch.cat(targets)
 
 
-def validate(objective: Objective, loader: Any, metrics: Sequence[Callable[..., Any]]) -> list[float]:
+def validate(objective: Objective, loader: Loader, metrics: Sequence[Callable[..., Any]]) -> list[float]:
     """``[loss, metric, ...]`` of the whole set that ``loader`` serves: each exact, none a mean of batch means."""
     scores, targets = scores_of(objective, loader, what="validate")
     loss = to_float(objective.loss(scores, targets))

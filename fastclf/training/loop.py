@@ -95,7 +95,8 @@ class TrainLoop:
                     "The weights are spoilt: load a saved model and train with a lower rate (see lr_find)."
                 )
             smoothed = self.recorder.batch(loss)
-            stop |= any([bool(callback.on_batch_end(smoothed)) for callback in self.callbacks])
+            for callback in self.callbacks:
+                stop |= bool(callback.on_batch_end(smoothed))
         return stop
 
     def fit(
@@ -111,7 +112,8 @@ class TrainLoop:
             values = validate()
             self.recorder.epoch(values[0], values[1:])
             print(f"{epoch:5d} " + "".join(f"{_shown(v):>12}" for v in (self.recorder.losses[-1], *values)), flush=True)
-            stopped |= any([bool(callback.on_epoch_end(values)) for callback in self.callbacks])
+            for callback in self.callbacks:
+                stopped |= bool(callback.on_epoch_end(values))
             if stopped:
                 break
         for callback in self.callbacks:

@@ -53,15 +53,15 @@ class Constant:
 
     kind: ClassVar[int] = 0
 
-    def factor(self, step: int) -> float:  # noqa: ARG002
+    def factor(self, step: int) -> float:
         """Always 1."""
         return 1.0
 
-    def momentum(self, step: int) -> float | None:  # noqa: ARG002
+    def momentum(self, step: int) -> float | None:
         """None: the optimizer keeps its own."""
         return None
 
-    def ends_cycle(self, step: int) -> bool:  # noqa: ARG002
+    def ends_cycle(self, step: int) -> bool:
         """Never: there are no cycles."""
         return False
 
@@ -97,7 +97,7 @@ class _Cyclic:
         """Whether batch ``step`` is the last of a cycle."""
         return self.position(step + 1)[0] == 0
 
-    def momentum(self, step: int) -> float | None:  # noqa: ARG002
+    def momentum(self, step: int) -> float | None:
         """None: the optimizer keeps its own."""
         return None
 
@@ -221,11 +221,11 @@ class Finder:
         done = step / self.nb
         return 1 + (self.ratio - 1) * done if self.linear else math.exp(math.log(self.ratio) * done)
 
-    def momentum(self, step: int) -> float | None:  # noqa: ARG002
+    def momentum(self, step: int) -> float | None:
         """None: the optimizer keeps its own."""
         return None
 
-    def ends_cycle(self, step: int) -> bool:  # noqa: ARG002
+    def ends_cycle(self, step: int) -> bool:
         """Never: there are no cycles."""
         return False
 

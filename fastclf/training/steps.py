@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.precision import compute_dtype
 from fastclf.training.evaluate import Objective
+from fastclf.training.optimizer import SGDR
 from fastclf.training.schedule import Schedule
 
 OptFn = Callable[..., Optimizer]
@@ -58,16 +59,17 @@ class AutogradSteps:
         return [self._one(*next(self._batches)) for _ in range(n)]
 
     def _one(self, x: Tensor, y: Tensor) -> float:
-        set_rates(self.optimizer, self.rates.schedule, self._step)
+        if not isinstance(self.optimizer, SGDR):
+            _set_rates(self.optimizer, self.rates, self._step)
         clock = getattr(getattr(self.objective.module, "head", self.objective.module), "clock", None)
         if clock is not None:
             clock.step = self._step
         loss = self.objective.loss(self.objective.scores(x), y)
-        self._scaler.scale(loss).backward()
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if self.rates.clip is not None:
             self._scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self._parameters, self.rates.clip)
-        if self.rates.decoupled:
+        if self.rates.decoupled and not isinstance(self.optimizer, SGDR):
             _decay(self.optimizer)
         self._scaler.step(self.optimizer)
         self._scaler.update()
@@ -79,22 +81,27 @@ class AutogradSteps:
 def _make_optimizer(opt_fn: OptFn, groups: LayerGroups, rates: Rates) -> Optimizer:
     param_groups: list[dict[str, Any]] = []
     for index, parameters in groups.trainable():
-        group = {"params": parameters, "lr": float(rates.lrs[index]), "top_lr": float(rates.lrs[index])}
+        lr = float(rates.lrs[index])
+        group = {"params": parameters, "lr": lr, "top_lr": lr}
         if rates.wds is not None:
-            wd = float(rates.wds[index])
-            group |= {"weight_decay": 0.0, "decoupled_wd": wd} if rates.decoupled else {"weight_decay": wd}
+            group["weight_decay"] = float(rates.wds[index])
         param_groups.append(group)
     if not param_groups:
         raise ValueError("fit: no group has trainable parameters; call unfreeze() or freeze_to(n) first")
     optimizer = opt_fn(param_groups, lr=float(rates.lrs[-1]))
     if rates.wds is not None and rates.wds.any() and "weight_decay" not in optimizer.defaults:
         raise ValueError(f"wds: {type(optimizer).__name__} has no weight decay; leave wds out or change opt_fn")
+    for group in optimizer.param_groups:
+        if isinstance(optimizer, SGDR):
+            group |= {"schedule": rates.schedule.table().tolist(), "decoupled": rates.decoupled}
+        elif rates.decoupled:
+            group |= {"weight_decay": 0.0, "decoupled_wd": group.get("weight_decay", 0.0)}
     return optimizer
 
 
-def set_rates(optimizer: Optimizer, schedule: Schedule, step: int) -> None:
+def _set_rates(optimizer: Optimizer, rates: Rates, step: int) -> None:
     """Sets every group's rate, and momentum where the schedule has one, for batch ``step``."""
-    factor, momentum = schedule.factor(step), schedule.momentum(step)
+    factor, momentum = rates.schedule.factor(step), rates.schedule.momentum(step)
     for group in optimizer.param_groups:
         group["lr"] = group["top_lr"] * factor
         if momentum is None:

@@ -97,13 +97,13 @@ def test_verify_finds_a_flipped_bit(tmp_path, rng):
 def test_values_beyond_fp16_are_refused_with_their_row(tmp_path):
     rows = np.ones((5, 2), np.float32)
     rows[3, 1] = 1e6
-    with ActivationWriter(tmp_path, "k", (5, 2), "float16") as writer:
-        with pytest.raises(ActivationFileError, match=r"row 3 .*Pass dtype='float32'"):
-            writer.write(rows)
+    writer = ActivationWriter(tmp_path, "k", (5, 2), "float16")
+    with writer, pytest.raises(ActivationFileError, match=r"row 3 .*Pass dtype='float32'"):
+        writer.write(rows)
     rows[3, 1] = np.nan
-    with ActivationWriter(tmp_path, "k", (5, 2), "float32") as writer:
-        with pytest.raises(ActivationFileError, match="row 3 are not finite in float32.$"):
-            writer.write(rows)
+    writer = ActivationWriter(tmp_path, "k", (5, 2), "float32")
+    with writer, pytest.raises(ActivationFileError, match=r"row 3 are not finite in float32\.$"):
+        writer.write(rows)
 
 
 def test_more_rows_than_announced_are_refused(tmp_path):

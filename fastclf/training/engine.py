@@ -1,0 +1,80 @@
+"""Training steps of a head of ours on cached rows, many per native call."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import nn
+
+from fastclf.data.loader import RowLoader
+from fastclf.models.head import Head
+from fastclf.ops import HeadEngine, HeadLoss, HeadRates, HeadSpec
+from fastclf.training.evaluate import Crit
+from fastclf.training.losses import BCE, NLL
+from fastclf.training.optimizer import SGDR
+from fastclf.training.steps import OptFn, Rates
+
+_FLOP_PER_CHUNK = 2e10  # some tenths of a second: how often progress is told
+
+
+class EngineSteps:
+    """Forward, backward and update in the native head engine; equal to `AutogradSteps` up to rounding.
+
+    Takes what `unknown_to_engine` has no objection to.
+
+    Attributes:
+        chunk: how many batches the loop asks for at once when nothing needs to happen between them.
+    """
+
+    def __init__(self, head: Head, loader: RowLoader, crit: NLL | BCE, opt_fn: OptFn, rates: Rates) -> None:
+        spec, rows, momentum = HeadSpec.from_layers(head.layers), loader.ds.rows, _momentum(opt_fn)
+        assert spec is not None
+        assert rows is not None
+        assert momentum is not None
+        wd = 0.0 if rates.wds is None else float(rates.wds[-1])
+        self.chunk = max(1, int(_FLOP_PER_CHUNK / (spec.flop_per_row * loader.bs)))
+        self._engine = HeadEngine(
+            spec,
+            rows,
+            loader.targets,
+            loss=HeadLoss("nll" if isinstance(crit, NLL) else "bce", crit.weight, crit.label_smoothing),
+            rates=HeadRates(float(rates.lrs[-1]), rates.schedule, momentum, wd, rates.decoupled, rates.clip),
+            max_batch=loader.bs,
+            seed=head.clock.seed,
+        )
+        self._loader, self._bn = loader, spec.blocks[0].bn
+        self._order = loader.order(0)
+        self._step = self._done = 0
+
+    def start_epoch(self, epoch: int) -> None:
+        """Begins epoch ``epoch`` of the loader's order."""
+        self._order, self._done = self._loader.order(epoch), 0
+
+    def run(self, n: int) -> list[float]:
+        """Trains on the epoch's next ``n`` batches and returns their losses."""
+        bs = self._loader.bs
+        rows = self._order[self._done * bs : (self._done + n) * bs]
+        losses: list[float] = self._engine.train(rows, bs, self._step, frozen_bn=not self._bn.training).tolist()
+        self._done += n
+        self._step += n
+        return losses
+
+
+def unknown_to_engine(module: nn.Module, loader: object, crit: Crit, opt_fn: OptFn) -> str | None:
+    """What keeps the engine from training ``module``, in a few words; None when nothing does."""
+    if not isinstance(module, Head) or HeadSpec.from_layers(module.layers) is None:
+        return "this head"
+    if not isinstance(loader, RowLoader):
+        return "this data"
+    if not isinstance(crit, NLL | BCE):
+        return "this loss"
+    return "this optimizer" if _momentum(opt_fn) is None else None
+
+
+def _momentum(opt_fn: OptFn) -> float | None:
+    """The momentum of an optimizer's maker that makes `SGDR`, or None where it makes anything else."""
+    if opt_fn is SGDR:
+        return 0.9
+    if isinstance(opt_fn, partial) and opt_fn.func is SGDR and not opt_fn.args and set(opt_fn.keywords) <= {"momentum"}:
+        return float(opt_fn.keywords.get("momentum", 0.9))
+    return None
