@@ -92,6 +92,33 @@ struct HeadPredict {
 };
 Status head_predict(const HeadPredict& op, int threads);
 
+// One tensor of an SGDR step: p, g and m in the same order of memory.
+struct SgdrTensor {
+  float* param;       // [n]
+  const float* grad;  // [n]
+  float* velocity;    // [n]
+  uint64_t n, group;
+};
+
+struct SgdrGroup {
+  double lr;                                 // the highest rate
+  double momentum, weight_decay, decoupled;  // decoupled: 0 or 1
+  double step;                               // steps taken before this one
+  double schedule[8];                        // device/schedule.h
+};
+
+// SGD with momentum for all tensors, each group's rate and momentum computed from its step number.
+struct SgdrStep {
+  const SgdrTensor* tensors;  // [n_tensors]
+  size_t n_tensors;
+  const SgdrGroup* groups;  // [n_groups], tensors[i].group < n_groups
+  size_t n_groups;
+};
+Status sgdr_step(const SgdrStep& op, int threads);
+
+// factor and momentum [n] of the steps first .. first + n of a schedule [8]; `own` is the group's momentum.
+void schedule_values(const double* schedule, int64_t first, size_t n, double own, double* factor, double* momentum);
+
 // The instruction set whose vector code runs: baseline, avx2 or avx512. use_isa() chooses another for the process.
 const char* isa();
 Status use_isa(const char* name);

@@ -102,6 +102,25 @@ void bind_head(py::module_& m) {
       py::arg("out"), py::arg("threads"), py::call_guard<py::gil_scoped_release>());
 }
 
+void bind_sgdr(py::module_& m) {
+  m.def(
+      "sgdr_step",
+      [](Address tensors, size_t n_tensors, Address groups, size_t n_groups, int threads) {
+        check(sgdr_step({pointer<const SgdrTensor>(tensors), n_tensors, pointer<const SgdrGroup>(groups), n_groups},
+                        threads));
+      },
+      py::kw_only(), py::arg("tensors"), py::arg("n_tensors"), py::arg("groups"), py::arg("n_groups"),
+      py::arg("threads"), py::call_guard<py::gil_scoped_release>());
+  m.def(
+      "schedule_values",
+      [](Address schedule, int64_t first, size_t n, double own, Address factor, Address momentum) {
+        schedule_values(pointer<const double>(schedule), first, n, own, pointer<double>(factor),
+                        pointer<double>(momentum));
+      },
+      py::kw_only(), py::arg("schedule"), py::arg("first"), py::arg("n"), py::arg("own"), py::arg("factor"),
+      py::arg("momentum"));
+}
+
 void bind_isa(py::module_& m) {
   m.def("isa", &isa);
   m.def("use_isa", [](const char* name) { check(use_isa(name)); });
@@ -116,6 +135,7 @@ PYBIND11_MODULE(FASTCLF_MODULE, m) {
 #ifndef FASTCLF_CUDA
   bind_dropout_mask(m);
   bind_head(m);
+  bind_sgdr(m);
   bind_isa(m);
 #endif
 }

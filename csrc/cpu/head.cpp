@@ -4,7 +4,8 @@
 #include <cstring>
 #include <numeric>
 
-#include "device/schedule.h"
+#include "cpu/flush.h"
+#include "cpu/sgd.h"
 
 namespace fastclf {
 
@@ -101,13 +102,7 @@ void HeadEngine::exchange(Team& team, bool fetch) {
 Batch HeadEngine::batch_at(const HeadTrain& op, size_t i) const {
   const size_t first = i * op.batch, next = std::min(op.rows, first + op.batch);
   const auto step = static_cast<uint32_t>(op.first_step + i);
-  const Schedule schedule = {spec_.schedule};
-  const double rate = spec_.lr * schedule_factor(schedule, step), decay = spec_.weight_decay;
-  const Sgd sgd = {.rate = static_cast<float>(rate),
-                   .momentum = static_cast<float>(schedule_momentum(schedule, step, spec_.momentum)),
-                   .decay = spec_.decoupled ? 0.f : static_cast<float>(decay),
-                   .shrink = spec_.decoupled ? static_cast<float>(1 - rate * decay) : 1.f,
-                   .scale = 1.f};
+  const Sgd sgd = sgd_at({spec_.schedule}, step, spec_.lr, spec_.momentum, spec_.weight_decay, spec_.decoupled);
   return {op.order + first, next - first, op.order + next, std::min(op.batch, op.rows - next), step, op.frozen_bn, sgd};
 }
 
@@ -147,7 +142,10 @@ void HeadEngine::train(const HeadTrain& op, int threads) {
   for (const Layer& layer : layers_) widest = std::max(widest, layer.out_pad);
   std::vector<Scratch> scratch(static_cast<size_t>(std::max(1, threads)));
   for (Scratch& s : scratch) s = {Buffer<float>(layers_[0].capacity * kTile), Buffer<float>(widest * kTile)};
-  run_team(threads, [&](Team& team, unsigned rank) { run(team, scratch[rank], op); });
+  run_team(threads, [&](Team& team, unsigned rank) {
+    const FlushTiny flush;
+    run(team, scratch[rank], op);
+  });
 }
 
 HeadEngine* head_create(const HeadSpec& spec) { return new HeadEngine(spec); }

@@ -21,44 +21,44 @@ inline size_t take_bit(uint64_t& bits) {
   return k;
 }
 
+// acc += coef[k] * panel[k, :] for the lowest set bit k, which is cleared.
+template <size_t kVecs>
+inline void add_row(uint64_t& bits, const float* coef, const float* panel, Vec (&acc)[kVecs]) {
+  const size_t k = take_bit(bits);
+  const float* row = panel + k * kTile;
+  asm("" : "+r"(row));  // one register with offsets: base + index would cost an operation more per multiply-add
+  const Vec c = splat(coef[k]);
+  for (size_t j = 0; j < kVecs; ++j) acc[j] += c * load(row + j * kLanes);
+}
+
 // acc += sum of coef[k] * panel[k, :] over the set bits k.
 template <size_t kVecs>
 inline void add_rows(uint64_t bits, const float* coef, const float* panel, Vec (&acc)[kVecs]) {
-  // Several sums at once where one would wait for its own last addition (4 to 5 cycles, two additions per cycle).
-  constexpr size_t kWays = kVecs >= 8 ? 1 : kVecs >= 4 ? 2 : 4;
-  Vec sum[kWays][kVecs] = {};
-  const auto add = [&](size_t way) {
-    const size_t k = take_bit(bits);
-    const Vec c = splat(coef[k]);
-    for (size_t j = 0; j < kVecs; ++j) sum[way][j] += c * load(panel + k * kTile + j * kLanes);
-  };
-  for (size_t j = 0; j < kVecs; ++j) sum[0][j] = acc[j];
-  auto left = static_cast<size_t>(__builtin_popcountll(bits));
-  for (; left >= kWays; left -= kWays) {
-    for (size_t way = 0; way < kWays; ++way) add(way);
+  // Where few sums would wait for their own last addition (4 to 5 cycles, at two a cycle), a second set of them.
+  if constexpr (kVecs < 8) {
+    Vec other[kVecs] = {};
+    for (; bits & (bits - 1); add_row(bits, coef, panel, other)) add_row(bits, coef, panel, acc);
+    for (size_t j = 0; j < kVecs; ++j) acc[j] += other[j];
   }
-  for (; left > 0; --left) add(0);
-  for (size_t way = 1; way < kWays; ++way) {
-    for (size_t j = 0; j < kVecs; ++j) sum[0][j] += sum[way][j];
-  }
-  for (size_t j = 0; j < kVecs; ++j) acc[j] = sum[0][j];
+  while (bits) add_row(bits, coef, panel, acc);
 }
 
-// Calls done(row, column, acc) with the finished sums of kVecs vectors, for every row.
+// Calls done(place, acc) with the finished sums of kVecs vectors of every row, which start at out + place.
 template <size_t kVecs, class Done>
-void product_columns(const Product& op, size_t column, Done done) {
-  for (size_t r = 0; r < op.rows; ++r) {
+void product_columns(const Product& op, size_t column, const Done& done) {
+  const Product p = op;  // its fields cannot be changed by the stores of done
+  for (size_t r = 0; r < p.rows; ++r) {
     Vec acc[kVecs] = {};
-    if (!op.first) {
-      for (size_t j = 0; j < kVecs; ++j) acc[j] = load(op.out + r * kTile + column + j * kLanes);
+    if (!p.first) {
+      for (size_t j = 0; j < kVecs; ++j) acc[j] = load(p.out + r * kTile + column + j * kLanes);
     }
-    add_rows<kVecs>(op.bits[r], op.coef + r * kTile, op.panel + column, acc);
+    add_rows<kVecs>(p.bits[r], p.coef + r * kTile, p.panel + column, acc);
     done(r * kTile + column, acc);
   }
 }
 
 template <class Done>
-void product_then(const Product& op, Done done) {
+void product_then(const Product& op, const Done& done) {
   for (size_t column = 0; column < op.cols; column += kBlockVecs * kLanes) {
     const size_t left = op.cols - column;
     if (left <= kLanes) {
@@ -100,23 +100,22 @@ inline void update(float* w, float* m, const float* g, size_t n, const Sgd& sgd)
   }
 }
 
+// Both blocks together fill the first-level cache, so a whole line of dst is written at a time.
 inline void transpose(const float* src, float* dst) {
   typedef float Quad __attribute__((vector_size(16)));
-  const auto quad = [](const float* p) {
-    Quad q;
-    __builtin_memcpy(&q, p, sizeof q);
-    return q;
-  };
-  for (size_t c = 0; c < kTile; c += 4) {
-    for (size_t r = 0; r < kTile; r += 4) {
-      const float* p = src + r * kTile + c;
-      const Quad a = quad(p), b = quad(p + kTile), d = quad(p + 2 * kTile), e = quad(p + 3 * kTile);
-      const Quad ab0 = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab1 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-      const Quad de0 = __builtin_shufflevector(d, e, 0, 4, 1, 5), de1 = __builtin_shufflevector(d, e, 2, 6, 3, 7);
-      const Quad out[4] = {__builtin_shufflevector(ab0, de0, 0, 1, 4, 5), __builtin_shufflevector(ab0, de0, 2, 3, 6, 7),
-                           __builtin_shufflevector(ab1, de1, 0, 1, 4, 5),
-                           __builtin_shufflevector(ab1, de1, 2, 3, 6, 7)};
-      for (size_t k = 0; k < 4; ++k) __builtin_memcpy(dst + (c + k) * kTile + r, &out[k], sizeof out[k]);
+  for (size_t r = 0; r < kTile; r += 16) {
+    for (size_t c = 0; c < kTile; c += 4) {
+      for (size_t q = r; q < r + 16; q += 4) {
+        Quad in[4];
+        for (size_t k = 0; k < 4; ++k) __builtin_memcpy(&in[k], src + (q + k) * kTile + c, sizeof in[k]);
+        const Quad a = __builtin_shufflevector(in[0], in[1], 0, 4, 1, 5),
+                   b = __builtin_shufflevector(in[0], in[1], 2, 6, 3, 7);
+        const Quad d = __builtin_shufflevector(in[2], in[3], 0, 4, 1, 5),
+                   e = __builtin_shufflevector(in[2], in[3], 2, 6, 3, 7);
+        const Quad out[4] = {__builtin_shufflevector(a, d, 0, 1, 4, 5), __builtin_shufflevector(a, d, 2, 3, 6, 7),
+                             __builtin_shufflevector(b, e, 0, 1, 4, 5), __builtin_shufflevector(b, e, 2, 3, 6, 7)};
+        for (size_t k = 0; k < 4; ++k) __builtin_memcpy(dst + (c + k) * kTile + q, &out[k], sizeof out[k]);
+      }
     }
   }
 }

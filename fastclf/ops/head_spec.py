@@ -53,12 +53,13 @@ class HeadSpec:
 
     @classmethod
     def from_layers(cls, layers: nn.Sequential) -> HeadSpec | None:
-        """Reads (BatchNorm, dropout?, linear, ReLU)*, BatchNorm, dropout?, linear; None when `layers` are anything else.
+        """Reads (BatchNorm, dropout?, linear, ReLU)*, BatchNorm, dropout?, linear; None when it is anything else.
 
         A dropout is any module with a probability `.p` whose class name ends in "Dropout". All tensors must be float32
         on the CPU and contiguous, as they are unless somebody has moved them.
         """
-        rest, blocks = list(layers), []
+        rest = list(layers)
+        blocks: list[HeadBlock] = []
         while rest:
             block = _take_block(rest)
             if block is None or not _fits(block, blocks[-1].linear.out_features if blocks else None):

@@ -22,8 +22,9 @@ class ReferenceHead:
 
     def train(self, order: Tensor, batch_size: int, first_step: int, *, frozen_bn: bool) -> Tensor:
         """Returns the loss of every batch; see `HeadEngine.train`."""
-        batches = order.split(batch_size)
-        return torch.stack([self._step(rows, first_step + i, frozen_bn) for i, rows in enumerate(batches)])
+        firsts = range(0, len(order), batch_size)
+        losses = [self._step(order[f : f + batch_size], first_step + i, frozen_bn) for i, f in enumerate(firsts)]
+        return torch.stack(losses) if losses else torch.empty(0)
 
     def _step(self, index: Tensor, step: int, frozen_bn: bool) -> Tensor:
         parameters = self.spec.parameters()
@@ -57,7 +58,7 @@ class ReferenceHead:
             momentum = block.bn.momentum or 0.0
             x = F.batch_norm(x, mean, var, gamma, beta, training=not frozen_bn, momentum=momentum, eps=block.bn.eps)
             if block.p > 0:
-                x = x * dropout_mask(self.seed, step, number, *x.shape, block.p).to(x.dtype)
+                x = x * dropout_mask(self.seed, step, number, x.shape[0], x.shape[1], block.p).to(x.dtype)
             x = F.linear(x, weight, bias)
         return x
 

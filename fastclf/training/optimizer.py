@@ -1,0 +1,188 @@
+"""SGD with momentum that computes every group's rate itself, one native call per step for all groups and tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from fastclf.ops.backend import Backend, backend, native_module
+from fastclf.training import schedule as schedules
+from fastclf.training.schedule import Schedule
+
+_MOMENTUM = "momentum_buffer"
+
+
+class SGDR(Optimizer):
+    """SGD with momentum (no dampening, no Nesterov) whose rates follow a schedule.
+
+    In step t a group's rate is `lr * schedule.factor(t)` and its momentum the schedule's, or its own where the schedule
+    has none. Weight decay is added to the gradient, or, `decoupled`, shrinks the weight by rate * decay (Loshchilov and
+    Hutter, "Decoupled weight decay regularization", 2019). With the same rates it equals `torch.optim.SGD`.
+
+    Float32 tensors on the CPU are updated in one native call; others, and gradients laid out otherwise than their
+    parameter, by the same formulas in torch.
+
+    Args:
+        params: tensors or groups, as for any optimizer; a group may set any of the keywords itself.
+        lr: the highest rate.
+        momentum: 0 <= momentum < 1.
+        weight_decay: see above.
+        decoupled: see above.
+        schedule: a `fastclf.training.schedule` object; constant when not given. A group stores its table.
+
+    Raises:
+        ValueError: a number is outside its range.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        *,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        decoupled: bool = False,
+        schedule: Schedule | None = None,
+    ) -> None:
+        table = (schedules.Constant() if schedule is None else schedule).table().tolist()
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "decoupled": decoupled,
+            "schedule": table,
+            "steps": 0,
+        }
+        super().__init__(params, defaults)
+        self._layout: list[tuple[int, int, int]] = []
+        self._tensors = np.empty((0, 5), dtype=np.uint64)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group; see `torch.optim.Optimizer.add_param_group`."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        if not isinstance(group["schedule"], list):
+            group["schedule"] = group["schedule"].table().tolist()
+        for name, highest in (("lr", np.inf), ("weight_decay", np.inf), ("momentum", 1.0)):
+            if not 0 <= group[name] < highest:
+                limit = "not negative" if highest == np.inf else "in [0, 1)"
+                raise ValueError(f"SGDR: {name} must be finite and {limit}, got {group[name]}.")
+
+    def rates(self) -> list[float]:
+        """Each group's rate in the next step."""
+        return [
+            group["lr"] * schedule_from_table(group["schedule"]).factor(group["steps"]) for group in self.param_groups
+        ]
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Updates every tensor that has a gradient.
+
+        Raises:
+            ValueError: a gradient is sparse.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        native: list[tuple[int, Tensor, Tensor]] = []
+        for number, group in enumerate(self.param_groups):
+            plain = []
+            for p in group["params"]:
+                g = p.grad
+                if g is None:
+                    continue
+                if g.is_sparse:
+                    raise ValueError(
+                        "SGDR: gradients must be dense, got a sparse one. Use sparse=False in the embedding."
+                    )
+                native.append((number, p, g)) if _runs_natively(p, g) else plain.append((p, g))
+            if plain:
+                self._step_plain(group, plain)
+        if native:
+            self._step_native(native)
+        for group in self.param_groups:
+            group["steps"] += 1
+        return loss
+
+    def _velocity(self, p: Tensor) -> Tensor:
+        state = self.state[p]
+        if _MOMENTUM not in state:
+            state[_MOMENTUM] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        velocity: Tensor = state[_MOMENTUM]
+        if velocity.stride() != p.stride():  # loaded from a file, or the parameter has moved to channels_last
+            velocity = state[_MOMENTUM] = torch.empty_like(p, memory_format=torch.preserve_format).copy_(velocity)
+        return velocity
+
+    def _step_native(self, tensors: list[tuple[int, Tensor, Tensor]]) -> None:
+        layout = [(number, p.data_ptr(), g.data_ptr()) for number, p, g in tensors]
+        if layout != self._layout:
+            rows = [(p.data_ptr(), g.data_ptr(), self._velocity(p).data_ptr(), p.numel(), n) for n, p, g in tensors]
+            self._layout, self._tensors = layout, np.array(rows, dtype=np.uint64)
+        names = ("lr", "momentum", "weight_decay", "decoupled", "steps")
+        groups = np.array(
+            [[*(group[name] for name in names), *group["schedule"]] for group in self.param_groups], dtype=np.float64
+        )
+        native_module().sgdr_step(
+            tensors=self._tensors.ctypes.data,
+            n_tensors=len(self._tensors),
+            groups=groups.ctypes.data,
+            n_groups=len(groups),
+            threads=torch.get_num_threads(),
+        )
+
+    def _step_plain(self, group: dict[str, Any], tensors: list[tuple[Tensor, Tensor]]) -> None:
+        schedule = schedule_from_table(group["schedule"])
+        rate, own = group["lr"] * schedule.factor(group["steps"]), schedule.momentum(group["steps"])
+        for p, g in tensors:
+            if group["decoupled"]:
+                p.mul_(1 - rate * group["weight_decay"])
+            elif group["weight_decay"]:
+                g = g.add(p, alpha=group["weight_decay"])
+            velocity = self._velocity(p)
+            velocity.mul_(group["momentum"] if own is None else own).add_(g)
+            p.sub_(velocity, alpha=rate)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads what `state_dict` gave: momenta, steps taken, and the groups' numbers."""
+        super().load_state_dict(state_dict)
+        self._layout = []  # the momenta are other tensors now
+
+
+def schedule_from_table(table: list[float]) -> Schedule:
+    """The schedule that `Schedule.table` describes.
+
+    Raises:
+        ValueError: its kind is unknown.
+    """
+    kind, nb, *rest = table
+    if kind == schedules.Constant.kind:
+        return schedules.Constant()
+    if kind == schedules.SGDR.kind:
+        return schedules.SGDR(int(nb), rest[0])
+    if kind == schedules.CLR.kind:
+        return schedules.CLR(int(nb), *rest[:3])
+    if kind == schedules.CLRBeta.kind:
+        momenta = rest[4:6] if rest[3] else (None, None)
+        return schedules.CLRBeta(int(nb), *rest[:3], *momenta)
+    if kind == schedules.Finder.kind:
+        return schedules.Finder(int(nb), rest[0], bool(rest[1]))
+    raise ValueError(f"SGDR: schedule must be a table of fastclf.training.schedule, got kind {kind}.")
+
+
+def _runs_natively(p: Tensor, g: Tensor) -> bool:
+    """Whether p and g are float32 on the CPU and lie in memory in the same order, without gaps."""
+    if backend() is Backend.REFERENCE or p.dtype != torch.float32 or p.device.type != "cpu" or g.dtype != torch.float32:
+        return False
+    if p.is_contiguous():
+        return g.is_contiguous()
+    return p.stride() == g.stride() and p.is_contiguous(memory_format=torch.channels_last) if p.ndim == 4 else False

@@ -1,0 +1,367 @@
+import copy
+import multiprocessing
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastclf import ops
+from fastclf.models.head import Head
+from fastclf.ops import HeadBlock, HeadEngine, HeadLoss, HeadRates, HeadSpec, reference_head
+from fastclf.ops.reference_head import ReferenceHead
+from fastclf.training import schedule as schedules
+
+
+@dataclass
+class Case:
+    """One head with the data it learns from."""
+
+    widths: Sequence[int]  # columns, hidden widths, classes
+    ps: Sequence[float]
+    n: int = 300
+    kind: str = "nll"
+    half: bool = True
+    weighted: bool = False
+    smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.classes = self.widths[-1]
+        x = torch.randn(self.n, self.widths[0]).abs() * torch.rand(self.widths[0]) * 3
+        self.rows = x.half() if self.half else x
+        self.targets: Tensor
+        if self.kind == "nll":
+            self.targets = torch.randint(self.classes, (self.n,))
+        else:
+            self.targets = torch.randint(2, (self.n, self.classes)).float()
+        weight = torch.rand(self.classes) + 0.2 if self.weighted else None
+        self.loss = HeadLoss(self.kind, weight, self.smoothing)  # type: ignore[arg-type]
+        seed = int(torch.randint(2**31, ()))
+        self.head = Head(self.widths[0], self.classes, ps=list(self.ps), xtra_fc=self.widths[1:-1], seed=seed)
+        for layer in self.head.layers:
+            if isinstance(layer, nn.BatchNorm1d):  # away from the ones and zeros that hide mistakes
+                layer.weight.data.uniform_(0.5, 1.5)
+                layer.bias.data.normal_(0, 0.2)
+                layer.running_mean.normal_(0.5, 0.2)  # type: ignore[union-attr,operator]
+                layer.running_var.uniform_(0.5, 2)  # type: ignore[union-attr,operator]
+            elif isinstance(layer, nn.Linear):
+                layer.bias.data.normal_(0, 0.2)
+
+    def engine(self, head: Head, rates: HeadRates, seed: int = 11, max_batch: int = 128) -> HeadEngine:
+        spec = HeadSpec.from_layers(head.layers)
+        assert spec is not None
+        return HeadEngine(spec, self.rows, self.targets, loss=self.loss, rates=rates, max_batch=max_batch, seed=seed)
+
+    def float64(self, rates: HeadRates, seed: int = 11) -> tuple[Head, ReferenceHead]:
+        """A float64 copy of the head, and the plain engine on it."""
+        head = copy.deepcopy(self.head).double()
+        return head, ReferenceHead(plain_spec(head.layers), self.rows, self.targets, self.loss, rates, seed)
+
+
+def plain_spec(layers: nn.Sequential) -> HeadSpec:
+    """The blocks of layers of any dtype."""
+    blocks, bn, p = [], None, 0.0
+    for layer in layers:
+        if isinstance(layer, nn.BatchNorm1d):
+            bn, p = layer, 0.0
+        elif isinstance(layer, nn.Linear):
+            assert bn is not None
+            blocks.append(HeadBlock(bn, p, layer))
+        elif not isinstance(layer, nn.ReLU):
+            p = float(layer.p)  # type: ignore[arg-type]
+    return HeadSpec(tuple(blocks))
+
+
+def largest_difference(head: nn.Module, reference: nn.Module) -> float:
+    """The largest difference of any parameter or buffer, in units of that tensor's largest value (or 1)."""
+    pairs = zip(head.state_dict().items(), reference.state_dict().values(), strict=True)
+    found = [
+        float((a.double() - b).abs().max() / b.abs().max().clamp(min=1))
+        for (name, a), b in pairs
+        if not name.endswith("num_batches_tracked")
+    ]
+    return max(found)
+
+
+RATES = HeadRates(0.05, schedules.SGDR(6, 2))
+CASES = {
+    "one hidden": Case((96, 64, 2), (0.25, 0.5)),
+    "odd widths": Case((70, 33, 5), (0.3, 0.0), smoothing=0.1),
+    "two hidden": Case((65, 130, 40, 3), (0.1, 0.25, 0.5), weighted=True),
+    "no hidden": Case((67, 7), (0.5,), weighted=True, smoothing=0.2),
+    "no dropout": Case((128, 65, 9), (0.0, 0.0), half=False),
+    "tiny": Case((1, 1, 2), (0.0, 0.0)),
+    "many classes": Case((50, 20, 131), (0.0, 0.2)),
+    "multi label": Case((64, 48, 6), (0.25, 0.5), kind="bce"),
+    "multi label weighted": Case((40, 17, 70), (0.2, 0.1), kind="bce", weighted=True, smoothing=0.1, half=False),
+}
+OPTIONS = {
+    "plain": RATES,
+    "decay": replace(RATES, weight_decay=0.01),
+    "decoupled": replace(RATES, weight_decay=0.1, decoupled=True, momentum=0.8),
+    "clip": replace(RATES, clip=0.05, weight_decay=0.01),
+    "high clip": replace(RATES, clip=1e6),
+    "1cycle": replace(RATES, schedule=schedules.CLRBeta(12, 1, 10, 10, 0.95, 0.85)),
+}
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> Case:
+    return copy.deepcopy(CASES[request.param])
+
+
+@pytest.mark.usefixtures("backend")
+class TestTraining:
+    def check(
+        self,
+        case: Case,
+        rates: HeadRates,
+        batch_size: int,
+        rows: int,
+        *,
+        frozen_bn: bool = False,
+        tolerance: float = 5e-5,
+    ) -> None:
+        reference, plain = case.float64(rates)
+        order = torch.randint(case.n, (rows,))
+        want = plain.train(order, batch_size, 3, frozen_bn=frozen_bn)
+        got = case.engine(case.head, rates).train(order, batch_size, 3, frozen_bn=frozen_bn)
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got.double(), want, rtol=tolerance, atol=tolerance)
+        assert largest_difference(case.head, reference) < tolerance
+
+    @pytest.mark.parametrize("batch_size", [17, 64, 100])
+    def test_equals_float64(self, case: Case, batch_size: int) -> None:
+        self.check(case, RATES, batch_size, 3 * batch_size + batch_size // 3)
+
+    def test_smallest_batch(self, case: Case) -> None:
+        # Two rows differ little in some column, and BatchNorm divides by that: one step, before rounding has grown.
+        self.check(case, RATES, 2, 2, tolerance=2e-3)
+
+    @pytest.mark.parametrize("rates", OPTIONS.values(), ids=OPTIONS)
+    def test_every_option(self, rates: HeadRates) -> None:
+        self.check(copy.deepcopy(CASES["two hidden"]), rates, 70, 400)
+
+    def test_frozen_batchnorm(self, case: Case) -> None:
+        before = {name: b.clone() for name, b in case.head.named_buffers()}
+        self.check(case, RATES, 40, 201, frozen_bn=True)
+        assert all(torch.equal(b, before[name]) for name, b in case.head.named_buffers())
+
+    def test_counts_batches(self) -> None:
+        case = copy.deepcopy(CASES["two hidden"])
+        case.engine(case.head, RATES).train(torch.arange(105), 50, 0)
+        assert {int(b) for name, b in case.head.named_buffers() if name.endswith("tracked")} == {3}
+
+    def test_several_calls_are_one(self) -> None:
+        case = copy.deepcopy(CASES["one hidden"])
+        other, order = copy.deepcopy(case.head), torch.randint(case.n, (500,))
+        whole = case.engine(case.head, RATES).train(order, 50, 0)
+        engine = case.engine(other, RATES)
+        parts = [engine.train(order[:150], 50, 0), engine.train(order[150:], 50, 3)]
+        assert torch.equal(torch.cat(parts), whole)
+        assert all(torch.equal(a, b) for a, b in zip(case.head.parameters(), other.parameters(), strict=True))
+
+    def test_empty_order(self) -> None:
+        case = copy.deepcopy(CASES["tiny"])
+        assert case.engine(case.head, RATES).train(torch.empty(0, dtype=torch.int64), 8, 0).shape == (0,)
+
+    def test_autograd_goes_on_with_the_same_tensors(self) -> None:
+        case = copy.deepcopy(CASES["one hidden"])
+        tensors = [p.data_ptr() for p in case.head.parameters()]
+        case.engine(case.head, RATES).train(torch.arange(100), 50, 0)
+        assert [p.data_ptr() for p in case.head.parameters()] == tensors
+        before = case.head.layers[-1].weight.detach().clone()
+        optimizer = torch.optim.SGD(case.head.parameters(), lr=0.1)
+        F.nll_loss(case.head(case.rows[:50].float()), case.targets[:50]).backward()
+        optimizer.step()
+        assert not torch.equal(case.head.layers[-1].weight, before)
+
+    def test_same_steps_as_the_module_under_autograd(self) -> None:
+        case = copy.deepcopy(CASES["one hidden"])
+        other, order = copy.deepcopy(case.head), torch.randint(case.n, (200,))
+        case.engine(case.head, HeadRates(0.05, schedules.Constant()), seed=5).train(order, 50, 0)
+        other.train()
+        optimizer = torch.optim.SGD(other.parameters(), lr=0.05, momentum=0.9)
+        for step, rows in enumerate(torch.split(order, 50)):  # type: ignore[no-untyped-call]
+            other.clock.seed, other.clock.step = 5, step
+            optimizer.zero_grad()
+            F.nll_loss(other(case.rows[rows].float()), case.targets[rows]).backward()
+            optimizer.step()
+        assert largest_difference(case.head, copy.deepcopy(other).double()) < 2e-5
+
+
+class TestLongRun:
+    def test_200_steps_with_shared_masks(self) -> None:
+        case = Case((256, 96, 3), (0.25, 0.5), n=2000)
+        rates = HeadRates(0.02, schedules.SGDR(200))
+        reference, plain = case.float64(rates)
+        order = torch.randint(case.n, (200 * 64,))
+        want = plain.train(order, 64, 0, frozen_bn=False)
+        got = case.engine(case.head, rates).train(order, 64, 0)
+        torch.testing.assert_close(got.double(), want, rtol=1e-3, atol=1e-3)
+        assert largest_difference(case.head, reference) < 1e-2
+
+    def test_accuracy_over_five_seeds(self) -> None:
+        found: list[tuple[float, float]] = []
+        for seed in range(5):
+            case = Case((64, 32, 4), (0.25, 0.5), n=1500)
+            case.targets = (case.rows.float() @ torch.randn(64, 4)).argmax(1)
+            rates = HeadRates(0.05, schedules.SGDR(80))
+            reference, plain = case.float64(rates, seed)
+            order = torch.randint(1000, (80 * 64,))
+            case.engine(case.head, rates, seed).train(order, 64, 0)
+            plain.train(order, 64, 0, frozen_bn=False)
+            test, y = case.rows[1000:], case.targets[1000:]
+            specs = plain_spec(case.head.layers), plain_spec(reference.layers)
+            everything = torch.arange(len(test))
+            accuracy = [
+                float((reference_head.predict(s, test, everything).argmax(1) == y).float().mean()) for s in specs
+            ]
+            found.append((accuracy[0], accuracy[1]))
+        ours, theirs = np.mean(found, 0)
+        assert ours > 0.6
+        assert abs(ours - theirs) < 0.01
+
+
+class TestThreads:
+    @pytest.mark.parametrize("clip", [None, 0.1])
+    def test_bitwise_the_same(self, case: Case, clip: float | None) -> None:
+        threads, results = torch.get_num_threads(), []
+        order = torch.randint(case.n, (330,))
+        try:
+            for n in (1, 2, 3):
+                torch.set_num_threads(n)
+                head = copy.deepcopy(case.head)
+                losses = case.engine(head, replace(RATES, clip=clip)).train(order, 60, 0)
+                logits = ops.predict(plain_spec(head.layers), case.rows)
+                results.append([losses, logits, *head.state_dict().values()])
+        finally:
+            torch.set_num_threads(threads)
+        for other in results[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+    def test_forked_child_trains(self) -> None:
+        case = copy.deepcopy(CASES["one hidden"])
+        case.engine(case.head, RATES).train(torch.arange(100), 50, 0)  # the parent's threads exist
+        context = multiprocessing.get_context("fork")
+        queue = context.SimpleQueue()
+        child = context.Process(target=_train_in_child, args=(case, queue))
+        child.start()
+        child.join(60)
+        assert child.exitcode == 0
+        assert queue.get() == case.engine(case.head, RATES).train(torch.arange(100), 50, 0).tolist()
+
+
+def _train_in_child(case: Case, queue: "multiprocessing.SimpleQueue[list[float]]") -> None:
+    queue.put(case.engine(case.head, RATES).train(torch.arange(100), 50, 0).tolist())
+
+
+@pytest.mark.usefixtures("backend")
+class TestPredict:
+    def test_equals_the_module(self, case: Case) -> None:
+        want = case.head.eval().double().layers(case.rows.double())
+        spec = HeadSpec.from_layers(case.head.float().layers)
+        assert spec is not None
+        torch.testing.assert_close(ops.predict(spec, case.rows).double(), want.detach(), rtol=1e-4, atol=1e-4)
+
+    def test_rows_wanted(self) -> None:
+        case = copy.deepcopy(CASES["odd widths"])
+        spec, index = plain_spec(case.head.layers), torch.tensor([5, 0, 299, 5])
+        torch.testing.assert_close(ops.predict(spec, case.rows, index), ops.predict(spec, case.rows)[index])
+        assert ops.predict(spec, case.rows, index[:0]).shape == (0, 5)
+
+    def test_mapped_file(self, tmp_path: Path) -> None:
+        case = copy.deepcopy(CASES["one hidden"])
+        np.save(tmp_path / "rows.npy", case.rows.numpy())
+        mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+        spec = plain_spec(case.head.layers)
+        assert torch.equal(ops.predict(spec, mapped), ops.predict(spec, case.rows))
+
+    def test_misuse(self) -> None:
+        spec = plain_spec(CASES["one hidden"].head.layers)
+        with pytest.raises(ValueError, match="rows must have 96 columns"):
+            ops.predict(spec, torch.zeros(5, 95))
+        with pytest.raises(IndexError, match=r"index\[0\] = 5"):
+            ops.predict(spec, torch.zeros(5, 96), torch.tensor([5]))
+
+
+class TestSpec:
+    def test_reads_blocks(self) -> None:
+        spec = HeadSpec.from_layers(Head(20, 3, ps=[0, 0.5], xtra_fc=[8]).layers)
+        assert spec is not None
+        assert [block.p for block in spec.blocks] == [0, 0.5]
+        assert (spec.n_in, spec.n_out, spec.flop_per_row) == (20, 3, 6 * (160 + 24))
+
+    @pytest.mark.parametrize(
+        "layers",
+        [
+            [],
+            [nn.Linear(4, 2)],
+            [nn.BatchNorm1d(4)],
+            [nn.BatchNorm1d(4), nn.Dropout(0.5)],
+            [nn.BatchNorm1d(4), nn.Linear(4, 2), nn.ReLU()],
+            [nn.BatchNorm1d(4), nn.Linear(4, 2), nn.GELU(), nn.BatchNorm1d(2), nn.Linear(2, 2)],
+            [nn.BatchNorm1d(4), nn.Linear(4, 3), nn.ReLU(), nn.BatchNorm1d(2), nn.Linear(2, 2)],
+            [nn.BatchNorm1d(4), nn.Linear(4, 2, bias=False)],
+            [nn.BatchNorm1d(4, affine=False), nn.Linear(4, 2)],
+            [nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 2)],
+            [nn.BatchNorm1d(4, momentum=None), nn.Linear(4, 2)],
+            [nn.BatchNorm1d(4), nn.Dropout(1.0), nn.Linear(4, 2)],
+            [nn.BatchNorm1d(4).double(), nn.Linear(4, 2).double()],
+            [nn.BatchNorm1d(5), nn.Linear(4, 2)],
+        ],
+        ids=str,
+    )
+    def test_other_forms_are_not_known(self, layers: list[nn.Module]) -> None:
+        assert HeadSpec.from_layers(nn.Sequential(*layers)) is None
+
+
+@pytest.mark.usefixtures("backend")
+class TestMisuse:
+    def make(self, **changes: object) -> HeadEngine:
+        case = copy.deepcopy(CASES["one hidden"])
+        spec = HeadSpec.from_layers(case.head.layers)
+        arguments = {"rows": case.rows, "targets": case.targets, "loss": case.loss, "rates": RATES, "max_batch": 64}
+        return HeadEngine(spec, **(arguments | changes))  # type: ignore[arg-type]
+
+    def test_what_the_engine_is_made_of(self) -> None:
+        with pytest.raises(ValueError, match="rows must have 96 columns"):
+            self.make(rows=torch.zeros(300, 95))
+        with pytest.raises(ValueError, match=r"targets must be in 0\.\.1, got 2 in row 7"):
+            self.make(targets=torch.zeros(300, dtype=torch.int64).index_fill(0, torch.tensor([7]), 2))
+        with pytest.raises(ValueError, match=r"targets must be torch.int64 \[300\]"):
+            self.make(targets=torch.zeros(299, dtype=torch.int64))
+        with pytest.raises(ValueError, match=r"targets must be torch.float32 \[300, 2\]"):
+            self.make(loss=HeadLoss("bce"))
+        with pytest.raises(ValueError, match=r"loss.weight must be \[2\]"):
+            self.make(loss=HeadLoss("nll", torch.ones(3)))
+        with pytest.raises(ValueError, match="seed must be"):
+            self.make(seed=-1)
+        with pytest.raises(ValueError, match="lr must be finite and not negative, got -1"):
+            HeadRates(-1, schedules.Constant())
+        with pytest.raises(ValueError, match="clip must be positive, got 0"):
+            HeadRates(1, schedules.Constant(), clip=0)
+
+    def test_batches(self) -> None:
+        engine, order = self.make(), torch.arange(100)
+        with pytest.raises(ValueError, match=r"batch_size must be in 1\.\.64 \(max_batch\), got 65"):
+            engine.train(order, 65, 0)
+        with pytest.raises(ValueError, match="no batch may have one row"):
+            engine.train(order[:51], 50, 0)
+        with pytest.raises(ValueError, match="no batch may have one row"):
+            engine.train(order, 1, 0)
+        with pytest.raises(IndexError, match=r"index\[99\] = 300"):
+            engine.train(order.index_fill(0, torch.tensor([99]), 300), 50, 0)
+        with pytest.raises(ValueError, match="first_step must be"):
+            engine.train(order, 50, -1)
+
+    def test_moved_tensors(self) -> None:
+        engine = self.make()
+        weight = engine.spec.blocks[0].linear.weight
+        weight.data = weight.data.clone()
+        with pytest.raises(ValueError, match="tensors have moved"):
+            engine.train(torch.arange(10), 5, 0)

@@ -1,0 +1,238 @@
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastclf import ops
+from fastclf.ops.backend import native_module
+from fastclf.training import schedule as schedules
+from fastclf.training.optimizer import SGDR, schedule_from_table
+
+SCHEDULES: list[schedules.Schedule] = [
+    schedules.Constant(),
+    schedules.SGDR(10),
+    schedules.SGDR(7, 2),
+    schedules.SGDR(360, 1.5),
+    schedules.CLR(40, 1, 32, 10),
+    schedules.CLR(23, 2, 8, 4),
+    schedules.CLRBeta(50, 1, 10, 12.5, 0.95, 0.85),
+    schedules.CLRBeta(33, 2, 5, 0),
+    schedules.Finder(100, 1e6),
+    schedules.Finder(30, 50.0, True),
+]
+
+
+@pytest.fixture(params=["reference", "native"])
+def backend(request: pytest.FixtureRequest) -> Any:
+    with ops.use_backend(request.param):
+        yield request.param
+
+
+def tensors(shapes: list[tuple[int, ...]]) -> list[nn.Parameter]:
+    return [nn.Parameter(torch.randn(shape)) for shape in shapes]
+
+
+SHAPES: list[tuple[int, ...]] = [(1,), (3, 5), (70000,), (64, 3, 7, 7), (0,), (129, 257)]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_native_schedule_equals_python(schedule: schedules.Schedule) -> None:
+    n, table = 500, schedule.table()
+    factor, momentum = np.empty(n), np.empty(n)
+    native_module().schedule_values(
+        schedule=table.ctypes.data, first=3, n=n, own=0.9, factor=factor.ctypes.data, momentum=momentum.ctypes.data
+    )
+    own = [schedule.momentum(3 + i) for i in range(n)]
+    assert np.allclose(factor, [schedule.factor(3 + i) for i in range(n)], rtol=1e-12, atol=1e-12)
+    assert np.allclose(momentum, [0.9 if m is None else m for m in own], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_table_describes_the_schedule(schedule: schedules.Schedule) -> None:
+    again = schedule_from_table(schedule.table().tolist())
+    assert [again.factor(i) for i in range(60)] == [schedule.factor(i) for i in range(60)]
+    assert [again.momentum(i) for i in range(60)] == [schedule.momentum(i) for i in range(60)]
+
+
+def test_unknown_table_is_named() -> None:
+    with pytest.raises(ValueError, match="got kind 9"):
+        schedule_from_table([9.0] * 8)
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("weight_decay", [0.0, 0.01])
+@pytest.mark.parametrize(
+    "schedule", [schedules.Constant(), schedules.SGDR(20, 2), schedules.CLRBeta(50, 1, 10, 10, 0.95, 0.85)]
+)
+def test_equals_torch_sgd_over_100_steps(schedule: schedules.Schedule, weight_decay: float) -> None:
+    ours, theirs = tensors(SHAPES), tensors(SHAPES)
+    lrs = (0.01, 0.003)
+    for a, b in zip(ours, theirs, strict=True):
+        b.data.copy_(a.data)
+    groups = [{"params": ours[:2], "lr": lrs[0]}, {"params": ours[2:], "lr": lrs[1]}]
+    optimizer = SGDR(groups, 0.1, weight_decay=weight_decay, schedule=schedule)
+    peer_groups = [{"params": theirs[:2], "lr": lrs[0]}, {"params": theirs[2:], "lr": lrs[1]}]
+    peer = torch.optim.SGD(peer_groups, lr=0.1, momentum=0.9, weight_decay=weight_decay)
+    for step in range(100):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn_like(a)
+            b.grad = a.grad.clone()
+        own = schedule.momentum(step)
+        for lr, group in zip(lrs, peer.param_groups, strict=True):
+            group["lr"] = lr * schedule.factor(step)
+            group["momentum"] = 0.9 if own is None else own
+        optimizer.step()
+        peer.step()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.usefixtures("backend")
+def test_decoupled_decay_against_float64() -> None:
+    (p,) = tensors([(50, 7)])
+    w, v = p.detach().double().clone(), torch.zeros(50, 7, dtype=torch.float64)
+    schedule = schedules.SGDR(10)
+    optimizer = SGDR([p], 0.1, weight_decay=0.1, decoupled=True, schedule=schedule)
+    for step in range(25):
+        p.grad = torch.randn_like(p)
+        rate = 0.1 * schedule.factor(step)
+        v = 0.9 * v + p.grad.double()
+        w = w * (1 - rate * 0.1) - rate * v
+        assert optimizer.rates() == [rate]
+        optimizer.step()
+    torch.testing.assert_close(p.detach().double(), w, rtol=1e-5, atol=1e-6)
+
+
+def test_backends_agree() -> None:
+    results: list[list[Tensor]] = []
+    start, gradients = tensors(SHAPES), [[torch.randn(s) for s in SHAPES] for _ in range(10)]
+    for name in ("reference", "native"):
+        ours = copy.deepcopy(start)
+        optimizer = SGDR(ours, 0.1, weight_decay=0.01, schedule=schedules.SGDR(4))
+        with ops.use_backend(name):
+            for step in gradients:
+                for p, g in zip(ours, step, strict=True):
+                    p.grad = g.clone()
+                optimizer.step()
+        results.append([p.detach() for p in ours])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.usefixtures("backend")
+class TestTensors:
+    def test_without_gradient_stays(self) -> None:
+        p, q = tensors([(3,), (3,)])
+        before = q.detach().clone()
+        p.grad = torch.ones(3)
+        SGDR([p, q], 0.1).step()
+        assert torch.equal(q, before)
+        assert not torch.equal(p, before)
+
+    def test_sparse_gradient_is_refused(self) -> None:
+        table = nn.Embedding(5, 3, sparse=True)
+        table(torch.tensor([1])).sum().backward()
+        with pytest.raises(ValueError, match="gradients must be dense"):
+            SGDR(table.parameters(), 0.1).step()
+
+    @pytest.mark.parametrize("layout", ["channels_last", "transposed", "expanded gradient", "float64", "bfloat16"])
+    def test_layouts_and_dtypes(self, layout: str) -> None:
+        p, g = torch.randn(6, 4, 3, 5), torch.randn(6, 4, 3, 5)
+        if layout == "channels_last":
+            p, g = p.to(memory_format=torch.channels_last), g.to(memory_format=torch.channels_last)
+        elif layout == "transposed":
+            p, g = p.transpose(0, 3), g.permute(3, 1, 2, 0)
+        elif layout == "expanded gradient":
+            g = torch.randn(1, 4, 1, 5).expand(6, 4, 3, 5)
+        else:
+            dtype = torch.float64 if layout == "float64" else torch.bfloat16
+            p, g = p.to(dtype), g.to(dtype)
+        ours, theirs = nn.Parameter(p.clone()), nn.Parameter(p.clone())
+        optimizer, peer = SGDR([ours], 0.1), torch.optim.SGD([theirs], lr=0.1, momentum=0.9)
+        for _ in range(3):
+            ours.grad = theirs.grad = g
+            optimizer.step()
+            peer.step()
+        torch.testing.assert_close(ours, theirs)
+
+    def test_mixed_layout_of_gradient(self) -> None:
+        ours = nn.Parameter(torch.randn(6, 4, 3, 5).to(memory_format=torch.channels_last))
+        theirs = nn.Parameter(ours.detach().clone())
+        optimizer, peer = SGDR([ours], 0.1), torch.optim.SGD([theirs], lr=0.1, momentum=0.9)
+        for contiguous in (True, False, True):
+            g = torch.randn(6, 4, 3, 5)
+            ours.grad = theirs.grad = g if contiguous else g.to(memory_format=torch.channels_last)
+            optimizer.step()
+            peer.step()
+        torch.testing.assert_close(ours, theirs)
+
+    def test_moved_parameters(self) -> None:
+        ours, theirs = nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3)
+        theirs.load_state_dict(ours.state_dict())
+        optimizer = SGDR(ours.parameters(), 0.1)
+        peer = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9)
+        for step in range(4):
+            if step == 2:
+                ours.to(memory_format=torch.channels_last)
+            for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+                a.grad = torch.randn_like(a)
+                b.grad = a.grad.clone()
+            optimizer.step()
+            peer.step()
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(a, b)
+
+    def test_closure(self) -> None:
+        (p,) = tensors([(3,)])
+
+        def closure() -> float:
+            p.grad = 2 * p.detach()
+            return float((p.detach() ** 2).sum())
+
+        before = float((p.detach() ** 2).sum())
+        assert SGDR([p], 0.1).step(closure) == pytest.approx(before)
+        assert float((p.detach() ** 2).sum()) < before
+
+    def test_state_dict_goes_on_exactly(self) -> None:
+        through, resumed = tensors([(40, 3), (5, 2, 3, 3)]), tensors([(40, 3), (5, 2, 3, 3)])
+        gradients = [[torch.randn_like(p) for p in through] for _ in range(6)]
+        for a, b in zip(through, resumed, strict=True):
+            b.data.copy_(a.data)
+        first = SGDR(through, 0.1, schedule=schedules.SGDR(4))
+        second = SGDR(resumed, 0.1, schedule=schedules.SGDR(4))
+        for step, gs in enumerate(gradients):
+            if step == 3:
+                state = copy.deepcopy(second.state_dict())
+                second = SGDR(resumed, 0.7, schedule=schedules.Constant())
+                second.load_state_dict(state)
+            for ps, optimizer in ((through, first), (resumed, second)):
+                for p, g in zip(ps, gs, strict=True):
+                    p.grad = g.clone()
+                optimizer.step()
+        for a, b in zip(through, resumed, strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(("name", "value"), [("lr", -1), ("momentum", 1.0), ("weight_decay", float("nan"))])
+def test_misuse_is_named(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"SGDR: {name} must be"):
+        SGDR(tensors([(1,)]), **({"lr": 0.1} | {name: value}))
+
+
+def test_threads_do_not_change_a_bit() -> None:
+    start, gradient = torch.randn(200_001), torch.randn(200_001)
+    threads, results = torch.get_num_threads(), []
+    try:
+        for n in (1, 2, 3):
+            torch.set_num_threads(n)
+            p = nn.Parameter(start.clone())
+            p.grad = gradient.clone()
+            SGDR([p], 0.1).step()
+            results.append(p.detach())
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
