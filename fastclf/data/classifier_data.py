@@ -86,8 +86,7 @@ class ImageClassifierData:
         self.tfms = tfms
         self.seed = seed
         self.device = _as_device(device)
-        self._num_threads = available_threads() if num_workers is None else max(1, num_workers)
-        self._options = LoaderOptions(self.bs, seed, self.device, self._num_threads)
+        self._options = LoaderOptions(self.bs, seed, self.device, _as_threads(num_workers))
         self.trn_dl = self._loader(trn_ds, Split.TRAIN, train=True, shuffle=True, drop_single=True)
         self.fix_dl = self._loader(trn_ds, Split.TRAIN)
         self.val_dl = self._loader(val_ds, Split.VALID)
@@ -171,7 +170,7 @@ class ImageClassifierData:
             FileNotFoundError: when a folder, or every picture in it, is missing.
             LabelError: when a class has no picture, is unknown to train, or is the only one.
         """
-        tfms = check_tfms("from_paths", tfms)
+        tfms = check_tfms(tfms)
         seed = options.get("seed", _SEED)
         trn, val, test = sets.from_folders(Path(path), tfms, trn_name, val_name, test_name, val_pct, seed)
         return cls(path, trn, val, test, bs=bs, tfms=tfms, **options)
@@ -264,7 +263,7 @@ class ImageClassifierData:
         val_pct: float,
         options: Options,
     ) -> Self:
-        tfms, seed = check_tfms("from_csv", tfms), options.get("seed", _SEED)
+        tfms, seed = check_tfms(tfms), options.get("seed", _SEED)
         rows = tables.labelled_by_table(table, Path(path), folder, suffix, form, val_idxs, val_pct, seed)
         trn, val, test = sets.from_rows(Path(path), tfms, *rows, test_name)
         tables.check_trained(trn.labels, val.labels, table.name)
@@ -303,7 +302,7 @@ class ImageClassifierData:
             LabelError: when a label does.
         """
         xs, labels = arrays.check_sets(trn, val, test, classes, continuous=continuous)
-        tfms = check_tfms("from_arrays", tfms) if xs[0].ndim == 4 else None
+        tfms = check_tfms(tfms) if xs[0].ndim == 4 else None
         trn_ds, val_ds, test_ds = sets.from_checked_arrays(Path(path), tfms, xs, labels)
         return cls(path, trn_ds, val_ds, test_ds, bs=bs, tfms=tfms, **options)
 
@@ -327,7 +326,7 @@ class ImageClassifierData:
             )
         folder = self.path / inner_name(new_path) / str(targ)
         copies = [
-            None if ds is None else resized(ds, int(targ), folder, self._num_threads)
+            None if ds is None else resized(ds, int(targ), folder, self._options.num_threads)
             for ds in (self.trn_ds, self.val_ds, self.test_ds)
         ]
         return self._replaced(copies, self.tfms)
@@ -349,8 +348,16 @@ class ImageClassifierData:
         trn_ds, val_ds, test_ds = made
         assert trn_ds is not None
         assert val_ds is not None
-        options = Options(seed=self.seed, device=self.device, num_workers=self._num_threads)
+        options = Options(seed=self.seed, device=self.device, num_workers=self._options.num_threads)
         return ImageClassifierData(self.path, trn_ds, val_ds, test_ds, bs=self.bs, tfms=tfms, **options)
+
+
+def _as_threads(num_workers: int | None) -> int:
+    if num_workers is None:
+        return available_threads()
+    if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 0:
+        raise ValueError(f"ImageClassifierData: num_workers must be 0 or more, got {num_workers!r}. Or pass None.")
+    return max(1, num_workers)
 
 
 def _as_device(device: str | torch.device | None) -> torch.device:

@@ -55,7 +55,7 @@ def draw(tfms: Transforms, seed: int, epoch: int, split: Split, rows: npt.NDArra
         out["corner"] = u[:, 2:]
     else:
         out["scaled"] = np.rint(tfms.sz * zoom).astype(np.int64)
-    if tfms.train and tfms.crop_type is not CropType.CENTER:
+    if tfms.places:
         out["place"] = np.minimum(stream(_SLOT_WINDOW, 2), 1 - 2.0**-24)  # stays below 1 as float32
     if tfms.geometry:
         out["linear"] = _linear(tfms, stream, len(rows))

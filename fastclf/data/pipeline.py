@@ -178,11 +178,9 @@ def _normalised(tfms: Transforms, source: Source, gpu: bool) -> Any:
 def _window(tfms: Transforms, picture: Any) -> Any:
     """Draws the sz x sz window: scale, place, border and geometry, in one or two resamplings."""
     shape = picture.shape(dtype=types.INT64)
-    spread = tfms.margin + (tfms.pad if tfms.train else 0)
-    place = None
-    if tfms.train and tfms.crop_type is not CropType.CENTER:
-        place = _input("place", 1, types.FLOAT)
-    axes = _GoogleNet(tfms.sz, shape).axes() if tfms.crop_type is CropType.GOOGLENET else _scaled(tfms, shape)
+    spread = tfms.margin + tfms.pad
+    place = _input("place", 1, types.FLOAT) if tfms.places else None
+    axes = _rectangle(tfms, shape) if tfms.crop_type is CropType.GOOGLENET else _scaled(tfms, shape)
     seen = [_seen(axis, tfms, None if place is None else place[i]) for i, axis in enumerate(axes)]
     picture = fn.resize(
         picture,
@@ -251,38 +249,30 @@ def _scaled(tfms: Transforms, shape: Any) -> list[_Axis]:
     return axes
 
 
-class _GoogleNet:
-    """A rectangle of a drawn area and aspect, shrunk where it does not fit, is scaled to the window."""
-
-    def __init__(self, sz: int, shape: Any) -> None:
-        self.sz = sz
-        self.sides = [_float(shape[0]), _float(shape[1])]
-        self.corner = _input("corner", 1, types.FLOAT)
-
-    def axes(self) -> list[_Axis]:
-        """Returns the axes y and x."""
-        area = _input("area", 0, types.FLOAT) * self.sides[0] * self.sides[1]
-        aspect = _input("aspect", 0, types.FLOAT)
-        wanted = [math.sqrt(area / aspect), math.sqrt(area * aspect)]
-        fit = math.min(1.0, math.min(self.sides[0] / wanted[0], self.sides[1] / wanted[1]))
-        return [self._axis(i, wanted[i] * fit) for i in (0, 1)]
-
-    def _axis(self, i: int, extent: Any) -> _Axis:
-        step = extent / float(self.sz)
-        origin = self.corner[i] * (self.sides[i] - extent)
+def _rectangle(tfms: Transforms, shape: Any) -> list[_Axis]:
+    """Scales a rectangle of a drawn area and aspect, shrunk where it does not fit, to the window."""
+    corner, sides = _input("corner", 1, types.FLOAT), [_float(shape[0]), _float(shape[1])]
+    area = _input("area", 0, types.FLOAT) * sides[0] * sides[1]
+    aspect = _input("aspect", 0, types.FLOAT)
+    wanted = [math.sqrt(area / aspect), math.sqrt(area * aspect)]
+    fit = math.min(1.0, math.min(sides[0] / wanted[0], sides[1] / wanted[1]))
+    axes = []
+    for i, side in enumerate(sides):
+        extent = wanted[i] * fit
+        step, origin = extent / float(tfms.sz), corner[i] * (side - extent)
         first = -fn.cast(math.floor(origin / step), dtype=types.INT64)
-        last = fn.cast(math.floor((self.sides[i] - origin) / step + 1e-3), dtype=types.INT64)
-        return _Axis(self.sz, first, last, origin, step)
+        last = fn.cast(math.floor((side - origin) / step + 1e-3), dtype=types.INT64)
+        axes.append(_Axis(tfms.sz, first, last, origin, step))
+    return axes
 
 
 def _seen(axis: _Axis, tfms: Transforms, place: Any | None) -> _Seen:
     room = axis.n - tfms.sz
-    pad = tfms.pad if tfms.train else 0
     if place is None:  # the middle; an odd pixel goes to the even side, as in torchvision's CenterCrop
         start = (room + ((room // 2) & 1)) // 2
     else:
-        start = fn.cast(math.floor(place * _float(room + 2 * pad + 1)), dtype=types.INT64) - pad
-    if tfms.margin == 0 and pad == 0:
+        start = fn.cast(math.floor(place * _float(room + 2 * tfms.pad + 1)), dtype=types.INT64) - tfms.pad
+    if tfms.margin + tfms.pad == 0:
         return _Seen(start, start, start + tfms.sz)
     low = math.max(axis.first, start - tfms.margin)
     return _Seen(start, low, math.min(axis.last, start + tfms.sz + tfms.margin))

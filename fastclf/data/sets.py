@@ -18,15 +18,15 @@ Tfms: TypeAlias = tuple[Transforms, Transforms]
 Sets: TypeAlias = tuple[Dataset, Dataset, Dataset | None]
 
 
-def check_tfms(function: str, tfms: Tfms | None) -> Tfms:
+def check_tfms(tfms: Tfms | None) -> Tfms:
     """Returns tfms; raises ValueError unless it is a pair of transforms of one size."""
     if not isinstance(tfms, tuple) or len(tfms) != 2 or not all(isinstance(t, Transforms) for t in tfms):
         raise ValueError(
-            f"{function}: tfms must be the pair (training, validation) of transforms, got {tfms!r}. "
+            f"ImageClassifierData: tfms must be the pair (training, validation) of transforms, got {tfms!r}. "
             "Pass tfms=tfms_from_model(arch, sz)."
         )
     if tfms[0].sz != tfms[1].sz:
-        raise ValueError(f"{function}: tfms must both have one size, got {tfms[0].sz} and {tfms[1].sz}.")
+        raise ValueError(f"ImageClassifierData: tfms must both have one size, got {tfms[0].sz} and {tfms[1].sz}.")
     return tfms
 
 

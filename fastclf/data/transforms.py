@@ -97,6 +97,11 @@ class Transforms:
         return self.train and (moves or bool(self.augs))
 
     @property
+    def places(self) -> bool:
+        """Whether the window's place in the scaled picture is drawn, not its middle."""
+        return self.train and self.crop_type is not CropType.CENTER
+
+    @property
     def geometry(self) -> tuple[Geometry, ...]:
         """The augmentations that move pixels, in order."""
         return tuple(aug for aug in self.augs if isinstance(aug, Geometry))

@@ -154,5 +154,5 @@ def test_a_test_set():
 
 
 def test_pictures_need_transforms():
-    with pytest.raises(ValueError, match="from_arrays: tfms must"):
+    with pytest.raises(ValueError, match="ImageClassifierData: tfms must"):
         ImageClassifierData.from_arrays("x", (PICTURES, Y), (PICTURES, Y), 3)

@@ -208,7 +208,7 @@ def test_many_files_are_found_quickly_enough(tmp_path):
 
 @pytest.mark.parametrize("tfms", [None, (None, None), TFMS[0], (TFMS[0], tfms_from_stats(([0.5] * 3, [1] * 3), 17)[1])])
 def test_transforms_must_be_a_pair_of_one_size(folders, tfms):
-    with pytest.raises(ValueError, match="from_paths: tfms must"):
+    with pytest.raises(ValueError, match="ImageClassifierData: tfms must"):
         ImageClassifierData.from_paths(folders, tfms=tfms)
 
 
@@ -222,6 +222,13 @@ def test_batch_larger_than_the_data(folders):
     with pytest.warns(UserWarning, match="bs=64 is more than the 12 training rows"):
         data = ImageClassifierData.from_paths(folders, 64, TFMS)
     assert [len(x) for x, _ in data.trn_dl] == [12]
+
+
+@pytest.mark.parametrize("num_workers", [-1, 1.5, True])
+def test_threads_out_of_range(folders, num_workers):
+    with pytest.raises(ValueError, match="num_workers must be 0 or more"):
+        load(folders, num_workers=num_workers)
+    assert len(next(iter(load(folders, num_workers=0).val_dl))[0]) == 4
 
 
 def test_device(folders):
