@@ -1,0 +1,126 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as reference
+
+from fastclf.interpret.confusion import classification_report, confusion_matrix, plot_confusion_matrix
+
+
+@pytest.mark.parametrize(("n", "c"), [(0, 3), (1, 2), (50, 2), (700, 120)])
+def test_confusion_matrix_matches_scikit_learn(rng, n, c):
+    y, preds = rng.integers(0, max(c - 1, 1), n), rng.integers(0, c, n)
+    names = [f"class {i}" for i in range(c)]
+    expected = reference.confusion_matrix(y, preds, labels=range(c)) if n else np.zeros((c, c))
+    for a, b in ((y, preds), (torch.tensor(y), torch.tensor(preds)), (list(y), list(preds))):
+        found = confusion_matrix(a, b, names)
+        assert found.shape == (c, c)
+        assert found.dtype == np.int64
+        assert (found == expected).all()
+
+
+def test_without_names_the_largest_number_gives_the_size():
+    assert confusion_matrix([0, 1], [0, 4]).shape == (5, 5)
+    assert confusion_matrix([], []).shape == (0, 0)
+
+
+def test_misuse_of_the_confusion_matrix_names_the_argument(rng):
+    with pytest.raises(
+        ValueError, match=r"preds must be \[N\] class numbers, got \[4, 3\] float64\. Take their argmax"
+    ):
+        confusion_matrix([0, 1, 2, 0], rng.uniform(size=(4, 3)))
+    with pytest.raises(ValueError, match="y must be 0 to 1, one per class, got 0 to 2"):
+        confusion_matrix([0, 2], [0, 1], ["a", "b"])
+    with pytest.raises(ValueError, match="preds must be 0 or more, got -1 to 1"):
+        confusion_matrix([0, 1], [-1, 1])
+    with pytest.raises(ValueError, match="preds must be as many as y, 2, got 3"):
+        confusion_matrix([0, 1], [0, 1, 1])
+
+
+def shown(ax):
+    """The matrix of cell texts; empty cells are ''."""
+    c = len(ax.get_xticks())
+    cells = np.full((c, c), "", object)
+    for text in ax.texts:
+        x, y = text.get_position()
+        cells[y, x] = text.get_text()
+    return cells
+
+
+def test_the_plot_shows_counts_names_and_axes():
+    ax = plot_confusion_matrix(np.array([[8, 1], [0, 3]]), ["cats", "dogs"])
+    assert (shown(ax) == [["8", "1"], ["0", "3"]]).all()
+    assert [t.get_text() for t in ax.get_xticklabels()] == [t.get_text() for t in ax.get_yticklabels()]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["cats", "dogs"]
+    assert (ax.get_ylabel(), ax.get_xlabel(), ax.get_title()) == ("true", "predicted", "Confusion matrix")
+
+
+def test_normalised_rows_are_shares_and_rows_without_pictures_stay_empty():
+    ax = plot_confusion_matrix([[3, 1, 0], [0, 0, 0], [1, 1, 2]], ["a", "b", "c"], normalize=True)
+    assert (shown(ax) == [["0.75", "0.25", "0.00"], [""] * 3, ["0.25", "0.25", "0.50"]]).all()
+
+
+def test_plots_in_given_axes():
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2)
+    assert plot_confusion_matrix([[1]], ["only"], ax=axes[1]) is axes[1]
+    assert plt.get_fignums() == [figure.number]
+
+
+@pytest.mark.parametrize("c", [2, 12, 13, 40, 41, 120])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_labels_of_many_classes_neither_overlap_nor_leave_the_figure(rng, c, normalize):
+    y = rng.integers(0, c, 20 * c)
+    preds = np.where(rng.uniform(size=y.size) < 0.8, y, rng.integers(0, c, y.size))
+    names = [f"german shorthaired pointer of kind {i}" if i % 9 == 0 else f"breed {i}" for i in range(c)]
+    ax = plot_confusion_matrix(confusion_matrix(y, preds, names), names, normalize)
+    figure = ax.figure
+    figure.canvas.draw()
+    for labels, axis in ((ax.get_xticklabels(), "x"), (ax.get_yticklabels(), "y")):
+        boxes = [label.get_window_extent() for label in labels]
+        spans = sorted((box.x0, box.x1) if axis == "x" else (box.y0, box.y1) for box in boxes)
+        assert all(end <= start + 0.5 for (_, end), (start, _) in pairwise(spans))
+        assert all(figure.bbox.x0 <= box.x0 and figure.bbox.y0 <= box.y0 for box in boxes)
+    cell = ax.bbox.width / c
+    assert all(text.get_window_extent().width <= cell for text in ax.texts)
+
+
+def test_signs_in_names_are_no_formulas():
+    ax = plot_confusion_matrix(np.eye(2, dtype=int), ["cost $5_x$", "a$b^{$"])
+    ax.figure.canvas.draw()
+
+
+def test_an_empty_matrix_of_counts_is_drawn():
+    plot_confusion_matrix(np.zeros((3, 3), int), list("abc")).figure.canvas.draw()
+    plot_confusion_matrix(np.zeros((3, 3), int), list("abc"), normalize=True).figure.canvas.draw()
+
+
+def test_a_matrix_of_another_size_is_refused():
+    with pytest.raises(ValueError, match=r"cm must be \[3, 3\] for 3 classes, got \[2, 2\]"):
+        plot_confusion_matrix(np.eye(2), ["a", "b", "c"])
+
+
+def test_report_has_every_class_and_no_zero_for_what_is_undefined():
+    report = classification_report(torch.tensor([0, 0, 1]), np.array([0, 1, 0]), ["nan", "b", "no rows"])
+    lines = [line.split() for line in report.splitlines() if line]
+    assert lines[1] == ["nan", "0.500", "0.500", "0.500", "2"]
+    assert lines[2] == ["b", "0.000", "0.000", "0.000", "1"]
+    assert lines[3] == ["no", "rows", "n/a", "n/a", "n/a", "0"]
+    assert lines[4][0] == "accuracy"
+
+
+def test_report_of_several_labels(rng):
+    y, preds = (rng.uniform(size=(2, 30, 3)) < 0.4).astype(np.float32)
+    expected = reference.classification_report(y, preds, target_names=list("abc"), digits=3, zero_division=np.nan)
+    assert classification_report(y, preds, list("abc")) == expected
+    with pytest.raises(ValueError, match="zeros and ones"):
+        classification_report(y, rng.uniform(size=(30, 3)), list("abc"))
+    with pytest.raises(ValueError, match=r"must be \[N, 2\], got \[30, 3\]"):
+        classification_report(y, preds, ["a", "b"])
+
+
+def test_report_refuses_numbers_of_no_class():
+    with pytest.raises(ValueError, match="classification_report: y must be 0 to 1"):
+        classification_report([0, 2], [0, 1], ["a", "b"])

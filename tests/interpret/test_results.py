@@ -1,0 +1,135 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastclf.data.samples import Dataset, Labels
+from fastclf.interpret.pictures import plots, plots_from_files
+from fastclf.interpret.results import ImageModelResults
+
+NAMES = ["cat", "dog", "owl"]
+
+
+def dataset(tmp_path, y, **kwargs):
+    return Dataset(tmp_path, Labels(np.asarray(y), NAMES), **kwargs)
+
+
+@pytest.fixture
+def results(tmp_path):
+    probs = np.array(
+        [
+            [0.90, 0.05, 0.05],  # cat, right
+            [0.60, 0.30, 0.10],  # cat, right
+            [0.30, 0.60, 0.10],  # cat, wrong
+            [0.01, 0.90, 0.09],  # cat, very wrong
+            [0.98, 0.01, 0.01],  # cat, right and surest
+            [0.20, 0.70, 0.10],  # dog, right
+            [np.nan] * 3,  # cat, no prediction
+        ]
+    )
+    ds = dataset(tmp_path, [0, 0, 0, 0, 0, 1, 0], images=np.zeros((7, 5, 4, 3), np.uint8))
+    return ImageModelResults(ds, np.log(probs))
+
+
+def test_rows_come_in_order_for_a_number_or_a_name(results):
+    for cls in (0, "cat", np.int64(0)):
+        assert results.most_correct(cls).tolist() == [4, 0, 1]
+        assert results.most_incorrect(cls).tolist() == [3, 2]
+        assert results.most_uncertain(cls).tolist() == [2, 1, 3, 0]
+    assert results.most_correct("cat", n=1).tolist() == [4]
+    assert results.most_incorrect("dog").tolist() == results.most_correct("owl").tolist() == []
+
+
+def test_random_rows_match_a_plain_search(rng, tmp_path):
+    n = 200
+    probs, y = rng.dirichlet(np.ones(3), n), rng.integers(0, 3, n)
+    found = ImageModelResults(dataset(tmp_path, y), torch.tensor(np.log(probs)).float())
+    right = sorted((i for i in range(n) if y[i] == 1 == probs[i].argmax()), key=lambda i: -probs[i, 1])
+    wrong = sorted((i for i in range(n) if y[i] == 1 != probs[i].argmax()), key=lambda i: probs[i, 1])
+    unsure = sorted((i for i in range(n) if y[i] == 1), key=lambda i: abs(probs[i, 1] - 1 / 3))
+    assert found.most_correct(1, 9).tolist() == right[:9]
+    assert found.most_incorrect(1, 9).tolist() == wrong[:9]
+    assert found.most_uncertain(1, 9).tolist() == unsure[:9]
+
+
+def titles(figure):
+    return [ax.get_title() for ax in figure.axes if ax.get_title()]
+
+
+def test_plots_name_class_prediction_and_probability(results):
+    figure = results.plot_most_incorrect("cat")
+    assert titles(figure) == ["cat 0.010\ndog 0.900", "cat 0.300\ndog 0.600"]
+    assert figure.get_suptitle() == "Most incorrect: cat"
+    assert titles(results.plot_most_correct(0, n=2)) == ["cat 0.980", "cat 0.900"]
+    assert len(titles(results.plot_most_uncertain(0))) == 4
+    assert results.plot_most_incorrect("dog").get_suptitle() == "Most incorrect: dog (none)"
+
+
+def test_pictures_are_read_from_files_and_from_arrays(tmp_path, rng):
+    arrays = rng.integers(0, 256, (2, 6, 5, 3), np.uint8)
+    for i, picture in enumerate(arrays):
+        Image.fromarray(picture).save(tmp_path / f"{i}.png")
+    log_preds = np.log([[0.8, 0.1, 0.1], [0.7, 0.2, 0.1]])
+    for ds in (
+        dataset(tmp_path, [0, 0], fnames=["0.png", "1.png"]),
+        dataset(tmp_path, [0, 0], images=arrays),
+        dataset(tmp_path, [0, 0], images=arrays.astype(np.float32) / 255),
+    ):
+        figure = ImageModelResults(ds, log_preds).plot_most_correct(0)
+        for ax, picture in zip(figure.axes, arrays, strict=True):
+            drawn = np.asarray(ax.images[0].get_array(), np.float64)
+            assert np.allclose(drawn / (255 if drawn.max() > 1 else 1), picture / 255, atol=1e-6)
+    with pytest.raises(ValueError, match="got rows of activations"):
+        ImageModelResults(dataset(tmp_path, [0, 0], rows=np.ones((2, 4))), log_preds).plot_most_correct(0)
+
+
+def test_misuse_names_the_argument(results, tmp_path):
+    ds = results.ds
+    with pytest.raises(ValueError, match=r"must be \[7, 3\].*got \[7, 2\]"):
+        ImageModelResults(ds, np.zeros((7, 2)))
+    with pytest.raises(ValueError, match="Average the views"):
+        ImageModelResults(ds, np.zeros((5, 7, 3)))
+    with pytest.raises(ValueError, match=r"take np\.log"):
+        ImageModelResults(ds, np.full((7, 3), 1 / 3))
+    with pytest.raises(ValueError, match="cls must be one of cat, dog, owl, or 0 to 2, got 'cow'"):
+        results.most_correct("cow")
+    with pytest.raises(ValueError, match="got -1"):
+        results.plot_most_uncertain(-1)
+    several = Dataset(tmp_path, Labels(np.zeros((7, 3), np.float32), NAMES, is_multi=True))
+    with pytest.raises(ValueError, match="one label per picture"):
+        ImageModelResults(several, np.zeros((7, 3)))
+
+
+def test_plots_takes_pictures_of_any_size_and_kind(rng):
+    pictures = [
+        rng.integers(0, 256, (9, 5, 3), np.uint8),
+        rng.uniform(size=(4, 30, 3)).astype(np.float32),
+        rng.uniform(size=(8, 8)),
+    ]
+    figure = plots(pictures, rows=2, titles=["a", "b$", "c"], maintitle="three")
+    figure.canvas.draw()
+    assert [len(ax.images) for ax in figure.axes] == [1, 1, 1, 0]
+    assert not any(ax.axison for ax in figure.axes)
+    assert titles(figure) == ["a", "b$", "c"]
+    assert titles(plots(np.zeros((2, 4, 4, 3), np.uint8))) == []
+    assert tuple(plots([], figsize=(3, 2)).get_size_inches()) == (3, 2)
+
+
+def test_plots_refuses_what_is_no_picture(rng):
+    with pytest.raises(ValueError, match=r"picture 1 must be \[H, W, 3\] or \[H, W\], got \[3, 8, 8\].*denorm"):
+        plots([np.zeros((8, 8, 3), np.uint8), np.zeros((3, 8, 8))])
+    with pytest.raises(ValueError, match=r"picture 0 must be uint8, or float in 0\.\.1, got float64 -2 to 0.*denorm"):
+        plots([np.linspace(-2, 0, 48).reshape(4, 4, 3)])
+    with pytest.raises(ValueError, match="titles must be one per picture, 1, got 2"):
+        plots([np.zeros((4, 4))], titles=["a", "b"])
+    with pytest.raises(ValueError, match="rows must be 1 or more"):
+        plots([np.zeros((4, 4))], rows=0)
+
+
+def test_plots_from_files_reads_each(tmp_path, rng):
+    picture = rng.integers(0, 256, (6, 5, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    figure = plots_from_files([tmp_path / "a.png", str(tmp_path / "a.png")], titles=["a", "again"])
+    assert np.allclose(figure.axes[1].images[0].get_array() * 255, picture, atol=1e-3)
+    with pytest.raises(FileNotFoundError, match=r"none\.png"):
+        plots_from_files([tmp_path / "none.png"])
