@@ -1,6 +1,7 @@
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from fastclf import ops
 from fastclf.ops.backend import native_module
@@ -32,3 +33,12 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
             native.use_isa(isa)
         yield request.param
     native.use_isa(best)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small float64 references run many times faster so on a busy machine; tests of threads set their own number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

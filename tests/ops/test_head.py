@@ -140,7 +140,7 @@ class TestTraining:
 
     def test_smallest_batch(self, case: Case) -> None:
         # Two rows differ little in some column, and BatchNorm divides by that: one step, before rounding has grown.
-        self.check(case, RATES, 2, 2, tolerance=2e-3)
+        self.check(case, RATES, 2, 2, tolerance=2e-2)
 
     @pytest.mark.parametrize("rates", OPTIONS.values(), ids=OPTIONS)
     def test_every_option(self, rates: HeadRates) -> None:
