@@ -14,18 +14,8 @@ Stage = tuple[str, nn.Module]
 IMAGENET_STATS: Stats = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF_STATS: Stats = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
-# Children of a network that hold its stages, and children that come with or after its pool.
-STAGE_CONTAINERS = {
-    "blocks",
-    "body",
-    "features",
-    "layers",
-    "levels",
-    "network",
-    "stages",
-    "transformers",
-    "trunk_output",
-}
+# How children of a network that hold its stages are called, or end; and children that come with or after its pool.
+_CONTAINERS = ("blocks", "body", "features", "layers", "levels", "network", "stages", "transformers", "trunk_output")
 _HEAD = {"avgpool", "dropout", "flatten", "fc", "classifier", "head"}
 
 
@@ -85,6 +75,11 @@ class SequentialBody(Body):
         return out
 
 
+def holds_stages(name: str) -> bool:
+    """Tell by its name whether a child of a network is a container of stages, not a stage itself."""
+    return name.endswith(_CONTAINERS)
+
+
 def stages_before_pool(model: nn.Module) -> tuple[list[Stage], nn.Sequential]:
     """List a network's stages in the order in which they run, by their place in it, and what follows them."""
     stages: list[Stage] = []
@@ -92,7 +87,7 @@ def stages_before_pool(model: nn.Module) -> tuple[list[Stage], nn.Sequential]:
     for name, module in model.named_children():
         if name in _HEAD:
             head.append(module)
-        elif name in STAGE_CONTAINERS:
+        elif holds_stages(name):
             stages += [(f"{name}.{inner}", stage) for inner, stage in module.named_children()]
         else:
             stages.append((name, module))

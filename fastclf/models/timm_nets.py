@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastclf.errors import BackendError, WeightsError
-from fastclf.models.body import STAGE_CONTAINERS, Body, Stage, Stats, half_depth_split
+from fastclf.models.body import Body, Stage, Stats, half_depth_split, holds_stages
 from fastclf.models.weights import SkipInit, load_into, read_weights
 
 
@@ -42,17 +42,13 @@ class TimmBody(Body):
         Raises:
             ValueError: the network does not take pictures of this size.
         """
-        height, width = x.shape[-2:]
-        if self.plan.fixed and (height, width) != self.plan.size:
-            raise ValueError(
-                f"{self.arch} takes pictures of {self.plan.size} only, got {(height, width)}. Use sz={self.plan.size[0]}."
-            )
+        size, own = tuple(x.shape[-2:]), self.plan.size
+        if self.plan.fixed and size != own:
+            raise ValueError(f"{self.arch} takes pictures of {own} only, got {size}. Use sz={own[0]}.")
         try:
             features = self.model.forward_features(x)  # type: ignore[operator]
         except AssertionError as error:
-            raise ValueError(
-                f"{self.arch} takes no pictures of {(height, width)}; {self.plan.size} is its own size. {error}"
-            ) from error
+            raise ValueError(f"{self.arch} takes no pictures of {size}; {own} is its own size. {error}") from error
         return self.plan.to_maps(features)
 
 
@@ -159,7 +155,7 @@ def _stages(model: nn.Module) -> Iterator[Stage]:
     for name, module in model.named_children():
         if isinstance(module, nn.ModuleList | nn.ModuleDict):
             yield from ((f"{name}.{inner}", stage) for inner, stage in _stages(module))
-        elif isinstance(module, nn.Sequential) and name in STAGE_CONTAINERS:
+        elif isinstance(module, nn.Sequential) and holds_stages(name):
             yield from ((f"{name}.{inner}", stage) for inner, stage in module.named_children())
         else:
             yield name, module

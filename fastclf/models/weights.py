@@ -52,27 +52,29 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     """
     if not file.is_file():
         raise WeightsError(f"weights: {file} is not a file. Give the path of a .pth, .pt or .safetensors file.")
+    if file.suffix not in (".pth", ".pt", ".safetensors"):
+        raise WeightsError(f"weights: {file} must end in .pth, .pt or .safetensors")
     try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(file)
-        elif file.suffix in (".pth", ".pt"):
-            state = torch.load(file, map_location="cpu", weights_only=True)
-        else:
-            raise WeightsError(f"weights: {file} must end in .pth, .pt or .safetensors")
-    except WeightsError:
-        raise
+        state = _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"weights: {file} is damaged, or holds more than tensors, and is not opened for safety. "
             "Save its state_dict() alone, or get it again."
         ) from error
-    except (
-        Exception
-    ) as error:  # a damaged file fails in many ways, SafetensorError, RuntimeError and EOFError among them
+    except Exception as error:  # damage shows in many ways: SafetensorError, RuntimeError, EOFError, KeyError
         raise WeightsError(f"weights: {file} cannot be read ({error}). Get it again.") from error
     return _as_state_dict(state, file)
+
+
+def _read_torch(file: Path) -> Any:
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    # Copied, because what load_file gives are views of the mapped file: they would die with it.
+    return {name: value.clone() for name, value in load_file(file).items()}
 
 
 def _as_state_dict(state: Any, file: Path) -> dict[str, Tensor]:

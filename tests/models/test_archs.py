@@ -44,6 +44,15 @@ LITE0_SIZES = (32, 33, 64, 97)
 NUMBERS = torch.randn(2**24)  # drawn once: drawing afresh for every layer would take most of the time
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Layers this small cost more to share out than to compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 class LastPoolInput(TorchFunctionMode):
     """Keeps what the last averaging over positions saw."""
 

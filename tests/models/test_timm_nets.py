@@ -26,6 +26,15 @@ SMALL = {
 }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Layers this small cost more to share out than to compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize(("name", "channels"), SMALL.items())
 def test_features_equal_timms_and_groups_hold_every_parameter_once(name, channels):
     body = build_body(name, pretrained=False)
