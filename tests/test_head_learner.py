@@ -1,4 +1,5 @@
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -101,6 +102,33 @@ def _shape(m):
     if isinstance(m, nn.Linear):
         return m.in_features, m.out_features
     return (m.num_features,) if isinstance(m, nn.BatchNorm1d) else ()
+
+
+def test_the_engine_and_autograd_train_alike(data, capsys):
+    """Same masks, same order, same schedule: the two ways differ by rounding only."""
+    engine = HeadLearner(data, xtra_fc=[16, 8])
+    autograd = HeadLearner(data, xtra_fc=[16, 8], opt_fn=partial(torch.optim.SGD, momentum=0.9))
+    for learn in (engine, autograd):
+        learn.crit = NLL(weight=torch.tensor([1.0, 2.0, 0.5]), label_smoothing=0.1)
+        learn.clip = 0.5
+        learn.fit(0.05, 2, wds=1e-2, cycle_len=1, use_wd_sched=True)
+    out = capsys.readouterr().out
+    assert out.count("this optimizer is not known to the native engine") == 1
+    np.testing.assert_allclose(engine.sched.losses, autograd.sched.losses, rtol=1e-4)
+    for (name, ours), theirs in zip(
+        engine.model.state_dict().items(), autograd.model.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4, msg=name)
+    np.testing.assert_allclose(engine.predict(), autograd.predict(), rtol=1e-3, atol=1e-3)
+
+
+def test_batchnorm_frozen_in_the_engine_keeps_its_statistics(data):
+    learn = HeadLearner(data, xtra_fc=[16])
+    learn.bn_freeze(True)
+    before = {name: t.clone() for name, t in learn.model.state_dict().items()}
+    learn.fit(0.05, 1)
+    same = {name for name, t in learn.model.state_dict().items() if torch.equal(t, before[name])}
+    assert same == {name for name in before if "running" in name or "num_batches" in name}
 
 
 def test_decoupled_weight_decay_shrinks_weights_by_rate_times_decay(data):

@@ -1,0 +1,33 @@
+"""Importing is free: no GPU, no DALI, no timm, nothing that is not needed yet."""
+
+import json
+import subprocess
+import sys
+
+import fastclf
+
+PROBE = """
+import json, sys, time
+start = time.perf_counter()
+import torch
+middle = time.perf_counter()
+import fastclf
+end = time.perf_counter()
+loaded = sorted({name.split('.')[0] for name in sys.modules})
+print(json.dumps([middle - start, end - middle, torch.cuda.is_initialized(), loaded]))
+"""
+
+
+def test_importing_is_free():
+    probe = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True)
+    torch_seconds, own_seconds, gpu, loaded = json.loads(probe.stdout)
+    print(f"import torch {torch_seconds:.2f} s, import fastclf then {own_seconds:.2f} s more")
+    assert not gpu
+    assert not {"nvidia", "timm", "torchvision", "sklearn", "pandas", "matplotlib", "PIL"} & set(loaded)
+
+
+def test_every_public_name_is_there_and_documented():
+    for name in fastclf.__all__:
+        value = getattr(fastclf, name)
+        if callable(value):
+            assert (value.__doc__ or "").strip(), name
