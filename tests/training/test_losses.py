@@ -41,8 +41,6 @@ def test_l1_of_one_target_does_not_broadcast():
     assert float(L1()(out, y)) == pytest.approx(2 / 3)
 
 
-@pytest.mark.parametrize(
-    ("multi", "reg", "kind"), [(False, False, NLL), (True, False, BCE), (False, True, L1)]
-)
+@pytest.mark.parametrize(("multi", "reg", "kind"), [(False, False, NLL), (True, False, BCE), (False, True, L1)])
 def test_default_loss(multi, reg, kind):
     assert isinstance(default_loss(is_multi=multi, is_reg=reg), kind)
