@@ -21,13 +21,13 @@ def parameters_of(learn):
 
 def test_learns_and_returns_the_last_epoch(data, capsys):
     learn = HeadLearner(data, ps=0, xtra_fc=[16])
-    values = learn.fit(0.05, 4, cycle_len=1)
+    values = learn.fit(0.1, 10, cycle_len=1)
     assert values == [learn.sched.val_losses[-1], *learn.sched.rec_metrics[-1]]
     assert values[1] > 0.8
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["epoch", "trn_loss", "val_loss", "accuracy"]
-    assert len(lines) == 5
-    assert float(lines[4].split()[2]) == pytest.approx(values[0], abs=1e-6)
+    assert len(lines) == 11
+    assert float(lines[10].split()[2]) == pytest.approx(values[0], abs=1e-6)
 
 
 def test_activations_from_an_npy_file_are_mapped(tmp_path, rng):
@@ -170,9 +170,9 @@ def test_several_labels(tmp_path, rng):
     x, y = rng.standard_normal((80, 6)).astype(np.float32), rng.integers(0, 2, (80, 3)).astype(np.float32)
     x[:, :3] += 3 * y
     data = ImageClassifierData.from_arrays(tmp_path, (x, y), (x, y), bs=16, classes=list("abc"))
-    learn = HeadLearner(data, xtra_fc=[12])
+    learn = HeadLearner(data, ps=0, xtra_fc=[12])
     assert isinstance(learn.crit, BCE)
-    learn.fit(0.1, 4)
+    learn.fit(0.3, 10)
     probs = learn.predict()
     assert ((probs >= 0) & (probs <= 1)).all()
     assert ((probs > 0.5) == y).mean() > 0.8
@@ -183,8 +183,8 @@ def test_regression(tmp_path, rng):
     y = (x[:, 0] * 2 + 1).astype(np.float32)
     data = ImageClassifierData.from_arrays(tmp_path, (x, y), (x, y), bs=16, continuous=True)
     learn = HeadLearner(data, ps=0, xtra_fc=[])
-    first = learn.fit(1e-3, 1)[0]
-    assert learn.fit(0.05, 15)[0] < first / 3
+    baseline = np.abs(y - np.median(y)).mean()
+    assert learn.fit(0.05, 20, cycle_len=1)[0] < 0.8 * baseline
     assert learn.predict().shape == (80, 1)
 
 
