@@ -341,7 +341,7 @@ class ImageClassifierData:
                 made.append(None)
                 continue
             assert len(ds) == len(x)
-            made.append(Dataset(ds.path, ds.labels, rows=x))
+            made.append(Dataset(ds.path, ds.labels, ds.fnames, rows=x))
         return self._replaced(made, None)
 
     def _replaced(self, made: Sequence[Dataset | None], tfms: Tfms | None) -> ImageClassifierData:
