@@ -1,0 +1,102 @@
+"""Turns a run's JSON into the tables between the README's markers and a dated file in bench/results."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+Info = dict[str, Any]
+
+
+def write_report(found: Path) -> None:
+    """Writes both. A table whose benchmarks did not run stays as it is."""
+    run = json.loads(found.read_text())
+    stamp = _stamp(run)
+    infos = [(b["name"].split("[")[0], b["extra_info"]) for b in run["benchmarks"] if b["extra_info"]]
+    target = (
+        ROOT
+        / "bench"
+        / "results"
+        / f"{run['datetime'][:10]}-{stamp['processor'].split('@')[0].strip().replace(' ', '_')}.json"
+    )
+    target.parent.mkdir(exist_ok=True)
+    results = [{"benchmark": name} | info for name, info in infos]
+    target.write_text(json.dumps({"stamp": stamp, "results": results}, indent=1) + "\n")
+    print(f"written: {target.relative_to(ROOT)}")
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    for marker, table in tables(infos, stamp).items():
+        text = _between(text, marker, table)
+    readme.write_text(text)
+
+
+def tables(infos: list[tuple[str, Info]], stamp: Info) -> dict[str, str]:
+    """Marker -> table, for every kind of benchmark that ran."""
+    found = {}
+    for marker, prefix, make in (("head", "bench_head", head_table), ("optimizer", "bench_optimizer", optimizer_table)):
+        chosen = [info for name, info in infos if name.startswith(prefix)]
+        if chosen:
+            where = f"{stamp['processor']}, {stamp['threads']} threads, {stamp['date']}"
+            found[marker] = make(chosen) + f"\nMedians of paired rounds; worst first. {where}.\n"
+    return found
+
+
+def head_table(infos: list[Info]) -> str:
+    """Rows per second, the ratio to each peer, and the share of the product's rate; the smallest ratio first."""
+    names = sorted({name for info in infos for name in info["ratios"]})
+    lines = [
+        "| D | C | batch | rows/s | share of GEMM | " + " | ".join(f"x {name}" for name in names) + " |",
+        "|" + "---|" * (5 + len(names)),
+    ]
+    for info in sorted(infos, key=_best_ratio):
+        shown = [_ratio(info["ratios"].get(name)) for name in names]
+        size = f"| {info['columns']} | {info['classes']} | {info['batch']} | {info['rows_per_second']['ours']:,.0f} "
+        lines.append(size + f"| {info['share_of_gemm']['median']:.0%} | " + " | ".join(shown) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def optimizer_table(infos: list[Info]) -> str:
+    """Milliseconds per step, the ratio to each peer, and the share of the copy bandwidth."""
+    names = sorted({name for info in infos for name in info["ratios"]})
+    lines = [
+        "| parameters | groups | ms | share of copy | " + " | ".join(f"x {name}" for name in names) + " |",
+        "|" + "---|" * (4 + len(names)),
+    ]
+    for info in sorted(infos, key=_best_ratio):
+        shown = [_ratio(info["ratios"].get(name)) for name in names]
+        size = f"| {info['shapes']} | {info['groups']} | {info['milliseconds']['ours']:.1f} "
+        lines.append(size + f"| {info['share_of_copy']['median']:.0%} | " + " | ".join(shown) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _best_ratio(info: Info) -> float:
+    return min(found["median"] for found in info["ratios"].values())
+
+
+def _ratio(found: dict[str, float] | None) -> str:
+    return "" if found is None else f"{found['median']:.2f} ({found['lowest']:.2f}-{found['highest']:.2f})"
+
+
+def _between(text: str, marker: str, table: str) -> str:
+    pattern = re.compile(rf"(<!-- bench:{marker} -->\n).*?(<!-- /bench:{marker} -->)", re.DOTALL)
+    return pattern.sub(lambda found: found[1] + table + found[2], text)
+
+
+def _stamp(run: Info) -> Info:
+    import numpy as np
+    import torch
+
+    from fastclf import ops
+
+    machine = run["machine_info"]
+    return {
+        "processor": machine["cpu"].get("brand_raw", machine["machine"]),
+        "threads": torch.get_num_threads(),
+        "date": run["datetime"][:10],
+        "commit": run["commit_info"].get("id", "")[:12],
+        "engine": ops.describe(),
+        "versions": {"torch": torch.__version__, "numpy": np.__version__, "python": machine["python_version"]},
+    }
