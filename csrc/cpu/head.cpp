@@ -37,8 +37,9 @@ Layer::Layer(const HeadLayer& of, size_t max_batch, bool last, bool clips)
       mean(in_pad),
       rstd(in_pad),
       w(in_pad * out_pad),
-      velocity(in_pad * out_pad),
       wt(in_pad * out_pad),
+      by_input(last && of.p > 0 && of.n_out > kTile),
+      velocity(in_pad * out_pad),
       gradient(clips ? in_pad * out_pad : 0),
       capacity(tiles(max_batch) * kTile),
       xhat(in_pad * capacity),
@@ -65,7 +66,11 @@ void Layer::put_back_tile(size_t t) const {
 }
 
 void Layer::transpose_tile(size_t t, const Kernels& k) const {
-  for (size_t o = 0; o < out_tiles; ++o) k.transpose(w_tile(t) + o * kTile * kTile, wt_block(o, t));
+  for (size_t o = 0; o < out_tiles; ++o) k.transpose(w_block(o, t), wt_block(o, t));
+}
+
+void Layer::copy_block(size_t out, size_t in, const Kernels& k) const {
+  by_input ? k.transpose(wt_block(out, in), w_block(out, in)) : k.transpose(w_block(out, in), wt_block(out, in));
 }
 
 HeadEngine::HeadEngine(const HeadSpec& spec) : spec_(spec), k_(kernels()) {
@@ -141,7 +146,10 @@ void HeadEngine::train(const HeadTrain& op, int threads) {
   size_t widest = 0;
   for (const Layer& layer : layers_) widest = std::max(widest, layer.out_pad);
   std::vector<Scratch> scratch(static_cast<size_t>(std::max(1, threads)));
-  for (Scratch& s : scratch) s = {Buffer<float>(layers_[0].capacity * kTile), Buffer<float>(widest * kTile)};
+  for (Scratch& s : scratch) {
+    s.g = Buffer<float>(layers_[0].capacity * kTile);
+    s.partial = Buffer<float>(widest * kTile);
+  }
   run_team(threads, [&](Team& team, unsigned rank) {
     const FlushTiny flush;
     run(team, scratch[rank], op);

@@ -36,9 +36,14 @@ struct Layer {
   size_t in_tiles, out_tiles, in_pad, out_pad;  // pads: whole tiles
   Vector bias, gamma, beta, running_mean, running_var;
   Buffer<float> mean, rstd;  // [in_pad], of the batch
-  // The weight three times: [in tile][out_pad][64], its momentum the same, and [out tile][in_pad][64] transposed.
-  Buffer<float> w, velocity, wt;
-  Buffer<float> gradient;  // like w; only where the norm must be known before the update
+  // The weight twice: [in tile][out_pad][64], and transposed: [out tile][in_pad][64].
+  Buffer<float> w, wt;
+  // Its gradient is a product with two sparse operands; it is written as sums over the rows of one of them, chosen by
+  // the zeros of the other. By output: the zeros that ReLU made in the output's gradient, and w is updated. By input:
+  // the zeros that dropout made in the operand, and wt is updated; for a wide last layer, whose gradient has no zeros.
+  bool by_input;
+  Buffer<float> velocity;  // in blocks like w, each transposed where wt is updated
+  Buffer<float> gradient;  // the same; only where the norm must be known before the update
 
   // Of the batch; `capacity` is the batch in whole tiles.
   size_t capacity;
@@ -50,6 +55,7 @@ struct Layer {
   float* w_tile(size_t t) const { return w.get() + t * out_pad * kTile; }
   float* velocity_tile(size_t t) const { return velocity.get() + t * out_pad * kTile; }
   float* gradient_tile(size_t t) const { return gradient.get() + t * out_pad * kTile; }
+  float* w_block(size_t out, size_t in) const { return w_tile(in) + out * kTile * kTile; }
   float* wt_block(size_t out, size_t in) const { return wt.get() + (out * in_pad + in * kTile) * kTile; }
   float* xhat_tile(size_t t) const { return xhat.get() + t * capacity * kTile; }
   float* operand_tile(size_t t) const { return operand.get() + t * capacity * kTile; }
@@ -64,6 +70,8 @@ struct Layer {
   void fetch_tile(size_t t) const;
   void put_back_tile(size_t t) const;
   void transpose_tile(size_t t, const Kernels& k) const;
+  // The block that an update has changed, into the other copy of the weight.
+  void copy_block(size_t out, size_t in, const Kernels& k) const;
 };
 
 // One batch; every member of the team holds the same values.
@@ -86,6 +94,8 @@ class HeadEngine {
   struct Scratch {          // one per thread
     Buffer<float> g;        // [capacity, 64]
     Buffer<float> partial;  // [largest out_pad, 64]
+    Buffer<float> operand_t = Buffer<float>(kTile * kTile);
+    Buffer<uint64_t> keep_t = Buffer<uint64_t>(kTile);
   };
 
   Batch batch_at(const HeadTrain& op, size_t i) const;
@@ -104,7 +114,7 @@ class HeadEngine {
   void backward_tile(size_t number, const Batch& batch, size_t t, const Scratch& scratch) const;
   void affine_gradient(const Layer& layer, const Batch& batch, size_t t, float* g) const;
   void input_gradient(const Layer& layer, const Layer& below, const Batch& batch, size_t t, float* g) const;
-  void weight_gradient(size_t number, const Batch& batch, size_t t, float* partial) const;
+  void weight_gradient(size_t number, const Batch& batch, size_t t, const Scratch& scratch) const;
   void output_bias_gradient(const Batch& batch) const;
   void step_vector(const Vector& v, size_t t, const Batch& batch) const;
   void clipped_update(Team& team, const Batch& batch) const;

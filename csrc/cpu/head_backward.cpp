@@ -39,7 +39,7 @@ void HeadEngine::backward_tile(size_t number, const Batch& batch, size_t t, cons
   if (number > 0) input_gradient(layer, layers_[number - 1], batch, t, g);
   step_vector(layer.gamma, t, batch);
   step_vector(layer.beta, t, batch);
-  weight_gradient(number, batch, t, scratch.partial.get());
+  weight_gradient(number, batch, t, scratch);
 }
 
 void HeadEngine::affine_gradient(const Layer& layer, const Batch& batch, size_t t, float* g) const {
@@ -69,31 +69,44 @@ void HeadEngine::input_gradient(const Layer& layer, const Layer& below, const Ba
   }
 }
 
-// The weight's gradient for the tile's columns; the update follows in registers unless the norm must be known first.
-void HeadEngine::weight_gradient(size_t number, const Batch& batch, size_t t, float* partial) const {
+// The weight's gradient for the tile's inputs, block by block of the batch.
+void HeadEngine::weight_gradient(size_t number, const Batch& batch, size_t t, const Scratch& scratch) const {
   const Layer& layer = layers_[number];
-  const size_t blocks = tiles(batch.rows), n_out = layer.spec.n_out;
-  const bool clips = spec_.clip > 0;
-  if (clips) partial = layer.gradient_tile(t);
-  for (size_t block = 0; block < blocks; ++block) {
+  const size_t width = tile_width(layer.spec.n_in, t);
+  float* sums = spec_.clip > 0 ? layer.gradient_tile(t) : scratch.partial.get();
+  for (size_t block = 0; block < tiles(batch.rows); ++block) {
+    const float* operand = layer.operand_tile(t) + block * kTile * kTile;
+    if (layer.by_input) {
+      k_.transpose(operand, scratch.operand_t.get());
+      transpose_bits(layer.keep_tile(t) + block * kTile, scratch.keep_t.get());
+      for (size_t i = 0; i < kTile; ++i) scratch.keep_t[i] &= low_bits(tile_width(batch.rows, block));
+    }
     for (size_t o = 0; o < layer.out_tiles; ++o) {
-      const size_t first = o * kTile;
-      const Product op = {.bits = layer.bits_t_block(block) + first,
-                          .coef = layer.dt_block(block) + first * kTile,
-                          .panel = layer.operand_tile(t) + block * kTile * kTile,
-                          .out = partial + first * kTile,
-                          .rows = tile_width(n_out, o),
-                          .cols = tile_width(layer.spec.n_in, t),
-                          .first = block == 0};
-      if (clips || block + 1 < blocks) {
+      const size_t outputs = tile_width(layer.spec.n_out, o);
+      Product op = {.bits = layer.bits_t_block(block) + o * kTile,
+                    .coef = layer.dt_block(block) + o * kTile * kTile,
+                    .panel = operand,
+                    .out = sums + o * kTile * kTile,
+                    .rows = outputs,
+                    .cols = width,
+                    .first = block == 0};
+      if (layer.by_input) {
+        op.bits = scratch.keep_t.get();
+        op.coef = scratch.operand_t.get();
+        op.panel = layer.d_tile(o) + block * kTile * kTile;
+        op.rows = width;
+        op.cols = outputs;
+      }
+      if (spec_.clip > 0 || block + 1 < tiles(batch.rows)) {
         k_.product(op);
       } else {
-        k_.product_update(op, layer.w_tile(t) + first * kTile, layer.velocity_tile(t) + first * kTile, batch.sgd);
-        k_.transpose(layer.w_tile(t) + first * kTile, layer.wt_block(o, t));
+        float* w = layer.by_input ? layer.wt_block(o, t) : layer.w_block(o, t);
+        k_.product_update(op, w, layer.velocity_tile(t) + o * kTile * kTile, batch.sgd);
+        layer.copy_block(o, t, k_);
       }
     }
   }
-  if (clips) squares_[number][t] = k_.sum_of_squares(partial, n_out * kTile);
+  if (spec_.clip > 0) squares_[number][t] = k_.sum_of_squares(sums, layer.out_pad * kTile);
 }
 
 void HeadEngine::output_bias_gradient(const Batch& batch) const {
@@ -127,8 +140,12 @@ void HeadEngine::clipped_update(Team& team, const Batch& batch) const {
   clipped.sgd.scale = static_cast<float>(std::fmin(1.0, spec_.clip / (gradient_norm() + 1e-6)));
   for (const Layer& layer : layers_) {
     team.for_each(layer.in_tiles, [&](size_t t) {
-      k_.update(layer.w_tile(t), layer.velocity_tile(t), layer.gradient_tile(t), layer.spec.n_out * kTile, clipped.sgd);
-      layer.transpose_tile(t, k_);
+      for (size_t o = 0; o < layer.out_tiles; ++o) {
+        const size_t at = o * kTile * kTile;
+        float* w = layer.by_input ? layer.wt_block(o, t) : layer.w_block(o, t);
+        k_.update(w, layer.velocity_tile(t) + at, layer.gradient_tile(t) + at, kTile * kTile, clipped.sgd);
+        layer.copy_block(o, t, k_);
+      }
       if (t > 0) return;
       for (const Vector* v : {&layer.bias, &layer.gamma, &layer.beta}) {
         k_.update(v->value.get(), v->velocity.get(), v->gradient.get(), v->n, clipped.sgd);

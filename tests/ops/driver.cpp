@@ -150,6 +150,8 @@ int main() {
   for (const char* name : {"baseline", "avx2", "avx512"}) {
     if (use_isa(name).error) continue;
     test_head({.widths = {70, 66, 3}});
+    test_head({.widths = {9, 70, 129}});
+    test_head({.widths = {9, 70, 129}, .clip = 0.1});
     test_head({.widths = {64, 20, 40, 2}, .p = 0, .clip = 0.1});
     test_head({.widths = {5, 130}, .loss = Loss::bce, .half = false});
     test_head({.widths = {33, 17, 9}, .half = false, .frozen_bn = true});

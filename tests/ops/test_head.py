@@ -142,9 +142,10 @@ class TestTraining:
         # Two rows differ little in some column, and BatchNorm divides by that: one step, before rounding has grown.
         self.check(case, RATES, 2, 2, tolerance=2e-2)
 
+    @pytest.mark.parametrize("name", ["two hidden", "many classes"])
     @pytest.mark.parametrize("rates", OPTIONS.values(), ids=OPTIONS)
-    def test_every_option(self, rates: HeadRates) -> None:
-        self.check(copy.deepcopy(CASES["two hidden"]), rates, 70, 400)
+    def test_every_option(self, name: str, rates: HeadRates) -> None:
+        self.check(copy.deepcopy(CASES[name]), rates, 70, 400)
 
     def test_frozen_batchnorm(self, case: Case) -> None:
         before = {name: b.clone() for name, b in case.head.named_buffers()}
