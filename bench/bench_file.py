@@ -46,14 +46,18 @@ def bench_large_file(benchmark: Any, data_folder: Path, threads: int, quick: boo
     for first in range(0, LARGE, 100_000):  # into the page cache
         large.rows()[first : first + 100_000].max()
     before = anonymous_bytes()
-    runs: dict[str, Callable[[int], float]] = {"ours": timed(large), "small file": timed(small)}
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    benchmark.pedantic(
-        lambda number: seconds["ours"].append(runs["ours"](number)),
-        setup=lambda: (((len(seconds["small file"]),), {}), seconds["small file"].append(runs["small file"](0)))[0],
-        rounds=ROUNDS,
-        warmup_rounds=1,
-    )
+    run_large, run_small = timed(large), timed(small)
+    seconds: dict[str, list[float]] = {"ours": [], "small file": []}
+
+    def small_first() -> tuple[tuple[int], dict[str, Any]]:
+        number = len(seconds["small file"])
+        seconds["small file"].append(run_small(number))
+        return (number,), {}
+
+    def then_large(number: int) -> None:
+        seconds["ours"].append(run_large(number))
+
+    benchmark.pedantic(then_large, setup=small_first, rounds=ROUNDS, warmup_rounds=1)
     used = anonymous_bytes() - before
     benchmark.extra_info |= {
         "rows": LARGE,

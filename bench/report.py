@@ -12,35 +12,40 @@ Info = dict[str, Any]
 
 
 def write_report(found: Path) -> None:
-    """Writes both. A table whose benchmarks did not run stays as it is."""
+    """Writes both. What did not run this time stays as it was."""
     run = json.loads(found.read_text())
     stamp = _stamp(run)
-    infos = [(b["name"].split("[")[0], b["extra_info"]) for b in run["benchmarks"] if b["extra_info"]]
-    target = (
-        ROOT
-        / "bench"
-        / "results"
-        / f"{run['datetime'][:10]}-{stamp['processor'].split('@')[0].strip().replace(' ', '_')}.json"
-    )
+    fresh = {b["name"]: b["extra_info"] for b in run["benchmarks"] if b["extra_info"]}
+    name = f"{stamp['date']}-{re.sub(r'[^A-Za-z0-9]+', '-', stamp['processor'])}.json"
+    target = ROOT / "bench" / "results" / name
     target.parent.mkdir(exist_ok=True)
-    results = [{"benchmark": name} | info for name, info in infos]
+    known = json.loads(target.read_text())["results"] if target.exists() else {}
+    results: dict[str, Info] = known | fresh
     target.write_text(json.dumps({"stamp": stamp, "results": results}, indent=1) + "\n")
     print(f"written: {target.relative_to(ROOT)}")
     readme = ROOT / "README.md"
     text = readme.read_text()
-    for marker, table in tables(infos, stamp).items():
+    for marker, table in tables(results, stamp).items():
         text = _between(text, marker, table)
     readme.write_text(text)
 
 
-def tables(infos: list[tuple[str, Info]], stamp: Info) -> dict[str, str]:
+def tables(results: dict[str, Info], stamp: Info) -> dict[str, str]:
     """Marker -> table, for every kind of benchmark that ran."""
+    kinds = {
+        "head": ("bench_head_main", head_table),
+        "grid": ("bench_head_grid", head_table),
+        "optimizer": ("bench_optimizer", optimizer_table),
+        "file": ("bench_large_file", file_table),
+    }
     found = {}
-    for marker, prefix, make in (("head", "bench_head", head_table), ("optimizer", "bench_optimizer", optimizer_table)):
-        chosen = [info for name, info in infos if name.startswith(prefix)]
+    for marker, (prefix, make) in kinds.items():
+        chosen = [info for name, info in results.items() if name.startswith(prefix)]
         if chosen:
             where = f"{stamp['processor']}, {stamp['threads']} threads, {stamp['date']}"
-            found[marker] = make(chosen) + f"\nMedians of paired rounds; worst first. {where}.\n"
+            found[marker] = (
+                f"{make(chosen)}\nMedians of paired rounds (lowest-highest), smallest ratio first. {where}.\n"
+            )
     return found
 
 
@@ -69,6 +74,15 @@ def optimizer_table(infos: list[Info]) -> str:
         shown = [_ratio(info["ratios"].get(name)) for name in names]
         size = f"| {info['shapes']} | {info['groups']} | {info['milliseconds']['ours']:.1f} "
         lines.append(size + f"| {info['share_of_copy']['median']:.0%} | " + " | ".join(shown) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def file_table(infos: list[Info]) -> str:
+    """The large file against the small one."""
+    lines = ["| rows | file | rate, of the small file's | anonymous memory |", "|---|---|---|---|"]
+    for info in infos:
+        rate = info["rate_of_small_file"]["median"]
+        lines.append(f"| {info['rows']:,} | {info['file_gb']:.1f} GB | {rate:.0%} | {info['anonymous_mb']:.0f} MB |")
     return "\n".join(lines) + "\n"
 
 

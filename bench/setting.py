@@ -40,8 +40,8 @@ class HeadSetting:
 
     @property
     def steps(self) -> int:
-        """Batches per round: about 8 GFLOP, between 3 and 64."""
-        return min(max(3, int(8e9 / (self.flop_per_row * self.batch))), 64)
+        """Batches per round: about 15 GFLOP, between 3 and 80."""
+        return min(max(3, int(1.5e10 / (self.flop_per_row * self.batch))), 80)
 
     def rows(self) -> np.ndarray:
         """`[n, columns] float16`, mapped: like pooled activations, not negative."""

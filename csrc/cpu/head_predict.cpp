@@ -23,7 +23,7 @@ struct Folded {
       c[i] = of.beta[i] - of.running_mean[i] * a[i];
     }
     for (size_t o = 0; o < tiles(n_out); ++o) {
-      for (size_t t = 0; t < tiles(n_in); ++t) fold_block(of, k, a, c, o, t);
+      for (size_t t = 0; t < tiles(n_in); ++t) fold_block(of, k, a, o, t);
     }
     for (size_t h = 0; h < n_out; ++h) {
       double sum = of.bias[h];
@@ -32,8 +32,7 @@ struct Folded {
     }
   }
 
-  void fold_block(const HeadLayer& of, const Kernels& k, const std::vector<float>& a, const std::vector<float>&,
-                  size_t o, size_t t) const {
+  void fold_block(const HeadLayer& of, const Kernels& k, const std::vector<float>& a, size_t o, size_t t) const {
     const Buffer<float> block(kTile * kTile);
     for (size_t h = 0; h < tile_width(n_out, o); ++h) {
       const float* row = of.weight + (o * kTile + h) * n_in + t * kTile;

@@ -15,6 +15,7 @@ from fastclf.training import schedule as schedules
 from fastclf.training.schedule import Schedule
 
 _MOMENTUM = "momentum_buffer"
+_GroupTensor = tuple[int, Tensor, Tensor]  # group number, parameter, gradient
 
 
 class SGDR(Optimizer):
@@ -59,8 +60,9 @@ class SGDR(Optimizer):
             "steps": 0,
         }
         super().__init__(params, defaults)
-        self._layout: list[tuple[int, int, int]] = []
-        self._tensors = np.empty((0, 5), dtype=np.uint64)
+        self._planned_for: list[object] = []  # what the plan was made for: addresses and layouts
+        self._tensors = np.empty((0, 5), dtype=np.uint64)  # native: parameter, gradient, momentum, elements, group
+        self._plain: list[int] = []  # positions of the others
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group; see `torch.optim.Optimizer.add_param_group`."""
@@ -94,22 +96,15 @@ class SGDR(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        native: list[tuple[int, Tensor, Tensor]] = []
-        for number, group in enumerate(self.param_groups):
-            plain = []
-            for p in group["params"]:
-                g = p.grad
-                if g is None:
-                    continue
-                if g.is_sparse:
-                    raise ValueError(
-                        "SGDR: gradients must be dense, got a sparse one. Use sparse=False in the embedding."
-                    )
-                native.append((number, p, g)) if _runs_natively(p, g) else plain.append((p, g))
-            if plain:
-                self._step_plain(group, plain)
-        if native:
-            self._step_native(native)
+        tensors = [
+            (n, p, g) for n, group in enumerate(self.param_groups) for p in group["params"] if (g := p.grad) is not None
+        ]
+        self._plan(tensors)
+        if len(self._tensors):
+            self._step_native()
+        for position in self._plain:
+            number, p, g = tensors[position]
+            self._step_plain(self.param_groups[number], p, g)
         for group in self.param_groups:
             group["steps"] += 1
         return loss
@@ -123,11 +118,24 @@ class SGDR(Optimizer):
             velocity = state[_MOMENTUM] = torch.empty_like(p, memory_format=torch.preserve_format).copy_(velocity)
         return velocity
 
-    def _step_native(self, tensors: list[tuple[int, Tensor, Tensor]]) -> None:
-        layout = [(number, p.data_ptr(), g.data_ptr()) for number, p, g in tensors]
-        if layout != self._layout:
-            rows = [(p.data_ptr(), g.data_ptr(), self._velocity(p).data_ptr(), p.numel(), n) for n, p, g in tensors]
-            self._layout, self._tensors = layout, np.array(rows, dtype=np.uint64)
+    def _plan(self, tensors: list[_GroupTensor]) -> None:
+        """Decides how each tensor is updated, unless all lie where they lay in the last step."""
+        if any(g.is_sparse for _, _, g in tensors):
+            raise ValueError("SGDR: gradients must be dense, got a sparse one. Use sparse=False in the embedding.")
+        now: list[object] = [backend(), *((p.data_ptr(), g.data_ptr(), g.stride()) for _, p, g in tensors)]
+        if now == self._planned_for:
+            return
+        native = [_runs_natively(p, g) for _, p, g in tensors]
+        rows = [
+            (p.data_ptr(), g.data_ptr(), self._velocity(p).data_ptr(), p.numel(), n)
+            for (n, p, g), chosen in zip(tensors, native, strict=True)
+            if chosen
+        ]
+        self._tensors = np.array(rows, dtype=np.uint64).reshape(-1, 5)
+        self._plain = [position for position, chosen in enumerate(native) if not chosen]
+        self._planned_for = now
+
+    def _step_native(self) -> None:
         names = ("lr", "momentum", "weight_decay", "decoupled", "steps")
         groups = np.array(
             [[*(group[name] for name in names), *group["schedule"]] for group in self.param_groups], dtype=np.float64
@@ -140,22 +148,21 @@ class SGDR(Optimizer):
             threads=torch.get_num_threads(),
         )
 
-    def _step_plain(self, group: dict[str, Any], tensors: list[tuple[Tensor, Tensor]]) -> None:
+    def _step_plain(self, group: dict[str, Any], p: Tensor, g: Tensor) -> None:
         schedule = schedule_from_table(group["schedule"])
         rate, own = group["lr"] * schedule.factor(group["steps"]), schedule.momentum(group["steps"])
-        for p, g in tensors:
-            if group["decoupled"]:
-                p.mul_(1 - rate * group["weight_decay"])
-            elif group["weight_decay"]:
-                g = g.add(p, alpha=group["weight_decay"])
-            velocity = self._velocity(p)
-            velocity.mul_(group["momentum"] if own is None else own).add_(g)
-            p.sub_(velocity, alpha=rate)
+        if group["decoupled"]:
+            p.mul_(1 - rate * group["weight_decay"])
+        elif group["weight_decay"]:
+            g = g.add(p, alpha=group["weight_decay"])
+        velocity = self._velocity(p)
+        velocity.mul_(group["momentum"] if own is None else own).add_(g)
+        p.sub_(velocity, alpha=rate)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads what `state_dict` gave: momenta, steps taken, and the groups' numbers."""
         super().load_state_dict(state_dict)
-        self._layout = []  # the momenta are other tensors now
+        self._planned_for = []  # the momenta are other tensors now
 
 
 def schedule_from_table(table: list[float]) -> Schedule:

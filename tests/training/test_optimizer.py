@@ -1,4 +1,5 @@
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,15 @@ SCHEDULES: list[schedules.Schedule] = [
 def backend(request: pytest.FixtureRequest) -> Any:
     with ops.use_backend(request.param):
         yield request.param
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small tensors are many times faster so on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def tensors(shapes: list[tuple[int, ...]]) -> list[nn.Parameter]:
