@@ -100,32 +100,35 @@ class HeadEngine:
         """
         rows = as_index("HeadEngine.train", order, len(self._rows))
         self._check_batches(len(rows), batch_size, first_step, frozen_bn)
-        if self._reference is not None:
-            losses = self._reference.train(rows, batch_size, first_step, frozen_bn=frozen_bn)
-        else:
-            losses = self._train_native(rows, batch_size, first_step, frozen_bn)
-        if not frozen_bn:
-            for block in self.spec.blocks:
-                if block.bn.num_batches_tracked is not None:
-                    block.bn.num_batches_tracked += len(losses)
-        return losses
-
-    def _train_native(self, order: Tensor, batch_size: int, first_step: int, frozen_bn: bool) -> Tensor:
-        losses = torch.empty(-(-len(order) // batch_size))
+        losses = torch.empty(-(-len(rows) // batch_size))
         per_call = max(1, int(_FLOP_PER_CALL / (self.spec.flop_per_row * batch_size)))
         for first in range(0, len(losses), per_call):
-            rows = order[first * batch_size : (first + per_call) * batch_size]
-            native_module().head_train(
-                self._engine,
-                order=rows.data_ptr(),
-                rows=len(rows),
-                batch=batch_size,
-                first_step=first_step + first,
-                frozen_bn=frozen_bn,
-                losses=losses[first:].data_ptr(),
-                threads=torch.get_num_threads(),
-            )
+            part = slice(first, first + per_call)
+            chosen = rows[first * batch_size : (first + per_call) * batch_size]
+            if not frozen_bn:  # before the call: Ctrl-C arrives in it, and is raised when it returns
+                self._count_batches(len(losses[part]))
+            if self._reference is not None:
+                losses[part] = self._reference.train(chosen, batch_size, first_step + first, frozen_bn=frozen_bn)
+            else:
+                self._train_native(chosen, batch_size, first_step + first, frozen_bn, losses[part])
         return losses
+
+    def _train_native(self, order: Tensor, batch_size: int, first_step: int, frozen_bn: bool, losses: Tensor) -> None:
+        native_module().head_train(
+            self._engine,
+            order=order.data_ptr(),
+            rows=len(order),
+            batch=batch_size,
+            first_step=first_step,
+            frozen_bn=frozen_bn,
+            losses=losses.data_ptr(),
+            threads=torch.get_num_threads(),
+        )
+
+    def _count_batches(self, n: int) -> None:
+        for block in self.spec.blocks:
+            if block.bn.num_batches_tracked is not None:
+                block.bn.num_batches_tracked += n
 
     def _check_batches(self, n: int, batch_size: int, first_step: int, frozen_bn: bool) -> None:
         if not 1 <= batch_size <= self.max_batch:

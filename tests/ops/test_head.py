@@ -1,5 +1,7 @@
 import copy
 import multiprocessing
+import signal
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -226,6 +228,23 @@ class TestLongRun:
         ours, theirs = np.mean(found, 0)
         assert ours > 0.6
         assert abs(ours - theirs) < 0.01
+
+
+class TestInterrupt:
+    def test_ctrl_c_leaves_everything_consistent(self) -> None:
+        case = Case((512, 256, 2), (0.25, 0.5))
+        head = copy.deepcopy(case.head)
+        engine = case.engine(head, RATES)
+        order = torch.randint(case.n, (64 * 20_000,))  # far longer than anybody waits
+        timer = threading.Timer(0.5, signal.raise_signal, [signal.SIGINT])
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            engine.train(order, 64, 0)
+        timer.join()
+        done = int(head.layers[0].num_batches_tracked)
+        assert 0 < done < 20_000
+        case.engine(case.head, RATES).train(order[: done * 64], 64, 0)
+        assert all(torch.equal(a, b) for a, b in zip(head.parameters(), case.head.parameters(), strict=True))
 
 
 class TestThreads:
