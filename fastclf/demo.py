@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ def run(data_folder: Path | None, out: Path) -> None:
     """Trains ``efficientnet_lite0`` on ``data_folder`` (handwritten digits when None); saves plots below ``out``."""
     mpl.use("Agg")
     start = time.monotonic()
-    folder, sz = (write_digits(out / "digits"), 64) if data_folder is None else (data_folder, 224)
-    lesson = Lesson(folder, sz, out / "plots")
+    if data_folder is None:  # digits are far from what the body has seen: it must learn fast
+        lesson = Lesson(write_digits(out / "digits"), 64, [3e-3, 1e-2, 1e-2], out / "plots")
+    else:
+        lesson = Lesson(data_folder, 224, [1e-4, 1e-3, 1e-2], out / "plots")
     for step in (lesson.look, lesson.frozen, lesson.find, lesson.augmented, lesson.unfrozen, lesson.results):
         step()
     print(f"\nThe whole lesson took {time.monotonic() - start:.0f} s.")
@@ -42,10 +44,17 @@ def write_digits(folder: Path) -> Path:
 
 
 class Lesson:
-    """One call per step of the lesson."""
+    """One call per step of the lesson.
 
-    def __init__(self, folder: Path, sz: int, plots: Path) -> None:
-        self.plots = plots
+    Args:
+        folder: with train/<class>/ and, if there are any, valid/<class>/ and test/.
+        sz: side of the pictures, in pixels.
+        rates: one per layer group, for when all layers train.
+        plots: folder for the plots.
+    """
+
+    def __init__(self, folder: Path, sz: int, rates: Sequence[float], plots: Path) -> None:
+        self.rates, self.plots = rates, plots
         plots.mkdir(parents=True, exist_ok=True)
         self.tfms = fc.tfms_from_model(fc.efficientnet_lite0, sz, aug_tfms=fc.transforms_basic, max_zoom=1.1)
         self.data = fc.ImageClassifierData.from_paths(folder, tfms=self.tfms)
@@ -82,7 +91,7 @@ class Lesson:
         """Trains all layers, with one rate per layer group and restarts."""
         say("unfreeze, three rates for three layer groups, and SGDR: cycles of 1, 2 and 4 epochs (cycle_mult=2).")
         self.learn.unfreeze()
-        timed(lambda: self.learn.fit(np.array([3e-3, 1e-2, 1e-2]), 3, cycle_len=1, cycle_mult=2))
+        timed(lambda: self.learn.fit(self.rates, 3, cycle_len=1, cycle_mult=2))
         self.keep(self.learn.sched.plot_lr(), "rates")
 
     def results(self) -> None:
