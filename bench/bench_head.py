@@ -99,4 +99,4 @@ def bench_head_grid(
 ) -> None:
     if quick:
         pytest.skip("not in the quick run")
-    run_setting(benchmark, HeadSetting(columns, classes, batch, data_folder, threads, 10_000), PEERS)
+    run_setting(benchmark, HeadSetting(columns, classes, batch, data_folder, threads, 10_000, 5e9), PEERS)

@@ -24,6 +24,7 @@ class HeadSetting:
     folder: Path
     threads: int
     n: int = ROWS
+    round_flop: float = 1.5e10  # work of one round
 
     @property
     def rows_file(self) -> Path:
@@ -40,8 +41,8 @@ class HeadSetting:
 
     @property
     def steps(self) -> int:
-        """Batches per round: about 15 GFLOP, between 3 and 80."""
-        return min(max(3, int(1.5e10 / (self.flop_per_row * self.batch))), 80)
+        """Batches per round: its work, but between 3 and 80."""
+        return min(max(3, int(self.round_flop / (self.flop_per_row * self.batch))), 80)
 
     def rows(self) -> np.ndarray:
         """`[n, columns] float16`, mapped: like pooled activations, not negative."""
