@@ -106,12 +106,15 @@ class TrainLoop:
         values: list[float] = []
         for callback in self.callbacks:
             callback.on_train_begin()
-        print("epoch " + "".join(f"{name:>12}" for name in ("trn_loss", "val_loss", *names)), flush=True)
+        columns = ("trn_loss", "val_loss", *names)
+        widths = [max(12, len(name) + 2) for name in columns]
+        print(_row("epoch", columns, widths), flush=True)
         for epoch in range(n_epochs):
             stopped = self.run_epoch(first_epoch + epoch)
             values = validate()
             self.recorder.epoch(values[0], values[1:])
-            print(f"{epoch:5d} " + "".join(f"{_shown(v):>12}" for v in (self.recorder.losses[-1], *values)), flush=True)
+            shown = [_shown(value) for value in (self.recorder.losses[-1], *values)]
+            print(_row(f"{epoch:5d}", shown, widths), flush=True)
             for callback in self.callbacks:
                 stopped |= bool(callback.on_epoch_end(values))
             if stopped:
@@ -119,6 +122,10 @@ class TrainLoop:
         for callback in self.callbacks:
             callback.on_train_end()
         return values
+
+
+def _row(first: str, cells: Sequence[str], widths: Sequence[int]) -> str:
+    return f"{first} " + "".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
 
 
 def _shown(value: Any) -> str:
