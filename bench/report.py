@@ -9,6 +9,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 Info = dict[str, Any]
+QUIET = 0.85  # rounds whose products ran below this share of the best rate were disturbed by other work
 
 
 def write_report(found: Path) -> None:
@@ -56,10 +57,12 @@ def head_table(infos: list[Info]) -> str:
         "| D | C | batch | rows/s | share of GEMM | " + " | ".join(f"x {name}" for name in names) + " |",
         "|" + "---|" * (5 + len(names)),
     ]
+    quiet = max(info["gemm_gflops"] for info in infos)
     for info in sorted(infos, key=_best_ratio):
         shown = [_ratio(info["ratios"].get(name)) for name in names]
         size = f"| {info['columns']} | {info['classes']} | {info['batch']} | {info['rows_per_second']['ours']:,.0f} "
-        lines.append(size + f"| {info['share_of_gemm']['median']:.0%} | " + " | ".join(shown) + " |")
+        mark = " (disturbed)" if info["gemm_gflops"] < QUIET * quiet else ""
+        lines.append(size + f"| {info['share_of_gemm']['median']:.0%}{mark} | " + " | ".join(shown) + " |")
     return "\n".join(lines) + "\n"
 
 
