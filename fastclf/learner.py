@@ -17,6 +17,8 @@ from fastclf.checkpoint import class_order, load_checkpoint, reorder_rows, save_
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.errors import CheckpointError
 from fastclf.models.freezing import LayerGroups
+from fastclf.models.head import DropoutClock
+from fastclf.models.net import head_of
 from fastclf.models.summary import summary_table
 from fastclf.training.callbacks import Callback, SaveBest, SaveCycles, StopDivergence
 from fastclf.training.engine import EngineSteps, unknown_to_engine
@@ -220,16 +222,15 @@ class Learner:
     def _seeded(self, stage: Stage, *what: int | str) -> Iterator[None]:
         """Everything random in the block is a function of the learner's seed and of ``what``."""
         seed = derived_seed(self.seed, *what)
-        clock = mask_clock(stage.module)
-        before = None if clock is None else (clock.seed, clock.step)
+        head = head_of(stage.module)
+        clock = DropoutClock() if head is None else head.clock
+        before = clock.seed, clock.step
         try:
-            if clock is not None:
-                clock.seed, clock.step = seed, 0
+            clock.seed, clock.step = seed, 0
             with seeded(seed):
                 yield
         finally:
-            if clock is not None and before is not None:
-                clock.seed, clock.step = before
+            clock.seed, clock.step = before
 
     def _validate(self, stage: Stage) -> list[float]:
         return validate(Objective(stage.module, self.crit), stage.data.val_dl, self.metrics)
@@ -373,11 +374,6 @@ class Learner:
         if not name or name != name.strip() or "/" in name or name.startswith("."):
             raise ValueError(f"save/load: name must be a plain file name, got {name!r}")
         return self._data.path / self._models_name / name
-
-
-def mask_clock(module: nn.Module) -> Any:
-    """The clock of the dropout masks of a head, or of a net's head; None for modules of one's own."""
-    return getattr(getattr(module, "head", module), "clock", None)
 
 
 def _batches(stage: Stage) -> int:

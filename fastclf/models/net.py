@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from fastclf.models.body import Body
-from fastclf.models.head import AdaptiveConcatPool2d
+from fastclf.models.head import AdaptiveConcatPool2d, Head
 
 
 class Net(nn.Module):
@@ -34,3 +34,9 @@ class Net(nn.Module):
         """The head's output for pictures ``x``."""
         out: Tensor = self.head(self.features(x))
         return out
+
+
+def head_of(module: nn.Module) -> Head | None:
+    """The head of ours that ``module`` is or ends in; None for networks and heads of one's own."""
+    head = module.head if isinstance(module, Net) else module
+    return head if isinstance(head, Head) else None

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from fastclf.data.loader import Loader, RowLoader
 from fastclf.models.head import Head
-from fastclf.models.net import Net
+from fastclf.models.net import Net, head_of
 from fastclf.models.precision import autocast
 from fastclf.ops import HeadSpec, predict
 from fastclf.progress import track
-from fastclf.training.losses import LogitLoss, to_float
+from fastclf.training.losses import LogitLoss
 from fastclf.training.metrics import evaluate_metric
 
 Crit = Callable[[Tensor, Tensor], Tensor]
@@ -33,8 +33,7 @@ class Objective:
 
     @property
     def _head(self) -> Head | None:
-        head = self.module.head if isinstance(self.module, Net) else self.module
-        return head if isinstance(head, Head) and isinstance(self.crit, LogitLoss) else None
+        return head_of(self.module) if isinstance(self.crit, LogitLoss) else None
 
     @property
     def head_spec(self) -> HeadSpec | None:
@@ -80,6 +79,6 @@ def scores_of(objective: Objective, loader: Loader, epoch: int = 0, what: str = 
 def validate(objective: Objective, loader: Loader, metrics: Sequence[Callable[..., Any]]) -> list[float]:
     """``[loss, metric, ...]`` of the whole set that ``loader`` serves: each exact, none a mean of batch means."""
     scores, targets = scores_of(objective, loader, what="validate")
-    loss = to_float(objective.loss(scores, targets))
+    loss = float(objective.loss(scores, targets).detach())
     output = objective.output(scores)
     return [loss, *(evaluate_metric(metric, output, targets) for metric in metrics)]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -81,8 +80,3 @@ def default_loss(*, is_multi: bool, is_reg: bool) -> LogitLoss:
     if is_reg:
         return L1()
     return BCE() if is_multi else NLL()
-
-
-def to_float(loss: Tensor) -> float:
-    """The loss as a Python number."""
-    return float(loss.detach().to(torch.float64))

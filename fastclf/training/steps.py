@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fastclf.models.freezing import LayerGroups
+from fastclf.models.net import head_of
 from fastclf.models.precision import compute_dtype
 from fastclf.training.evaluate import Objective
 from fastclf.training.optimizer import SGDR
@@ -48,6 +49,7 @@ class AutogradSteps:
         device = self._parameters[0].device
         self._scaler = torch.amp.GradScaler(device.type, enabled=compute_dtype(device) is torch.float16)
         self._batches: Iterator[tuple[Tensor, Tensor]] = iter(())
+        self._head = head_of(objective.module)
         self._step = 0
 
     def start_epoch(self, epoch: int) -> None:
@@ -61,9 +63,8 @@ class AutogradSteps:
     def _one(self, x: Tensor, y: Tensor) -> float:
         if not isinstance(self.optimizer, SGDR):
             _set_rates(self.optimizer, self.rates, self._step)
-        clock = getattr(getattr(self.objective.module, "head", self.objective.module), "clock", None)
-        if clock is not None:
-            clock.step = self._step
+        if self._head is not None:
+            self._head.clock.step = self._step
         loss = self.objective.loss(self.objective.scores(x), y)
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if self.rates.clip is not None:
