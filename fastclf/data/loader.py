@@ -14,6 +14,7 @@ import torch
 from fastclf.data.draws import Split, draw
 from fastclf.data.samples import Dataset
 from fastclf.data.transforms import Transforms
+from fastclf.data.waiting import Waiting, available_processors
 from fastclf.philox import permutation
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class LoaderOptions:
 
 def available_threads() -> int:
     """Counts the processors this process may use, at most 8."""
-    return min(len(os.sched_getaffinity(0)), _MOST_THREADS)
+    return min(available_processors(), _MOST_THREADS)
 
 
 class Loader:
@@ -58,6 +59,7 @@ class Loader:
         device: where the batches are.
         epoch: the epoch that the next `iter` will give.
         targets: `Labels.y` of every row, in data set order, on the CPU.
+        waiting: which side waited in the running or last epoch; of pictures alone.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Loader:
         self.shuffle = shuffle
         self.device = options.device
         self.epoch = 0
+        self.waiting = Waiting()
         self._options = options
         self._drop_single = drop_single
         self.targets = torch.from_numpy(np.ascontiguousarray(ds.y))
@@ -134,6 +137,8 @@ class PictureLoader(Loader):
         chunks = self._chunks(self.order(epoch))
         if not chunks:
             return
+        waiting = self.waiting = Waiting(self._options.num_threads)
+        waiting.asked()
         pipe = self._idle.pop() if self._idle else self._build()
         fed = taken = 0
         try:
@@ -143,7 +148,9 @@ class PictureLoader(Loader):
                     fed += 1
                 x = self._take(pipe, rows)
                 taken += 1
+                waiting.ready()
                 yield x, self._targets(rows)
+                waiting.asked()
         except GeneratorExit:  # the loop was left early
             if _finish(pipe, fed - taken):
                 self._idle.append(pipe)
