@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from fastclf.data import arrays, sets, tables
+from fastclf.data.bad_pictures import MAX_PIXELS, OnBad, bind_together
 from fastclf.data.draws import Split
 from fastclf.data.folders import inner_name
 from fastclf.data.loader import Loader, LoaderOptions, PictureLoader, RowLoader, available_threads
@@ -34,11 +35,18 @@ class Options(TypedDict, total=False):
         seed: of the split, the order and the augmentations; 42 by default.
         device: where batches are; the GPU when there is one.
         num_workers: threads that decode; as many as processors, at most 8.
+        on_bad: what happens when pictures cannot be decoded: "raise" names them all, "skip" goes on without them.
+            Then their predictions are NaN, and they are listed in tmp/bad_images.csv.
+        max_bad: most pictures that "skip" may leave out, over all sets; any number by default.
+        max_pixels: a picture with more counts as one that cannot be decoded; 178,956,970 by default.
     """
 
     seed: int
     device: str | torch.device | None
     num_workers: int | None
+    on_bad: OnBad
+    max_bad: int | None
+    max_pixels: int
 
 
 _SEED = 42
@@ -78,10 +86,14 @@ class ImageClassifierData:
         seed: int = _SEED,
         device: str | torch.device | None = None,
         num_workers: int | None = None,
+        on_bad: OnBad = "raise",
+        max_bad: int | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         check_seed("ImageClassifierData", seed)
         self.path = Path(path)
         self.trn_ds, self.val_ds, self.test_ds = trn_ds, val_ds, test_ds
+        bind_together([ds.bad for ds in (trn_ds, val_ds, test_ds) if ds is not None], on_bad, max_bad, max_pixels)
         self.bs = arrays.check_bs(bs, len(trn_ds))
         self.tfms = tfms
         self.seed = seed
@@ -341,14 +353,22 @@ class ImageClassifierData:
                 made.append(None)
                 continue
             assert len(ds) == len(x)
-            made.append(Dataset(ds.path, ds.labels, ds.fnames, rows=x))
+            made.append(Dataset(ds.path, ds.labels, ds.fnames, rows=x, bad=ds.bad))
         return self._replaced(made, None)
 
     def _replaced(self, made: Sequence[Dataset | None], tfms: Tfms | None) -> ImageClassifierData:
         trn_ds, val_ds, test_ds = made
         assert trn_ds is not None
         assert val_ds is not None
-        options = Options(seed=self.seed, device=self.device, num_workers=self._options.num_threads)
+        bad = self.trn_ds.bad
+        options = Options(
+            seed=self.seed,
+            device=self.device,
+            num_workers=self._options.num_threads,
+            on_bad=bad.policy,
+            max_bad=bad.max_bad,
+            max_pixels=bad.max_pixels,
+        )
         return ImageClassifierData(self.path, trn_ds, val_ds, test_ds, bs=self.bs, tfms=tfms, **options)
 
 

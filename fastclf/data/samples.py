@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fastclf.data.bad_pictures import BadPictures
 from fastclf.data.transforms import Transforms
+
+_OF_ITS_OWN = BadPictures(Path(), (), 0)
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Dataset:
         images: `[N, H, W, 3]` uint8 or float32 in 0..1, or None.
         rows: `[N, F]` float16 or float32 activations, or None.
         tfms: how a picture becomes the model's input; None for rows.
+        bad: which pictures cannot be decoded; copies of the set and its activations share it.
     """
 
     path: Path
@@ -68,6 +72,11 @@ class Dataset:
     images: npt.NDArray[Any] | None = None
     rows: npt.NDArray[Any] | None = None
     tfms: Transforms | None = None
+    bad: BadPictures = field(default=_OF_ITS_OWN, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.bad is _OF_ITS_OWN:
+            object.__setattr__(self, "bad", BadPictures(self.path, self.fnames, len(self)))
 
     def __len__(self) -> int:
         return len(self.labels)
