@@ -121,13 +121,41 @@ class ShrinkPipeline:
         return [np.array(pictures.at(i)) for i in range(len(files))]
 
 
+class ScanPipeline:
+    """Files to their shapes, by their headers alone or by decoding them whole.
+
+    `feed` starts a batch and returns at once; `take` waits for the oldest one. After an error the object is of no use.
+
+    Args:
+        bs: most files at once.
+        num_threads: threads that read and decode.
+        decode: whether to decode; only the shapes are kept.
+    """
+
+    def __init__(self, bs: int, num_threads: int, *, decode: bool) -> None:
+        self._graph = _Graph(_decoded_file if decode else _header, bs, torch.device("cpu"), num_threads)
+
+    def feed(self, files: Sequence[bytes]) -> None:
+        """Starts one batch of file names."""
+        self._graph.run({SOURCE: [np.frombuffer(file, np.uint8) for file in files]})
+
+    def take(self) -> npt.NDArray[np.int64]:
+        """Waits for the oldest batch: `[B, 3]` height, width and channels; with `decode`, after it was decoded.
+
+        Raises:
+            RuntimeError: when a file of the batch cannot be read, or has no header or no pixels that are known.
+        """
+        output = self._graph.wait()
+        return np.array(output.as_array() if output.dtype == types.INT64 else output.shape(), np.int64)
+
+
 def decode(file: bytes) -> npt.NDArray[np.uint8]:
     """Decodes one file to `[H, W, 3] uint8` RGB, orientation applied.
 
     Raises:
         RuntimeError: when it cannot be read or decoded.
     """
-    graph = _Graph(lambda gpu: _decoded(_input(SOURCE, 1, types.UINT8), gpu), 1, torch.device("cpu"), 1)
+    graph = _Graph(_decoded_file, 1, torch.device("cpu"), 1)
     graph.run({SOURCE: [np.frombuffer(file, np.uint8)]})
     return np.array(graph.wait().at(0), np.uint8)
 
@@ -141,8 +169,17 @@ def _decoded(file: Any, gpu: bool) -> Any:
     return fn.decoders.image(encoded, device="mixed" if gpu else "cpu", output_type=types.RGB)
 
 
+def _decoded_file(gpu: bool) -> Any:
+    return _decoded(_input(SOURCE, 1, types.UINT8), gpu)
+
+
+def _header(gpu: bool) -> Any:
+    encoded = fn.io.file.read(_input(SOURCE, 1, types.UINT8))
+    return fn.peek_image_shape(encoded, image_type=types.ANY_DATA, dtype=types.INT64)
+
+
 def _shrunk(sz: int, gpu: bool) -> Any:
-    picture = _decoded(_input(SOURCE, 1, types.UINT8), gpu)
+    picture = _decoded_file(gpu)
     shape = picture.shape(dtype=types.INT64)
     short = math.min(shape[0], shape[1])
     target = math.min(short, sz)
@@ -152,7 +189,7 @@ def _shrunk(sz: int, gpu: bool) -> Any:
 
 def _normalised(tfms: Transforms, source: Source, gpu: bool) -> Any:
     if source.files:
-        picture = _decoded(_input(SOURCE, 1, types.UINT8), gpu)
+        picture = _decoded_file(gpu)
     else:
         picture = _input(SOURCE, 3, types.UINT8 if source.top == 255 else types.FLOAT, "HWC")
         picture = picture.gpu() if gpu else picture
