@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -12,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.peers.process import PeerProcess
+from bench.peers.process import peer_processes
 from bench.race import race, ratios, summary
 from bench.setting import DROPOUT, HIDDEN, LR, MOMENTUM, HeadSetting
 from fastclf.models.head import Head
@@ -23,16 +21,6 @@ PEERS = {"jax scan": "jax_scan", "torch fused": "torch_fused", "torch DataLoader
 COMPILED = {"torch compile": "torch_compiled"}
 MAIN = [(1024, 2, batch) for batch in (16, 64, 256, 1024)]
 GRID = [(d, c, b) for d in (512, 1024, 2560, 4096) for c in (2, 10, 120, 1000) for b in (16, 64, 256, 1024)]
-
-
-@contextmanager
-def peer_rounds(names: dict[str, str], setting: HeadSetting) -> Iterator[dict[str, Any]]:
-    processes = {name: PeerProcess(f"bench.peers.{module}", setting) for name, module in names.items()}
-    try:
-        yield {name: lambda number, p=process: p.round(setting.order(number)) for name, process in processes.items()}
-    finally:
-        for process in processes.values():
-            process.close()
 
 
 def our_engine(setting: HeadSetting) -> HeadEngine:
@@ -54,8 +42,8 @@ def run_setting(benchmark: Any, setting: HeadSetting, peers: dict[str, str]) -> 
         step += setting.steps
         return losses
 
-    with peer_rounds(peers, setting) as rounds:
-        result = race(benchmark, ours, rounds, setting.threads)
+    with peer_processes(peers, setting) as processes:
+        result = race(benchmark, ours, processes, setting.threads, setting.order)
     flop = setting.flop_per_row * setting.steps * setting.batch
     shares = [
         flop / taken / limit["gemm_flops"]
@@ -70,6 +58,8 @@ def run_setting(benchmark: Any, setting: HeadSetting, peers: dict[str, str]) -> 
         "share_of_gemm": summary(shares),
         "gemm_gflops": median(limit["gemm_flops"] for limit in result["limits"]) / 1e9,
         "loss": {name: mean(losses) for name, losses in result["losses"].items()},
+        "disturbed_rounds": result["disturbed"],
+        "peak_memory_mb": result["peak_memory_mb"],
         "seconds": result["seconds"],
     }
     check_losses(benchmark.extra_info["loss"])

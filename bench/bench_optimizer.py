@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.peers.process import PeerProcess
+from bench.peers.process import peer_processes
 from bench.race import race, ratios, summary
 from fastclf.training import schedule as schedules
 from fastclf.training.optimizer import SGDR
@@ -75,7 +75,6 @@ def bench_optimizer(benchmark: Any, threads: int, quick: bool, shapes: str, grou
     if quick and shapes != "resnet34":
         pytest.skip("not in the quick run")
     setting = OptimizerSetting(shapes, groups, threads)
-    processes = {name: PeerProcess(f"bench.peers.{module}", setting) for name, module in PEERS.items()}
     parameters = setting.tensors()
     optimizer = SGDR(setting.param_groups(parameters), 0.1, weight_decay=1e-4, schedule=schedules.SGDR(CYCLE))
 
@@ -84,9 +83,8 @@ def bench_optimizer(benchmark: Any, threads: int, quick: bool, shapes: str, grou
             optimizer.step()
         return []
 
-    result = race(benchmark, ours, {name: p.round for name, p in processes.items()}, threads)
-    for process in processes.values():
-        process.close()
+    with peer_processes(PEERS, setting) as peers:
+        result = race(benchmark, ours, peers, threads)
     moved = BYTES * STEPS * sum(p.numel() for p in parameters)
     pairs = zip(result["seconds"]["ours"], result["limits"], strict=True)
     benchmark.extra_info |= {
@@ -96,6 +94,8 @@ def bench_optimizer(benchmark: Any, threads: int, quick: bool, shapes: str, grou
         "ratios": {name: summary(ratios(result["seconds"], name)) for name in PEERS},
         "share_of_copy": summary([moved / taken / limit["copy_bytes"] for taken, limit in pairs]),
         "copy_gb_per_second": median(limit["copy_bytes"] for limit in result["limits"]) / 1e9,
+        "disturbed_rounds": result["disturbed"],
+        "peak_memory_mb": result["peak_memory_mb"],
         "seconds": result["seconds"],
     }
     theirs = [found[0] for name, found in result["losses"].items() if name != "ours"]

@@ -9,44 +9,76 @@ from statistics import median
 from typing import Any
 
 from bench import limits
+from bench.peers.process import PeerProcess, peak_memory_mb
 
-Runner = Callable[[int], tuple[float, list[float]]]  # round number -> seconds, losses
 ROUNDS = 7
 PAUSE = 0.05  # seconds between runners: their threads go to sleep
+QUIET = 0.85  # a probe below this share of the best one: other work disturbed the round
 
 
 def race(
-    benchmark: Any, ours: Callable[[int], list[float]], peers: Mapping[str, Runner], threads: int
+    benchmark: Any,
+    ours: Callable[[int], list[float]],
+    peers: Mapping[str, PeerProcess],
+    threads: int,
+    work_of: Callable[[int], Any] = lambda number: number,
 ) -> dict[str, Any]:
-    """Times `ours` with pytest-benchmark; before each of its rounds every peer runs its own, and limits are measured.
+    """Times `ours` with pytest-benchmark; before each of its rounds every peer runs its own.
+
+    The machine's limits are probed before and after each round, which shows rounds that other work disturbed.
+
+    Args:
+        benchmark: pytest-benchmark's fixture.
+        ours: round number -> losses, or whatever tells that the work was done.
+        peers: name -> its process, which returns the same.
+        threads: of the probes.
+        work_of: round number -> what the peers' processes get.
 
     Returns:
-        Seconds of every round of everybody, losses of the last round, limits of each round.
+        ``seconds`` of every round of everybody, ``losses`` of the last round, ``limits`` of each round (the better
+        probe), how many rounds were ``disturbed``, and everybody's ``peak_memory_mb``.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ("ours", *peers)}
     losses: dict[str, list[float]] = {}
-    found: list[dict[str, float]] = []
-    number = 0
+    before: list[dict[str, float]] = []
+    after: list[dict[str, float]] = []
 
     def others() -> tuple[tuple[int], dict[str, Any]]:
-        nonlocal number
+        number = len(before)
+        before.append(_probe(threads))
         for name, peer in peers.items():
-            taken, losses[name] = peer(number)
+            taken, losses[name] = peer.round(work_of(number))
             seconds[name].append(taken)
             time.sleep(PAUSE)
-        found.append(asdict(limits.measure(threads)))
-        time.sleep(PAUSE)
-        number += 1
-        return (number - 1,), {}
+        return (number,), {}
 
-    def timed(round_number: int) -> None:
+    def timed(number: int) -> None:
         start = time.perf_counter()
-        losses["ours"] = ours(round_number)
+        losses["ours"] = ours(number)
         seconds["ours"].append(time.perf_counter() - start)
 
-    benchmark.pedantic(timed, setup=others, rounds=ROUNDS, warmup_rounds=1)
-    warm = {name: taken[1:] for name, taken in seconds.items()}
-    return {"seconds": warm, "losses": losses, "limits": found[1:]}
+    benchmark.pedantic(
+        timed, setup=others, teardown=lambda _: after.append(_probe(threads)), rounds=ROUNDS, warmup_rounds=1
+    )
+    probes = list(zip(before[1:], after[1:], strict=True))
+    return {
+        "seconds": {name: taken[1:] for name, taken in seconds.items()},
+        "losses": losses,
+        "limits": [{name: max(early[name], late[name]) for name in early} for early, late in probes],
+        "disturbed": _disturbed(probes),
+        "peak_memory_mb": {"ours": peak_memory_mb()} | {name: peer.peak_memory_mb for name, peer in peers.items()},
+    }
+
+
+def _probe(threads: int) -> dict[str, float]:
+    found = asdict(limits.measure(threads))
+    time.sleep(PAUSE)
+    return found
+
+
+def _disturbed(probes: list[tuple[dict[str, float], dict[str, float]]]) -> int:
+    best = {name: max(probe[name] for pair in probes for probe in pair) for name in probes[0][0]}
+    return sum(any(probe[name] < QUIET * best[name] for probe in pair for name in best) for pair in probes)
 
 
 def ratios(seconds: Mapping[str, list[float]], peer: str) -> list[float]:

@@ -9,7 +9,6 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 Info = dict[str, Any]
-QUIET = 0.85  # rounds whose products ran below this share of the best rate were disturbed by other work
 
 
 def write_report(found: Path) -> None:
@@ -36,6 +35,7 @@ def tables(results: dict[str, Info], stamp: Info) -> dict[str, str]:
     kinds = {
         "head": ("bench_head_main", head_table),
         "grid": ("bench_head_grid", head_table),
+        "accuracy": ("bench_accuracy", accuracy_table),
         "optimizer": ("bench_optimizer", optimizer_table),
         "file": ("bench_large_file", file_table),
     }
@@ -57,12 +57,10 @@ def head_table(infos: list[Info]) -> str:
         "| D | C | batch | rows/s | share of GEMM | " + " | ".join(f"x {name}" for name in names) + " |",
         "|" + "---|" * (5 + len(names)),
     ]
-    quiet = max(info["gemm_gflops"] for info in infos)
     for info in sorted(infos, key=_best_ratio):
         shown = [_ratio(info["ratios"].get(name)) for name in names]
         size = f"| {info['columns']} | {info['classes']} | {info['batch']} | {info['rows_per_second']['ours']:,.0f} "
-        mark = " (disturbed)" if info["gemm_gflops"] < QUIET * quiet else ""
-        lines.append(size + f"| {info['share_of_gemm']['median']:.0%}{mark} | " + " | ".join(shown) + " |")
+        lines.append(size + f"| {info['share_of_gemm']['median']:.0%}{_mark(info)} | " + " | ".join(shown) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -76,7 +74,17 @@ def optimizer_table(infos: list[Info]) -> str:
     for info in sorted(infos, key=_best_ratio):
         shown = [_ratio(info["ratios"].get(name)) for name in names]
         size = f"| {info['shapes']} | {info['groups']} | {info['milliseconds']['ours']:.1f} "
-        lines.append(size + f"| {info['share_of_copy']['median']:.0%} | " + " | ".join(shown) + " |")
+        lines.append(size + f"| {info['share_of_copy']['median']:.0%}{_mark(info)} | " + " | ".join(shown) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def accuracy_table(infos: list[Info]) -> str:
+    """Seconds and epochs until the accuracy was reached."""
+    lines = ["| | seconds | epochs | ratio | peak memory |", "|---|---|---|---|---|"]
+    for info in infos:
+        for name, seconds in info["seconds_to_target"].items():
+            cells = (f"{seconds:.2f}", f"{info['epochs_to_target'][name]}", _ratio(info["ratios"].get(name)))
+            lines.append(f"| {name} | " + " | ".join(cells) + f" | {info['peak_memory_mb'][name]:,.0f} MB |")
     return "\n".join(lines) + "\n"
 
 
@@ -91,6 +99,12 @@ def file_table(infos: list[Info]) -> str:
 
 def _best_ratio(info: Info) -> float:
     return min(found["median"] for found in info["ratios"].values())
+
+
+def _mark(info: Info) -> str:
+    """Tells of rounds before or after which the machine's own rates were low."""
+    count = info.get("disturbed_rounds", 0)
+    return f" ({count} of {len(info['seconds']['ours'])} rounds disturbed)" if count else ""
 
 
 def _ratio(found: dict[str, float] | None) -> str:
