@@ -173,7 +173,7 @@ def _decoded_file(gpu: bool) -> Any:
     return _decoded(_input(SOURCE, 1, types.UINT8), gpu)
 
 
-def _header(gpu: bool) -> Any:
+def _header(_gpu: bool) -> Any:
     encoded = fn.io.file.read(_input(SOURCE, 1, types.UINT8))
     return fn.peek_image_shape(encoded, image_type=types.ANY_DATA, dtype=types.INT64)
 
