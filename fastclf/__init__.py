@@ -30,6 +30,7 @@ from fastclf.errors import (
     DataError,
     DivergedError,
     FastclfError,
+    GpuMemoryError,
     LabelError,
     WeightsError,
 )
@@ -89,6 +90,7 @@ __all__ = [
     "DataError",
     "DivergedError",
     "FastclfError",
+    "GpuMemoryError",
     "HeadLearner",
     "ImageClassifierData",
     "ImageModelResults",

@@ -6,22 +6,29 @@ Nothing is pickled.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import shutil
+import time
+from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastclf.errors import CheckpointError
-from fastclf.files import publish
+from fastclf.files import publish, write_new
 
 FORMAT = 1
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_LONG = 3600.0  # seconds: weights that no JSON has come to point to by then are left from a save that was cut off
 
 
-def save_checkpoint(path: Path, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
     """Saves ``tensors`` and what ``info`` tells of them as model ``path`` (without suffix).
 
     Raises:
@@ -29,7 +36,7 @@ def save_checkpoint(path: Path, tensors: dict[str, Tensor], info: dict[str, Any]
     """
     from safetensors.torch import save
 
-    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    data = save(_apart(tensors))
     digest = hashlib.sha256(data).hexdigest()
     weights = path.with_name(f"{path.name}.{digest[:12]}.safetensors")
     manifest = {
@@ -39,20 +46,70 @@ def save_checkpoint(path: Path, tensors: dict[str, Tensor], info: dict[str, Any]
         "sha256": digest,
         **info,
     }
-    text = json.dumps(manifest, indent=1, ensure_ascii=False)
+    manifest["check"] = _checksum(manifest)
+    text = json.dumps(manifest, indent=1, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    older = _older(path, weights)
     try:
-        publish(weights, lambda temporary: temporary.write_bytes(data))
-        publish(path.with_name(path.name + ".json"), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        publish(weights, lambda temporary: write_new(temporary, data))
+        publish(_manifest_of(path), lambda temporary: write_new(temporary, text))
     except OSError as error:
-        raise CheckpointError(f"save: cannot write {error.filename or path}: {error.strerror}") from error
-    _remove_older(path, weights)
+        raise CheckpointError(f"save: {_reason(error, path, len(data) + len(text))}") from error
+    for file in older:
+        with suppress(OSError):
+            file.unlink()
 
 
-def _remove_older(path: Path, keep: Path) -> None:
-    for old in path.parent.iterdir():
-        middle = old.name.removeprefix(path.name + ".").removesuffix(".safetensors")
-        if old.name == f"{path.name}.{middle}.safetensors" and len(middle) == 12 and old != keep:
-            old.unlink(missing_ok=True)
+def _checksum(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of all entries but itself."""
+    text = json.dumps({key: value for key, value in manifest.items() if key != "check"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, contiguous, no two of them in the same memory (tied weights are)."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        copy = tensor.detach().cpu().contiguous()
+        memory = copy.untyped_storage().data_ptr()
+        apart[name] = copy.clone() if memory in seen else copy
+        seen.add(memory)
+    return apart
+
+
+def _reason(error: OSError, path: Path, needed: int) -> str:
+    if error.errno in _FULL:
+        free = shutil.disk_usage(path.parent).free
+        return (
+            f"the disk is full: {path.name} needs {needed:,} bytes, {free:,} are free in {path.parent}. "
+            "What was saved there before is as it was."
+        )
+    return f"cannot write {error.filename or path}: {error.strerror}"
+
+
+def _manifest_of(path: Path) -> Path:
+    return path.with_name(path.name + ".json")
+
+
+def _older(path: Path, keep: Path) -> list[Path]:
+    """The weights of this name that nothing points to once ``keep`` is saved.
+
+    Those of the model that is replaced, and those left from a save that was cut off long ago. Others may belong to a
+    process that is just saving under the same name.
+    """
+    try:
+        replaced = json.loads(_manifest_of(path).read_bytes())["weights"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        replaced = None
+    found = []
+    for file in path.parent.iterdir() if path.parent.is_dir() else ():
+        middle = file.name.removeprefix(path.name + ".").removesuffix(".safetensors")
+        if file.name != f"{path.name}.{middle}.safetensors" or len(middle) != 12 or file == keep:
+            continue
+        with suppress(OSError):
+            if file.name == replaced or time.time() - file.stat().st_mtime > _LONG:
+                found.append(file)
+    return found
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -62,32 +119,73 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         FileNotFoundError: there is no such model; names those that there are.
         CheckpointError: a file is damaged, or of a format that this version does not know.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load
 
-    manifest = path.with_name(path.name + ".json")
+    info = read_info(path)
+    try:
+        data = (path.parent / info["weights"]).read_bytes()
+    except OSError:
+        info = read_info(path)  # another process may have saved meanwhile: then the JSON points to other weights
+        data = _read(path, info["weights"])
+    weights = path.parent / info["weights"]
+    if hashlib.sha256(data).hexdigest() != info["sha256"]:
+        raise CheckpointError(f"load: {weights} is damaged: its sha256 is not the one that was saved")
+    try:
+        return load(data), info
+    except Exception as error:  # SafetensorError, but also KeyError or RuntimeError, as the damage will have it
+        raise CheckpointError(f"load: {weights} is no safetensors file: {error!r}") from error
+
+
+def _read(path: Path, weights: str) -> bytes:
+    try:
+        return (path.parent / weights).read_bytes()
+    except OSError as error:
+        raise CheckpointError(
+            f"load: {_manifest_of(path)} points to {weights}, which cannot be read: {error.strerror}"
+        ) from error
+
+
+def read_info(path: Path) -> dict[str, Any]:
+    """What is told of model ``path`` (without suffix), without its tensors; raises as `load_checkpoint`."""
+    manifest = _manifest_of(path)
     if not manifest.is_file():
         there = sorted(p.stem for p in path.parent.glob("*.json")) if path.parent.is_dir() else []
         raise FileNotFoundError(f"load: there is no model {manifest}; saved models: {', '.join(there) or 'none'}")
     try:
-        info: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
-        weights, digest, known = Path(info["weights"]).name, info["sha256"], info["format"] == FORMAT
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"load: {manifest} is no description of a model: {error!r}") from error
-    if not known:
-        raise CheckpointError(f"load: {manifest} has format {info['format']}, this version reads format {FORMAT}")
-    try:
-        data = (path.parent / weights).read_bytes()
+        info: dict[str, Any] = json.loads(manifest.read_bytes().decode("utf-8", "surrogatepass"))
+        whole = info["check"] == _checksum(info)
+        told = {"format": info["format"], "weights": info["weights"], "sha256": info["sha256"]}
+        classes = info.get("classes", [])
     except OSError as error:
+        raise CheckpointError(f"load: {manifest} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"load: {manifest} is no description of a model: {error!r}") from error
+    if told["format"] != FORMAT:
+        raise CheckpointError(f"load: {manifest} has format {told['format']!r}, this version reads format {FORMAT}")
+    if not whole:
+        raise CheckpointError(f"load: {manifest} is damaged, or was changed by hand: its checksum does not fit")
+    named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+    if not named or not all(isinstance(told[key], str) for key in ("weights", "sha256")):
+        raise CheckpointError(f"load: {manifest} is no description of a model: an entry has the wrong type")
+    if Path(told["weights"]).name != told["weights"] or "\0" in told["weights"]:
+        raise CheckpointError(f"load: {manifest} points to {told['weights']!r}, which is not beside it")
+    return info
+
+
+def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Puts saved tensors into ``module``; ``where`` says in messages where they come from.
+
+    Raises:
+        CheckpointError: names or shapes are not those of the module.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if expected != given:
+        differing = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
         raise CheckpointError(
-            f"load: {manifest} points to {weights}, which cannot be read: {error.strerror}"
-        ) from error
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise CheckpointError(f"load: {path.parent / weights} is damaged: its sha256 is not the one that was saved")
-    try:
-        return load(data), info
-    except SafetensorError as error:
-        raise CheckpointError(f"load: {path.parent / weights}: {error}") from error
+            f"load: {where}, which does not fit this model: {len(differing)} tensors differ, first {differing[:3]}"
+        )
+    module.load_state_dict(tensors)
 
 
 def class_order(saved: list[str], here: list[str], where: str) -> list[int] | None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,26 +12,27 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from fastclf.checkpoint import class_order, load_checkpoint, reorder_rows, save_checkpoint
 from fastclf.data.classifier_data import ImageClassifierData
-from fastclf.errors import CheckpointError
+from fastclf.interrupts import Interrupts
 from fastclf.models.freezing import LayerGroups
-from fastclf.models.head import DropoutClock
-from fastclf.models.net import head_of
 from fastclf.models.summary import summary_table
+from fastclf.saving import Saving
 from fastclf.training.callbacks import Callback, SaveBest, SaveCycles, StopDivergence
 from fastclf.training.engine import EngineSteps, unknown_to_engine
 from fastclf.training.evaluate import Crit, Objective, scores_of, validate
 from fastclf.training.loop import Steps, TrainLoop, derived_seed, seeded
+from fastclf.training.losses import class_weights as weights_of
 from fastclf.training.losses import default_loss
+from fastclf.training.memory import explains_gpu_memory
+from fastclf.training.metrics import Metric as Metric
 from fastclf.training.metrics import name_of
 from fastclf.training.optimizer import SGDR
 from fastclf.training.recorder import Recorder
 from fastclf.training.schedule import Constant, Finder, Schedule, make_schedule, n_epochs
 from fastclf.training.snapshot import unchanged
+from fastclf.training.state import FitState, data_setting, put_back, told, where_it_stands
 from fastclf.training.steps import AutogradSteps, OptFn, Rates
 
-Metric = Callable[..., Any]
 Array = NDArray[Any]
 
 
@@ -45,7 +45,7 @@ class Stage:
     data: ImageClassifierData
 
 
-class Learner:
+class Learner(Saving):
     """Trains and applies a model of one's own; see `ConvLearner` for a pretrained one, `HeadLearner` for activations.
 
     Args:
@@ -54,6 +54,8 @@ class Learner:
             (one label), probabilities (several) or values (regression), ``[B, c]``.
         groups: submodules that together hold every parameter, first layers first.
         crit: the loss, a function of (output, targets).
+        class_weights: of the classes in the default loss: one number each, or ``"auto"``, the rarer the heavier; see
+            `fastclf.training.losses.class_weights`.
         metrics: functions of (predictions, targets), of torch tensors or numpy arrays.
         opt_fn: makes the optimizer, called as ``opt_fn(param_groups, lr=...)``; `SGDR` with momentum .9 by default.
         seed: of everything random in training; the data's by default.
@@ -72,6 +74,7 @@ class Learner:
         groups: Sequence[nn.Module],
         *,
         crit: Crit | None = None,
+        class_weights: str | ArrayLike | None = None,
         metrics: Sequence[Metric] = (),
         opt_fn: OptFn | None = None,
         seed: int | None = None,
@@ -80,7 +83,9 @@ class Learner:
         self._data = data
         self.model = model.to(data.device)
         self.groups = LayerGroups(groups)
-        self.crit: Crit = crit or default_loss(is_multi=data.is_multi, is_reg=data.is_reg)
+        self.crit: Crit = crit or _loss_for(data, class_weights)
+        if crit is not None and class_weights is not None:
+            raise ValueError("class_weights: crit replaces the default loss. Pass crit=NLL(weight=...) instead.")
         self.metrics = list(metrics)
         self.opt_fn: OptFn = opt_fn or SGDR
         self.clip: float | None = None
@@ -116,6 +121,7 @@ class Learner:
 
     # Training
 
+    @explains_gpu_memory
     def fit(
         self,
         lrs: ArrayLike,
@@ -130,8 +136,13 @@ class Learner:
         best_save_name: str | None = None,
         callbacks: Sequence[Callback] = (),
         use_wd_sched: bool = False,
+        state_name: str | None = None,
+        resume: bool = False,
     ) -> list[float]:
         """Trains the groups that are not frozen, with a new optimizer, and prints a line per epoch.
+
+        Ctrl-C and SIGTERM end the fit after the step that is being made (Ctrl-C twice: at once); then Ctrl-C raises
+        KeyboardInterrupt, and SIGTERM ends the process with code 143. Everything is consistent then.
 
         Args:
             lrs: the highest rate: one number, or one per layer group.
@@ -145,33 +156,104 @@ class Learner:
             best_save_name: saves the model whenever the validation loss is the lowest of this fit.
             callbacks: see `Callback`.
             use_wd_sched: takes ``rate * wds`` off the weights, apart from the gradient (decoupled).
+            state_name: keeps the model and the whole state of the fit under this name, after each epoch and when
+                Ctrl-C or SIGTERM ends it. `load` takes the model from it.
+            resume: goes on from the state ``state_name`` to the same end, bit for bit on a processor, as without the
+                interruption; the learner and all other arguments must be what they were. Where there is no such state
+                the fit begins; where the fit has ended its model is loaded. So a script that was stopped anywhere may
+                simply be run again.
 
         Returns:
             ``[val_loss, metric, ...]`` after the last epoch.
 
         Raises:
-            DivergedError: the training loss is not finite.
+            DivergedError: the training loss, or a weight after an epoch, is not finite. The model then holds the
+                weights that it had before that epoch.
+            GpuMemoryError: a batch is too large for the GPU.
+            CheckpointError: the state cannot be read, or belongs to something else; says what differs.
         """
         if n_cycle < 1:
             raise ValueError(f"fit: n_cycle must be at least 1, got {n_cycle}")
-        stage = self._stage()
-        nb = _batches(stage)
-        schedule = make_schedule(nb, cycle_len, cycle_mult, use_clr, use_clr_beta)
+        schedule = make_schedule(_batches(self._stage()), cycle_len, cycle_mult, use_clr, use_clr_beta)
         rates = self._rates(lrs, wds, schedule, decoupled=use_wd_sched)
-        self.sched = Recorder(schedule, float(rates.lrs[-1]))
+        epochs = n_epochs(n_cycle, cycle_len, cycle_mult)
+        plan = {
+            "epochs": epochs,
+            "cycle_save_name": cycle_save_name,
+            "best_save_name": best_save_name,
+            "callbacks": [type(callback).__name__ for callback in callbacks],
+        }
+        state, saved = self._begin(state_name, plan, rates, resume=resume)
+        stage = self._stage()  # only now: under precompute, loading a model may bring other activations
         hooks = list(callbacks)
         if best_save_name:
             hooks.append(SaveBest(self.save, best_save_name))
         if cycle_save_name:
-            hooks.append(SaveCycles(self.save, cycle_save_name, schedule, nb))
-        self._fits += 1
-        with self._seeded(stage, "fit", self._fits):
-            loop = TrainLoop(self._steps(stage, rates), stage.groups, nb, self.sched, hooks)
-            epochs = n_epochs(n_cycle, cycle_len, cycle_mult)
-            values = loop.fit(epochs, self._epochs, lambda: self._validate(stage), [name_of(m) for m in self.metrics])
-        self._epochs += len(self.sched.val_losses)
+            hooks.append(SaveCycles(self.save, cycle_save_name, schedule, _batches(stage)))
+        self.sched = Recorder(schedule, float(rates.lrs[-1]))
+        with Interrupts() as interrupts, self._seeded(stage, "fit"):
+            loop = self._loop(stage, rates, hooks, interrupts, keeps=state is not None)
+            if saved is not None:
+                put_back(saved, loop, self._data.device)
+            try:
+                values = loop.fit(
+                    epochs,
+                    lambda: self._validate(stage),
+                    [name_of(m) for m in self.metrics],
+                    lambda: self._keep(state, loop),
+                )
+            finally:
+                self._epochs = loop.first_epoch + loop.epoch + (loop.done > 0)
+        self._say_waiting(stage)
         return values
 
+    def _begin(
+        self, name: str | None, plan: dict[str, Any], rates: Rates, *, resume: bool
+    ) -> tuple[FitState | None, dict[str, Any] | None]:
+        """Where the state of the next fit is kept, and the state to go on from, whose model is loaded."""
+        state = None if name is None else FitState(self._model_path(name), self._setting(plan, rates))
+        if resume and state is None:
+            raise ValueError("fit: resume needs state_name, the name under which the state is kept")
+        if name is not None and name == plan["best_save_name"]:
+            raise ValueError(f"fit: state_name and best_save_name must differ, got {name!r} twice")
+        saved = state.read() if state is not None and resume else None
+        if saved is None:
+            self._fits += 1
+            return state, None
+        assert name is not None
+        self.load(name)
+        self._fits, self._epochs = saved["fits"], saved["loop"]["first_epoch"]
+        where = "is over" if saved["loop"]["finished"] else f"goes on after {saved['loop']['steps']['step']} steps"
+        print(f"fit: {name!r} {where}")
+        return state, saved
+
+    def _setting(self, plan: dict[str, Any], rates: Rates) -> dict[str, Any]:
+        """All that makes a fit what it is: what must be the same to go on with it."""
+        stage = self._stage()
+        return {
+            **self._info(),
+            **data_setting(stage.data),
+            **plan,
+            **rates.describe(),
+            "crit": told(self.crit),
+            "opt_fn": told(self.opt_fn),
+            "seed": self.seed,
+            "frozen groups": self.groups.frozen_to,
+            "bn_freeze": self.groups.bn_frozen,
+            "trained by": "autograd" if self._unknown(stage, keeps_state=True) else "the native engine",
+        }
+
+    def _keep(self, state: FitState | None, loop: TrainLoop) -> None:
+        if state is None:
+            return
+        state.write({"fits": self._fits, **where_it_stands(loop, self._data.device)}, self._state(), self._info())
+
+    def _say_waiting(self, stage: Stage) -> None:
+        line = stage.data.trn_dl.waiting.line("train")
+        if line is not None:
+            print(line)
+
+    @explains_gpu_memory
     def lr_find(
         self, start_lr: ArrayLike = 1e-5, end_lr: float = 10, wds: ArrayLike | None = None, *, linear: bool = False
     ) -> None:
@@ -187,19 +269,26 @@ class Learner:
             raise ValueError(f"lr_find: rates must rise from above 0, got start_lr {last:g} and end_lr {end_lr:g}")
         rates = self._rates(start_lr, wds, Finder(nb, end_lr / last, linear), decoupled=False)
         self.sched = Recorder(rates.schedule, last)
-        with unchanged(stage.module), self._seeded(stage, "lr_find", self._fits):
-            loop = TrainLoop(self._steps(stage, rates), stage.groups, nb, self.sched, [StopDivergence()])
-            loop.run_epoch(self._epochs, allow_nan=True)
+        with Interrupts() as interrupts, unchanged(stage.module), self._seeded(stage, "lr_find"):
+            self._loop(stage, rates, [StopDivergence()], interrupts).run_epoch(allow_nan=True)
 
-    def _steps(self, stage: Stage, rates: Rates) -> Steps:
-        """Trains cached rows in the native engine where it knows head, loss and optimizer, else through autograd."""
-        module, loader, crit = stage.module, stage.data.trn_dl, self.crit
-        if stage.data.has_rows:
-            unknown = unknown_to_engine(module, loader, crit, self.opt_fn)
-            if unknown is None:
-                return EngineSteps(module, loader, crit, self.opt_fn, rates)  # type: ignore[arg-type]
+    def _loop(
+        self, stage: Stage, rates: Rates, hooks: Sequence[Callback], interrupts: Interrupts, *, keeps: bool = False
+    ) -> TrainLoop:
+        unknown = self._unknown(stage, keeps_state=keeps)
+        if unknown is not None and stage.data.has_rows:
             self._say_once(f"{unknown} is not known to the native engine: the head trains through autograd")
+        steps = self._steps(stage, rates, natively=unknown is None)
+        return TrainLoop(steps, stage.groups, _batches(stage), self.sched, hooks, interrupts, self._epochs)
+
+    def _steps(self, stage: Stage, rates: Rates, *, natively: bool) -> Steps:
+        module, loader, crit = stage.module, stage.data.trn_dl, self.crit
+        if natively:
+            return EngineSteps(module, loader, crit, self.opt_fn, rates)  # type: ignore[arg-type]
         return AutogradSteps(Objective(module, crit), stage.groups, loader, self.opt_fn, rates)
+
+    def _unknown(self, stage: Stage, *, keeps_state: bool) -> str | None:
+        return unknown_to_engine(stage.module, stage.data.trn_dl, self.crit, self.opt_fn, keeps_state=keeps_state)
 
     def _say_once(self, text: str) -> None:
         if text not in self._said:
@@ -218,19 +307,8 @@ class Learner:
     def _per_group(self, values: ArrayLike, name: str) -> NDArray[np.float64]:
         return self._stage().groups.per_group(values, name)
 
-    @contextmanager
-    def _seeded(self, stage: Stage, *what: int | str) -> Iterator[None]:
-        """Everything random in the block is a function of the learner's seed and of ``what``."""
-        seed = derived_seed(self.seed, *what)
-        head = head_of(stage.module)
-        clock = DropoutClock() if head is None else head.clock
-        before = clock.seed, clock.step
-        try:
-            clock.seed, clock.step = seed, 0
-            with seeded(seed):
-                yield
-        finally:
-            clock.seed, clock.step = before
+    def _seeded(self, stage: Stage, what: str) -> AbstractContextManager[None]:
+        return seeded(derived_seed(self.seed, what, self._fits), stage.module)
 
     def _validate(self, stage: Stage) -> list[float]:
         return validate(Objective(stage.module, self.crit), stage.data.val_dl, self.metrics)
@@ -289,6 +367,7 @@ class Learner:
         views = [self._predict(self.model, augmented, epoch)[0] for epoch in range(n_aug)]
         return np.stack([first, *views]), targets
 
+    @explains_gpu_memory
     def _predict(self, module: nn.Module, dl: Any, epoch: int = 0) -> tuple[Array, Array]:
         objective = Objective(module, self.crit)
         scores, targets = scores_of(objective, dl, epoch)
@@ -308,72 +387,13 @@ class Learner:
         x, _ = next(stage.data.val_dl.batches(0))
         print(summary_table(stage.module, x[:2]))
 
-    # Saving
 
-    def save(self, name: str) -> None:
-        """Saves the whole model as ``name`` in the models folder.
-
-        Raises:
-            CheckpointError: the folder cannot be written, or the disk is full; an earlier model of that name stays.
-        """
-        save_checkpoint(self._model_path(name), self._state(), self._info())
-
-    def load(self, name: str) -> None:
-        """Loads what `save` stored: weights and statistics; groups stay frozen or not as they are.
-
-        A head saved by itself is loaded into the head. A model trained on the same classes in another order has its
-        last layer put into this data's order.
-
-        Raises:
-            FileNotFoundError: there is no such model; names those that there are.
-            CheckpointError: the file is damaged, or the model has other classes or another architecture.
-        """
-        path = self._model_path(name)
-        tensors, info = load_checkpoint(path)
-        order = class_order(info.get("classes", []), self._info()["classes"], str(path))
-        if order is not None:
-            for key in self._class_tensors(tensors):
-                tensors[key] = reorder_rows(tensors[key], order)
-        target, tensors = self._target_of(tensors)
-        expected = {key: tuple(tensor.shape) for key, tensor in target.state_dict().items()}
-        given = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-        if expected != given:
-            differing = sorted(key for key in expected.keys() | given.keys() if expected.get(key) != given.get(key))
-            raise CheckpointError(
-                f"load: {path} holds {info.get('arch', 'another model')}, which does not fit this model: "
-                f"{len(differing)} tensors differ, first {differing[:3]}"
-            )
-        target.load_state_dict(tensors)
-
-    def _state(self) -> dict[str, Tensor]:
-        """The tensors to save, under the names that they have in a file."""
-        return self.model.state_dict()
-
-    def _target_of(self, tensors: dict[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
-        """The module that saved tensors belong to, and the tensors under its names."""
-        return self.model, tensors
-
-    def _class_tensors(self, tensors: dict[str, Tensor]) -> list[str]:
-        """Which saved tensors have one row per class."""
-        raise CheckpointError(
-            "load: the model was trained on the same classes in another order, and only a head of fastclf's own can "
-            "be put into this order. Load it with data whose classes are in the saved order."
-        )
-
-    def _info(self) -> dict[str, Any]:
-        data = self._data
-        return {
-            "arch": type(self.model).__name__,
-            "classes": [str(name) for name in data.classes],
-            "sz": data.sz,
-            "transforms": None if data.tfms is None else data.tfms[1].describe(),
-            "metrics": [name_of(metric) for metric in self.metrics],
-        }
-
-    def _model_path(self, name: str) -> Path:
-        if not name or name != name.strip() or "/" in name or name.startswith("."):
-            raise ValueError(f"save/load: name must be a plain file name, got {name!r}")
-        return self._data.path / self._models_name / name
+def _loss_for(data: ImageClassifierData, class_weights: str | ArrayLike | None) -> Crit:
+    if class_weights is None:
+        return default_loss(is_multi=data.is_multi, is_reg=data.is_reg)
+    if data.is_reg:
+        raise ValueError("class_weights: the labels are numbers to be predicted, not classes. Leave it out.")
+    return default_loss(is_multi=data.is_multi, is_reg=False, weight=weights_of(class_weights, data.trn_y, data.c))
 
 
 def _batches(stage: Stage) -> int:

@@ -16,15 +16,18 @@ LINE_SECONDS = 10.0
 
 
 class Progress:
-    """Counts ``total`` units of work; says nothing about work that is done within two seconds."""
+    """Counts ``total`` units of work; says nothing about work that is done within two seconds.
 
-    def __init__(self, total: int, what: str, unit: str) -> None:
+    ``done`` of them were done before, and do not count in the rate.
+    """
+
+    def __init__(self, total: int, what: str, unit: str, *, done: int = 0) -> None:
         self.total, self.what, self.unit = total, what, unit
         self._start = self._last_line = time.monotonic()
-        self._done = 0
+        self._done = self._before = done
         self._bar: tqdm[None] | None = None
         if sys.stderr.isatty():
-            self._bar = tqdm(total=total, desc=what, unit=f" {unit}", delay=SILENT_SECONDS, leave=False)
+            self._bar = tqdm(total=total, initial=done, desc=what, unit=f" {unit}", delay=SILENT_SECONDS, leave=False)
 
     def advance(self, n: int) -> None:
         """Notes that ``n`` more units are done."""
@@ -36,7 +39,7 @@ class Progress:
             self._line()
 
     def _line(self) -> None:
-        rate = self._done / (time.monotonic() - self._start)
+        rate = (self._done - self._before) / (time.monotonic() - self._start)
         left = (self.total - self._done) / rate
         share = self._done / self.total
         text = f"{self.what}: {self._done}/{self.total} ({share:.0%}), {rate:.3g} {self.unit}/s, {left:.0f} s left"

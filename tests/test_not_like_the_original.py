@@ -184,10 +184,10 @@ def test_lr_find_leaves_no_trace_also_when_interrupted(folder, precompute, monke
     assert learn.sched.lrs[0] == pytest.approx(1e-5)
     from fastclf.training.recorder import Recorder
 
-    def interrupt(self, loss):
+    def interrupt(self, loss, step):
         if len(self.lrs) == 5:
             raise KeyboardInterrupt
-        return original(self, loss)
+        return original(self, loss, step)
 
     original = Recorder.batch
     monkeypatch.setattr(Recorder, "batch", interrupt)

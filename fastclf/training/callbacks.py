@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from fastclf.training.schedule import Schedule
 
@@ -12,6 +13,9 @@ class Callback:
 
     A callback that overrides ``on_batch_begin`` or ``on_batch_end`` is called between any two batches, which keeps
     the native engine from running many batches in one call.
+
+    One that cannot write (any OSError, such as a full disk or a lost connection; CheckpointError) does not end the
+    fit: that is said in one warning, and it is called again next time. Any other error ends it.
     """
 
     def on_train_begin(self) -> None:
@@ -29,6 +33,13 @@ class Callback:
     def on_train_end(self) -> None:
         """After the last epoch, also when a callback stopped the fit."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a fit that goes on later must know again: numbers, texts, lists and tensors."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes what `state_dict` gave."""
+
 
 def wants_batches(callback: Callback) -> bool:
     """Whether the callback must be called between any two batches."""
@@ -45,9 +56,17 @@ class SaveBest(Callback):
     def on_epoch_end(self, metrics: list[float]) -> bool | None:
         """Compares; a loss that is not a number is never better."""
         if metrics[0] < self.best:
-            self.best = metrics[0]
             self.save(self.name)
+            self.best = metrics[0]
         return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The lowest loss so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Callback`."""
+        self.best = state["best"]
 
 
 class SaveCycles(Callback):
@@ -64,9 +83,17 @@ class SaveCycles(Callback):
         """Saves where the epoch's last batch ends a cycle."""
         self.epochs += 1
         if self.schedule.ends_cycle(self.epochs * self.nb - 1):
-            self.save(f"{self.name}_cyc_{self.cycles}")
             self.cycles += 1
+            self.save(f"{self.name}_cyc_{self.cycles - 1}")
         return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many epochs and cycles are over."""
+        return {"epochs": self.epochs, "cycles": self.cycles}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Callback`."""
+        self.epochs, self.cycles = state["epochs"], state["cycles"]
 
 
 class StopDivergence(Callback):

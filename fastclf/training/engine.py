@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -24,7 +25,11 @@ class EngineSteps:
 
     Attributes:
         chunk: how many batches the loop asks for at once when nothing needs to happen between them.
+        step: steps done, as the schedule counts them.
+        precision: what the forward pass computes in.
     """
+
+    precision = "float32"
 
     def __init__(self, head: Head, loader: RowLoader, crit: NLL | BCE, opt_fn: OptFn, rates: Rates) -> None:
         spec, rows, momentum = HeadSpec.from_layers(head.layers), loader.ds.rows, _momentum(opt_fn)
@@ -44,30 +49,51 @@ class EngineSteps:
         )
         self._loader, self._bn = loader, spec.blocks[0].bn
         self._order = loader.order(0)
-        self._step = self._done = 0
+        self.step = self._done = 0
 
-    def start_epoch(self, epoch: int) -> None:
-        """Begins epoch ``epoch`` of the loader's order."""
-        self._order, self._done = self._loader.order(epoch), 0
+    def start_epoch(self, epoch: int, done: int = 0) -> None:
+        """Begins epoch ``epoch`` of the loader's order, after its first ``done`` batches."""
+        self._order, self._done = self._loader.order(epoch), done
 
     def run(self, n: int) -> list[float]:
         """Trains on the epoch's next ``n`` batches and returns their losses."""
         bs = self._loader.bs
         rows = self._order[self._done * bs : (self._done + n) * bs]
-        losses: list[float] = self._engine.train(rows, bs, self._step, frozen_bn=not self._bn.training).tolist()
+        losses: list[float] = self._engine.train(rows, bs, self.step, frozen_bn=not self._bn.training).tolist()
         self._done += n
-        self._step += n
+        self.step += n
         return losses
 
+    def state_dict(self) -> dict[str, Any]:
+        """Momenta and counters, for a fit that goes on later."""
+        return {"step": self.step, "momenta": self._engine.momenta()}
 
-def unknown_to_engine(module: nn.Module, loader: object, crit: Crit, opt_fn: OptFn) -> str | None:
-    """What keeps the engine from training ``module``, in a few words; None when nothing does."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes what `state_dict` gave."""
+        self.step = state["step"]
+        self._engine.load_momenta(state["momenta"])
+
+
+def unknown_to_engine(
+    module: nn.Module, loader: object, crit: Crit, opt_fn: OptFn, *, keeps_state: bool = False
+) -> str | None:
+    """What keeps the engine from training ``module``, in a few words; None when nothing does.
+
+    Args:
+        module: a head.
+        loader: of rows.
+        crit: the loss.
+        opt_fn: makes the optimizer.
+        keeps_state: whether the fit must be able to go on later.
+    """
     if not isinstance(module, Head) or HeadSpec.from_layers(module.layers) is None:
         return "this head"
     if not isinstance(loader, RowLoader):
         return "this data"
     if not isinstance(crit, NLL | BCE):
         return "this loss"
+    if keeps_state and not hasattr(HeadEngine, "momenta"):
+        return "state_name"
     return "this optimizer" if _momentum(opt_fn) is None else None
 
 

@@ -4,29 +4,43 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 
-from fastclf.errors import DivergedError
+from fastclf.errors import CheckpointError, DivergedError
+from fastclf.interrupts import Interrupts
 from fastclf.models.freezing import LayerGroups
+from fastclf.models.head import DropoutClock
+from fastclf.models.net import head_of
 from fastclf.progress import Progress
 from fastclf.training.callbacks import Callback, wants_batches
 from fastclf.training.recorder import Recorder
+from fastclf.training.snapshot import LastGood
 
 
 class Steps(Protocol):
     """Something that trains on the next batches of an epoch."""
 
     chunk: int
+    step: int
+    precision: str
 
-    def start_epoch(self, epoch: int) -> None:
-        """Begins an epoch."""
+    def start_epoch(self, epoch: int, done: int = 0) -> None:
+        """Begins an epoch after its first ``done`` batches."""
 
     def run(self, n: int) -> Sequence[float]:
         """Trains on the next ``n`` batches and returns their losses."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Momenta and counters, for a fit that goes on later."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes what `state_dict` gave."""
 
 
 def derived_seed(seed: int, *what: int | str) -> int:
@@ -36,14 +50,22 @@ def derived_seed(seed: int, *what: int | str) -> int:
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Runs a block under torch generators seeded with ``seed``; the caller's are as before afterwards.
+def seeded(seed: int, module: nn.Module) -> Iterator[None]:
+    """Makes all that is random in the block a function of ``seed``; everything is as before afterwards.
 
-    Only layers that draw from torch itself need it (a custom head's dropout, a body's stochastic depth).
+    That is: the masks of our head's dropout, and torch's generators, which a head of one's own or a body's stochastic
+    depth may draw from.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
+    head = head_of(module)
+    clock = DropoutClock() if head is None else head.clock
+    before = clock.seed, clock.step
+    try:
+        clock.seed, clock.step = seed, 0
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            yield
+    finally:
+        clock.seed, clock.step = before
 
 
 class TrainLoop:
@@ -55,78 +77,173 @@ class TrainLoop:
         batches: per epoch.
         recorder: keeps rates and losses.
         callbacks: called in order.
+        interrupts: let Ctrl-C and SIGTERM through after each step and during validation.
+        first_epoch: which epoch of the loader's order is the first.
+
+    Attributes:
+        epoch: epochs that are over.
+        done: batches of the epoch under way that are over.
+        finished: whether the last epoch is over, or a callback has stopped the fit.
     """
 
     def __init__(
-        self, steps: Steps, groups: LayerGroups, batches: int, recorder: Recorder, callbacks: Sequence[Callback]
+        self,
+        steps: Steps,
+        groups: LayerGroups,
+        batches: int,
+        recorder: Recorder,
+        callbacks: Sequence[Callback],
+        interrupts: Interrupts,
+        first_epoch: int,
     ) -> None:
         self.steps, self.groups, self.batches = steps, groups, batches
         self.recorder, self.callbacks = recorder, callbacks
+        self.interrupts, self.first_epoch = interrupts, first_epoch
+        self.epoch = self.done = 0
+        self.stopped = self.finished = False
         self._chunk = 1 if any(wants_batches(callback) for callback in callbacks) else steps.chunk
+        self._failed: set[object] = set()
 
-    def run_epoch(self, epoch: int, *, allow_nan: bool = False) -> bool:
-        """Trains on one epoch; returns whether a callback stopped it.
+    def run_epoch(self, *, allow_nan: bool = False) -> None:
+        """Trains on what is left of the epoch under way, until a callback stops it.
 
         Raises:
             DivergedError: a batch's loss is not finite, unless ``allow_nan``.
         """
         self.groups.set_modes()
-        self.steps.start_epoch(epoch)
-        done = 0
-        with Progress(self.batches, "train", "batches") as progress:
-            while done < self.batches:
-                n = min(self._chunk, self.batches - done)
-                for callback in self.callbacks:
-                    callback.on_batch_begin()
-                if self._note(self.steps.run(n), allow_nan=allow_nan):
-                    return True
-                done += n
+        self.steps.start_epoch(self.first_epoch + self.epoch, self.done)
+        with Progress(self.batches, "train", "batches", done=self.done) as progress:
+            while self.done < self.batches and not self.stopped:
+                n = min(self._chunk, self.batches - self.done)
+                self._call("on_batch_begin")
+                step = self.steps.step
+                for i, loss in enumerate(self.steps.run(n)):
+                    self._note(loss, step + i, allow_nan=allow_nan)
+                self.done += n
                 progress.advance(n)
-        return False
+                self.interrupts.check()
 
-    def _note(self, losses: Sequence[float], *, allow_nan: bool) -> bool:
+    def _note(self, loss: float, step: int, *, allow_nan: bool) -> None:
+        if not (allow_nan or math.isfinite(loss)):
+            raise DivergedError(
+                f"fit: the training loss of batch {len(self.recorder.lrs)} is {loss} at {self._rate(step)}"
+            )
+        smoothed = self.recorder.batch(loss, step)
+        self.stopped |= self._call("on_batch_end", smoothed)
+
+    def _rate(self, step: int) -> str:
+        rate = self.recorder.schedule.factor(step) * self.recorder.lr
+        return f"learning rate {rate:.3g} in {self.steps.precision}"
+
+    def _call(self, hook: str, *args: Any) -> bool:
+        """Calls every callback, in order; returns whether one of them asks to stop."""
         stop = False
-        for loss in losses:
-            if not (allow_nan or math.isfinite(loss)):
-                step = len(self.recorder.lrs)
-                rate = self.recorder.schedule.factor(step) * self.recorder.lr
-                raise DivergedError(
-                    f"fit: the training loss of batch {step} is {loss} at learning rate {rate:.3g}. "
-                    "The weights are spoilt: load a saved model and train with a lower rate (see lr_find)."
-                )
-            smoothed = self.recorder.batch(loss)
-            for callback in self.callbacks:
-                stop |= bool(callback.on_batch_end(smoothed))
+        for callback in self.callbacks:
+            stop |= bool(self._tolerant(callback, getattr(callback, hook), *args))
         return stop
 
+    def _tolerant(self, who: object, function: Callable[..., Any], *args: Any) -> Any:
+        """Calls a function that writes; where it cannot, training goes on, with one warning."""
+        try:
+            return function(*args)
+        except (OSError, CheckpointError) as error:
+            if who not in self._failed:
+                self._failed.add(who)
+                name = who if isinstance(who, str) else type(who).__name__
+                warnings.warn(
+                    f"fit: {name} could not be written ({error}); training goes on. This is told once in a fit.",
+                    UserWarning,
+                    stacklevel=2,
+                )
+            return None
+
     def fit(
-        self, n_epochs: int, first_epoch: int, validate: Callable[[], list[float]], names: Sequence[str]
+        self, n_epochs: int, validate: Callable[[], list[float]], names: Sequence[str], keep: Callable[[], None]
     ) -> list[float]:
-        """Trains ``n_epochs``; prints the table; returns ``[val_loss, metric, ...]`` of the last epoch."""
-        values: list[float] = []
-        for callback in self.callbacks:
-            callback.on_train_begin()
-        columns = ("trn_loss", "val_loss", *names)
-        widths = [max(12, len(name) + 2) for name in columns]
-        print(_row("epoch", columns, widths), flush=True)
-        for epoch in range(n_epochs):
-            stopped = self.run_epoch(first_epoch + epoch)
-            values = validate()
-            self.recorder.epoch(values[0], values[1:])
-            shown = [_shown(value) for value in (self.recorder.losses[-1], *values)]
-            print(_row(f"{epoch:5d}", shown, widths), flush=True)
-            for callback in self.callbacks:
-                stopped |= bool(callback.on_epoch_end(values))
-            if stopped:
-                break
-        for callback in self.callbacks:
-            callback.on_train_end()
-        return values
+        """Trains up to ``n_epochs``; prints the table; returns ``[val_loss, metric, ...]`` of the last epoch.
+
+        Calls ``keep`` after each epoch, and when an interrupt ends the fit where everything is consistent.
+        """
+        table = _Table(("trn_loss", "val_loss", *names))
+        good = LastGood(self.groups.groups[self.groups.frozen_to :])
+        if not good.take(self.steps.step):
+            raise DivergedError("fit: the model holds values that are not finite; load a saved model first.")
+        self._call("on_train_begin")
+        try:
+            while not self.finished:
+                self._run_safely(good)
+                with self.interrupts.released():
+                    values = validate()
+                self._end_epoch(values, n_epochs, table)
+                self._tolerant("the state of the fit", keep)
+                self.interrupts.check()
+        except (KeyboardInterrupt, SystemExit):
+            if self.interrupts.at_rest:
+                self._tolerant("the state of the fit", keep)
+            raise
+        self._call("on_train_end")
+        return self.recorder.last()
+
+    def _run_safely(self, good: LastGood) -> None:
+        """Trains for an epoch; where it diverges, the modules hold the last good values again."""
+        try:
+            self.run_epoch()
+            if not good.take(self.steps.step):
+                step = self.steps.step
+                raise DivergedError(f"fit: the weights are not finite after {step} steps at {self._rate(step)}")
+        except DivergedError as error:
+            good.put_back()
+            raise DivergedError(f"{error}. {_advice(good.step, first=not self.recorder.lrs)}") from None
+
+    def _end_epoch(self, values: list[float], n_epochs: int, table: _Table) -> None:
+        self.recorder.epoch(values[0], values[1:])
+        table.row(self.epoch, [self.recorder.losses[-1], *values])
+        self.stopped |= self._call("on_epoch_end", values)
+        self.epoch, self.done = self.epoch + 1, 0
+        self.finished = self.stopped or self.epoch == n_epochs
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the fit stands, for one that goes on later."""
+        return {
+            "first_epoch": self.first_epoch,
+            "epoch": self.epoch,
+            "done": self.done,
+            "stopped": self.stopped,
+            "finished": self.finished,
+            "steps": self.steps.state_dict(),
+            "recorder": self.recorder.state_dict(),
+            "callbacks": [callback.state_dict() for callback in self.callbacks],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes what `state_dict` gave."""
+        self.epoch, self.done = state["epoch"], state["done"]
+        self.stopped, self.finished = state["stopped"], state["finished"]
+        self.steps.load_state_dict(state["steps"])
+        self.recorder.load_state_dict(state["recorder"])
+        for callback, saved in zip(self.callbacks, state["callbacks"], strict=True):
+            callback.load_state_dict(saved)
 
 
-def _row(first: str, cells: Sequence[str], widths: Sequence[int]) -> str:
-    return f"{first} " + "".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+def _advice(good: int, *, first: bool) -> str:
+    if first:
+        return "No step came before it: the inputs, the targets or the loss function are the cause, not the rate."
+    return (
+        f"The model holds the weights that it had after {good} steps, before this epoch. Train with a lower rate "
+        "(see lr_find), or bound the gradient (learn.clip)."
+    )
 
 
-def _shown(value: Any) -> str:
-    return "n/a" if math.isnan(value) else f"{value:.6f}"
+class _Table:
+    """The lines that a fit prints."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self._widths = [max(12, len(name) + 2) for name in columns]
+        self._print("epoch", columns)
+
+    def row(self, epoch: int, values: Sequence[float]) -> None:
+        """Prints an epoch's values, n/a where one is undefined."""
+        self._print(f"{epoch:5d}", ["n/a" if math.isnan(value) else f"{value:.6f}" for value in values])
+
+    def _print(self, first: str, cells: Sequence[str]) -> None:
+        print(f"{first} " + "".join(c.rjust(w) for c, w in zip(cells, self._widths, strict=True)), flush=True)

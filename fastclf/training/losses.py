@@ -6,8 +6,12 @@ Each averages over rows, so one call over a whole set gives that set's exact los
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import torch
 import torch.nn.functional as F
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 
@@ -75,8 +79,37 @@ class L1:
 LogitLoss = NLL | BCE | L1
 
 
-def default_loss(*, is_multi: bool, is_reg: bool) -> LogitLoss:
+def class_weights(given: str | ArrayLike, y: NDArray[Any], c: int) -> Tensor:
+    """Weights ``[C] float32`` of the classes in a loss.
+
+    Args:
+        given: one number per class, finite and not negative; or ``"auto"``: the mean number of rows of the classes that
+            have any, over the class's own (one label: ``N / (C * rows)``, "balanced" in scikit-learn). A class without
+            rows weighs 1.
+        y: labels of the training set: ``[N]`` class numbers, or ``[N, C]`` of zeros and ones.
+        c: number of classes.
+
+    Raises:
+        ValueError: ``given`` is something else.
+    """
+    if isinstance(given, str):
+        if given != "auto":
+            raise ValueError(f'class_weights: class_weights must be "auto" or one number per class, got {given!r}')
+        rows = np.bincount(y, minlength=c) if y.ndim == 1 else y.sum(0)
+        there = rows > 0
+        weights = np.where(there, rows[there].mean() / np.maximum(rows, 1), 1.0)
+    else:
+        weights = np.asarray(given, dtype=np.float64)
+        if weights.shape != (c,) or not (np.isfinite(weights) & (weights >= 0)).all() or not weights.any():
+            raise ValueError(
+                f"class_weights: class_weights must be {c} numbers, one per class, finite, not negative and not all "
+                f'0, got {np.array2string(weights, threshold=10)}. Or pass "auto".'
+            )
+    return torch.tensor(weights, dtype=torch.float32)
+
+
+def default_loss(*, is_multi: bool, is_reg: bool, weight: Tensor | None = None) -> LogitLoss:
     """The loss that goes with the labels: L1 for regression, BCE for several labels, else NLL."""
     if is_reg:
         return L1()
-    return BCE() if is_multi else NLL()
+    return BCE(weight) if is_multi else NLL(weight)

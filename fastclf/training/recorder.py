@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from fastclf.training.schedule import Schedule
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SMOOTHING = 0.98
+_PER_BATCH = ("lrs", "losses", "momentums")
 
 
 class Recorder:
@@ -33,21 +35,36 @@ class Recorder:
         self.val_losses: list[float] = []
         self.rec_metrics: list[list[float]] = []
 
-    def batch(self, loss: float) -> float:
-        """Notes the loss of the next batch and returns the smoothed loss."""
-        step = len(self.lrs)
+    def batch(self, loss: float, step: int) -> float:
+        """Notes the loss of the next batch, trained at ``step`` of the schedule, and returns the smoothed loss."""
         self.lrs.append(self.lr * self.schedule.factor(step))
         momentum = self.schedule.momentum(step)
         if momentum is not None:
             self.momentums.append(momentum)
         self._average = SMOOTHING * self._average + (1 - SMOOTHING) * loss
-        self.losses.append(self._average / (1 - SMOOTHING ** (step + 1)))
+        self.losses.append(self._average / (1 - SMOOTHING ** len(self.lrs)))
         return self.losses[-1]
 
     def epoch(self, val_loss: float, metrics: list[float]) -> None:
         """Notes what validation gave after an epoch."""
         self.val_losses.append(val_loss)
         self.rec_metrics.append(metrics)
+
+    def last(self) -> list[float]:
+        """``[val_loss, metric, ...]`` after the last epoch."""
+        return [self.val_losses[-1], *self.rec_metrics[-1]]
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that was noted, for a fit that goes on later."""
+        batches = {name: torch.tensor(getattr(self, name), dtype=torch.float64) for name in _PER_BATCH}
+        return {"average": self._average, "val_losses": self.val_losses, "rec_metrics": self.rec_metrics, **batches}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes what `state_dict` gave."""
+        self._average = state["average"]
+        self.val_losses, self.rec_metrics = state["val_losses"], state["rec_metrics"]
+        for name in _PER_BATCH:
+            setattr(self, name, state[name].tolist())
 
     def plot_lr(self, ax: Axes | None = None) -> Axes:
         """Draws the rate (and the momentum, where it moves) over batches."""

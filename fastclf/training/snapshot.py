@@ -1,12 +1,12 @@
-"""Leaving a module exactly as it was."""
+"""A module's values, kept to be put back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -30,5 +30,34 @@ def unchanged(module: nn.Module) -> Iterator[None]:
             child.training = modes[name]
 
 
-def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+class LastGood:
+    """The last values of some modules that were all finite; kept in main memory.
+
+    Attributes:
+        step: the training step before which the modules held them.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self.step = 0
+        self._tensors = [tensor.detach() for module in modules for tensor in _tensors(module).values()]
+        self._copies = [torch.empty_like(tensor, device="cpu") for tensor in self._tensors]
+
+    def take(self, step: int) -> bool:
+        """Keeps the values that the modules hold now, unless one of them is not finite; returns whether it did."""
+        # A sum is finite only if all that it adds is: one pass, and nothing as large as the tensor is made.
+        sums = [tensor.sum(dtype=torch.float32) for tensor in self._tensors if tensor.is_floating_point()]
+        if sums and not bool(torch.stack(sums).isfinite().all()):
+            return False
+        for copy, tensor in zip(self._copies, self._tensors, strict=True):
+            copy.copy_(tensor)
+        self.step = step
+        return True
+
+    def put_back(self) -> None:
+        """Makes the modules hold them again."""
+        for copy, tensor in zip(self._copies, self._tensors, strict=True):
+            tensor.copy_(copy)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from fastclf.training.optimizer import SGDR
 from fastclf.training.schedule import Schedule
 
 OptFn = Callable[..., Optimizer]
+_MANY_SKIPPED = 10
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,26 @@ class Rates:
     decoupled: bool = False
     clip: float | None = None
 
+    def describe(self) -> dict[str, Any]:
+        """The rates as plain numbers, texts and lists."""
+        return {
+            "lrs": self.lrs.tolist(),
+            "wds": None if self.wds is None else self.wds.tolist(),
+            "schedule": self.schedule.table().tolist(),
+            "use_wd_sched": self.decoupled,
+            "clip": self.clip,
+        }
+
 
 class AutogradSteps:
     """Forward, backward and update, one batch at a time.
 
+    A step whose gradients overflow in fp16 is left out: it changes nothing, and the schedule does not advance.
+
     Attributes:
         chunk: how many batches the loop asks for at once when nothing needs to happen between them.
+        step: steps done, as the schedule counts them.
+        precision: what the forward pass computes in.
     """
 
     chunk = 1
@@ -47,14 +64,16 @@ class AutogradSteps:
         self._parameters = [p for _, parameters in groups.trainable() for p in parameters]
         self.optimizer = _make_optimizer(opt_fn, groups, rates)
         device = self._parameters[0].device
-        self._scaler = torch.amp.GradScaler(device.type, enabled=compute_dtype(device) is torch.float16)
+        dtype = compute_dtype(device)
+        self.precision = str(dtype).removeprefix("torch.")
+        self._scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
         self._batches: Iterator[tuple[Tensor, Tensor]] = iter(())
         self._head = head_of(objective.module)
-        self._step = 0
+        self.step = self._skipped = 0
 
-    def start_epoch(self, epoch: int) -> None:
-        """Begins epoch ``epoch`` of the loader's order."""
-        self._batches = self.loader.batches(epoch)
+    def start_epoch(self, epoch: int, done: int = 0) -> None:
+        """Begins epoch ``epoch`` of the loader's order, after its first ``done`` batches."""
+        self._batches = islice(self.loader.batches(epoch), done, None)
 
     def run(self, n: int) -> list[float]:
         """Trains on the epoch's next ``n`` batches and returns their losses."""
@@ -62,21 +81,44 @@ class AutogradSteps:
 
     def _one(self, x: Tensor, y: Tensor) -> float:
         if not isinstance(self.optimizer, SGDR):
-            _set_rates(self.optimizer, self.rates, self._step)
+            _set_rates(self.optimizer, self.rates, self.step)
         if self._head is not None:
-            self._head.clock.step = self._step
+            self._head.clock.step = self.step
         loss = self.objective.loss(self.objective.scores(x), y)
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if self.rates.clip is not None:
             self._scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self._parameters, self.rates.clip)
-        if self.rates.decoupled and not isinstance(self.optimizer, SGDR):
-            _decay(self.optimizer)
+        self._update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(loss.detach())
+
+    def _update(self) -> None:
+        scale = self._scaler.get_scale()
         self._scaler.step(self.optimizer)
         self._scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        self._step += 1
-        return float(loss.detach())
+        if self._scaler.get_scale() >= scale:
+            self.step, self._skipped = self.step + 1, 0
+            return
+        self._skipped += 1
+        if self._skipped == _MANY_SKIPPED:
+            warnings.warn(
+                f"fit: the gradients of {_MANY_SKIPPED} steps in a row overflowed in fp16 and were left out; the scale "
+                f"of the loss is down to {self._scaler.get_scale():g}. Train with a lower rate.",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Momenta and counters, for a fit that goes on later."""
+        return {"step": self.step, "optimizer": self.optimizer.state_dict(), "scaler": self._scaler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes what `state_dict` gave."""
+        self.step = state["step"]
+        optimizer = state["optimizer"]
+        self.optimizer.load_state_dict(optimizer | {"state": {int(k): v for k, v in optimizer["state"].items()}})
+        self._scaler.load_state_dict(state["scaler"])
 
 
 def _make_optimizer(opt_fn: OptFn, groups: LayerGroups, rates: Rates) -> Optimizer:
@@ -97,6 +139,8 @@ def _make_optimizer(opt_fn: OptFn, groups: LayerGroups, rates: Rates) -> Optimiz
             group |= {"schedule": rates.schedule.table().tolist(), "decoupled": rates.decoupled}
         elif rates.decoupled:
             group |= {"weight_decay": 0.0, "decoupled_wd": group.get("weight_decay", 0.0)}
+    if rates.decoupled and not isinstance(optimizer, SGDR):
+        optimizer.register_step_pre_hook(_decay)
     return optimizer
 
 
@@ -116,7 +160,7 @@ def _set_rates(optimizer: Optimizer, rates: Rates, step: int) -> None:
 
 
 @torch.no_grad()
-def _decay(optimizer: Optimizer) -> None:
+def _decay(optimizer: Optimizer, *_: Any) -> None:
     for group in optimizer.param_groups:
         if group["decoupled_wd"]:
             torch._foreach_mul_(group["params"], 1 - group["lr"] * group["decoupled_wd"])

@@ -9,7 +9,7 @@ def filled(schedule, n, rng, lr=0.3):
     recorder = Recorder(schedule, lr)
     raw = rng.uniform(0, 2, n)
     for loss in raw:
-        recorder.batch(float(loss))
+        recorder.batch(float(loss), len(recorder.lrs))
     return recorder, raw
 
 

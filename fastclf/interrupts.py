@@ -1,0 +1,75 @@
+"""Ctrl-C and SIGTERM that wait until nothing is half done."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+
+class Interrupts:
+    """While the block runs, Ctrl-C and SIGTERM wait for `check`, for `released`, or for its end.
+
+    Then they do what they did before: Ctrl-C raises KeyboardInterrupt, and SIGTERM, which would end the process at
+    once, raises ``SystemExit(143)``, so that everything on the way is cleaned up. The second signal of a kind that
+    comes while the first one waits is not made to wait. Handlers are put back on leaving. Outside the main thread, and
+    for signals that are ignored, nothing changes.
+
+    Attributes:
+        at_rest: whether the signal that ends the block met it in `check` or in `released`, where all is consistent.
+    """
+
+    def __init__(self) -> None:
+        self.at_rest = False
+        self._before: dict[int, Callable[[int, FrameType | None], Any] | int] = {}
+        self._waiting: int | None = None
+        self._released = False
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                before = signal.getsignal(number)
+                if before is None or before == signal.SIG_IGN:  # None: not set from Python
+                    continue
+                self._before[number] = before
+                signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)
+        self.check()
+
+    def check(self) -> None:
+        """Lets a signal that waits do what it does. To be called where nothing is half done."""
+        if self._waiting is not None:
+            self.at_rest = True
+            self._deliver(self._waiting)
+            self.at_rest = False
+
+    @contextmanager
+    def released(self) -> Iterator[None]:
+        """Signals in this block need not wait: nothing that counts can be half done in it."""
+        self.check()
+        self._released = self.at_rest = True
+        try:
+            yield
+        finally:
+            self._released = False
+        self.at_rest = False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._released or self._waiting == number:
+            self._deliver(number, frame)
+        else:
+            self._waiting = number
+
+    def _deliver(self, number: int, frame: FrameType | None = None) -> None:
+        self._waiting = None
+        before = self._before[number]
+        if not callable(before):
+            raise SystemExit(128 + number)
+        before(number, frame)

@@ -1,0 +1,84 @@
+"""How a learner's model is saved and loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from fastclf.checkpoint import class_order, load_checkpoint, load_tensors, reorder_rows, save_checkpoint
+from fastclf.data.classifier_data import ImageClassifierData
+from fastclf.errors import CheckpointError
+from fastclf.interrupts import Interrupts
+from fastclf.training.metrics import Metric, name_of
+from fastclf.training.state import PREFIX
+
+
+class Saving:
+    """The part of `Learner` that saves and loads."""
+
+    model: nn.Module
+    metrics: list[Metric]
+    _data: ImageClassifierData
+    _models_name: str
+
+    def save(self, name: str) -> None:
+        """Saves the whole model as ``name`` in the models folder.
+
+        Raises:
+            CheckpointError: the folder cannot be written, or the disk is full; an earlier model of that name stays.
+        """
+        save_checkpoint(self._model_path(name), self._state(), self._info())
+
+    def load(self, name: str) -> None:
+        """Loads what `save` stored: weights and statistics; groups stay frozen or not as they are.
+
+        A head saved by itself is loaded into the head. A model trained on the same classes in another order has its
+        last layer put into this data's order.
+
+        Raises:
+            FileNotFoundError: there is no such model; names those that there are.
+            CheckpointError: the file is damaged, or the model has other classes or another architecture.
+        """
+        path = self._model_path(name)
+        tensors, info = load_checkpoint(path)
+        tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(PREFIX)}
+        order = class_order(info.get("classes", []), self._info()["classes"], str(path))
+        if order is not None:
+            for key in self._class_tensors(tensors):
+                if key in tensors and tensors[key].shape[:1] == (len(order),):  # else it does not fit, as is said below
+                    tensors[key] = reorder_rows(tensors[key], order)
+        target, tensors = self._target_of(tensors)
+        with Interrupts():  # not half of it
+            load_tensors(target, tensors, f"{path} holds {info.get('arch', 'another model')}")
+
+    def _state(self) -> dict[str, Tensor]:
+        """The tensors to save, under the names that they have in a file."""
+        return self.model.state_dict()
+
+    def _target_of(self, tensors: dict[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
+        """The module that saved tensors belong to, and the tensors under its names."""
+        return self.model, tensors
+
+    def _class_tensors(self, tensors: dict[str, Tensor]) -> list[str]:
+        """Which saved tensors have one row per class."""
+        raise CheckpointError(
+            "load: the model was trained on the same classes in another order, and only a head of fastclf's own can "
+            "be put into this order. Load it with data whose classes are in the saved order."
+        )
+
+    def _info(self) -> dict[str, Any]:
+        data = self._data
+        return {
+            "arch": type(self.model).__name__,
+            "classes": [str(name) for name in data.classes],
+            "sz": data.sz,
+            "transforms": None if data.tfms is None else data.tfms[1].describe(),
+            "metrics": [name_of(metric) for metric in self.metrics],
+        }
+
+    def _model_path(self, name: str) -> Path:
+        if not name or name != name.strip() or "/" in name or name.startswith("."):
+            raise ValueError(f"save/load: name must be a plain file name, got {name!r}")
+        return self._data.path / self._models_name / name

@@ -1,0 +1,170 @@
+"""What a fit needs to go on later: kept in a saved model, beside its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastclf.checkpoint import load_checkpoint, read_info, save_checkpoint
+from fastclf.data.classifier_data import ImageClassifierData
+from fastclf.data.samples import Dataset
+from fastclf.errors import CheckpointError
+from fastclf.training.loop import TrainLoop
+from fastclf.training.losses import BCE, L1, NLL
+from fastclf.training.metrics import name_of
+
+PREFIX = "fit/"  # of tensors that belong to the fit, not to the model
+_SAMPLED = 64
+_SHOWN = 5
+_LONGEST = 60
+
+
+class FitState:
+    """Keeps the state of one fit in model ``path``, and finds it again.
+
+    Args:
+        path: of the saved model, without suffix.
+        setting: everything that must be the same for the fit to go on, in plain numbers, texts and lists.
+    """
+
+    def __init__(self, path: Path, setting: Mapping[str, Any]) -> None:
+        self.path, self.setting = path, json.loads(json.dumps(setting))
+
+    def read(self) -> dict[str, Any] | None:
+        """The state that `write` was given last; None where there is none.
+
+        Raises:
+            CheckpointError: the file is damaged, holds a model without a fit, or a fit that cannot go on here because
+                something differs; says what.
+        """
+        try:
+            fit = read_info(self.path).get("fit")
+        except FileNotFoundError:
+            return None
+        if not isinstance(fit, dict) or not isinstance(fit.get("setting"), dict):
+            raise CheckpointError(
+                f"fit: {self.path} holds a model, not the state of a fit. Leave resume out, or take another state_name."
+            )
+        saved = fit["setting"]
+        differing = [key for key in {**saved, **self.setting} if saved.get(key) != self.setting.get(key)]
+        if differing:
+            both = [f"{k}: {_short(saved.get(k))} there, {_short(self.setting.get(k))} here" for k in differing]
+            raise CheckpointError(f"fit: the fit in {self.path} cannot go on, as these differ: {'; '.join(both)}")
+        tensors, info = load_checkpoint(self.path)
+        try:
+            state: dict[str, Any] = unpacked(info["fit"]["state"], tensors)
+        except (KeyError, TypeError, RecursionError) as error:
+            raise CheckpointError(f"fit: {self.path} is damaged: the state of the fit lacks {error}") from error
+        return state
+
+    def write(self, state: Mapping[str, Any], model: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
+        """Saves the model, what is told of it, and the fit's state, in the place of what was kept before.
+
+        Raises:
+            CheckpointError: it cannot be written; what was kept before stays.
+        """
+        tensors: dict[str, Tensor] = {}
+        fit = {"setting": self.setting, "state": packed(state, PREFIX.rstrip("/"), tensors)}
+        save_checkpoint(self.path, {**model, **tensors}, {**info, "fit": fit})
+
+
+def packed(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """``tree`` as JSON can hold it; its tensors go to ``tensors``, under names that begin with ``name/``.
+
+    Raises:
+        CheckpointError: it holds something other than dicts, lists, tuples, texts, numbers, None and tensors.
+    """
+    if isinstance(tree, Tensor):
+        tensors[name] = tree
+        return {"tensor": name}
+    if isinstance(tree, Mapping):
+        return {"dict": {str(key): packed(value, f"{name}/{key}", tensors) for key, value in tree.items()}}
+    if isinstance(tree, list | tuple):
+        kind = "list" if isinstance(tree, list) else "tuple"
+        return {kind: [packed(value, f"{name}/{i}", tensors) for i, value in enumerate(tree)]}
+    if tree is None or isinstance(tree, bool | int | float | str):
+        return tree
+    raise CheckpointError(f"save: {name.removeprefix(PREFIX)} is a {type(tree).__name__}, which a file cannot hold")
+
+
+def unpacked(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """What `packed` was given."""
+    if not isinstance(tree, dict):
+        return tree
+    ((kind, value),) = tree.items()
+    if kind == "tensor":
+        return tensors[value]
+    if kind == "dict":
+        return {key: unpacked(child, tensors) for key, child in value.items()}
+    children = [unpacked(child, tensors) for child in value]
+    return children if kind == "list" else tuple(children)
+
+
+def where_it_stands(loop: TrainLoop, device: torch.device) -> dict[str, Any]:
+    """All that changes while a fit runs, apart from the model: `put_back` takes it."""
+    generators = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        generators["cuda"] = torch.cuda.get_rng_state(device)
+    return {"loop": loop.state_dict(), "generators": generators}
+
+
+def put_back(state: Mapping[str, Any], loop: TrainLoop, device: torch.device) -> None:
+    """Makes a new loop, and torch's generators, go on where `where_it_stands` was called.
+
+    Raises:
+        CheckpointError: something is missing, or does not fit.
+    """
+    try:
+        loop.load_state_dict(state["loop"])
+        torch.set_rng_state(state["generators"]["cpu"])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(state["generators"]["cuda"], device)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise CheckpointError(f"fit: the state to go on from is damaged: {error!r}") from error
+
+
+def data_setting(data: ImageClassifierData) -> dict[str, Any]:
+    """What tells one training from another as far as the data goes."""
+    return {
+        "training set": _identity(data.trn_ds),
+        "validation set": _identity(data.val_ds),
+        "bs": data.bs,
+        "data's seed": data.seed,
+        "trains on": "pictures" if data.trn_ds.rows is None else f"{len(data.trn_ds.rows)} rows of activations",
+        "device": data.device.type,
+    }
+
+
+def _identity(ds: Dataset) -> str:
+    """Names and labels of all rows; where they have no names, the values of some."""
+    digest = hashlib.sha256(np.ascontiguousarray(ds.y).tobytes())
+    for name in ds.fnames:
+        digest.update(f"{name}\n".encode("utf-8", "surrogateescape"))
+    values = ds.rows if ds.rows is not None else ds.images
+    if values is not None and not ds.fnames and len(ds):
+        sample = values[np.linspace(0, len(ds) - 1, _SAMPLED).astype(np.int64)]
+        digest.update(f"{values.shape} {values.dtype}".encode() + np.ascontiguousarray(sample).tobytes())
+    return f"{len(ds)} rows, {digest.hexdigest()[:12]}"
+
+
+def told(function: Callable[..., Any]) -> str:
+    """A loss, or the maker of an optimizer, by name and arguments."""
+    if isinstance(function, partial):
+        return f"{told(function.func)}{(*function.args, *sorted(function.keywords.items()))}"
+    if isinstance(function, NLL | BCE):
+        weight = None if function.weight is None else function.weight.tolist()
+        return f"{type(function).__name__}(weight={weight}, label_smoothing={function.label_smoothing})"
+    return type(function).__name__ if isinstance(function, L1) else name_of(function)
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
