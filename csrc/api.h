@@ -14,7 +14,7 @@ struct [[nodiscard]] Status {
   const char* error = nullptr;
 };
 
-enum class DType : int { float16 = 0, float32 = 1 };
+enum class DType : int { float16 = 0, float32 = 1, bfloat16 = 2 };
 
 // out[r, :] = float32(src[index[r], :]).
 struct GatherRows {
@@ -92,7 +92,7 @@ struct HeadPredict {
 };
 Status head_predict(const HeadPredict& op, int threads);
 
-// One tensor of an SGDR step: p, g and m in the same order of memory.
+// A tensor of an SGDR step, or a part of one: p, g and m in the same order of memory.
 struct SgdrTensor {
   float* param;       // [n]
   const float* grad;  // [n]

@@ -1,4 +1,4 @@
-// Integers to pointers, status to exception, GIL released; nothing else. The same file serves both modules.
+// Integers to pointers, status to exception, GIL released; nothing else. The GPU's module: cuda/bindings.cpp.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -35,8 +35,6 @@ void bind_gather_rows(py::module_& m) {
       py::kw_only(), py::arg("src"), py::arg("half"), py::arg("index"), py::arg("out"), py::arg("rows"),
       py::arg("width"), py::arg("threads"), py::arg("stream"), py::call_guard<py::gil_scoped_release>());
 }
-
-#ifndef FASTCLF_CUDA
 
 void bind_dropout_mask(py::module_& m) {
   m.def(
@@ -126,16 +124,12 @@ void bind_isa(py::module_& m) {
   m.def("use_isa", [](const char* name) { check(use_isa(name)); });
 }
 
-#endif
-
 }  // namespace
 
-PYBIND11_MODULE(FASTCLF_MODULE, m) {
+PYBIND11_MODULE(_native, m) {
   bind_gather_rows(m);
-#ifndef FASTCLF_CUDA
   bind_dropout_mask(m);
   bind_head(m);
   bind_sgdr(m);
   bind_isa(m);
-#endif
 }

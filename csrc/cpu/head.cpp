@@ -5,7 +5,7 @@
 #include <numeric>
 
 #include "cpu/flush.h"
-#include "cpu/sgd.h"
+#include "device/schedule.h"
 
 namespace fastclf {
 

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "device/sgd.h"
+
 namespace fastclf {
 
 // Which random words a dropout layer of one row draws.
@@ -23,11 +25,6 @@ struct Product {
   size_t rows;
   size_t cols;  // columns of the panel that matter, <= 64; the others may or may not be computed
   bool first;   // out starts at zero instead of its content
-};
-
-// One step of SGD with momentum: g' = scale*g + decay*w, m = momentum*m + g', w = shrink*w - rate*m.
-struct Sgd {
-  float rate, momentum, decay, shrink, scale;
 };
 
 // Columns [first, first + cols) of the rows index[0..rows) of a matrix [n, width], as a tile; zeros from cols on.

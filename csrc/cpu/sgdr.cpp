@@ -4,7 +4,7 @@
 #include "api.h"
 #include "cpu/kernels.h"
 #include "cpu/pool.h"
-#include "cpu/sgd.h"
+#include "device/schedule.h"
 
 namespace fastclf {
 

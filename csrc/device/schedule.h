@@ -5,6 +5,9 @@
 #include <cmath>
 #include <cstdint>
 
+#include "device/both.h"
+#include "device/sgd.h"
+
 namespace fastclf {
 
 enum class ScheduleKind : int { constant = 0, sgdr = 1, clr = 2, clr_beta = 3, finder = 4 };
@@ -13,15 +16,15 @@ enum class ScheduleKind : int { constant = 0, sgdr = 1, clr = 2, clr_beta = 3, f
 struct Schedule {
   const double* table;  // [8]
 
-  ScheduleKind kind() const { return static_cast<ScheduleKind>(static_cast<int>(table[0])); }
-  double nb() const { return table[1]; }
+  FASTCLF_BOTH ScheduleKind kind() const { return static_cast<ScheduleKind>(static_cast<int>(table[0])); }
+  FASTCLF_BOTH double nb() const { return table[1]; }
 };
 
 struct CyclePosition {
   double batch, length;  // batch within the cycle, and the cycle's length
 };
 
-inline CyclePosition cycle_position(const Schedule& s, int64_t step) {
+FASTCLF_BOTH inline CyclePosition cycle_position(const Schedule& s, int64_t step) {
   const double mult = s.table[2];
   double batch = static_cast<double>(step), length = s.nb();
   if (mult == 1) return {std::fmod(batch, length), length};
@@ -34,7 +37,7 @@ struct Rise {
   double up, tail;
 };
 
-inline Rise clr_beta_rise(const Schedule& s, int64_t step) {
+FASTCLF_BOTH inline Rise clr_beta_rise(const Schedule& s, int64_t step) {
   const CyclePosition at = cycle_position(s, step);
   const double half = std::floor(at.length * (1 - s.table[4] / 100) / 2);
   if (at.batch > 2 * half || half == 0) return {0, (at.batch - 2 * half) / (at.length - 2 * half)};
@@ -42,7 +45,7 @@ inline Rise clr_beta_rise(const Schedule& s, int64_t step) {
 }
 
 // The factor on every group's highest rate.
-inline double schedule_factor(const Schedule& s, int64_t step) {
+FASTCLF_BOTH inline double schedule_factor(const Schedule& s, int64_t step) {
   constexpr double kPi = 3.14159265358979323846;
   switch (s.kind()) {
     case ScheduleKind::constant:
@@ -72,9 +75,18 @@ inline double schedule_factor(const Schedule& s, int64_t step) {
 }
 
 // The momentum: the schedule's where it has one, else the group's own.
-inline double schedule_momentum(const Schedule& s, int64_t step, double own) {
+FASTCLF_BOTH inline double schedule_momentum(const Schedule& s, int64_t step, double own) {
   if (s.kind() != ScheduleKind::clr_beta || s.table[5] == 0) return own;
   return s.table[6] + clr_beta_rise(s, step).up * (s.table[7] - s.table[6]);
+}
+
+// A group's numbers as the coefficients of one step.
+FASTCLF_BOTH inline Sgd sgd_at(const Schedule& schedule, int64_t step, double lr, double momentum, double weight_decay,
+                               bool decoupled) {
+  const double rate = lr * schedule_factor(schedule, step);
+  return {static_cast<float>(rate), static_cast<float>(schedule_momentum(schedule, step, momentum)),
+          decoupled ? 0.f : static_cast<float>(weight_decay),
+          decoupled ? static_cast<float>(1 - rate * weight_decay) : 1.f, 1.f};
 }
 
 }  // namespace fastclf

@@ -8,23 +8,31 @@ from contextlib import contextmanager
 from enum import StrEnum
 from types import ModuleType
 
+import torch
+
 from fastclf.errors import BackendError
 
 
 class Backend(StrEnum):
-    """One implementation of every operation."""
+    """One implementation of every operation.
+
+    NATIVE stands for the compiled modules: the processor's for tensors on the CPU, the GPU's for tensors on a GPU.
+    EMULATED runs the GPU's kernels on the CPU; only tests build it (`-DFASTCLF_EMULATE=ON`, csrc/emulate).
+    """
 
     REFERENCE = "reference"
     NATIVE = "native"
+    EMULATED = "emulated"
 
 
-_native: ModuleType | None
-_failure = ""
-try:
-    _native = importlib.import_module("fastclf._native")
-except ImportError as e:
-    _native, _failure = None, str(e)
+def _load(name: str) -> tuple[ModuleType | None, str]:
+    try:
+        return importlib.import_module(f"fastclf.{name}"), ""
+    except ImportError as e:
+        return None, str(e)
 
+
+_native, _failure = _load("_native")
 _chosen: Backend | None = None
 
 
@@ -41,13 +49,15 @@ def use_backend(name: Backend | str) -> Iterator[None]:
 
     Raises:
         ValueError: there is no such implementation.
-        BackendError: the native module is asked for and did not load.
+        BackendError: a compiled module is asked for and did not load.
     """
     global _chosen
     if name not in list(Backend):
         raise ValueError(f"use_backend: name must be one of {', '.join(Backend)}, got {name!r}.")
     if name == Backend.NATIVE:
         native_module()
+    elif name == Backend.EMULATED:
+        _kernels("_emulated")
     before, _chosen = _chosen, Backend(name)
     try:
         yield
@@ -56,7 +66,7 @@ def use_backend(name: Backend | str) -> Iterator[None]:
 
 
 def native_module() -> ModuleType:
-    """Returns the compiled module.
+    """Returns the processor's compiled module.
 
     Raises:
         BackendError: it is missing or was built for another Python.
@@ -64,6 +74,35 @@ def native_module() -> ModuleType:
     if _native is None:
         raise BackendError(f"The native module did not load ({_failure}). Build it with `pip install .`.")
     return _native
+
+
+def kernel_module(device: torch.device) -> ModuleType | None:
+    """Returns the module whose CUDA kernels serve tensors on `device`; None where there are none.
+
+    Raises:
+        BackendError: the tensors are on a GPU and its module is missing.
+    """
+    if backend() is Backend.EMULATED and device.type == "cpu":
+        return _kernels("_emulated")
+    if backend() is Backend.NATIVE and device.type == "cuda":
+        return _kernels("_cuda")
+    return None
+
+
+def has_kernels(device: torch.device) -> bool:
+    """Whether CUDA kernels serve tensors on `device` now."""
+    try:
+        return kernel_module(device) is not None
+    except BackendError:
+        return False
+
+
+def _kernels(name: str) -> ModuleType:
+    module, failure = _load(name)
+    if module is None:
+        how = "cmake -DFASTCLF_EMULATE=ON" if name == "_emulated" else "`pip install .` where nvcc is on the PATH"
+        raise BackendError(f"The module of CUDA kernels, {name}, did not load ({failure}). Build it with {how}.")
+    return module
 
 
 def describe() -> str:

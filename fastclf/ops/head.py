@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import weakref
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastclf.ops import reference_head
-from fastclf.ops.backend import Backend, backend, native_module
+from fastclf.ops import kernel_head, reference_head
+from fastclf.ops.backend import Backend, backend, kernel_module, native_module
 from fastclf.ops.head_spec import HeadLoss, HeadRates, HeadSpec
+from fastclf.ops.kernel_head import KernelHead, Operands
+from fastclf.ops.reference_head import ReferenceHead
 from fastclf.ops.rows import Index, Rows, as_index, as_rows
 
 _FLOP_PER_CALL = 1.2e10  # some tenths of a second: how long Ctrl-C may have to wait
@@ -19,7 +22,8 @@ _FLOP_PER_CALL = 1.2e10  # some tenths of a second: how long Ctrl-C may have to 
 class HeadEngine:
     """Trains the head of `spec` on rows; the head's own tensors are updated in place, running statistics included.
 
-    The momentum lives here, so one engine serves one fit. Results are bitwise the same for every number of threads.
+    The momentum lives here, so one engine serves one fit. Results are bitwise the same for every number of threads. It
+    runs where the head's tensors are, on the CPU or a GPU; the rows may lie in a mapped file for both.
 
     Args:
         spec: the head; see `HeadSpec.from_layers`.
@@ -29,6 +33,7 @@ class HeadEngine:
         rates: how parameters are updated.
         max_batch: the largest batch that `train` will get.
         seed: of the dropout masks, 0 <= seed < 2**64; see `dropout_mask`.
+        operands: what the products multiply on a GPU: "float32", "tf32" or "bfloat16"; elsewhere "float32".
 
     Raises:
         TypeError, ValueError: an argument has another dtype, shape or range.
@@ -44,6 +49,7 @@ class HeadEngine:
         rates: HeadRates,
         max_batch: int,
         seed: int = 0,
+        operands: Operands = "float32",
     ) -> None:
         self.spec, self.max_batch = spec, max_batch
         self._rows = as_rows("HeadEngine: rows", rows)
@@ -53,34 +59,17 @@ class HeadEngine:
             raise ValueError(f"HeadEngine: seed must be in [0, 2**64), got {seed}.")
         self._targets = _checked_targets(targets, loss, len(self._rows), spec.n_out)
         self._addresses = spec.layer_tuples()
-        self._reference: reference_head.ReferenceHead | None = None
-        if backend() is Backend.REFERENCE:
-            self._reference = reference_head.ReferenceHead(spec, self._rows, self._targets, loss, rates, seed)
-        else:
-            self._create(loss, rates, seed)
+        self._trainer = self._make_trainer(loss, rates, seed, operands)
 
-    def _create(self, loss: HeadLoss, rates: HeadRates, seed: int) -> None:
-        weight = torch.ones(self.spec.n_out) if loss.weight is None else loss.weight.detach().float().contiguous().cpu()
-        self._schedule = np.ascontiguousarray(rates.schedule.table(), dtype=np.float64)  # read at every step
-        native = native_module()
-        self._engine: int = native.head_create(
-            layers=self._addresses,
-            max_batch=self.max_batch,
-            rows=self._rows.data_ptr(),
-            half=self._rows.dtype == torch.float16,
-            loss=0 if loss.kind == "nll" else 1,
-            targets=self._targets.data_ptr(),
-            class_weight=weight.data_ptr(),
-            smoothing=loss.label_smoothing,
-            lr=rates.lr,
-            momentum=rates.momentum,
-            weight_decay=rates.weight_decay,
-            decoupled=rates.decoupled,
-            clip=rates.clip or 0.0,
-            schedule=self._schedule.ctypes.data,
-            seed=seed,
-        )
-        weakref.finalize(self, native.head_destroy, self._engine)
+    def _make_trainer(self, loss: HeadLoss, rates: HeadRates, seed: int, operands: Operands) -> _Trainer:
+        spec, rows, targets = self.spec, self._rows, self._targets
+        if kernel_module(spec.device) is not None:
+            return KernelHead(spec, rows, targets, loss, rates, seed, self.max_batch, operands=operands)
+        if operands != "float32":
+            raise ValueError(f"HeadEngine: operands must be 'float32' for a head on {spec.device}, got {operands!r}.")
+        if backend() is Backend.REFERENCE:
+            return ReferenceHead(spec, rows, targets, loss, rates, seed)
+        return _NativeHead(spec, rows, targets, loss, rates, seed, self.max_batch)
 
     def train(self, order: Index, batch_size: int, first_step: int, *, frozen_bn: bool = False) -> Tensor:
         """Trains on batches of consecutive rows of `order`.
@@ -92,7 +81,7 @@ class HeadEngine:
             frozen_bn: BatchNorm normalises with its running statistics and keeps them.
 
         Returns:
-            `[ceil(M / batch_size)] float32`: the loss of each batch, before its update.
+            `[ceil(M / batch_size)] float32` on the head's device: the loss of each batch, before its update.
 
         Raises:
             IndexError: a row lies outside the file.
@@ -100,30 +89,15 @@ class HeadEngine:
         """
         rows = as_index("HeadEngine.train", order, len(self._rows))
         self._check_batches(len(rows), batch_size, first_step, frozen_bn)
-        losses = torch.empty(-(-len(rows) // batch_size))
+        losses = torch.empty(-(-len(rows) // batch_size), device=self.spec.device)
         per_call = max(1, int(_FLOP_PER_CALL / (self.spec.flop_per_row * batch_size)))
         for first in range(0, len(losses), per_call):
             part = slice(first, first + per_call)
             chosen = rows[first * batch_size : (first + per_call) * batch_size]
             if not frozen_bn:  # before the call: Ctrl-C arrives in it, and is raised when it returns
                 self._count_batches(len(losses[part]))
-            if self._reference is not None:
-                losses[part] = self._reference.train(chosen, batch_size, first_step + first, frozen_bn=frozen_bn)
-            else:
-                self._train_native(chosen, batch_size, first_step + first, frozen_bn, losses[part])
+            losses[part] = self._trainer.train(chosen, batch_size, first_step + first, frozen_bn=frozen_bn)
         return losses
-
-    def _train_native(self, order: Tensor, batch_size: int, first_step: int, frozen_bn: bool, losses: Tensor) -> None:
-        native_module().head_train(
-            self._engine,
-            order=order.data_ptr(),
-            rows=len(order),
-            batch=batch_size,
-            first_step=first_step,
-            frozen_bn=frozen_bn,
-            losses=losses.data_ptr(),
-            threads=torch.get_num_threads(),
-        )
 
     def _count_batches(self, n: int) -> None:
         for block in self.spec.blocks:
@@ -148,6 +122,64 @@ class HeadEngine:
             )
 
 
+class _Trainer(Protocol):
+    """What trains a head: the plain twin, the processor's engine, or the GPU's kernels."""
+
+    def train(self, order: Tensor, batch_size: int, first_step: int, *, frozen_bn: bool) -> Tensor:
+        """Returns the loss of every batch."""
+
+
+class _NativeHead:
+    """The processor's engine, which keeps the momentum in tiles of its own."""
+
+    def __init__(
+        self,
+        spec: HeadSpec,
+        rows: Tensor,
+        targets: Tensor,
+        loss: HeadLoss,
+        rates: HeadRates,
+        seed: int,
+        max_batch: int,
+    ) -> None:
+        weight = torch.ones(spec.n_out) if loss.weight is None else loss.weight.detach().float().contiguous().cpu()
+        self._schedule = np.ascontiguousarray(rates.schedule.table(), dtype=np.float64)  # read at every step
+        self._native = native_module()
+        self._engine: int = self._native.head_create(
+            layers=spec.layer_tuples(),
+            max_batch=max_batch,
+            rows=rows.data_ptr(),
+            half=rows.dtype == torch.float16,
+            loss=0 if loss.kind == "nll" else 1,
+            targets=targets.data_ptr(),
+            class_weight=weight.data_ptr(),
+            smoothing=loss.label_smoothing,
+            lr=rates.lr,
+            momentum=rates.momentum,
+            weight_decay=rates.weight_decay,
+            decoupled=rates.decoupled,
+            clip=rates.clip or 0.0,
+            schedule=self._schedule.ctypes.data,
+            seed=seed,
+        )
+        weakref.finalize(self, self._native.head_destroy, self._engine)
+
+    def train(self, order: Tensor, batch_size: int, first_step: int, *, frozen_bn: bool) -> Tensor:
+        """Returns the loss of every batch."""
+        losses = torch.empty(-(-len(order) // batch_size))
+        self._native.head_train(
+            self._engine,
+            order=order.data_ptr(),
+            rows=len(order),
+            batch=batch_size,
+            first_step=first_step,
+            frozen_bn=frozen_bn,
+            losses=losses.data_ptr(),
+            threads=torch.get_num_threads(),
+        )
+        return losses
+
+
 def predict(spec: HeadSpec, rows: Rows, index: Index | None = None) -> Tensor:
     """Computes the logits of rows, in evaluation mode (running statistics, no dropout).
 
@@ -167,6 +199,8 @@ def predict(spec: HeadSpec, rows: Rows, index: Index | None = None) -> Tensor:
     if matrix.shape[1] != spec.n_in:
         raise ValueError(f"predict: rows must have {spec.n_in} columns (the head's), got {matrix.shape[1]}.")
     wanted = torch.arange(len(matrix)) if index is None else as_index("predict", index, len(matrix))
+    if kernel_module(spec.device) is not None:
+        return kernel_head.predict(spec, matrix, wanted)
     if backend() is Backend.REFERENCE:
         return reference_head.predict(spec, matrix, wanted)
     out = torch.empty(len(wanted), spec.n_out)

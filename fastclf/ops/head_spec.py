@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+
+from fastclf.ops.backend import has_kernels
 
 
 class Schedule(Protocol):
@@ -55,14 +58,14 @@ class HeadSpec:
     def from_layers(cls, layers: nn.Sequential) -> HeadSpec | None:
         """Reads (BatchNorm, dropout?, linear, ReLU)*, BatchNorm, dropout?, linear; None when it is anything else.
 
-        A dropout is any module with a probability `.p` whose class name ends in "Dropout". All tensors must be float32
-        on the CPU and contiguous, as they are unless somebody has moved them.
+        A dropout is any module with a probability `.p` whose class name ends in "Dropout". All tensors must be float32,
+        contiguous, and on one device: the CPU, or a GPU that the kernels run on.
         """
         rest = list(layers)
         blocks: list[HeadBlock] = []
         while rest:
             block = _take_block(rest)
-            if block is None or not _fits(block, blocks[-1].linear.out_features if blocks else None):
+            if block is None or not _fits(block, blocks[-1] if blocks else None):
                 return None
             blocks.append(block)
             if rest and type(rest.pop(0)) is not nn.ReLU:
@@ -70,6 +73,11 @@ class HeadSpec:
             if not rest and type(layers[-1]) is nn.ReLU:
                 return None
         return cls(tuple(blocks)) if blocks else None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the head's tensors are."""
+        return self.blocks[0].linear.weight.device
 
     @property
     def n_in(self) -> int:
@@ -116,12 +124,17 @@ def _take_block(rest: list[nn.Module]) -> HeadBlock | None:
     return HeadBlock(bn, p, linear)
 
 
-def _fits(block: HeadBlock, n_in: int | None) -> bool:
+def _fits(block: HeadBlock, before: HeadBlock | None) -> bool:
     bn, linear = block.bn, block.linear
     complete = bn.affine and bn.track_running_stats and bn.momentum is not None and isinstance(linear.bias, Tensor)
-    if not complete or bn.num_features != linear.in_features or n_in not in (None, linear.in_features):
+    if not complete or bn.num_features != linear.in_features:
         return False
-    return all(t.dtype == torch.float32 and t.device.type == "cpu" and t.is_contiguous() for t in block.tensors())
+    if before is not None and before.linear.out_features != linear.in_features:
+        return False
+    device = (block if before is None else before).linear.weight.device
+    if device.type != "cpu" and not has_kernels(device):
+        return False
+    return all(t.dtype == torch.float32 and t.device == device and t.is_contiguous() for t in block.tensors())
 
 
 @dataclass(frozen=True)
@@ -137,6 +150,11 @@ class HeadLoss:
     kind: Literal["nll", "bce"]
     weight: Tensor | None = None
     label_smoothing: float = 0.0
+
+    @cached_property
+    def weight_sum(self) -> float:
+        """The sum of the weights, read from their device once."""
+        return 0.0 if self.weight is None else float(self.weight.sum())
 
 
 @dataclass(frozen=True)

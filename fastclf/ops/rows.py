@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fastclf.ops import reference
-from fastclf.ops.backend import Backend, backend, native_module
+from fastclf.ops import kernels, reference
+from fastclf.ops.backend import Backend, backend, kernel_module, native_module
 
 Rows = npt.NDArray[np.float16] | npt.NDArray[np.float32] | torch.Tensor
 Index = npt.NDArray[np.int64] | torch.Tensor
@@ -35,7 +35,9 @@ def gather_rows(src: Rows, index: Index, out: torch.Tensor | None = None) -> tor
     if out is None:
         out = torch.empty(len(positions), rows.shape[1])
     check_out("gather_rows", out, (len(positions), rows.shape[1]))
-    if backend() is Backend.REFERENCE:
+    if kernel_module(rows.device) is not None:
+        kernels.gather_rows(rows, positions, out)
+    elif backend() is Backend.REFERENCE:
         reference.gather_rows(rows, positions, out)
     else:
         native_module().gather_rows(

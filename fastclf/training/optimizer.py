@@ -1,4 +1,4 @@
-"""SGD with momentum that computes every group's rate itself, one native call per step for all groups and tensors."""
+"""SGD with momentum that computes every group's rate itself, in one call per step for all groups and tensors."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ from collections.abc import Callable, Iterable
 from typing import Any, overload
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from fastclf.ops.backend import Backend, backend, native_module
+from fastclf.ops.backend import Backend, backend, kernel_module, native_module
+from fastclf.ops.update import UpdateTable
 from fastclf.training import schedule as schedules
 from fastclf.training.schedule import Schedule
 
 _MOMENTUM = "momentum_buffer"
 _GroupTensor = tuple[int, Tensor, Tensor]  # group number, parameter, gradient
+_Update = tuple[Tensor, Tensor, Tensor, int]  # parameter, gradient, momentum, group number
 
 
 class SGDR(Optimizer):
@@ -25,8 +28,9 @@ class SGDR(Optimizer):
     has none. Weight decay is added to the gradient, or, `decoupled`, shrinks the weight by rate * decay (Loshchilov and
     Hutter, "Decoupled weight decay regularization", 2019). With the same rates it equals `torch.optim.SGD`.
 
-    Float32 tensors on the CPU are updated in one native call; others, and gradients laid out otherwise than their
-    parameter, by the same formulas in torch.
+    Float32 tensors are updated in one native call, those on a GPU in one kernel; others, and gradients laid out
+    otherwise than their parameter, by the same formulas in torch. On a GPU the step numbers live there: `step` may be
+    captured into a CUDA graph, after one step with the same gradient tensors, and each replay is the next step.
 
     Args:
         params: tensors or groups, as for any optimizer; a group may set any of the keywords itself.
@@ -62,6 +66,7 @@ class SGDR(Optimizer):
         super().__init__(params, defaults)
         self._planned_for: list[object] = []  # what the plan was made for: addresses and layouts
         self._tensors = np.empty((0, 5), dtype=np.uint64)  # native: parameter, gradient, momentum, elements, group
+        self._on_device: dict[torch.device, _DeviceStep] = {}
         self._plain: list[int] = []  # positions of the others
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -76,7 +81,8 @@ class SGDR(Optimizer):
                 raise ValueError(f"SGDR: {name} must be finite and {limit}, got {group[name]}.")
 
     def rates(self) -> list[float]:
-        """Each group's rate in the next step."""
+        """Each group's rate in the next step; waits for the GPU, where the step numbers may be."""
+        self._read_steps()
         return [
             group["lr"] * schedule_from_table(group["schedule"]).factor(group["steps"]) for group in self.param_groups
         ]
@@ -90,7 +96,7 @@ class SGDR(Optimizer):
         """Updates every tensor that has a gradient.
 
         Raises:
-            ValueError: a gradient is sparse.
+            ValueError: a gradient is sparse; a graph is being captured and no such step has been made before.
         """
         loss = None
         if closure is not None:
@@ -102,11 +108,14 @@ class SGDR(Optimizer):
         self._plan(tensors)
         if len(self._tensors):
             self._step_native()
+        for on_device in self._on_device.values():
+            on_device.run(self._group_numbers())
         for position in self._plain:
             number, p, g = tensors[position]
             self._step_plain(self.param_groups[number], p, g)
-        for group in self.param_groups:
-            group["steps"] += 1
+        if not _capturing():
+            for group in self.param_groups:
+                group["steps"] += 1
         return loss
 
     def _velocity(self, p: Tensor) -> Tensor:
@@ -125,21 +134,43 @@ class SGDR(Optimizer):
         now: list[object] = [backend(), *((p.data_ptr(), g.data_ptr(), g.stride()) for _, p, g in tensors)]
         if now == self._planned_for:
             return
-        native = [_runs_natively(p, g) for _, p, g in tensors]
-        rows = [
-            (p.data_ptr(), g.data_ptr(), self._velocity(p).data_ptr(), p.numel(), n)
-            for (n, p, g), chosen in zip(tensors, native, strict=True)
-            if chosen
-        ]
-        self._tensors = np.array(rows, dtype=np.uint64).reshape(-1, 5)
-        self._plain = [position for position, chosen in enumerate(native) if not chosen]
+        if _capturing():
+            raise ValueError(
+                "SGDR: a graph is being captured with gradients that have moved since the last step. Make one step "
+                "before, and keep the gradients' memory: zero_grad(set_to_none=False)."
+            )
+        self._read_steps()
+        native: list[tuple[int, ...]] = []
+        kernel: dict[torch.device, list[_Update]] = {}
+        self._plain = []
+        for position, (n, p, g) in enumerate(tensors):
+            if not _same_memory(p, g):
+                self._plain.append(position)
+            elif kernel_module(p.device) is not None:
+                kernel.setdefault(p.device, []).append((p, g, self._velocity(p), n))
+            elif backend() is Backend.NATIVE and p.device.type == "cpu":
+                native.append((p.data_ptr(), g.data_ptr(), self._velocity(p).data_ptr(), p.numel(), n))
+            else:
+                self._plain.append(position)
+        self._tensors = np.array(native, dtype=np.uint64).reshape(-1, 5)
+        self._on_device = {device: _DeviceStep(updates, device) for device, updates in kernel.items()}
         self._planned_for = now
 
-    def _step_native(self) -> None:
+    def _read_steps(self) -> None:
+        """Steps taken, from where they are counted."""
+        for on_device in self._on_device.values():
+            for group, steps in zip(self.param_groups, on_device.steps(), strict=False):
+                group["steps"] = steps
+
+    def _group_numbers(self) -> npt.NDArray[np.float64]:
+        """`[G, 13]`: each group as native code reads it."""
         names = ("lr", "momentum", "weight_decay", "decoupled", "steps")
-        groups = np.array(
+        return np.array(
             [[*(group[name] for name in names), *group["schedule"]] for group in self.param_groups], dtype=np.float64
         )
+
+    def _step_native(self) -> None:
+        groups = self._group_numbers()
         native_module().sgdr_step(
             tensors=self._tensors.ctypes.data,
             n_tensors=len(self._tensors),
@@ -159,10 +190,39 @@ class SGDR(Optimizer):
         velocity.mul_(group["momentum"] if own is None else own).add_(g)
         p.sub_(velocity, alpha=rate)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Momenta, steps taken, and the groups' numbers."""
+        self._read_steps()
+        return super().state_dict()
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads what `state_dict` gave: momenta, steps taken, and the groups' numbers."""
         super().load_state_dict(state_dict)
-        self._planned_for = []  # the momenta are other tensors now
+        self._planned_for, self._on_device = [], {}  # the momenta are other tensors now
+
+
+class _DeviceStep:
+    """The update of all tensors on one device by its kernel, which keeps the groups' numbers there."""
+
+    def __init__(self, updates: list[_Update], device: torch.device) -> None:
+        self._table = UpdateTable(updates, device)
+        self._told = np.empty((0, 13))  # what the device knows, but for the steps, which it counts itself
+        self._groups = torch.empty(0, 13, dtype=torch.float64, device=device)
+
+    def run(self, groups: npt.NDArray[np.float64]) -> None:
+        """Updates; tells the device first what has changed in the groups."""
+        if not np.array_equal(np.delete(groups, 4, 1), np.delete(self._told, 4, 1)):
+            if len(groups) == len(self._told):
+                groups[:, 4] = self.steps()
+            else:
+                self._groups = self._groups.new_empty(groups.shape)
+            self._told = groups
+            self._groups.copy_(torch.from_numpy(groups))  # where it was: a captured graph reads it there
+        self._table.step(self._groups)
+
+    def steps(self) -> list[int]:
+        """Steps taken, of each group."""
+        return [int(n) for n in self._groups[:, 4].tolist()]
 
 
 def schedule_from_table(table: list[float]) -> Schedule:
@@ -186,9 +246,14 @@ def schedule_from_table(table: list[float]) -> Schedule:
     raise ValueError(f"SGDR: schedule must be a table of fastclf.training.schedule, got kind {kind}.")
 
 
-def _runs_natively(p: Tensor, g: Tensor) -> bool:
-    """Whether p and g are float32 on the CPU and lie in memory in the same order, without gaps."""
-    if backend() is Backend.REFERENCE or p.dtype != torch.float32 or p.device.type != "cpu" or g.dtype != torch.float32:
+def _capturing() -> bool:
+    """Whether a CUDA graph is being captured, where nothing runs yet."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
+
+def _same_memory(p: Tensor, g: Tensor) -> bool:
+    """Whether p and g are float32 on one device and lie in memory in the same order, without gaps."""
+    if p.dtype != torch.float32 or g.dtype != torch.float32 or p.device != g.device:
         return False
     if p.is_contiguous():
         return g.is_contiguous()
