@@ -248,7 +248,7 @@ def schedule_from_table(table: list[float]) -> Schedule:
 
 def _capturing() -> bool:
     """Whether a CUDA graph is being captured, where nothing runs yet."""
-    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+    return bool(torch.cuda.is_initialized()) and torch.cuda.is_current_stream_capturing()  # type: ignore[no-untyped-call]
 
 
 def _same_memory(p: Tensor, g: Tensor) -> bool:
