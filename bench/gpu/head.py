@@ -1,0 +1,169 @@
+"""Training the head on rows that lie on the GPU: rows per second against torch and JAX."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bench.gpu.timing import Bench, Work, ratio
+from bench.peers.torch_common import make_model
+from bench.setting import DROPOUT, HIDDEN, LR, MOMENTUM, HeadSetting
+from fastclf.models.head import Head
+from fastclf.ops import HeadEngine, HeadLoss, HeadRates, HeadSpec
+from fastclf.training.schedule import Constant
+
+BATCHES = (64, 256, 1024, 4096)
+STEPS = 100  # of a round
+OPERANDS = {
+    "float32": "float32_flop_per_second",
+    "tf32": "tf32_flop_per_second",
+    "bfloat16": "bfloat16_flop_per_second",
+}
+
+
+class Lesson:
+    """The rows on the device, and the order of a round."""
+
+    def __init__(self, bench: Bench, setting: HeadSetting) -> None:
+        self.bench, self.setting = bench, setting
+        self.steps = 2 if bench.small else STEPS
+        n = self.steps * setting.batch
+        self.order = torch.from_numpy(np.random.default_rng(0).integers(0, setting.n, n))
+        self.rows = torch.from_numpy(setting.rows().copy())
+        self.targets = torch.from_numpy(setting.targets())
+        self.on_device = tuple(t.to(bench.device) for t in (self.rows, self.targets, self.order))
+
+
+def ours(lesson: Lesson, operands: str) -> Callable[[], Tensor]:
+    setting, step = lesson.setting, 0
+    head = Head(setting.columns, setting.classes, ps=DROPOUT, xtra_fc=[HIDDEN]).to(lesson.bench.device)
+    spec = HeadSpec.from_layers(head.layers)
+    assert spec is not None
+    engine = HeadEngine(
+        spec,
+        lesson.rows,
+        lesson.targets,
+        loss=HeadLoss("nll"),
+        rates=HeadRates(LR, Constant(), momentum=MOMENTUM),
+        max_batch=setting.batch,
+        operands=operands,  # type: ignore[arg-type]
+    )
+
+    def run() -> Tensor:
+        nonlocal step
+        losses = engine.train(lesson.order, setting.batch, step)
+        step += lesson.steps
+        return losses
+
+    return run
+
+
+def torch_step(lesson: Lesson) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """One step of torch, as fast as it is eagerly: index_select and the fused optimizer."""
+    rows, targets, _ = lesson.on_device
+    model = make_model(lesson.setting).to(lesson.bench.device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM, fused=True)
+
+    def step(index: Tensor) -> Tensor:
+        optimizer.zero_grad(set_to_none=False)
+        loss = F.cross_entropy(model(rows.index_select(0, index).float()), targets.index_select(0, index))
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return model, step
+
+
+def torch_eager(lesson: Lesson) -> Work:
+    _, step = torch_step(lesson)
+    return lambda: torch.stack([step(index) for index in lesson.on_device[2].split(lesson.setting.batch)])
+
+
+def torch_compiled(lesson: Lesson) -> Work:
+    if lesson.bench.small:
+        raise RuntimeError("not rehearsed: compiling takes a minute")
+    _, step = torch_step(lesson)
+    compiled = torch.compile(step)
+    return lambda: torch.stack([compiled(index) for index in lesson.on_device[2].split(lesson.setting.batch)])
+
+
+def torch_graph(lesson: Lesson) -> Work:
+    """The eager step as a CUDA graph, the batch's index copied into its place before each replay."""
+    _, step = torch_step(lesson)
+    parts = lesson.on_device[2].split(lesson.setting.batch)
+    index, side = parts[0].clone(), torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step(index)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = step(index)
+
+    def run() -> Tensor:
+        losses = []
+        for part in parts:
+            index.copy_(part)
+            graph.replay()
+            losses.append(loss.clone())
+        return torch.stack(losses)
+
+    return run
+
+
+def jax_scan(lesson: Lesson) -> Work:
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    import jax
+
+    jax.devices("gpu")  # before the peer's module asks for the CPU
+    from bench.peers.jax_scan import make
+
+    run, order = make(lesson.setting), lesson.order.numpy()
+    return lambda: run(order)
+
+
+PEERS = {"torch eager": torch_eager, "torch graph": torch_graph, "torch compile": torch_compiled, "jax scan": jax_scan}
+
+
+def race(bench: Bench, limits: dict[str, float]) -> list[dict[str, Any]]:
+    """Every batch size; peers that do not run here are skipped by name, with the reason."""
+    with tempfile.TemporaryDirectory() as folder:
+        return [_one(bench, limits, batch, Path(folder)) for batch in (BATCHES[:1] if bench.small else BATCHES)]
+
+
+def _one(bench: Bench, limits: dict[str, float], batch: int, folder: Path) -> dict[str, Any]:
+    setting = HeadSetting(64 if bench.small else 1024, 10, batch, folder, threads=1, n=500 if bench.small else 50_000)
+    setting.prepare()
+    lesson, skipped, runners = Lesson(bench, setting), {}, {}
+    operands = ["float32"] if bench.small else list(OPERANDS)
+    runners |= {f"ours {name}": ours(lesson, name) for name in operands}
+    for name, make in PEERS.items():
+        try:
+            work = make(lesson)
+            work()
+            runners[name] = work
+        except Exception as error:  # a peer that is missing or does not run must not stop the others
+            skipped[name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    seconds = bench.interleaved(runners)
+    rows = lesson.steps * batch
+    flop = setting.flop_per_row * rows
+    return {
+        "batch": batch,
+        "columns": setting.columns,
+        "classes": setting.classes,
+        "rows_per_second": {name: rows / median(taken) for name, taken in seconds.items()},
+        "share_of_products": {o: flop / median(seconds[f"ours {o}"]) / limits[OPERANDS[o]] for o in operands},
+        "ratios": {name: ratio(seconds["ours float32"], seconds[name]) for name in PEERS if name in seconds},
+        "skipped": skipped,
+        "seconds": seconds,
+    }
