@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from fastclf.data.bad_pictures import printable
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -77,7 +79,7 @@ def plot_confusion_matrix(
         values = np.divide(values, totals, out=np.full((c, c), np.nan), where=totals > 0)
     ax = _square_axes(c) if ax is None else ax
     _paint(ax, values, normalize, cmap)
-    _name_axes(ax, [_shorten(str(name)) for name in classes])
+    _name_axes(ax, [_shorten(printable(str(name))) for name in classes])
     ax.set(xlabel="predicted", ylabel="true", title=title)
     return ax
 
@@ -97,7 +99,7 @@ def classification_report(y: ArrayLike | Tensor, preds: ArrayLike | Tensor, clas
     """
     from sklearn import metrics
 
-    names = [str(name) for name in classes]
+    names = [printable(str(name)) for name in classes]
     true, predicted = _numpy(y), _numpy(preds)
     if true.ndim == 2:
         _require_indicators(true, predicted, len(names))

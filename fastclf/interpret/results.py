@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from fastclf.data.bad_pictures import printable
 from fastclf.interpret.pictures import plots
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class ImageModelResults:
 
     def _plot(self, what: str, cls: int | str, rows: Indices) -> Figure:
         number = self._number(cls)
-        title = f"{what}: {self.ds.classes[number]}" + ("" if len(rows) else " (none)")
+        title = f"{what}: {printable(self.ds.classes[number])}" + ("" if len(rows) else " (none)")
         return plots(
             [self._open(row) for row in rows], titles=[self._title(row, number) for row in rows], maintitle=title
         )
@@ -116,7 +117,7 @@ class ImageModelResults:
         """Probability of the class, and of the prediction where it is another."""
         guess = self.preds[row]
         shown = [number] if guess == number else [number, guess]
-        return "\n".join(f"{self.ds.classes[k]} {self.probs[row, k]:.3f}" for k in shown)
+        return "\n".join(f"{printable(self.ds.classes[k])} {self.probs[row, k]:.3f}" for k in shown)
 
     def _open(self, row: int) -> NDArray[Any]:
         if self.ds.images is not None:

@@ -61,7 +61,7 @@ def dropout_mask(seed: int, step: int, layer: int, rows: int, cols: int, p: floa
         step: 0 <= step < 2**32, the training step.
         layer: 0 <= layer < 2**32, which dropout of the head.
         rows: number of rows B; the row position in the batch counts, not the row's identity.
-        cols: number of columns.
+        cols: number of columns, less than 2**32.
         p: probability of dropping, 0 <= p < 1.
 
     Returns:
@@ -72,7 +72,13 @@ def dropout_mask(seed: int, step: int, layer: int, rows: int, cols: int, p: floa
     """
     if not 0 <= p < 1:
         raise ValueError(f"dropout_mask: p must be in [0, 1), got {p}.")
-    for name, value, bits in (("seed", seed, 64), ("step", step, 32), ("layer", layer, 32), ("rows", rows, 32)):
+    for name, value, bits in (
+        ("seed", seed, 64),
+        ("step", step, 32),
+        ("layer", layer, 32),
+        ("rows", rows, 32),
+        ("cols", cols, 32),
+    ):
         if not 0 <= value < 2**bits:
             raise ValueError(f"dropout_mask: {name} must be in [0, 2**{bits}), got {value}.")
     if backend() is Backend.REFERENCE:
@@ -113,7 +119,8 @@ def as_rows(what: str, src: Rows) -> torch.Tensor:
 
 def as_index(function: str, index: Index, n: int) -> torch.Tensor:
     """Checks row numbers (`[B] int64`, 0 <= index < n) and returns them as a contiguous tensor."""
-    positions = index if isinstance(index, torch.Tensor) else torch.from_numpy(np.asarray(index))
+    # torch warns of arrays that may not be written, and refuses negative strides: those are copied.
+    positions = index if isinstance(index, torch.Tensor) else torch.from_numpy(np.require(index, requirements="CW"))
     if positions.dtype != torch.int64:
         raise TypeError(f"{function}: index must be int64, got {positions.dtype}. Convert it with .long().")
     if positions.ndim != 1 or positions.device.type != "cpu":

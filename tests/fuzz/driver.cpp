@@ -1,0 +1,252 @@
+// Runs every launcher of the processor on random sizes, with memory that ends where the sizes say: driver N SEED.
+// Built with AddressSanitizer by test_native.py. Each result is also compared with a plain loop, or, for heads, between
+// numbers of threads.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "api.h"
+
+using namespace fastclf;
+
+namespace {
+
+std::mt19937_64 generator;
+
+size_t upto(size_t most) { return generator() % (most + 1); }
+bool chance(size_t n) { return upto(n - 1) == 0; }
+int threads() { return static_cast<int>(upto(3)); }  // 0 counts as one
+
+void require(bool fine, const char* what) {
+  if (fine) return;
+  std::fprintf(stderr, "fuzz driver: %s\n", what);
+  std::abort();
+}
+
+// n elements at an address that is a multiple of their size and of nothing else; null for none, now and then.
+template <class T>
+class Exact {
+ public:
+  explicit Exact(size_t n) : shift_(upto(16)), size_(n), memory_(new T[shift_ + n]) {}
+  T* get() { return size_ == 0 && chance(2) ? nullptr : memory_.get() + shift_; }
+  T& operator[](size_t i) { return memory_[shift_ + i]; }
+  size_t size() const { return size_; }
+
+ private:
+  size_t shift_, size_;
+  std::unique_ptr<T[]> memory_;
+};
+
+Exact<float> normals(size_t n) {
+  std::normal_distribution<float> draw;
+  Exact<float> x(n);
+  for (size_t i = 0; i < n; ++i) x[i] = draw(generator);
+  return x;
+}
+
+Exact<uint16_t> halves(size_t n) {
+  Exact<uint16_t> x(n);
+  for (size_t i = 0; i < n; ++i) x[i] = static_cast<uint16_t>((chance(2) ? 0x8000u : 0u) | upto(0x4000));
+  return x;
+}
+
+Exact<int64_t> below(size_t n, size_t limit) {
+  Exact<int64_t> x(limit == 0 ? 0 : n);
+  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<int64_t>(chance(4) ? limit - 1 : upto(limit - 1));
+  return x;
+}
+
+float widened(uint16_t h) {
+  const int exponent = (h >> 10) & 31, mantissa = h & 1023;
+  const float value = exponent ? std::ldexp(static_cast<float>(1024 + mantissa), exponent - 25)
+                               : std::ldexp(static_cast<float>(mantissa), -24);
+  return h & 0x8000 ? -value : value;
+}
+
+void fuzz_gather() {
+  const size_t n = upto(40), width = upto(chance(20) ? 70000 : 200), rows = upto(60);
+  const bool half = chance(2);
+  Exact<uint16_t> small = halves(half ? n * width : 0);
+  Exact<float> large = normals(half ? 0 : n * width);
+  Exact<int64_t> index = below(rows, n);
+  Exact<float> out(index.size() * width);
+  const void* src = half ? static_cast<const void*>(small.get()) : large.get();
+  require(!gather_rows({src, half ? DType::float16 : DType::float32, index.get(), out.get(), index.size(), width},
+                       threads(), nullptr)
+               .error,
+          "gather_rows");
+  for (size_t r = 0; r < index.size(); ++r) {
+    for (size_t j = 0; j < width; ++j) {
+      const size_t at = static_cast<size_t>(index[r]) * width + j;
+      require(out[r * width + j] == (half ? widened(small[at]) : large[at]), "gather_rows: another value");
+    }
+  }
+}
+
+void fuzz_dropout() {
+  const size_t rows = upto(40), cols = upto(300);
+  const double p = static_cast<double>(upto(99)) / 100;
+  Exact<float> out(rows * cols);
+  require(!dropout_mask({generator(), static_cast<uint32_t>(generator()), static_cast<uint32_t>(generator()), p,
+                         out.get(), rows, cols},
+                        threads(), nullptr)
+               .error,
+          "dropout_mask");
+  const float scale = static_cast<float>(1 / (1 - p));
+  for (size_t i = 0; i < rows * cols; ++i) require(out[i] == 0 || out[i] == scale, "dropout_mask: another value");
+}
+
+struct Head {
+  explicit Head(size_t blocks) {
+    const size_t most = chance(10) ? 200 : 70;
+    for (size_t i = 0; i <= blocks; ++i) widths.push_back(1 + upto(most));
+    for (size_t i = 0; i < blocks; ++i) {
+      const size_t n_in = widths[i], n_out = widths[i + 1];
+      p.push_back(chance(3) ? 0 : static_cast<double>(upto(99)) / 100);
+      for (const size_t n : {n_in * n_out, n_out, n_in, n_in, n_in, n_in}) tensors.push_back(normals(n));
+      Exact<float>& var = tensors.back();
+      for (size_t j = 0; j < n_in; ++j) var[j] = std::fabs(var[j]) + 0.1f;
+    }
+  }
+
+  std::vector<HeadLayer> layers() {
+    std::vector<HeadLayer> out;
+    for (size_t i = 0; i < p.size(); ++i) {
+      Exact<float>* t = &tensors[6 * i];
+      out.push_back({widths[i], widths[i + 1], p[i], 1e-5f, 0.1f, t[0].get(), t[1].get(), t[2].get(), t[3].get(),
+                     t[4].get(), t[5].get()});
+    }
+    return out;
+  }
+
+  std::vector<float> values() {
+    std::vector<float> all;
+    for (Exact<float>& t : tensors) {
+      for (size_t i = 0; i < t.size(); ++i) all.push_back(t[i]);
+    }
+    return all;
+  }
+
+  void put_back(const std::vector<float>& all) {
+    size_t at = 0;
+    for (Exact<float>& t : tensors) {
+      for (size_t i = 0; i < t.size(); ++i) t[i] = all[at++];
+    }
+  }
+
+  std::vector<size_t> widths;
+  std::vector<double> p;
+  std::vector<Exact<float>> tensors;
+};
+
+Exact<double> any_schedule() {
+  Exact<double> table(8);
+  for (size_t i = 0; i < 8; ++i) table[i] = 0;
+  const double kinds[][8] = {{0}, {1, 3, 2}, {2, 5, 1, 32, 10}, {3, 7, 1, 10, 10, 1, 0.95, 0.85}, {4, 9, 1e5, 0}};
+  const double* kind = kinds[upto(4)];
+  for (size_t i = 0; i < 8; ++i) table[i] = kind[i];
+  return table;
+}
+
+void fuzz_head() {
+  Head head(1 + upto(2));
+  const size_t columns = head.widths.front(), classes = head.widths.back(), n = 1 + upto(50);
+  const bool half = chance(2), nll = chance(2), frozen = chance(4);
+  Exact<uint16_t> small = halves(half ? n * columns : 0);
+  Exact<float> large = normals(half ? 0 : n * columns);
+  const void* rows = half ? static_cast<const void*>(small.get()) : large.get();
+  const DType dtype = half ? DType::float16 : DType::float32;
+  Exact<int64_t> labels = below(nll ? n : 0, classes);
+  Exact<float> several = normals(nll ? 0 : n * classes), weight = normals(classes);
+  for (size_t i = 0; i < several.size(); ++i) several[i] = several[i] > 0 ? 1.f : 0.f;
+  for (size_t i = 0; i < classes; ++i) weight[i] = std::fabs(weight[i]) + 0.1f;
+  const void* targets = nll ? static_cast<const void*>(labels.get()) : several.get();
+  Exact<double> schedule = any_schedule();
+  const size_t batch = 2 + upto(38), max_batch = batch + upto(30);
+  size_t count = upto(3 * batch);
+  if (!frozen && count % batch == 1) --count;
+  Exact<int64_t> order = below(count, n), wanted = below(upto(70), n);
+  const double clip = chance(3) ? 0.3 : 0;
+  const float smoothing = chance(2) ? 0 : 0.1f;
+  const bool decoupled = chance(2);
+  const uint64_t seed = generator();
+  const std::vector<float> start = head.values();
+  std::vector<float> expected;
+  for (int used = threads(), run = 0; run < 2; ++run, ++used) {
+    head.put_back(start);
+    const std::vector<HeadLayer> layers = head.layers();
+    Exact<float> losses((count + batch - 1) / batch), logits(wanted.size() * classes);
+    HeadEngine* engine =
+        head_create({layers.data(), layers.size(), max_batch, rows, dtype, nll ? Loss::nll : Loss::bce, targets,
+                     weight.get(), smoothing, 0.01, 0.9, 0.01, decoupled, clip, schedule.get(), seed});
+    require(!head_train(engine, {order.get(), count, batch, 3, frozen, losses.get()}, used).error, "head_train");
+    head_destroy(engine);
+    require(!head_predict({layers.data(), layers.size(), rows, dtype, wanted.get(), wanted.size(), logits.get()}, used)
+                 .error,
+            "head_predict");
+    std::vector<float> found = head.values();
+    for (Exact<float>* more : {&losses, &logits}) {
+      for (size_t i = 0; i < more->size(); ++i) found.push_back((*more)[i]);
+    }
+    if (run == 1)
+      require(std::memcmp(found.data(), expected.data(), found.size() * sizeof(float)) == 0, "head: threads");
+    expected = std::move(found);
+  }
+}
+
+void fuzz_sgdr() {
+  const size_t n_tensors = upto(5), n_groups = 1 + upto(2);
+  std::vector<Exact<float>> memory;
+  std::vector<SgdrTensor> tensors;
+  for (size_t i = 0; i < n_tensors; ++i) {
+    const size_t n = upto(chance(5) ? 40000 : 100);
+    for (int k = 0; k < 3; ++k) memory.push_back(normals(n));
+    Exact<float>* of = &memory[3 * i];
+    tensors.push_back({of[0].get(), of[1].get(), of[2].get(), n, upto(n_groups - 1)});
+  }
+  std::vector<SgdrGroup> groups;
+  for (size_t g = 0; g < n_groups; ++g) {
+    Exact<double> schedule = any_schedule();
+    groups.push_back({0.1, 0.9, 0.01, static_cast<double>(upto(1)), static_cast<double>(upto(20)), {}});
+    for (size_t i = 0; i < 8; ++i) groups.back().schedule[i] = schedule[i];
+  }
+  require(!sgdr_step({tensors.data(), n_tensors, groups.data(), n_groups}, threads()).error, "sgdr_step");
+}
+
+void fuzz_schedule() {
+  Exact<double> schedule = any_schedule();
+  const size_t n = upto(50);
+  Exact<double> factor(n), momentum(n);
+  schedule_values(schedule.get(), static_cast<int64_t>(upto(1000)), n, 0.9, factor.get(), momentum.get());
+  for (size_t i = 0; i < n; ++i) require(momentum[i] >= 0 && momentum[i] < 1, "schedule_values: another momentum");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  require(argc == 3, "usage: driver N SEED");
+  const size_t inputs = std::strtoull(argv[1], nullptr, 10);
+  generator.seed(std::strtoull(argv[2], nullptr, 10));
+  constexpr struct {
+    const char* name;
+    void (*run)();
+  } kLaunchers[] = {{"gather_rows", fuzz_gather},
+                    {"dropout_mask", fuzz_dropout},
+                    {"head", fuzz_head},
+                    {"sgdr_step", fuzz_sgdr},
+                    {"schedule_values", fuzz_schedule}};
+  const char* names[] = {"baseline", "avx2", "avx512"};
+  for (const auto& launcher : kLaunchers) {
+    size_t done = 0;
+    for (; done < inputs; ++done) {
+      const char* name = names[upto(2)];
+      if (use_isa(name).error && use_isa("baseline").error) return 1;
+      launcher.run();
+    }
+    std::printf("%s: %zu inputs\n", launcher.name, done);
+  }
+}
