@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from fastclf.models.body import Body
 from fastclf.models.head import AdaptiveConcatPool2d, Head
+from fastclf.models.runtime.frozen import FrozenBody
 
 
 class Net(nn.Module):
@@ -19,6 +20,7 @@ class Net(nn.Module):
     def __init__(self, body: Body, head: nn.Module) -> None:
         super().__init__()
         self.body, self.pool, self.head = body, AdaptiveConcatPool2d(), head
+        self._frozen = FrozenBody()
 
     @property
     def groups(self) -> list[nn.Module]:
@@ -26,9 +28,11 @@ class Net(nn.Module):
         return [*self.body.groups, self.head]
 
     def features(self, x: Tensor) -> Tensor:
-        """Pooled features ``[B, 2C]``: what a file of activations holds."""
-        out: Tensor = self.pool(self.body(x))
-        return out
+        """Pooled features ``[B, 2C]``: what a file of activations holds.
+
+        Without gradients, and on a processor, they come from the fastest runtime that agrees with torch to 1e-4.
+        """
+        return self._frozen.features(self.body, self.pool, x)
 
     def forward(self, x: Tensor) -> Tensor:
         """The head's output for pictures ``x``."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import FAMILIES, NAMED, randomise
 from safetensors.torch import save_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
@@ -17,31 +18,7 @@ from fastclf.models.archs import Arch, as_arch, build_body, efficientnet_lite0, 
 from fastclf.models.body import half_depth_split, stages_before_pool
 from fastclf.models.weights import SkipInit
 
-NAMED = [a for a in vars(archs).values() if isinstance(a, Arch) and a.source == "torchvision"]
-# One of each further family, the smallest.
-FAMILIES = [
-    "alexnet",
-    "convnext_tiny",
-    "efficientnet_b0",
-    "efficientnet_v2_s",
-    "googlenet",
-    "inception_v3",
-    "maxvit_t",
-    "mnasnet0_5",
-    "mobilenet_v2",
-    "mobilenet_v3_small",
-    "regnet_x_400mf",
-    "regnet_y_400mf",
-    "shufflenet_v2_x0_5",
-    "squeezenet1_0",
-    "squeezenet1_1",
-    "swin_t",
-    "swin_v2_t",
-    "vgg11",
-    "vgg13_bn",
-]
 LITE0_SIZES = (32, 33, 64, 97)
-NUMBERS = torch.randn(2**24)  # drawn once: drawing afresh for every layer would take most of the time
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -60,18 +37,6 @@ class LastPoolInput(TorchFunctionMode):
         if func in (F.adaptive_avg_pool2d, torch.Tensor.mean) and args[0].ndim == 4:
             self.seen = args[0].clone()
         return func(*args, **(kwargs or {}))
-
-
-def randomise(module):
-    """Values for a network built without, scaled so that signals neither vanish nor explode."""
-    for p in module.parameters():
-        numbers = NUMBERS[: p.numel()].view(p.shape)
-        scale = (2 / p[0].numel()) ** 0.5 if p.ndim > 1 else 0.1
-        p.detach().copy_(numbers * scale + (p.ndim == 1))
-    for m in module.modules():
-        if isinstance(m, nn.BatchNorm2d):
-            m.running_mean.normal_(0, 0.1)
-            m.running_var.uniform_(0.5, 2)
 
 
 def whole_network(name):

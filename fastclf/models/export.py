@@ -1,0 +1,80 @@
+"""A whole classifier as one ONNX file, from bytes of pixels to predictions: nothing to prepare outside of it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fastclf.errors import ExportError
+from fastclf.models.net import Net
+from fastclf.models.runtime.engines import onnx_runtime
+from fastclf.models.runtime.operations import UnknownOperationError
+from fastclf.models.runtime.record import record
+
+TOLERANCE = 1e-4
+INPUT = "pictures"
+
+
+class _FromPixels(nn.Module):
+    """Pictures ``[B, sz, sz, 3] uint8`` to the network's output ``[B, c]``."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, net: Net, stats: tuple[Sequence[float], Sequence[float]]) -> None:
+        super().__init__()
+        mean, std = (torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1) for values in stats)
+        self.net = net
+        self.register_buffer("scale", (1 / (255 * std)).float())
+        self.register_buffer("shift", (-mean / std).float())
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = pixels.float().permute(0, 3, 1, 2)
+        out: Tensor = self.net(x * self.scale + self.shift)
+        return out
+
+
+def to_onnx(
+    net: Net, sz: int, stats: tuple[Sequence[float], Sequence[float]], classes: Sequence[str], gives: str
+) -> bytes:
+    """Writes a classifier as an ONNX file (opset 20).
+
+    Its input ``pictures`` is ``[n, sz, sz, 3] uint8``: RGB, already cropped and resized, any number of them. The
+    normalisation, body, pool and head are in the graph, in float32. Its one output ``[n, c] float32`` is what
+    `Learner.predict` gives.
+
+    Args:
+        net: body and head, as they are now.
+        sz: side of the pictures.
+        stats: mean and deviation, per channel in 0..1, that the pictures are normalised with.
+        classes: names of the output's columns.
+        gives: what the output is: ``log-probabilities``, ``probabilities`` or ``values``.
+
+    Returns:
+        The file. Its ``metadata_props`` are ``classes`` (a JSON list), ``sz``, ``arch`` and ``output`` (``gives``).
+
+    Raises:
+        ExportError: the network does something that is not known here, or onnxruntime computes something else.
+    """
+    whole = _FromPixels(copy.deepcopy(net).cpu(), stats).eval()
+    metadata = {
+        "classes": json.dumps(list(classes), ensure_ascii=False),
+        "sz": str(sz),
+        "arch": net.body.arch,
+        "output": gives,
+    }
+    pixels = torch.randint(0, 256, (3, sz, sz, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    try:
+        model, expected = record(whole, pixels, INPUT, metadata)
+    except UnknownOperationError as error:
+        raise ExportError(f"export: {error}: {net.body.arch} or its head. torch.onnx.export may know more.") from error
+    run = onnx_runtime(model, torch.get_num_threads(), INPUT)
+    found = torch.cat([run(pixels[:1]), run(pixels[1:])])
+    worst = float((found - expected).abs().max())
+    if not worst <= TOLERANCE * max(1.0, float(expected.abs().max())):
+        raise ExportError(f"export: onnxruntime computes something else, off by {worst:.1e}")
+    return model

@@ -1,0 +1,1 @@
+"""The body without gradients, through the fastest runtime that computes the same."""

@@ -1,0 +1,123 @@
+"""A network's forward pass as an ONNX graph: run once, every operation that the input reaches is written down.
+
+torch's own exporter is not used: the one that traces is announced to be removed, and the one that follows it needs
+two more packages and several times as long. A recording holds for its picture size, whose numbers are part of it
+(paddings, shapes), and for any number of pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from fastclf.models.runtime import protobuf
+from fastclf.models.runtime.operations import OPERATIONS, UnknownOperationError
+
+
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While active, torch's operations run as ever, and those that depend on the input become nodes of a graph.
+
+    What does not depend on the input is computed once and becomes a constant.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._names = WeakTensorKeyDictionary()  # tensors that depend on the input -> their name in the graph
+        self._constants: dict[int, tuple[str, Tensor]] = {}  # by id; holding the tensor keeps its id from being reused
+        self._nodes: list[protobuf.Parts] = []
+        self._count = 0
+
+    def input(self, x: Tensor, name: str) -> None:
+        """Declares an input of the network."""
+        self._names[x] = name
+
+    def name(self, value: Tensor) -> str:
+        """What ``value`` is called in the graph; a constant is taken in at its first use."""
+        if value in self._names:
+            return str(self._names[value])
+        if id(value) not in self._constants:
+            self._constants[id(value)] = (f"c{len(self._constants)}", value)
+        return self._constants[id(value)][0]
+
+    def depends(self, value: object) -> bool:
+        """Whether ``value`` is, or holds, a tensor that depends on the input."""
+        if isinstance(value, list | tuple):
+            return any(self.depends(part) for part in value)
+        return isinstance(value, Tensor) and value in self._names
+
+    def node(
+        self, op: str, inputs: Sequence[Tensor | str], n_outputs: int = 1, /, **attributes: protobuf.Attribute
+    ) -> list[str]:
+        """Adds an operation of ONNX's and returns its outputs' names."""
+        outputs = [f"v{self._count + k}" for k in range(n_outputs)]
+        self._count += n_outputs
+        names = [value if isinstance(value, str) else self.name(value) for value in inputs]
+        self._nodes.append(protobuf.node(op, names, outputs, attributes))
+        return outputs
+
+    def __torch_dispatch__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Runs an operation, and records it where one of its arguments depends on the input."""
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if not any(self.depends(value) for value in (*args, *kwargs.values())):
+            return out
+        known = func.name().removeprefix("aten::").partition(".")[0].removesuffix("_")
+        if known not in OPERATIONS:
+            raise UnknownOperationError(f"{func.name()} is not known to it")
+        names = OPERATIONS[known](self, out, *args, **kwargs)
+        values = out if isinstance(out, list | tuple) else [out]
+        for value, name in zip(
+            values, names, strict=False
+        ):  # what nothing can use, such as a pool's indices, is unnamed
+            self._names[value] = name
+        return out
+
+    def model(self, x: Tensor, output: Tensor, metadata: Mapping[str, str]) -> bytes:
+        """The ONNX file of what was recorded from ``x`` to ``output``."""
+        infos = [protobuf.ValueInfo(self.name(value), _dtype(value), ["n", *value.shape[1:]]) for value in (x, output)]
+        tensors = (protobuf.tensor(name, _array(value)) for name, value in self._constants.values())
+        return protobuf.model(self._nodes, tensors, infos[:1], infos[1:], metadata)
+
+
+def _dtype(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
+
+
+def _array(value: Tensor) -> np.ndarray[Any, Any]:
+    array: np.ndarray[Any, Any] = value.detach().numpy()
+    return array
+
+
+def record(
+    run: Callable[[Tensor], Tensor], x: Tensor, name: str = "x", metadata: Mapping[str, str] | None = None
+) -> tuple[bytes, Tensor]:
+    """Runs a network without gradients, and writes down what it does.
+
+    Args:
+        run: the network, in evaluation mode, on the CPU.
+        x: its input, a batch ``[B, ...]``.
+        name: what the input is called in the file.
+        metadata: texts to keep in the file.
+
+    Returns:
+        An ONNX file that takes any number of inputs like those of ``x``, and the output ``[B, ...]`` for ``x``.
+
+    Raises:
+        UnknownOperationError: the network does something that is not known here; names it.
+    """
+    recorder = Recorder()
+    # In inference mode, and for what comes from it, torch does not break operations down to the ones known here.
+    with torch.inference_mode(False), torch.no_grad():
+        x = x.clone()
+        recorder.input(x, name)
+        with recorder:
+            out = run(x)
+        return recorder.model(x, out, metadata or {}), out
