@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from fastclf.activations.precompute import activations
 from fastclf.data.classifier_data import ImageClassifierData
+from fastclf.files import publish
 from fastclf.learner import Learner, Metric, Stage
 from fastclf.models.archs import Arch, build_body
+from fastclf.models.export import to_onnx
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.head import Head, check_custom_head
 from fastclf.models.net import Net
@@ -203,6 +205,26 @@ class ConvLearner(_OwnHead):
         """Loads what `save` stored, see `Learner.load`; under precompute, activations follow the loaded body."""
         super().load(name)
         self.precompute = self.precompute
+
+    def export(self, name: str) -> Path:
+        """Writes the whole classifier as an ONNX file, ``NAME.onnx`` in the models folder, for use without fastclf.
+
+        Its input ``pictures`` is ``[n, sz, sz, 3] uint8`` RGB, already cropped and resized to ``sz``; normalising is
+        part of the file. Its output is that of `predict`. `fastclf.models.export.to_onnx` tells of the rest.
+
+        Raises:
+            ExportError: the network does something that cannot be written, or onnxruntime computes something else.
+        """
+        data = self._data
+        if data.tfms is None:
+            raise ValueError("export: data has no transforms, so sz and normalisation are not known")
+        tfms = data.tfms[1]
+        gives = "values" if data.is_reg else "probabilities" if data.is_multi else "log-probabilities"
+        path = self._model_path(name)
+        path = path.with_name(path.name + ".onnx")
+        model = to_onnx(self.model, tfms.sz, (tfms.mean, tfms.std), [str(c) for c in data.classes], gives)
+        publish(path, lambda temporary: temporary.write_bytes(model))
+        return path
 
     def _module_for(self, ndim: int) -> nn.Module:
         return self.head if ndim == 2 else self.model
