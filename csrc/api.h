@@ -70,6 +70,10 @@ class HeadEngine;
 HeadEngine* head_create(const HeadSpec& spec);
 void head_destroy(HeadEngine* engine);
 
+// The momentum of all parameters, out of the engine or (`load`) into it. tensors: per layer those of weight
+// [n_out, n_in], bias [n_out], gamma [n_in] and beta [n_in].
+void head_momenta(HeadEngine* engine, float* const* tensors, bool load);
+
 // Batch i is order[i*batch .. (i+1)*batch), the last one may be smaller; its step number is first_step + i.
 struct HeadTrain {
   const int64_t* order;  // [rows], each 0 <= row < n

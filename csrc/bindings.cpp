@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <stdexcept>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -52,6 +53,7 @@ using LayerTuple =
     std::tuple<size_t, size_t, double, float, float, Address, Address, Address, Address, Address, Address>;
 
 std::vector<HeadLayer> head_layers(const std::vector<LayerTuple>& tuples) {
+  if (tuples.empty()) throw std::invalid_argument("head: layers must not be empty");
   std::vector<HeadLayer> layers;
   for (const auto& [n_in, n_out, p, eps, momentum, weight, bias, gamma, beta, mean, var] : tuples) {
     layers.push_back({n_in, n_out, p, eps, momentum, pointer<float>(weight), pointer<float>(bias),
@@ -76,6 +78,14 @@ void bind_head(py::module_& m) {
       py::arg("targets"), py::arg("class_weight"), py::arg("smoothing"), py::arg("lr"), py::arg("momentum"),
       py::arg("weight_decay"), py::arg("decoupled"), py::arg("clip"), py::arg("schedule"), py::arg("seed"));
   m.def("head_destroy", [](Address engine) { head_destroy(pointer<HeadEngine>(engine)); });
+  m.def(
+      "head_momenta",
+      [](Address engine, const std::vector<Address>& tensors, bool load) {
+        std::vector<float*> places;
+        for (const Address tensor : tensors) places.push_back(pointer<float>(tensor));
+        head_momenta(pointer<HeadEngine>(engine), places.data(), load);
+      },
+      py::arg("engine"), py::kw_only(), py::arg("tensors"), py::arg("load"));
   m.def(
       "head_train",
       [](Address engine, Address order, size_t rows, size_t batch, uint32_t first_step, bool frozen_bn, Address losses,
@@ -121,7 +131,7 @@ void bind_sgdr(py::module_& m) {
 
 void bind_isa(py::module_& m) {
   m.def("isa", &isa);
-  m.def("use_isa", [](const char* name) { check(use_isa(name)); });
+  m.def("use_isa", [](const std::string& name) { check(use_isa(name.c_str())); });  // not None, as a char* could be
 }
 
 }  // namespace

@@ -65,6 +65,17 @@ void Layer::put_back_tile(size_t t) const {
   }
 }
 
+void Layer::exchange_velocity(float* at, bool load) const {
+  for (size_t h = 0; h < spec.n_out; ++h) {
+    for (size_t i = 0; i < spec.n_in; ++i, ++at) {
+      const size_t row = h % kTile, column = i % kTile;
+      float& v = velocity_tile(
+          i / kTile)[h / kTile * kTile * kTile + (by_input ? column * kTile + row : row * kTile + column)];
+      load ? v = *at : * at = v;
+    }
+  }
+}
+
 void Layer::transpose_tile(size_t t, const Kernels& k) const {
   for (size_t o = 0; o < out_tiles; ++o) k.transpose(w_block(o, t), wt_block(o, t));
 }
@@ -156,8 +167,20 @@ void HeadEngine::train(const HeadTrain& op, int threads) {
   });
 }
 
+void HeadEngine::exchange_momenta(float* const* tensors, bool load) const {
+  for (const Layer& layer : layers_) {
+    layer.exchange_velocity(*tensors++, load);
+    for (const Vector* v : {&layer.bias, &layer.gamma, &layer.beta}) {
+      load ? std::copy_n(*tensors, v->n, v->velocity.get()) : std::copy_n(v->velocity.get(), v->n, *tensors);
+      ++tensors;
+    }
+  }
+}
+
 HeadEngine* head_create(const HeadSpec& spec) { return new HeadEngine(spec); }
 void head_destroy(HeadEngine* engine) { delete engine; }
+
+void head_momenta(HeadEngine* engine, float* const* tensors, bool load) { engine->exchange_momenta(tensors, load); }
 
 Status head_train(HeadEngine* engine, const HeadTrain& op, int threads) {
   engine->train(op, threads);

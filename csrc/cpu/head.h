@@ -70,6 +70,8 @@ struct Layer {
   void fetch_tile(size_t t) const;
   void put_back_tile(size_t t) const;
   void transpose_tile(size_t t, const Kernels& k) const;
+  // The velocity [n_out, n_in] to a place of the caller's, or from there.
+  void exchange_velocity(float* at, bool load) const;
   // The block that an update has changed, into the other copy of the weight.
   void copy_block(size_t out, size_t in, const Kernels& k) const;
 };
@@ -89,6 +91,7 @@ class HeadEngine {
  public:
   explicit HeadEngine(const HeadSpec& spec);
   void train(const HeadTrain& op, int threads);
+  void exchange_momenta(float* const* tensors, bool load) const;
 
  private:
   struct Scratch {          // one per thread

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -57,6 +58,8 @@ class HeadEngine:
             raise ValueError(f"HeadEngine: rows must have {spec.n_in} columns (the head's), got {self._rows.shape[1]}.")
         if not 0 <= seed < 2**64:
             raise ValueError(f"HeadEngine: seed must be in [0, 2**64), got {seed}.")
+        if not 1 <= max_batch < 2**32:
+            raise ValueError(f"HeadEngine: max_batch must be in [1, 2**32), got {max_batch}.")
         self._targets = _checked_targets(targets, loss, len(self._rows), spec.n_out)
         self._addresses = spec.layer_tuples()
         self._trainer = self._make_trainer(loss, rates, seed, operands)
@@ -128,6 +131,12 @@ class _Trainer(Protocol):
     def train(self, order: Tensor, batch_size: int, first_step: int, *, frozen_bn: bool) -> Tensor:
         """Returns the loss of every batch."""
 
+    def momenta(self) -> list[Tensor]:
+        """A copy of the momentum of every parameter."""
+
+    def load_momenta(self, momenta: Sequence[Tensor]) -> None:
+        """Replaces the momenta."""
+
 
 class _NativeHead:
     """The processor's engine, which keeps the momentum in tiles of its own."""
@@ -163,6 +172,18 @@ class _NativeHead:
             seed=seed,
         )
         weakref.finalize(self, self._native.head_destroy, self._engine)
+        self._shapes = [p.shape for p in spec.parameters()]
+
+    def momenta(self) -> list[Tensor]:
+        """A copy of the momentum of every parameter."""
+        found = [torch.empty(shape) for shape in self._shapes]
+        self._native.head_momenta(self._engine, tensors=[v.data_ptr() for v in found], load=False)
+        return found
+
+    def load_momenta(self, momenta: Sequence[Tensor]) -> None:
+        """Replaces the momenta."""
+        given = [v.to("cpu", torch.float32).contiguous() for v in momenta]
+        self._native.head_momenta(self._engine, tensors=[v.data_ptr() for v in given], load=True)
 
     def train(self, order: Tensor, batch_size: int, first_step: int, *, frozen_bn: bool) -> Tensor:
         """Returns the loss of every batch."""
@@ -198,6 +219,7 @@ def predict(spec: HeadSpec, rows: Rows, index: Index | None = None) -> Tensor:
     matrix = as_rows("predict: rows", rows)
     if matrix.shape[1] != spec.n_in:
         raise ValueError(f"predict: rows must have {spec.n_in} columns (the head's), got {matrix.shape[1]}.")
+    layers = spec.layer_tuples()
     wanted = torch.arange(len(matrix)) if index is None else as_index("predict", index, len(matrix))
     if kernel_module(spec.device) is not None:
         return kernel_head.predict(spec, matrix, wanted)
@@ -205,7 +227,7 @@ def predict(spec: HeadSpec, rows: Rows, index: Index | None = None) -> Tensor:
         return reference_head.predict(spec, matrix, wanted)
     out = torch.empty(len(wanted), spec.n_out)
     native_module().head_predict(
-        layers=spec.layer_tuples(),
+        layers=layers,
         rows=matrix.data_ptr(),
         half=matrix.dtype == torch.float16,
         index=wanted.data_ptr(),
@@ -228,4 +250,4 @@ def _checked_targets(targets: Tensor, loss: HeadLoss, n: int, classes: int) -> T
         raise ValueError(f"HeadEngine: targets must be in 0..{classes - 1}, got {int(targets[row])} in row {row}.")
     if loss.weight is not None and tuple(loss.weight.shape) != (classes,):
         raise ValueError(f"HeadEngine: loss.weight must be [{classes}], one per class, got {list(loss.weight.shape)}.")
-    return targets.contiguous()
+    return targets.clone(memory_format=torch.contiguous_format)  # of numbers that have been checked

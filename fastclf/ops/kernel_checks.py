@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 
 import torch
@@ -19,6 +20,11 @@ OPERAND = (torch.float32, torch.bfloat16)
 def stream_of(device: torch.device) -> int:
     """The handle of the current stream; 0 on the CPU, which has none."""
     return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+
+
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """Makes a GPU the current one, as launching kernels on its streams needs."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def check(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Literal
@@ -14,6 +14,7 @@ from torch import Tensor
 from fastclf.ops import kernels
 from fastclf.ops.head_spec import HeadBlock, HeadLoss, HeadRates, HeadSpec
 from fastclf.ops.kernel_arguments import Dropout, Moments, RowBatch, Scratch
+from fastclf.ops.kernel_checks import current
 from fastclf.ops.row_source import row_source
 from fastclf.ops.update import UpdateTable
 
@@ -62,6 +63,7 @@ class KernelHead:
             None if loss.weight is None else loss.weight.detach().to(device, torch.float32).contiguous(),
             loss.label_smoothing,
         )
+        _ = self.loss.weight_sum  # read now: nothing may wait for the device while a graph is captured
         widths = [spec.n_in, *(block.linear.out_features for block in spec.blocks)]
         self.scratch = Scratch(max_batch, max(widths), device)
         self.blocks = [_Block(block, n, seed, max_batch, operands) for n, block in enumerate(spec.blocks)]
@@ -84,10 +86,20 @@ class KernelHead:
         self._order[: len(order)].copy_(order)
         self.clock.copy_(torch.tensor([np.uint32(first_step).astype(np.int32), 0], dtype=torch.int32))
         self.groups[:, 4] = first_step
-        for i, slot in enumerate(self.rows.serve(order, batch_size)):
-            rows = min(batch_size, len(order) - i * batch_size)
-            self._step_of(rows, batch_size, slot, frozen_bn)()
+        with current(self.device):
+            for i, slot in enumerate(self.rows.serve(order, batch_size)):
+                rows = min(batch_size, len(order) - i * batch_size)
+                self._step_of(rows, batch_size, slot, frozen_bn)()
         return self._losses[:n_steps].clone()
+
+    def momenta(self) -> list[Tensor]:
+        """A copy of the momentum of every parameter."""
+        return [v.clone() for v in self.velocity]
+
+    def load_momenta(self, momenta: Sequence[Tensor]) -> None:
+        """Replaces the momenta."""
+        for v, given in zip(self.velocity, momenta, strict=True):
+            v.copy_(given)
 
     def _make_room(self, rows: int, steps: int) -> None:
         if rows > len(self._order) or steps > len(self._losses):
@@ -236,6 +248,11 @@ def _tf32(allowed: bool) -> Iterator[None]:
 
 def predict(spec: HeadSpec, rows: Tensor, index: Tensor) -> Tensor:
     """Logits `[M, C]` of rows `index`, where `rows` are, with BatchNorm folded into the weights."""
+    with current(spec.device):
+        return _predict(spec, rows, index)
+
+
+def _predict(spec: HeadSpec, rows: Tensor, index: Tensor) -> Tensor:
     folded = [_folded(block) for block in spec.blocks]
     out = torch.empty(len(index), spec.n_out, device=rows.device)
     for first in range(0, len(index), _PREDICT_ROWS):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -25,6 +27,15 @@ class ReferenceHead:
         firsts = range(0, len(order), batch_size)
         losses = [self._step(order[f : f + batch_size], first_step + i, frozen_bn) for i, f in enumerate(firsts)]
         return torch.stack(losses) if losses else torch.empty(0)
+
+    def momenta(self) -> list[Tensor]:
+        """A copy of the momentum of every parameter."""
+        return [v.clone() for v in self.velocity]
+
+    def load_momenta(self, momenta: Sequence[Tensor]) -> None:
+        """Replaces the momenta."""
+        for v, given in zip(self.velocity, momenta, strict=True):
+            v.copy_(given)
 
     def _step(self, index: Tensor, step: int, frozen_bn: bool) -> Tensor:
         parameters = self.spec.parameters()

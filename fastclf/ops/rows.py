@@ -120,7 +120,9 @@ def as_rows(what: str, src: Rows) -> torch.Tensor:
 def as_index(function: str, index: Index, n: int) -> torch.Tensor:
     """Checks row numbers (`[B] int64`, 0 <= index < n) and returns them as a contiguous tensor."""
     # torch warns of arrays that may not be written, and refuses negative strides: those are copied.
-    positions = index if isinstance(index, torch.Tensor) else torch.from_numpy(np.require(index, requirements="CW"))
+    positions = (
+        index if isinstance(index, torch.Tensor) else torch.from_numpy(np.require(index, requirements=["C", "W"]))
+    )
     if positions.dtype != torch.int64:
         raise TypeError(f"{function}: index must be int64, got {positions.dtype}. Convert it with .long().")
     if positions.ndim != 1 or positions.device.type != "cpu":

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastclf.ops.backend import kernel_module
-from fastclf.ops.kernel_checks import stream_of
+from fastclf.ops.kernel_checks import current, stream_of
 
 _PART = 8192  # elements: long tensors are split, so that blocks share the work
 
@@ -37,7 +37,10 @@ class UpdateTable:
 
     def clip_factor(self, clip: float, out: Tensor) -> None:
         """Computes what brings the norm of all gradients down to `clip`, at most 1, into `out [1] float32`."""
-        self._module.clip_factor(**self._common(), clip=clip, partial=self._partial.data_ptr(), factor=out.data_ptr())
+        with current(self.device):
+            self._module.clip_factor(
+                **self._common(), clip=clip, partial=self._partial.data_ptr(), factor=out.data_ptr()
+            )
 
     def step(self, groups: Tensor, *, scale: Tensor | None = None, clock: Tensor | None = None) -> None:
         """Updates every tensor, then advances every group's step number and the clock.
@@ -50,13 +53,14 @@ class UpdateTable:
         """
         if groups.ndim != 2 or groups.shape[1] != 13 or groups.dtype != torch.float64 or not groups.is_contiguous():
             raise ValueError(f"UpdateTable.step: groups must be [G, 13] float64, got {list(groups.shape)}.")
-        self._module.sgdr_update(
-            **self._common(),
-            groups=groups.data_ptr(),
-            n_groups=len(groups),
-            scale=0 if scale is None else scale.data_ptr(),
-            clock=0 if clock is None else clock.data_ptr(),
-        )
+        with current(self.device):
+            self._module.sgdr_update(
+                **self._common(),
+                groups=groups.data_ptr(),
+                n_groups=len(groups),
+                scale=0 if scale is None else scale.data_ptr(),
+                clock=0 if clock is None else clock.data_ptr(),
+            )
 
     def _common(self) -> dict[str, int]:
         return {
