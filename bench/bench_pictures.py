@@ -1,0 +1,61 @@
+"""From files to normalised batches on the processor: pictures per second against the loaders that people use, and
+against decoding alone."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+
+from bench.peers.process import peer_processes
+from bench.photographs import many
+from bench.pictures_setting import MAX_ZOOM, MEAN, PICTURES, STD, PicturesSetting, sampled_mean
+from bench.race import race, ratios, summary
+from fastclf.data.classifier_data import ImageClassifierData
+from fastclf.data.transforms import tfms_from_stats, transforms_side_on
+
+PEERS = {"torchvision Pillow": "pictures_pillow", "torchvision v2": "pictures_v2", "DALI": "pictures_dali"}
+LIMITS = {"decode": "pictures_decode"} | (
+    {"decode simplejpeg": "pictures_simplejpeg"} if find_spec("simplejpeg") else {}
+)
+TOLERANCE = {False: 0.003, True: 0.05}  # of the mean; a deviation is 1
+
+
+@pytest.mark.parametrize("augment", [False, True], ids=["plain", "augmented"])
+def bench_pictures(benchmark: Any, data_folder: Path, threads: int, augment: bool) -> None:
+    folder = data_folder / f"pictures_{PICTURES}"
+    setting = PicturesSetting(folder if folder.is_dir() else many(folder, PICTURES), threads, augment)
+    tfms = tfms_from_stats((MEAN, STD), setting.sz, transforms_side_on, MAX_ZOOM)
+    data = ImageClassifierData.from_paths(setting.folder, setting.batch, tfms, num_workers=threads, device="cpu")
+    loader = data.trn_dl if augment else data.fix_dl
+
+    def ours(number: int) -> list[float]:
+        return sampled_mean(x for x, _ in loader.batches(number))
+
+    with peer_processes(PEERS | LIMITS, setting) as processes:
+        result = race(benchmark, ours, processes, threads)
+    pictures, seconds = len(data.trn_ds), result["seconds"]
+    decode = [min(taken) for taken in zip(*(seconds[name] for name in LIMITS), strict=True)]
+    benchmark.extra_info |= {
+        "augment": augment,
+        "pictures": pictures,
+        "kilobytes_per_picture": setting.bytes() / pictures / 1e3,
+        "pictures_per_second": {name: pictures / median(taken) for name, taken in seconds.items()},
+        "megabytes_per_second": {name: setting.bytes() / median(taken) / 1e6 for name, taken in seconds.items()},
+        "ratios": {name: summary(ratios(seconds, name)) for name in PEERS},
+        "share_of_decode": summary([limit / taken for limit, taken in zip(decode, seconds["ours"], strict=True)]),
+        "seconds": seconds,
+        "disturbed_rounds": result["disturbed"],
+        "peak_memory_mb": result["peak_memory_mb"],
+    }
+    check_answers({name: result["losses"][name] for name in ("ours", *PEERS)}, pictures, TOLERANCE[augment])
+
+
+def check_answers(found: dict[str, list[float]], pictures: int, tolerance: float) -> None:
+    """Everybody has served every picture, and nearly the same pixels."""
+    for name, (n, mean) in found.items():
+        assert n == pictures, f"{name} serves {n} of {pictures} pictures"
+        assert abs(mean - found["ours"][1]) < tolerance, f"{name}'s mean is {mean}, ours {found['ours'][1]}"
