@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 NATIVE := $(shell find csrc -type f) CMakeLists.txt
 
-.PHONY: help setup demo test lint bench bench-quick
+.PHONY: help setup demo test lint bench bench-quick gpu
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -35,3 +35,7 @@ bench: setup            ## run all benchmarks (needs the extra `peers`); writes 
 bench-quick: setup            ## run the shorter benchmarks, in under five minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[peers]"
 	$(BIN)/python -m bench --quick
+
+gpu: setup            ## on a GPU machine: run all tests with its kernels, then bench/gpu
+	$(BIN)/python -m pytest
+	$(BIN)/python -m bench.gpu
