@@ -102,6 +102,24 @@ class HeadEngine:
             losses[part] = self._trainer.train(chosen, batch_size, first_step + first, frozen_bn=frozen_bn)
         return losses
 
+    def momenta(self) -> list[Tensor]:
+        """A copy of the momentum of every parameter, in the order of `HeadSpec.parameters`, on the CPU."""
+        return [v.cpu() for v in self._trainer.momenta()]
+
+    def load_momenta(self, momenta: Sequence[Tensor]) -> None:
+        """Takes what `momenta` gave, to go on where another engine of the same head has stopped.
+
+        Raises:
+            ValueError: they belong to another head.
+        """
+        wanted, got = [p.shape for p in self.spec.parameters()], [v.shape for v in momenta]
+        if wanted != got:
+            raise ValueError(
+                f"HeadEngine.load_momenta: momenta must have the parameters' shapes {[list(s) for s in wanted]}, got "
+                f"{[list(s) for s in got]}. Load them into the head they were saved from."
+            )
+        self._trainer.load_momenta(momenta)
+
     def _count_batches(self, n: int) -> None:
         for block in self.spec.blocks:
             if block.bn.num_batches_tracked is not None:

@@ -43,6 +43,11 @@ class HeadBlock:
         assert var is not None
         return self.linear.weight, self.linear.bias, self.bn.weight, self.bn.bias, mean, var
 
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes that `tensors` must have."""
+        n_in, n_out = self.linear.in_features, self.linear.out_features
+        return (n_out, n_in), (n_out,), *[(n_in,)] * 4
+
     def parameters(self) -> tuple[Tensor, ...]:
         """Weight, bias, gamma and beta."""
         return self.tensors()[:4]
@@ -99,7 +104,17 @@ class HeadSpec:
         return [tensor for block in self.blocks for tensor in block.parameters()]
 
     def layer_tuples(self) -> list[tuple[float, ...]]:
-        """The blocks as numbers and addresses, for the native module."""
+        """The blocks as numbers and addresses, for the native module.
+
+        Raises:
+            ValueError: tensors are no longer what `from_layers` found.
+        """
+        for number, block in enumerate(self.blocks):
+            if not _fits(block, self.blocks[number - 1] if number else None):
+                raise ValueError(
+                    f"HeadSpec: block {number} must hold contiguous float32 tensors of its layers' sizes, all on one "
+                    "device, and no longer does. Move them back, or make a new spec with from_layers."
+                )
         return [
             (
                 block.linear.in_features,
@@ -126,8 +141,10 @@ def _take_block(rest: list[nn.Module]) -> HeadBlock | None:
 
 def _fits(block: HeadBlock, before: HeadBlock | None) -> bool:
     bn, linear = block.bn, block.linear
-    complete = bn.affine and bn.track_running_stats and bn.momentum is not None and isinstance(linear.bias, Tensor)
-    if not complete or bn.num_features != linear.in_features:
+    present = (linear.weight, linear.bias, bn.weight, bn.bias, bn.running_mean, bn.running_var)
+    if bn.momentum is None or not all(isinstance(t, Tensor) for t in present):
+        return False
+    if tuple(tuple(t.shape) for t in block.tensors()) != block.shapes() or bn.num_features != linear.in_features:
         return False
     if before is not None and before.linear.out_features != linear.in_features:
         return False
@@ -186,5 +203,8 @@ class HeadRates:
         for name, value in numbers:
             if not (np.isfinite(value) and value >= 0):
                 raise ValueError(f"HeadRates: {name} must be finite and not negative, got {value}.")
+        shape = np.shape(self.schedule.table())  # native code reads it at every step
+        if shape != (8,):
+            raise ValueError(f"HeadRates: schedule.table() must be [8], got {list(shape)}. Fill it up with zeros.")
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"HeadRates: clip must be positive, got {self.clip}. Pass None for no clipping.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -68,7 +70,7 @@ def dropout_mask(seed: int, step: int, layer: int, rows: int, cols: int, p: floa
         `[rows, cols] float32`: 0 where dropped, 1 / (1 - p) where kept.
 
     Raises:
-        ValueError: a number is outside its range.
+        TypeError, ValueError: a number is not whole, or outside its range.
     """
     if not 0 <= p < 1:
         raise ValueError(f"dropout_mask: p must be in [0, 1), got {p}.")
@@ -79,7 +81,7 @@ def dropout_mask(seed: int, step: int, layer: int, rows: int, cols: int, p: floa
         ("rows", rows, 32),
         ("cols", cols, 32),
     ):
-        if not 0 <= value < 2**bits:
+        if not 0 <= operator.index(value) < 2**bits:
             raise ValueError(f"dropout_mask: {name} must be in [0, 2**{bits}), got {value}.")
     if backend() is Backend.REFERENCE:
         return reference.dropout_mask(seed, step, layer, rows, cols, p)

@@ -168,6 +168,28 @@ class TestTraining:
         assert torch.equal(torch.cat(parts), whole)
         assert all(torch.equal(a, b) for a, b in zip(case.head.parameters(), other.parameters(), strict=True))
 
+    @pytest.mark.parametrize("name", ["two hidden", "many classes", "multi label weighted"])
+    def test_another_engine_goes_on(self, name: str) -> None:
+        case = copy.deepcopy(CASES[name])
+        other, order = copy.deepcopy(case.head), torch.randint(case.n, (300,))
+        whole = case.engine(case.head, RATES).train(order, 50, 0)
+        first, second = case.engine(other, RATES), case.engine(other, RATES)
+        first.train(order[:150], 50, 0)
+        second.load_momenta(first.momenta())
+        assert torch.equal(second.train(order[150:], 50, 3), whole[3:])
+        assert all(torch.equal(a, b) for a, b in zip(case.head.parameters(), other.parameters(), strict=True))
+
+    def test_momenta_are_those_of_float64(self) -> None:
+        case = copy.deepcopy(CASES["many classes"])
+        _, plain = case.float64(RATES)
+        plain.train(torch.arange(100), 50, 0, frozen_bn=False)
+        engine = case.engine(case.head, RATES)
+        engine.train(torch.arange(100), 50, 0)
+        for got, want in zip(engine.momenta(), plain.momenta(), strict=True):
+            torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-5)
+        with pytest.raises(ValueError, match="momenta must have the parameters' shapes"):
+            engine.load_momenta(engine.momenta()[1:])
+
     def test_empty_order(self) -> None:
         case = copy.deepcopy(CASES["tiny"])
         assert case.engine(case.head, RATES).train(torch.empty(0, dtype=torch.int64), 8, 0).shape == (0,)
