@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -18,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from fastclf.errors import CheckpointError
 from fastclf.files import publish, write_new
 
 FORMAT = 1
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _LONG = 3600.0  # seconds: weights that no JSON has come to point to by then are left from a save that was cut off
 
@@ -167,25 +170,39 @@ def read_info(path: Path) -> dict[str, Any]:
     named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
     if not named or not all(isinstance(told[key], str) for key in ("weights", "sha256")):
         raise CheckpointError(f"load: {manifest} is no description of a model: an entry has the wrong type")
-    if Path(told["weights"]).name != told["weights"] or "\0" in told["weights"]:
+    if not _is_file_name(told["weights"]):
         raise CheckpointError(f"load: {manifest} points to {told['weights']!r}, which is not beside it")
     return info
+
+
+def _is_file_name(text: str) -> bool:
+    """Whether a text names a file in a folder, and nothing outside it."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return Path(text).name == text and "\0" not in text
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Puts saved tensors into ``module``; ``where`` says in messages where they come from.
 
     Raises:
-        CheckpointError: names or shapes are not those of the module.
+        CheckpointError: names, shapes or types are not those of the module.
     """
-    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    expected = {name: _form(tensor) for name, tensor in module.state_dict().items()}
+    given = {name: _form(tensor) for name, tensor in tensors.items()}
     if expected != given:
         differing = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
         raise CheckpointError(
             f"load: {where}, which does not fit this model: {len(differing)} tensors differ, first {differing[:3]}"
         )
     module.load_state_dict(tensors)
+
+
+def _form(tensor: Tensor) -> tuple[tuple[int, ...], str]:
+    """Shape, and type: any of the usual floating-point types can be loaded into any other."""
+    return tuple(tensor.shape), "float" if tensor.dtype in _FLOATS else str(tensor.dtype)
 
 
 def class_order(saved: list[str], here: list[str], where: str) -> list[int] | None:

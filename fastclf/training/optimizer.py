@@ -75,10 +75,7 @@ class SGDR(Optimizer):
         group = self.param_groups[-1]
         if not isinstance(group["schedule"], list):
             group["schedule"] = group["schedule"].table().tolist()
-        for name, highest in (("lr", np.inf), ("weight_decay", np.inf), ("momentum", 1.0)):
-            if not 0 <= group[name] < highest:
-                limit = "not negative" if highest == np.inf else "in [0, 1)"
-                raise ValueError(f"SGDR: {name} must be finite and {limit}, got {group[name]}.")
+        _check_group(group)
 
     def rates(self) -> list[float]:
         """Each group's rate in the next step; waits for the GPU, where the step numbers may be."""
@@ -123,6 +120,11 @@ class SGDR(Optimizer):
         if _MOMENTUM not in state:
             state[_MOMENTUM] = torch.zeros_like(p, memory_format=torch.preserve_format)
         velocity: Tensor = state[_MOMENTUM]
+        if velocity.shape != p.shape:
+            raise ValueError(
+                f"SGDR: {_MOMENTUM} must have its parameter's shape {list(p.shape)}, got {list(velocity.shape)}. "
+                "Load the state of the same model."
+            )
         if velocity.stride() != p.stride():  # loaded from a file, or the parameter has moved to channels_last
             velocity = state[_MOMENTUM] = torch.empty_like(p, memory_format=torch.preserve_format).copy_(velocity)
         return velocity
@@ -196,7 +198,13 @@ class SGDR(Optimizer):
         return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads what `state_dict` gave: momenta, steps taken, and the groups' numbers."""
+        """Loads what `state_dict` gave: momenta, steps taken, and the groups' numbers.
+
+        Raises:
+            ValueError: a number is outside its range, or the groups are not those of this optimizer.
+        """
+        for group in state_dict["param_groups"]:
+            _check_group(group)
         super().load_state_dict(state_dict)
         self._planned_for, self._on_device = [], {}  # the momenta are other tensors now
 
@@ -223,6 +231,16 @@ class _DeviceStep:
     def steps(self) -> list[int]:
         """Steps taken, of each group."""
         return [int(n) for n in self._groups[:, 4].tolist()]
+
+
+def _check_group(group: dict[str, Any]) -> None:
+    for name, highest in (("lr", np.inf), ("weight_decay", np.inf), ("momentum", 1.0), ("steps", 2**53)):
+        if not 0 <= group[name] < highest:
+            limit = "in [0, 1)" if highest == 1 else "not negative"
+            raise ValueError(f"SGDR: {name} must be finite and {limit}, got {group[name]}.")
+    if len(group["schedule"]) != 8:  # native code reads as many
+        raise ValueError(f"SGDR: schedule must be a table of 8 numbers, got {len(group['schedule'])}.")
+    schedule_from_table(group["schedule"])
 
 
 def schedule_from_table(table: list[float]) -> Schedule:

@@ -1,0 +1,118 @@
+"""Processes, memory, threads and lines of output: none of them grows, and none is left over."""
+
+import gc
+import io
+import os
+import re
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers import picture_data, row_data, three_colours, tiny_learner
+
+from fastclf import Callback, HeadLearner
+from fastclf.progress import LINE_SECONDS, Progress
+
+
+def resident():
+    """Bytes of this process's memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def children():
+    return [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
+
+
+class Watch(Callback):
+    """What the process holds at the end of every epoch."""
+
+    def __init__(self):
+        self.resident, self.children, self.shared = [], [], []
+
+    def on_epoch_end(self, metrics):
+        gc.collect()
+        self.resident.append(resident())
+        self.children += children()
+        self.shared += re.findall(r"/dev/shm/\S+", Path("/proc/self/maps").read_text())
+
+
+@pytest.mark.parametrize("kind", ["pictures", "cached", "rows"])
+def test_epochs_take_no_more_memory_and_no_other_process(tmp_path, rng, kind):
+    """Threads do the work: no process that could be killed, nothing in /dev/shm that could be full."""
+    if kind == "rows":
+        learn = HeadLearner(row_data(tmp_path, rng, n=2000, n_valid=500, f=64), xtra_fc=[32])
+    else:
+        learn = tiny_learner(picture_data(three_colours(tmp_path)), precompute=kind == "cached")
+        if kind == "pictures":
+            learn.unfreeze()
+    before, watch = children(), Watch()
+    learn.fit(0.01, 20, callbacks=[watch])
+    assert max(watch.resident[10:]) < watch.resident[4] + 8e6
+    assert set(watch.children) <= set(before)
+    assert watch.shared == []
+
+
+def test_what_a_learner_held_is_given_back(tmp_path):
+    """Threads of the decoder, maps of cached activations, and memory."""
+
+    def once():
+        data = picture_data(three_colours(tmp_path / "data"))
+        learn = tiny_learner(data, precompute=True)
+        learn.fit(0.01, 1)
+        learn.precompute = False
+        learn.fit(0.01, 1)
+        learn.predict()
+
+    def held():
+        gc.collect()
+        maps = Path("/proc/self/maps").read_text().count(str(tmp_path))
+        return len(list(Path("/proc/self/task").iterdir())), len(list(Path("/proc/self/fd").iterdir())), maps
+
+    once()
+    threads, files, _ = held()
+    start = resident()
+    for _ in range(4):
+        once()
+    assert held() == (threads, files, 0)
+    assert resident() < start + 20e6
+
+
+def test_a_log_gets_few_lines_and_no_carriage_return(monkeypatch):
+    """Where there is no terminal: one line in ten seconds, none for short work."""
+    log, clock = io.StringIO(), [0.0]
+    monkeypatch.setattr(sys, "stderr", log)
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    with Progress(100_000, "scan", "pictures") as progress:
+        for _ in range(800):
+            clock[0] += 0.125
+            progress.advance(125)
+    lines = log.getvalue().splitlines()
+    assert len(lines) == 100 / LINE_SECONDS - 1
+    assert lines[0] == "scan: 10000/100000 (10%), 1e+03 pictures/s, 90 s left"
+    assert "\r" not in log.getvalue()
+
+
+def test_a_fit_without_a_terminal_writes_one_line_per_epoch(tmp_path, rng, capsys):
+    HeadLearner(row_data(tmp_path, rng), xtra_fc=[4]).fit(0.01, 5)
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 6
+    assert printed.err == ""
+    assert "\r" not in printed.out
+
+
+def test_without_dali_the_install_line_is_named(tmp_path):
+    three_colours(tmp_path)
+    run = (
+        "import sys; sys.modules['nvidia.dali'] = None; from helpers import picture_data\n"
+        "data = picture_data(sys.argv[1])\n"
+        "try: next(iter(data.val_dl))\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", run, tmp_path], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert re.match("BackendError .*DALI cannot be imported.*pip install nvidia-dali-cuda", done.stdout), done.stderr
