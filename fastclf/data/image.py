@@ -17,7 +17,7 @@ from fastclf.data.transforms import Transforms
 from fastclf.errors import BackendError, BadImageError
 
 if TYPE_CHECKING:
-    from fastclf.data.pipeline import PicturePipeline
+    from fastclf.data.drawing import BatchMaker
 
 
 def open_image(fn: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
@@ -61,14 +61,15 @@ def transform_image(
         low, high = picture.min(), picture.max()
         if not (np.isfinite(low) and np.isfinite(high) and low >= 0 and high <= 1):
             raise ValueError(f"Transforms: picture of floats must be in 0..1, got {low:g}..{high:g}. Divide by 255.")
-    pipe = _pipeline(tfms, picture.dtype == np.uint8)
-    pipe.feed([np.ascontiguousarray(picture)], draw(tfms, seed, epoch, Split.TRAIN, np.array([row])))
-    return pipe.take()[0].numpy()
+    maker = _maker(tfms, picture.dtype == np.uint8)
+    maker.feed([np.ascontiguousarray(picture)], draw(tfms, seed, epoch, Split.TRAIN, np.array([row])))
+    return maker.take()[0].numpy()
 
 
 @functools.lru_cache(maxsize=8)
-def _pipeline(tfms: Transforms, as_bytes: bool) -> PicturePipeline:
-    from fastclf.data.pipeline import PicturePipeline, Source
+def _maker(tfms: Transforms, as_bytes: bool) -> BatchMaker:
+    from fastclf.data.drawing import batch_maker
+    from fastclf.data.pipeline import Source
 
     source = Source(files=False, top=255.0 if as_bytes else 1.0)
-    return PicturePipeline(tfms, source, 1, torch.device("cpu"), 1)
+    return batch_maker(tfms, source, 1, torch.device("cpu"), 1)

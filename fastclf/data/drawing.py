@@ -1,0 +1,104 @@
+"""How batches of pictures are made on this device: on the GPU by the DALI graph alone, on the processor natively.
+
+On the processor DALI's resampling takes longer than its decoder. There the graph only decodes and works out which part
+of each picture is seen; the native module draws it.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fastclf.data.augmentations import Geometry, RandomLighting, RandomZoom
+from fastclf.data.draws import Parameters
+from fastclf.data.pipeline import PartsPipeline, PicturePipeline, Source
+from fastclf.data.transforms import Transforms
+from fastclf.data.windows import Canvas, Windows, can_draw, draw_windows
+
+_AHEAD = 2  # batches in the making while one is used
+_MEMORY = 1 << 29  # bytes that decoded pictures may take while they wait to be drawn
+
+
+class BatchMaker(Protocol):
+    """Pictures to normalised batches, in the order in which they are fed. After an error it is of no use."""
+
+    @property
+    def ahead(self) -> int:
+        """How many batches should be in the making while one is used."""
+
+    def feed(self, pictures: Sequence[npt.NDArray[Any]] | npt.NDArray[Any], parameters: Parameters) -> None:
+        """Starts one batch: `[B]` file names as uint8 arrays or pictures, and the parameters of `draws.draw`."""
+
+    def take(self) -> torch.Tensor:
+        """Waits for the oldest batch: `[B, 3, sz, sz] float32`. Its memory is its own and is never written again.
+
+        Raises:
+            RuntimeError: when a picture of the batch cannot be read or decoded.
+        """
+
+
+def batch_maker(tfms: Transforms, source: Source, bs: int, device: torch.device, num_threads: int) -> BatchMaker:
+    """Returns the fastest way to make batches of at most bs pictures on a device."""
+    known = all(isinstance(aug, Geometry | RandomZoom | RandomLighting) for aug in tfms.augs)
+    if device.type == "cpu" and known and can_draw():
+        return _Drawn(tfms, source, bs, num_threads)
+    return _Graphed(tfms, source, bs, device, num_threads)
+
+
+class _Graphed(PicturePipeline):
+    ahead = _AHEAD
+
+
+class _Drawn:
+    def __init__(self, tfms: Transforms, source: Source, bs: int, num_threads: int) -> None:
+        self._parts = PartsPipeline(tfms, source, bs, num_threads)
+        self._canvas = Canvas(tfms.sz, source.top, tfms.mean, tfms.std)
+        self._lights = [f"aug{i}" for i, aug in enumerate(tfms.augs) if isinstance(aug, RandomLighting)]
+        self._fed: deque[npt.NDArray[np.float32]] = deque()  # the light of the batches in the making
+        self._threads = num_threads
+        self._bytes = 0  # decoded, of the largest batch so far
+        self._memory = _Memory()
+
+    @property
+    def ahead(self) -> int:
+        """None before the size of pictures is known, then as many as fit into memory."""
+        return min(_AHEAD, _MEMORY // self._bytes) if self._bytes else 0
+
+    def feed(self, pictures: Sequence[npt.NDArray[Any]] | npt.NDArray[Any], parameters: Parameters) -> None:
+        """See `BatchMaker.feed`."""
+        light = [parameters[name] for name in self._lights]
+        shape = (len(pictures), len(light), 2)
+        self._fed.append(np.stack(light, axis=1) if light else np.empty(shape, np.float32))
+        self._parts.feed(pictures, {name: v for name, v in parameters.items() if name not in self._lights})
+
+    def take(self) -> torch.Tensor:
+        """See `BatchMaker.take`."""
+        light, parts = self._fed.popleft(), self._parts.take()
+        self._bytes = max(self._bytes, sum(picture.nbytes for picture in parts.pictures))
+        out = self._memory.floats(len(light), 3, self._canvas.sz, self._canvas.sz)
+        draw_windows(parts.pictures, Windows(*parts[1:], light), self._canvas, out, self._threads)
+        return out
+
+
+class _Memory:
+    """Memory of batches, which is used again once nobody holds the batch: fresh pages take as long as drawing."""
+
+    def __init__(self) -> None:
+        self._free: deque[npt.NDArray[np.float32]] = deque(maxlen=_AHEAD + 1)
+
+    def floats(self, *shape: int) -> torch.Tensor:
+        """Returns a tensor whose memory nobody else holds; what is in it is not defined."""
+        n = math.prod(shape)
+        block = self._free.pop() if self._free else np.empty(n, np.float32)
+        if len(block) < n:
+            block = np.empty(n, np.float32)
+        held = block[:n]  # lives as long as any tensor or array over it
+        weakref.finalize(held, self._free.append, block).atexit = False
+        return torch.from_numpy(held).view(shape)
