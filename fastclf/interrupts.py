@@ -39,7 +39,7 @@ class Interrupts:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, before in self._before.items():
+        for number, before in reversed(self._before.items()):
             signal.signal(number, before)
         self.check()
 

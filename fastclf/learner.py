@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from fastclf.data.classifier_data import ImageClassifierData
+from fastclf.errors import CheckpointError
 from fastclf.interrupts import Interrupts
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.summary import summary_table
@@ -29,7 +30,7 @@ from fastclf.training.metrics import name_of
 from fastclf.training.optimizer import SGDR
 from fastclf.training.recorder import Recorder
 from fastclf.training.schedule import Constant, Finder, Schedule, make_schedule, n_epochs
-from fastclf.training.snapshot import unchanged
+from fastclf.training.snapshot import unchanged, unchanged_if
 from fastclf.training.state import FitState, data_setting, put_back, told, where_it_stands
 from fastclf.training.steps import AutogradSteps, OptFn, Rates
 
@@ -183,48 +184,46 @@ class Learner(Saving):
             "best_save_name": best_save_name,
             "callbacks": [type(callback).__name__ for callback in callbacks],
         }
-        state, saved = self._begin(state_name, plan, rates, resume=resume)
-        stage = self._stage()  # only now: under precompute, loading a model may bring other activations
+        state, saved = self._state_of(state_name, plan, rates, resume=resume)
+        fits = self._fits + 1 if saved is None else saved["fits"]
         hooks = list(callbacks)
         if best_save_name:
             hooks.append(SaveBest(self.save, best_save_name))
         if cycle_save_name:
-            hooks.append(SaveCycles(self.save, cycle_save_name, schedule, _batches(stage)))
+            hooks.append(SaveCycles(self.save, cycle_save_name, schedule, _batches(self._stage())))
         self.sched = Recorder(schedule, float(rates.lrs[-1]))
-        with Interrupts() as interrupts, self._seeded(stage, "fit"):
-            loop = self._loop(stage, rates, hooks, interrupts, keeps=state is not None)
+        with Interrupts() as interrupts, self._seeded("fit", fits):
+            loop = self._loop(rates, hooks, interrupts)
             if saved is not None:
-                put_back(saved, loop, self._data.device)
+                with unchanged_if(CheckpointError, self.model):
+                    self.load(str(state_name))
+                    loop = self._loop(rates, hooks, interrupts)  # a loaded body may bring other activations
+                    put_back(saved, loop, self._data.device)
+            self._fits = fits
             try:
                 values = loop.fit(
-                    epochs,
-                    lambda: self._validate(stage),
-                    [name_of(m) for m in self.metrics],
-                    lambda: self._keep(state, loop),
+                    epochs, self._validate, [name_of(m) for m in self.metrics], lambda: self._keep(state, loop)
                 )
             finally:
                 self._epochs = loop.first_epoch + loop.epoch + (loop.done > 0)
-        self._say_waiting(stage)
+        self._say_waiting()
         return values
 
-    def _begin(
+    def _state_of(
         self, name: str | None, plan: dict[str, Any], rates: Rates, *, resume: bool
     ) -> tuple[FitState | None, dict[str, Any] | None]:
-        """Where the state of the next fit is kept, and the state to go on from, whose model is loaded."""
-        state = None if name is None else FitState(self._model_path(name), self._setting(plan, rates))
-        if resume and state is None:
-            raise ValueError("fit: resume needs state_name, the name under which the state is kept")
-        if name is not None and name == plan["best_save_name"]:
+        """Where the state of the next fit is kept, and the state to go on from."""
+        if name is None:
+            if resume:
+                raise ValueError("fit: resume needs state_name, the name under which the state is kept")
+            return None, None
+        if name == plan["best_save_name"]:
             raise ValueError(f"fit: state_name and best_save_name must differ, got {name!r} twice")
-        saved = state.read() if state is not None and resume else None
-        if saved is None:
-            self._fits += 1
-            return state, None
-        assert name is not None
-        self.load(name)
-        self._fits, self._epochs = saved["fits"], saved["loop"]["first_epoch"]
-        where = "is over" if saved["loop"]["finished"] else f"goes on after {saved['loop']['steps']['step']} steps"
-        print(f"fit: {name!r} {where}")
+        state = FitState(self._model_path(name), self._setting(plan, rates))
+        saved = state.read() if resume else None
+        if saved is not None:
+            loop = saved["loop"]
+            print(f"fit: {name!r} {'is over' if loop['finished'] else 'goes on'} after {loop['steps']['step']} steps")
         return state, saved
 
     def _setting(self, plan: dict[str, Any], rates: Rates) -> dict[str, Any]:
@@ -240,7 +239,7 @@ class Learner(Saving):
             "seed": self.seed,
             "frozen groups": self.groups.frozen_to,
             "bn_freeze": self.groups.bn_frozen,
-            "trained by": "autograd" if self._unknown(stage, keeps_state=True) else "the native engine",
+            "autograd": unknown_to_engine(stage.module, stage.data.trn_dl, self.crit, self.opt_fn),
         }
 
     def _keep(self, state: FitState | None, loop: TrainLoop) -> None:
@@ -248,8 +247,8 @@ class Learner(Saving):
             return
         state.write({"fits": self._fits, **where_it_stands(loop, self._data.device)}, self._state(), self._info())
 
-    def _say_waiting(self, stage: Stage) -> None:
-        line = stage.data.trn_dl.waiting.line("train")
+    def _say_waiting(self) -> None:
+        line = self.data.trn_dl.waiting.line("train")
         if line is not None:
             print(line)
 
@@ -269,26 +268,23 @@ class Learner(Saving):
             raise ValueError(f"lr_find: rates must rise from above 0, got start_lr {last:g} and end_lr {end_lr:g}")
         rates = self._rates(start_lr, wds, Finder(nb, end_lr / last, linear), decoupled=False)
         self.sched = Recorder(rates.schedule, last)
-        with Interrupts() as interrupts, unchanged(stage.module), self._seeded(stage, "lr_find"):
-            self._loop(stage, rates, [StopDivergence()], interrupts).run_epoch(allow_nan=True)
+        with Interrupts() as interrupts, unchanged(stage.module), self._seeded("lr_find", self._fits):
+            self._loop(rates, [StopDivergence()], interrupts).run_epoch(allow_nan=True)
 
-    def _loop(
-        self, stage: Stage, rates: Rates, hooks: Sequence[Callback], interrupts: Interrupts, *, keeps: bool = False
-    ) -> TrainLoop:
-        unknown = self._unknown(stage, keeps_state=keeps)
-        if unknown is not None and stage.data.has_rows:
-            self._say_once(f"{unknown} is not known to the native engine: the head trains through autograd")
-        steps = self._steps(stage, rates, natively=unknown is None)
+    def _loop(self, rates: Rates, hooks: Sequence[Callback], interrupts: Interrupts) -> TrainLoop:
+        stage = self._stage()
+        steps = self._steps(stage, rates)
         return TrainLoop(steps, stage.groups, _batches(stage), self.sched, hooks, interrupts, self._epochs)
 
-    def _steps(self, stage: Stage, rates: Rates, *, natively: bool) -> Steps:
+    def _steps(self, stage: Stage, rates: Rates) -> Steps:
+        """Trains cached rows in the native engine where it knows head, loss and optimizer, else through autograd."""
         module, loader, crit = stage.module, stage.data.trn_dl, self.crit
-        if natively:
+        unknown = unknown_to_engine(module, loader, crit, self.opt_fn)
+        if unknown is None:
             return EngineSteps(module, loader, crit, self.opt_fn, rates)  # type: ignore[arg-type]
+        if stage.data.has_rows:
+            self._say_once(f"{unknown} is not known to the native engine: the head trains through autograd")
         return AutogradSteps(Objective(module, crit), stage.groups, loader, self.opt_fn, rates)
-
-    def _unknown(self, stage: Stage, *, keeps_state: bool) -> str | None:
-        return unknown_to_engine(stage.module, stage.data.trn_dl, self.crit, self.opt_fn, keeps_state=keeps_state)
 
     def _say_once(self, text: str) -> None:
         if text not in self._said:
@@ -307,10 +303,11 @@ class Learner(Saving):
     def _per_group(self, values: ArrayLike, name: str) -> NDArray[np.float64]:
         return self._stage().groups.per_group(values, name)
 
-    def _seeded(self, stage: Stage, what: str) -> AbstractContextManager[None]:
-        return seeded(derived_seed(self.seed, what, self._fits), stage.module)
+    def _seeded(self, what: str, number: int) -> AbstractContextManager[None]:
+        return seeded(derived_seed(self.seed, what, number), self._stage().module)
 
-    def _validate(self, stage: Stage) -> list[float]:
+    def _validate(self) -> list[float]:
+        stage = self._stage()
         return validate(Objective(stage.module, self.crit), stage.data.val_dl, self.metrics)
 
     # Freezing

@@ -196,6 +196,28 @@ def test_class_weights_may_be_assigned(data):
     assert loss == pytest.approx(-log_probs[y == 0, 0].astype(np.float64).mean(), rel=1e-4)
 
 
+def test_class_weights_auto(tmp_path, rng):
+    y = np.repeat([0, 1], [996, 4])
+    x = rng.standard_normal((1000, 4)).astype(np.float32)
+    data = ImageClassifierData.from_arrays(tmp_path, (x, y), (x, y), bs=100)
+    learn = HeadLearner(data, class_weights="auto")
+    torch.testing.assert_close(learn.crit.weight, torch.tensor([1000 / 2 / 996, 1000 / 2 / 4]))
+    learn.fit(0.01, 1)
+    torch.testing.assert_close(HeadLearner(data, class_weights=[1, 3]).crit.weight, torch.tensor([1.0, 3.0]))
+    with pytest.raises(ValueError, match="crit replaces the default loss"):
+        HeadLearner(data, class_weights="auto", crit=NLL())
+    numbers = ImageClassifierData.from_arrays(tmp_path, (x, x[:, 0]), (x, x[:, 0]), continuous=True)
+    with pytest.raises(ValueError, match="numbers to be predicted"):
+        HeadLearner(numbers, class_weights="auto")
+
+
+def test_who_waited_is_said_once_after_a_fit(data, capsys, monkeypatch):
+    learn = HeadLearner(data)
+    monkeypatch.setattr(type(data.trn_dl.waiting), "line", lambda self, what: f"{what}: waited")
+    learn.fit(0.1, 3)
+    assert capsys.readouterr().out.splitlines()[4:] == ["train: waited"]
+
+
 def test_a_loss_that_is_not_finite_stops_the_fit(data):
     learn = HeadLearner(data, crit=lambda out, y: out.sum() * float("nan"))
     with pytest.raises(DivergedError, match=r"batch 0 is nan at learning rate 0\.1"):

@@ -66,7 +66,7 @@ class SaveBest(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Callback`."""
-        self.best = state["best"]
+        self.best = float(state["best"])
 
 
 class SaveCycles(Callback):
@@ -93,7 +93,7 @@ class SaveCycles(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Callback`."""
-        self.epochs, self.cycles = state["epochs"], state["cycles"]
+        self.epochs, self.cycles = int(state["epochs"]), int(state["cycles"])
 
 
 class StopDivergence(Callback):

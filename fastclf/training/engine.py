@@ -55,13 +55,16 @@ class EngineSteps:
         """Begins epoch ``epoch`` of the loader's order, after its first ``done`` batches."""
         self._order, self._done = self._loader.order(epoch), done
 
+    def end_epoch(self) -> None:
+        """Nothing is held for an epoch."""
+
     def run(self, n: int) -> list[float]:
-        """Trains on the epoch's next ``n`` batches and returns their losses."""
+        """Trains on the epoch's next ``n`` batches, or those that there still are, and returns their losses."""
         bs = self._loader.bs
         rows = self._order[self._done * bs : (self._done + n) * bs]
         losses: list[float] = self._engine.train(rows, bs, self.step, frozen_bn=not self._bn.training).tolist()
         self._done += n
-        self.step += n
+        self.step += len(losses)
         return losses
 
     def state_dict(self) -> dict[str, Any]:
@@ -74,26 +77,14 @@ class EngineSteps:
         self._engine.load_momenta(state["momenta"])
 
 
-def unknown_to_engine(
-    module: nn.Module, loader: object, crit: Crit, opt_fn: OptFn, *, keeps_state: bool = False
-) -> str | None:
-    """What keeps the engine from training ``module``, in a few words; None when nothing does.
-
-    Args:
-        module: a head.
-        loader: of rows.
-        crit: the loss.
-        opt_fn: makes the optimizer.
-        keeps_state: whether the fit must be able to go on later.
-    """
+def unknown_to_engine(module: nn.Module, loader: object, crit: Crit, opt_fn: OptFn) -> str | None:
+    """What keeps the engine from training ``module``, in a few words; None when nothing does."""
     if not isinstance(module, Head) or HeadSpec.from_layers(module.layers) is None:
         return "this head"
     if not isinstance(loader, RowLoader):
         return "this data"
     if not isinstance(crit, NLL | BCE):
         return "this loss"
-    if keeps_state and not hasattr(HeadEngine, "momenta"):
-        return "state_name"
     return "this optimizer" if _momentum(opt_fn) is None else None
 
 

@@ -33,8 +33,11 @@ class Steps(Protocol):
     def start_epoch(self, epoch: int, done: int = 0) -> None:
         """Begins an epoch after its first ``done`` batches."""
 
+    def end_epoch(self) -> None:
+        """Ends an epoch, which may have been left early."""
+
     def run(self, n: int) -> Sequence[float]:
-        """Trains on the next ``n`` batches and returns their losses."""
+        """Trains on the next ``n`` batches, or those that there still are, and returns their losses."""
 
     def state_dict(self) -> dict[str, Any]:
         """Momenta and counters, for a fit that goes on later."""
@@ -66,6 +69,15 @@ def seeded(seed: int, module: nn.Module) -> Iterator[None]:
             yield
     finally:
         clock.seed, clock.step = before
+
+
+@contextmanager
+def closing_epoch(steps: Steps) -> Iterator[None]:
+    """Runs a block that trains, and ends the epoch after it."""
+    try:
+        yield
+    finally:
+        steps.end_epoch()
 
 
 class TrainLoop:
@@ -112,14 +124,15 @@ class TrainLoop:
         """
         self.groups.set_modes()
         self.steps.start_epoch(self.first_epoch + self.epoch, self.done)
-        with Progress(self.batches, "train", "batches", done=self.done) as progress:
+        with closing_epoch(self.steps), Progress(self.batches, "train", "batches", done=self.done) as progress:
             while self.done < self.batches and not self.stopped:
                 n = min(self._chunk, self.batches - self.done)
                 self._call("on_batch_begin")
-                step = self.steps.step
-                for i, loss in enumerate(self.steps.run(n)):
+                step, losses = self.steps.step, self.steps.run(n)
+                for i, loss in enumerate(losses):
                     self._note(loss, step + i, allow_nan=allow_nan)
-                self.done += n
+                # Bad pictures that came to light and are skipped may have left fewer batches than there were.
+                self.done = self.done + n if len(losses) == n else self.batches
                 progress.advance(n)
                 self.interrupts.check()
 
@@ -216,13 +229,31 @@ class TrainLoop:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave."""
-        self.epoch, self.done = state["epoch"], state["done"]
+        """Takes what `state_dict` gave.
+
+        Raises:
+            ValueError: it cannot be what it gave.
+        """
+        self.first_epoch, self.epoch, self.done = state["first_epoch"], state["epoch"], state["done"]
         self.stopped, self.finished = state["stopped"], state["finished"]
-        self.steps.load_state_dict(state["steps"])
         self.recorder.load_state_dict(state["recorder"])
+        self._check(state["steps"]["step"])
+        self.steps.load_state_dict(state["steps"])
         for callback, saved in zip(self.callbacks, state["callbacks"], strict=True):
             callback.load_state_dict(saved)
+
+    def _check(self, step: int) -> None:
+        """Checks counters that come from a file against each other."""
+        counters = (self.first_epoch, self.epoch, self.done, step)
+        if any(type(n) is not int or not 0 <= n < 2**31 for n in counters) or self.done > self.batches:
+            raise ValueError(f"the counters cannot be {counters}")
+        if type(self.stopped) is not bool or type(self.finished) is not bool:
+            raise ValueError("stopped and finished must be true or false")
+        seen, epochs = len(self.recorder.losses), len(self.recorder.val_losses)
+        if epochs != self.epoch or not step <= seen <= self.epoch * self.batches + self.done:
+            raise ValueError(f"{seen} batches and {epochs} epochs were recorded, but the counters are {counters}")
+        if (self.finished and not epochs) or (self.done and not seen):
+            raise ValueError("nothing was recorded of what is over")
 
 
 def _advice(good: int, *, first: bool) -> str:

@@ -36,7 +36,7 @@ def explains_gpu_memory(method: Callable[Concatenate[L, P], R]) -> Callable[Conc
     """Makes a learner's method raise `GpuMemoryError` for torch's OutOfMemoryError, with the memory given back."""
 
     @wraps(method)
-    def run(self: L, *args: P.args, **kwargs: P.kwargs) -> R:
+    def run(self: L, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return method(self, *args, **kwargs)
         except torch.OutOfMemoryError as error:
@@ -44,7 +44,7 @@ def explains_gpu_memory(method: Callable[Concatenate[L, P], R]) -> Callable[Conc
         # Outside of `except`: torch's error leads to the frames that it passed, and they to every tensor of the step.
         for parameter in self.model.parameters():
             parameter.grad = None
-        if torch.cuda.is_initialized():
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.empty_cache()
         raise GpuMemoryError(_advice(method.__name__, self.data, reason))
 

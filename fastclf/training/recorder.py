@@ -60,11 +60,18 @@ class Recorder:
         return {"average": self._average, "val_losses": self.val_losses, "rec_metrics": self.rec_metrics, **batches}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave."""
-        self._average = state["average"]
-        self.val_losses, self.rec_metrics = state["val_losses"], state["rec_metrics"]
+        """Takes what `state_dict` gave.
+
+        Raises:
+            ValueError: it cannot be what it gave.
+        """
+        self._average = float(state["average"])
+        self.val_losses = [float(loss) for loss in state["val_losses"]]
+        self.rec_metrics = [[float(value) for value in row] for row in state["rec_metrics"]]
         for name in _PER_BATCH:
-            setattr(self, name, state[name].tolist())
+            setattr(self, name, [float(value) for value in state[name].tolist()])
+        if len(self.lrs) != len(self.losses) or len(self.val_losses) != len(self.rec_metrics):
+            raise ValueError("the lists of what was recorded differ in length")
 
     def plot_lr(self, ax: Axes | None = None) -> Axes:
         """Draws the rate (and the momentum, where it moves) over batches."""

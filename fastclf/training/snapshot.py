@@ -30,6 +30,19 @@ def unchanged(module: nn.Module) -> Iterator[None]:
             child.training = modes[name]
 
 
+@contextmanager
+def unchanged_if(error: type[Exception], module: nn.Module) -> Iterator[None]:
+    """Runs a block that changes the tensors of ``module``; after an ``error`` they are what they were before."""
+    tensors = {name: tensor.detach().clone() for name, tensor in _tensors(module).items()}
+    try:
+        yield
+    except error:
+        with torch.no_grad():
+            for name, tensor in _tensors(module).items():
+                tensor.copy_(tensors[name])
+        raise
+
+
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 

@@ -61,8 +61,12 @@ class FitState:
         tensors, info = load_checkpoint(self.path)
         try:
             state: dict[str, Any] = unpacked(info["fit"]["state"], tensors)
-        except (KeyError, TypeError, RecursionError) as error:
-            raise CheckpointError(f"fit: {self.path} is damaged: the state of the fit lacks {error}") from error
+            numbers = state["fits"], state["loop"]["first_epoch"], state["loop"]["steps"]["step"]
+            whole = all(isinstance(number, int) for number in numbers) and isinstance(state["loop"]["finished"], bool)
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            raise CheckpointError(f"fit: the state of the fit in {self.path} is damaged: {error!r}") from error
+        if not whole:
+            raise CheckpointError(f"fit: the state of the fit in {self.path} is damaged: a counter is no number")
         return state
 
     def write(self, state: Mapping[str, Any], model: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
@@ -127,7 +131,7 @@ def put_back(state: Mapping[str, Any], loop: TrainLoop, device: torch.device) ->
         torch.set_rng_state(state["generators"]["cpu"])
         if device.type == "cuda":
             torch.cuda.set_rng_state(state["generators"]["cuda"], device)
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"fit: the state to go on from is damaged: {error!r}") from error
 
 

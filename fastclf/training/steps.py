@@ -67,17 +67,25 @@ class AutogradSteps:
         dtype = compute_dtype(device)
         self.precision = str(dtype).removeprefix("torch.")
         self._scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
+        self._epoch: Iterator[tuple[Tensor, Tensor]] = iter(())
         self._batches: Iterator[tuple[Tensor, Tensor]] = iter(())
         self._head = head_of(objective.module)
         self.step = self._skipped = 0
 
     def start_epoch(self, epoch: int, done: int = 0) -> None:
         """Begins epoch ``epoch`` of the loader's order, after its first ``done`` batches."""
-        self._batches = islice(self.loader.batches(epoch), done, None)
+        self._epoch = self.loader.batches(epoch)
+        self._batches = islice(self._epoch, done, None)
+
+    def end_epoch(self) -> None:
+        """Lets the loader take back what it uses for an epoch, at once also when the epoch was left early."""
+        close = getattr(self._epoch, "close", None)
+        if close is not None:
+            close()
 
     def run(self, n: int) -> list[float]:
-        """Trains on the epoch's next ``n`` batches and returns their losses."""
-        return [self._one(*next(self._batches)) for _ in range(n)]
+        """Trains on the epoch's next ``n`` batches, or those that there still are, and returns their losses."""
+        return [self._one(x, y) for x, y in islice(self._batches, n)]
 
     def _one(self, x: Tensor, y: Tensor) -> float:
         if not isinstance(self.optimizer, SGDR):
@@ -117,8 +125,21 @@ class AutogradSteps:
         """Takes what `state_dict` gave."""
         self.step = state["step"]
         optimizer = state["optimizer"]
-        self.optimizer.load_state_dict(optimizer | {"state": {int(k): v for k, v in optimizer["state"].items()}})
+        momenta, groups = {int(key): value for key, value in optimizer["state"].items()}, optimizer["param_groups"]
+        if isinstance(self.optimizer, SGDR):
+            groups = self.optimizer.state_dict()["param_groups"]  # all that changes in them is the number of steps
+            for group in groups:
+                group["steps"] = self.step
+            self._check_momenta(momenta)
+        self.optimizer.load_state_dict({"state": momenta, "param_groups": groups})
         self._scaler.load_state_dict(state["scaler"])
+
+    def _check_momenta(self, momenta: dict[int, dict[str, Tensor]]) -> None:
+        """Native code takes their shapes for granted."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for number, state in momenta.items():
+            if state.keys() != {"momentum_buffer"} or state["momentum_buffer"].shape != parameters[number].shape:
+                raise ValueError(f"the momentum of parameter {number} is not shaped as the parameter")
 
 
 def _make_optimizer(opt_fn: OptFn, groups: LayerGroups, rates: Rates) -> Optimizer:

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 
-from fastclf.training.losses import BCE, L1, NLL, default_loss
+from fastclf.training.losses import BCE, L1, NLL, class_weights, default_loss
 
 
 def test_nll_with_weights_and_smoothing_matches_float64(rng):
@@ -44,3 +45,23 @@ def test_l1_of_one_target_does_not_broadcast():
 @pytest.mark.parametrize(("multi", "reg", "kind"), [(False, False, NLL), (True, False, BCE), (False, True, L1)])
 def test_default_loss(multi, reg, kind):
     assert isinstance(default_loss(is_multi=multi, is_reg=reg), kind)
+
+
+def test_auto_weights_are_those_of_balanced_classes(rng):
+    y = rng.permutation(np.repeat([0, 1, 2], [1000, 10, 1]))
+    ours = class_weights("auto", y, 3)
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=y)
+    np.testing.assert_allclose(ours, expected, rtol=1e-6)
+
+
+def test_auto_weights_of_a_class_without_rows_are_one():
+    y = np.array([0, 0, 0, 2])
+    np.testing.assert_allclose(class_weights("auto", y, 4), [2 / 3, 1, 2, 1])
+    tags = np.array([[1, 0, 0], [1, 0, 1], [1, 0, 0]], np.float32)
+    np.testing.assert_allclose(class_weights("auto", tags, 3), [2 / 3, 1, 2])
+
+
+@pytest.mark.parametrize("given", ["balanced", [1, 2], [1, -1, 2], [0, 0, 0], [1, np.nan, 1], [[1, 2, 3]]])
+def test_class_weights_that_cannot_be(given):
+    with pytest.raises(ValueError, match="class_weights: class_weights must be"):
+        class_weights(given, np.array([0, 1, 2]), 3)
