@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from fastclf.data.folders import check_classes, warn_absent
 from fastclf.data.samples import Labels
-from fastclf.errors import LabelError
+from fastclf.errors import DataError, LabelError
 
 _BLOCK_BYTES = 1 << 26
 
@@ -61,13 +61,27 @@ def _as_x(x: Any, name: str) -> npt.NDArray[Any]:
     Raises:
         ValueError: when shape, type or values are not of that form; names the first row that is wrong.
     """
-    values = np.load(x, mmap_mode="r", allow_pickle=False) if isinstance(x, str | os.PathLike) else np.asarray(x)
+    values = _mapped(x, name) if isinstance(x, str | os.PathLike) else _as_array(x, f"{name} x")
     if values.ndim not in (2, 4) or 0 in values.shape:
         raise ValueError(
             f"from_arrays: {name} x must be pictures [N, H, W, 3] or rows [N, F], none of them 0, got "
             f"{list(values.shape)}. Grey pictures need a last axis of 1: x[..., None]."
         )
     return _as_pictures(values, name) if values.ndim == 4 else _as_rows(values, name)
+
+
+def _mapped(file: str | os.PathLike[str], name: str) -> npt.NDArray[Any]:
+    try:
+        return np.lib.format.open_memmap(os.fspath(file), mode="r")
+    except (ValueError, EOFError, SyntaxError) as error:  # numpy reads the header as a Python literal
+        raise DataError(f"from_arrays: {name} x: {file} is no .npy file of numbers: {error}. Save it anew.") from error
+
+
+def _as_array(values: Any, what: str) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(values)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"from_arrays: {what} must be an array, got rows of different shapes: {error}.") from error
 
 
 def _as_pictures(values: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
@@ -96,7 +110,10 @@ def _as_rows(values: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
                 f"from_arrays: {name} x of rows must be float16 or float32 in a file, got {values.dtype}. "
                 "Save x.astype(np.float32)."
             )
-        values = values.astype(np.float32)
+        if values.dtype.kind not in "fiub":
+            raise ValueError(f"from_arrays: {name} x of rows must be numbers, got {values.dtype}.")
+        with np.errstate(over="ignore"):  # what does not fit is infinite then, and found below
+            values = values.astype(np.float32)
     if not values.flags.c_contiguous:
         values = np.ascontiguousarray(values)
     biggest = float(np.finfo(values.dtype).max)
@@ -145,7 +162,7 @@ def _as_labels(trn_y: Any, val_y: Any, classes: Sequence[str] | None, *, continu
         ValueError: when a shape or type is not one of those that `from_arrays` names.
         LabelError: when a label is out of range or unknown to the training set.
     """
-    trn, val = np.asarray(trn_y), np.asarray(val_y)
+    trn, val = _as_array(trn_y, "trn y"), _as_array(val_y, "val y")
     if trn.ndim != val.ndim or trn.shape[1:] != val.shape[1:] or trn.ndim not in (1, 2):
         raise ValueError(
             "from_arrays: y must be [N] or [N, C], the same for trn and val, got "
@@ -159,7 +176,10 @@ def _as_labels(trn_y: Any, val_y: Any, classes: Sequence[str] | None, *, continu
 
 
 def _numbers(y: npt.NDArray[Any], name: str) -> Labels:
-    values = y.astype(np.float32)
+    if y.dtype.kind not in "fiub":
+        raise ValueError(f"from_arrays: {name} y must be numbers, got {y.dtype}.")
+    with np.errstate(over="ignore"):
+        values = y.astype(np.float32)
     _check_values(values, -3e38, 3e38, f"from_arrays: {name} y must be finite numbers", "Remove or mend this row.")
     return Labels(values, [], is_reg=True)
 

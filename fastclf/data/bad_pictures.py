@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import itertools
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -111,8 +113,11 @@ def printable(name: str) -> str:
 
 def _described(reasons: Mapping[str, str], n: int) -> str:
     first = "; ".join(f"{printable(name)}: {why}" for name, why in itertools.islice(reasons.items(), _SHOWN))
-    more = f"; and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
-    return f"{len(reasons)} of {n:,} pictures cannot be decoded ({len(reasons) / n:.2%}). First: {first}{more}."
+    kinds = ""
+    if len(reasons) > _SHOWN:
+        counts = Counter(re.split("[:;]", why)[0] for why in reasons.values())
+        kinds = ": " + ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+    return f"{len(reasons)} of {n:,} pictures cannot be decoded ({len(reasons) / n:.2%}){kinds}. First: {first}."
 
 
 def _write_list(reasons: Mapping[str, str], path: Path) -> Path | None:

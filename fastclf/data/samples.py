@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from fastclf.data.bad_pictures import BadPictures
+from fastclf.data.names import Names
 from fastclf.data.transforms import Transforms
 
 _OF_ITS_OWN = BadPictures(Path(), (), 0)
@@ -59,22 +61,26 @@ class Dataset:
     Attributes:
         path: the folder that `fnames` are relative to.
         labels: one entry per row.
-        fnames: the files, relative and with forward slashes; empty for arrays.
+        fnames: the files, relative and with forward slashes, kept as `Names`; empty for arrays.
         images: `[N, H, W, 3]` uint8 or float32 in 0..1, or None.
         rows: `[N, F]` float16 or float32 activations, or None.
         tfms: how a picture becomes the model's input; None for rows.
         bad: which pictures cannot be decoded; copies of the set and its activations share it.
+        ignored: how many files of each kind were found and left out.
     """
 
     path: Path
     labels: Labels
-    fnames: tuple[str, ...] | list[str] = ()
+    fnames: Sequence[str] = ()
     images: npt.NDArray[Any] | None = None
     rows: npt.NDArray[Any] | None = None
     tfms: Transforms | None = None
     bad: BadPictures = field(default=_OF_ITS_OWN, repr=False, compare=False)
+    ignored: Mapping[str, int] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.fnames, Names):
+            object.__setattr__(self, "fnames", Names(self.fnames))
         if self.bad is _OF_ITS_OWN:
             object.__setattr__(self, "bad", BadPictures(self.path, self.fnames, len(self)))
 

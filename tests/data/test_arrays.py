@@ -5,7 +5,7 @@ import pytest
 
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.transforms import tfms_from_stats
-from fastclf.errors import LabelError
+from fastclf.errors import DataError, LabelError
 
 TFMS = tfms_from_stats(([0.5] * 3, [0.5] * 3), 8)
 PICTURES = np.zeros((6, 10, 12, 3), np.uint8)
@@ -74,6 +74,46 @@ def test_pictures_in_a_mapped_file(tmp_path, rng):
     np.save(tmp_path / "x.npy", x)
     mapped, plain = load(tmp_path / "x.npy"), load(x)
     np.testing.assert_array_equal(next(mapped.trn_dl.batches(0))[0], next(plain.trn_dl.batches(0))[0])
+
+
+@pytest.mark.parametrize("content", [b"", b"no array", b"\x93NUMPY\x01\x00v\x00{'descr': ", b"PK\x03\x04"])
+def test_files_that_hold_no_array(tmp_path, content):
+    (tmp_path / "x.npy").write_bytes(content)
+    with pytest.raises(DataError, match=r"trn x: .*x.npy is no .npy file"):
+        load(tmp_path / "x.npy")
+
+
+def test_a_file_that_was_cut_short(tmp_path):
+    np.save(tmp_path / "x.npy", PICTURES)
+    content = (tmp_path / "x.npy").read_bytes()
+    (tmp_path / "x.npy").write_bytes(content[:-1])
+    with pytest.raises(DataError, match=r"trn x: .*x.npy is no .npy file"):
+        load(tmp_path / "x.npy")
+
+
+def test_objects_are_never_loaded(tmp_path):
+    np.save(tmp_path / "x.npy", np.array([{"a": 1}, None], dtype=object))
+    with pytest.raises(DataError, match=r"x.npy is no .npy file of numbers"):
+        load(tmp_path / "x.npy")
+
+
+@pytest.mark.parametrize("x", [[[1.0], [1.0, 2.0]], np.full((6, 4), None), np.ones((6, 4), complex)])
+def test_rows_that_are_no_numbers(x):
+    with pytest.raises(ValueError, match=r"trn x (of rows must be numbers|must be an array)"):
+        load(x)
+
+
+def test_values_too_large_for_their_type():
+    with pytest.raises(ValueError, match="x of rows must be finite, got inf in row 2"):
+        load(np.where(np.arange(6)[:, None] == 2, 1e300, np.ones((6, 4))))
+    with pytest.raises(ValueError, match="y must be finite numbers, got inf in row 1"):
+        load(y=[0, 1e300, 0, 0, 0, 0], continuous=True)
+
+
+@pytest.mark.parametrize("y", [["a"] * 6, [None] * 6])
+def test_numbers_to_predict_that_are_none(y):
+    with pytest.raises(ValueError, match="trn y must be numbers"):
+        load(y=y, continuous=True)
 
 
 def test_sets_of_different_kinds():

@@ -1,0 +1,63 @@
+"""What the scan costs: the first one against decoding the same files and nothing else, and one that knows them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench.photographs import many
+from bench.pictures_setting import MEAN, PICTURES, STD
+from bench.race import ROUNDS, summary
+from fastclf.data.classifier_data import ImageClassifierData
+from fastclf.data.pipeline import ScanPipeline
+from fastclf.data.transforms import tfms_from_stats
+
+_BATCH = 64
+
+
+def bench_scan(benchmark: Any, data_folder: Path, threads: int) -> None:
+    folder = data_folder / f"pictures_{PICTURES}"
+    if not folder.is_dir():
+        many(folder, PICTURES)
+    data = ImageClassifierData.from_paths(folder, _BATCH, tfms_from_stats((MEAN, STD), 224), num_workers=threads)
+    files = [os.fsencode(folder / name) for ds in (data.trn_ds, data.val_ds) for name in ds.fnames]
+    seconds: dict[str, list[float]] = {"decode": [], "first scan": [], "second scan": []}
+
+    def decode_first() -> tuple[tuple[()], dict[str, Any]]:
+        shutil.rmtree(folder / "tmp", ignore_errors=True)
+        start = time.perf_counter()
+        decode(files, threads)
+        seconds["decode"].append(time.perf_counter() - start)
+        return (), {}
+
+    def then_scan() -> None:
+        for name in ("first scan", "second scan"):
+            start = time.perf_counter()
+            report = data.scan()
+            seconds[name].append(time.perf_counter() - start)
+            assert (report.n, report.decoded) == (len(files), len(files) if name == "first scan" else 0)
+
+    benchmark.pedantic(then_scan, setup=decode_first, rounds=ROUNDS, warmup_rounds=1)
+    kept = {name: taken[1:] for name, taken in seconds.items()}
+    benchmark.extra_info |= {
+        "pictures": len(files),
+        "times_decode": summary([a / b for a, b in zip(kept["first scan"], kept["decode"], strict=True)]),
+        "second_scan_times_decode": summary([a / b for a, b in zip(kept["second scan"], kept["decode"], strict=True)]),
+        "pictures_per_second": {name: len(files) / median(taken) for name, taken in kept.items()},
+        "seconds": kept,
+    }
+
+
+def decode(files: list[bytes], threads: int) -> None:
+    """Decodes every file, one batch ahead of the one that is waited for."""
+    pipe = ScanPipeline(_BATCH, threads, decode=True)
+    batches = [files[start : start + _BATCH] for start in range(0, len(files), _BATCH)]
+    pipe.feed(batches[0])
+    for batch in batches[1:]:
+        pipe.feed(batch)
+        pipe.take()
+    pipe.take()

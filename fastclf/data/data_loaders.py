@@ -1,0 +1,246 @@
+"""Train, valid and test, the six loaders over them, and what is made of them: smaller copies, activations, reports."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self, overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fastclf.data import arrays
+from fastclf.data.bad_pictures import MAX_PIXELS, OnBad, bind_together
+from fastclf.data.check import CheckReport, check_sets
+from fastclf.data.draws import Split
+from fastclf.data.listing import inner_name
+from fastclf.data.loader import Loader, LoaderOptions, RowLoader
+from fastclf.data.options import SEED, Options, as_device, as_threads
+from fastclf.data.picture_loader import PictureLoader
+from fastclf.data.resize import resized
+from fastclf.data.samples import Dataset
+from fastclf.data.scan import ScanReport, decoded, scan_sets
+from fastclf.data.sets import Tfms
+from fastclf.errors import BadImageError
+from fastclf.philox import check_seed
+
+
+class DataLoaders:
+    """The three sets of pictures, or of rows of activations, and the six loaders over them.
+
+    Attributes:
+        path: the data's root; models and other files are kept below it.
+        trn_ds: the training set.
+        val_ds: the validation set.
+        test_ds: the test set, or None.
+        bs: rows per batch.
+        tfms: (training, validation) transforms; None for rows.
+        seed: of the order and of the augmentations.
+        device: where batches are.
+        trn_dl: train, training transforms, shuffled.
+        fix_dl: train, validation transforms.
+        val_dl: valid, validation transforms.
+        aug_dl: valid, training transforms.
+        test_dl: test, validation transforms, or None.
+        test_aug_dl: test, training transforms, or None.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        trn_ds: Dataset,
+        val_ds: Dataset,
+        test_ds: Dataset | None,
+        *,
+        bs: int,
+        tfms: Tfms | None,
+        seed: int = SEED,
+        device: str | torch.device | None = None,
+        num_workers: int | None = None,
+        on_bad: OnBad = "raise",
+        max_bad: int | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        check_seed("ImageClassifierData", seed)
+        self.path = Path(path)
+        self.trn_ds, self.val_ds, self.test_ds = trn_ds, val_ds, test_ds
+        bind_together([ds.bad for ds in (trn_ds, val_ds, test_ds) if ds is not None], on_bad, max_bad, max_pixels)
+        self.bs = arrays.check_bs(bs, len(trn_ds))
+        self.tfms = tfms
+        self.seed = seed
+        self.device = as_device(device)
+        self._options = LoaderOptions(self.bs, seed, self.device, as_threads(num_workers))
+        self.trn_dl = self._loader(trn_ds, Split.TRAIN, train=True, shuffle=True, drop_single=True)
+        self.fix_dl = self._loader(trn_ds, Split.TRAIN)
+        self.val_dl = self._loader(val_ds, Split.VALID)
+        self.aug_dl = self._loader(val_ds, Split.VALID, train=True)
+        self.test_dl = None if test_ds is None else self._loader(test_ds, Split.TEST)
+        self.test_aug_dl = None if test_ds is None else self._loader(test_ds, Split.TEST, train=True)
+
+    def _loader(self, ds: Dataset, split: Split, *, train: bool = False, **how: bool) -> Loader:
+        if ds.rows is not None:
+            return RowLoader(ds, self._options, **how)
+        assert self.tfms is not None
+        return PictureLoader(ds, self.tfms[0 if train else 1], self._options, split, **how)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, sorted by code point; the index of a name is its label. Empty for regression."""
+        return self.trn_ds.classes
+
+    @property
+    def c(self) -> int:
+        """Number of classes, or of numbers to predict."""
+        return self.trn_ds.c
+
+    @property
+    def is_multi(self) -> bool:
+        """Whether a picture may have several labels."""
+        return self.trn_ds.is_multi
+
+    @property
+    def is_reg(self) -> bool:
+        """Whether the labels are numbers to be predicted."""
+        return self.trn_ds.is_reg
+
+    @property
+    def sz(self) -> int | None:
+        """Side of the squares that the model sees, in pixels; None for rows."""
+        return None if self.tfms is None else self.tfms[0].sz
+
+    @property
+    def trn_y(self) -> npt.NDArray[Any]:
+        """Labels of the training set."""
+        return self.trn_ds.y
+
+    @property
+    def val_y(self) -> npt.NDArray[Any]:
+        """Labels of the validation set."""
+        return self.val_ds.y
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether these are rows of activations, not pictures."""
+        return self.trn_ds.rows is not None
+
+    @property
+    def _sets(self) -> dict[str, Dataset]:
+        named = {"train": self.trn_ds, "valid": self.val_ds, "test": self.test_ds}
+        return {name: ds for name, ds in named.items() if ds is not None}
+
+    def scan(self) -> ScanReport:
+        """Decodes every picture in files that no earlier scan has decoded, as `fit` does before it trains on pictures.
+
+        Raises:
+            BadImageError: with on_bad="raise", or with more than max_bad; names all bad pictures of all sets.
+        """
+        return scan_sets([*self._sets.values()], self._options.num_threads)
+
+    @contextmanager
+    def scanned_along(self) -> Iterator[None]:
+        """The scan for a block that decodes every picture anyway: headers before it, all else with it.
+
+        Raises:
+            BadImageError: when the block does; then it names all bad pictures of all sets.
+        """
+        scan_sets([*self._sets.values()], self._options.num_threads, decode=False)
+        try:
+            yield
+        except BadImageError:
+            self.scan()
+            raise
+        for ds in self._sets.values():
+            decoded(ds)
+
+    def check(self) -> CheckReport:
+        """Scans the pictures, and reports what is odd about the data: `print(data.check())`.
+
+        Says which pictures of valid or test are in train too, which have two labels, which classes are nearly empty,
+        of very different size or alike in name, which files are bad, of unusual shape or left out. Changes nothing,
+        and raises nothing for pictures that cannot be decoded.
+        """
+        report = scan_sets([*self._sets.values()], self._options.num_threads, raises=False)
+        return check_sets(self._sets, self.sz, report)
+
+    def resize(self, targ: int, new_path: str = "tmp") -> Self:
+        """Makes smaller copies of all pictures once, in path/new_path/<targ>, and returns the same data over them.
+
+        Args:
+            targ: the shorter side of the copies, in pixels; smaller pictures are not enlarged.
+            new_path: a folder below the data's path.
+
+        Raises:
+            ValueError: when targ is less than the transforms need, or new_path is not below the path.
+            BadImageError: when pictures cannot be decoded, as `scan` says.
+        """
+        if self.tfms is None or self.trn_ds.images is not None:
+            raise ValueError("resize: data must hold pictures in files, got arrays. Resize the arrays themselves.")
+        if not isinstance(targ, int | np.integer) or targ < self.tfms[0].sz:
+            raise ValueError(
+                f"resize: targ must be at least the transforms' size {self.tfms[0].sz}, got {targ!r}. "
+                "Smaller copies would be enlarged again."
+            )
+        folder = self.path / inner_name(new_path) / str(targ)
+        with self.scanned_along():
+            copies = [
+                None if ds is None else resized(ds, int(targ), folder, self._options.num_threads)
+                for ds in (self.trn_ds, self.val_ds, self.test_ds)
+            ]
+        return self._replaced(copies, self.tfms)
+
+    def with_rows(
+        self,
+        trn: npt.NDArray[Any],
+        val: npt.NDArray[Any],
+        test: npt.NDArray[Any] | None = None,
+        val_views: npt.NDArray[Any] | None = None,
+        test_views: npt.NDArray[Any] | None = None,
+    ) -> Self:
+        """Returns the same labels over activations, float16 or float32, rows in each set's order.
+
+        Args:
+            trn: `[N, F]`, or K augmented views `[K * N, F]`, view k of row i in row k * N + i, of which trn_dl
+                takes one of each row in an epoch, see `RowLoader`. Then fix_dl goes on serving pictures.
+            val: `[N, F]` of the validation set.
+            test: `[N, F]` of the test set.
+            val_views: `[K * N, F]`, which aug_dl serves, view k in epoch k; without them it serves val.
+            test_views: the same for test_aug_dl.
+        """
+        made = self._replaced([_over(self.trn_ds, trn), _over(self.val_ds, val), _over(self.test_ds, test)], None)
+        if len(trn) > len(self.trn_ds):
+            made.fix_dl = self.fix_dl
+        if val_views is not None:
+            made.aug_dl = RowLoader(_over(self.val_ds, val_views), self._options)
+        if self.test_ds is not None and test_views is not None:
+            made.test_aug_dl = RowLoader(_over(self.test_ds, test_views), self._options)
+        return made
+
+    def _replaced(self, made: Sequence[Dataset | None], tfms: Tfms | None) -> Self:
+        trn_ds, val_ds, test_ds = made
+        assert trn_ds is not None
+        assert val_ds is not None
+        bad = self.trn_ds.bad
+        options = Options(
+            seed=self.seed,
+            device=self.device,
+            num_workers=self._options.num_threads,
+            on_bad=bad.policy,
+            max_bad=bad.max_bad,
+            max_pixels=bad.max_pixels,
+        )
+        return type(self)(self.path, trn_ds, val_ds, test_ds, bs=self.bs, tfms=tfms, **options)
+
+
+@overload
+def _over(ds: Dataset, rows: npt.NDArray[Any]) -> Dataset: ...
+@overload
+def _over(ds: Dataset | None, rows: npt.NDArray[Any] | None) -> Dataset | None: ...
+def _over(ds: Dataset | None, rows: npt.NDArray[Any] | None) -> Dataset | None:
+    """The same data set over activations, of one or of several views."""
+    if ds is None or rows is None:
+        return None
+    assert len(rows) == len(ds) * (len(rows) // max(1, len(ds)))
+    return Dataset(ds.path, ds.labels, ds.fnames, rows=rows, bad=ds.bad)

@@ -1,0 +1,192 @@
+"""Which files a folder holds: pictures by their extension, and what is left out."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from fastclf.data.bad_pictures import printable
+from fastclf.errors import DataError
+
+EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".tif", ".tiff", ".webp", ".pnm", ".ppm", ".pgm", ".pbm", ".jp2")
+"""What DALI decodes."""
+UNSUPPORTED = (".gif", ".heic", ".heif", ".avif", ".jxl", ".svg")
+"""Pictures as well, so that they are named as bad ones and not passed over."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The files below one folder, sorted by code point.
+
+    Attributes:
+        path: the root that the names are relative to.
+        folder: the folder looked into, below path.
+        pictures: names of pictures by their extension, relative to path, with forward slashes.
+        others: names of other files.
+        classes: names of the folders directly below, when they are not hidden.
+        hidden: names of hidden files and folders, which are left out.
+        links: names of links to folders, which are left out.
+        special: names of pipes, sockets and devices, which are left out: to open one may never end.
+    """
+
+    path: Path
+    folder: str
+    pictures: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+    special: list[str] = field(default_factory=list)
+
+    def class_of(self, name: str) -> str | None:
+        """Returns the folder directly below `folder` that holds the file, however deep; None for a file beside them."""
+        inner = name if self.folder == "." else name[len(self.folder) + 1 :]
+        return inner.split("/", 1)[0] if "/" in inner else None
+
+    @property
+    def ignored(self) -> dict[str, int]:
+        """How many files of each kind are left out."""
+        return {
+            "hidden files or folders": len(self.hidden),
+            "links to folders": len(self.links),
+            "pipes, sockets or devices": len(self.special),
+        }
+
+
+def find_files(path: Path, folder: str, *, allow_outside: bool = False) -> Found:
+    """Lists the files below path/folder, by one read of each folder; no file is looked at by itself.
+
+    Args:
+        path: the data's root.
+        folder: below it.
+        allow_outside: whether links may lead out of path, and links to folders are followed, each folder once.
+
+    Raises:
+        FileNotFoundError: when the folder is not there; says what is.
+        ValueError: when `folder` is not below path.
+        DataError: when a link leads out of path, or a folder may not be read.
+    """
+    folder = inner_name(folder)
+    root = path / folder
+    if not root.is_dir():
+        there = sorted(printable(entry.name) for entry in path.iterdir())[:10] if path.is_dir() else []
+        has = f"{path} holds {', '.join(there)}" if there else f"{path} is empty or no folder"
+        raise FileNotFoundError(f"there is no folder {root}; {has}. Check the path and the folder's name.")
+    found = Found(path, folder)
+    _Walk(found, allow_outside).run()
+    for names in (found.pictures, found.others, found.classes):
+        names.sort()
+    _warn_links(found)
+    return found
+
+
+def inner_name(folder: str) -> str:
+    """Returns the name of a folder below the data's path in its plain form: 'a/b'.
+
+    Raises:
+        ValueError: when it is absolute or has '..' or a zero byte.
+    """
+    plain = PurePosixPath(folder)
+    if plain.is_absolute() or ".." in plain.parts or "\0" in folder:
+        raise ValueError(f"a folder of the data must be below its path, got {folder!r}. Pass e.g. 'train'.")
+    return plain.as_posix()
+
+
+class _Walk:
+    """Goes through the folders and fills a `Found`."""
+
+    def __init__(self, found: Found, allow_outside: bool) -> None:
+        self.found, self.allow_outside = found, allow_outside
+        self.root = found.path.resolve()
+        self.todo: list[str] = []  # names of folders
+
+    def run(self) -> None:
+        """Lists everything below the folder."""
+        self.check(self.found.folder)
+        self.todo.append(self.found.folder)
+        visited = set()  # real paths, for links that lead in circles
+        while self.todo:
+            name = self.todo.pop()
+            if self.allow_outside:
+                real = (self.found.path / name).resolve()
+                if real in visited:
+                    continue
+                visited.add(real)
+            self._list(name)
+
+    def check(self, name: str) -> None:
+        """Raises DataError when a name below the root is really outside, and that is not allowed."""
+        try:
+            target = (self.found.path / name).resolve()
+        except (OSError, RuntimeError) as error:  # Python 3.11 and 3.12 raise RuntimeError for a circle
+            raise DataError(f"{printable(name)} is a link that leads nowhere: {error}. Take it away.") from error
+        if not self.allow_outside and not target.is_relative_to(self.root):
+            raise DataError(
+                f"{printable(name)} is a link out of {self.found.path}, to {target}. Put the file itself in its place, "
+                "or pass allow_outside=True."
+            )
+
+    def _list(self, name: str) -> None:
+        folder = self.found.path / name
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    self._take(entry, entry.name if name == "." else f"{name}/{entry.name}", name == self.found.folder)
+        except PermissionError as error:
+            raise DataError(
+                f"{folder} may not be read: {error.strerror}. Give yourself the right to read it."
+            ) from error
+
+    def _take(self, entry: os.DirEntry[str], name: str, top: bool) -> None:
+        found = self.found
+        if entry.name.startswith(".") or entry.name == "Thumbs.db":
+            found.hidden.append(name)
+            return
+        if entry.is_symlink():
+            self.check(name)
+            if entry.is_dir() and not self.allow_outside:
+                found.links.append(name)
+                return
+        if entry.is_dir():
+            if top:
+                found.classes.append(entry.name)
+            self.todo.append(name)
+        elif entry.is_file() or not Path(entry.path).exists():  # a link that leads nowhere is named later
+            is_picture = entry.name[entry.name.rfind(".") :].lower() in _PICTURES
+            (found.pictures if is_picture else found.others).append(name)
+        else:
+            found.special.append(name)
+
+
+_PICTURES = frozenset(EXTENSIONS + UNSUPPORTED)
+
+
+def _warn_links(found: Found) -> None:
+    if found.links:
+        warnings.warn(
+            f"{found.folder}: {len(found.links)} link(s) to folders are not followed, first "
+            f"{printable(found.links[0])}. Put the folder itself in its place, or pass allow_outside=True.",
+            UserWarning,
+            stacklevel=5,
+        )
+
+
+def pictures_in(found: Found) -> list[str]:
+    """Returns the pictures, whatever folders they are in.
+
+    Raises:
+        FileNotFoundError: when there is none.
+    """
+    if not found.pictures:
+        raise FileNotFoundError(nothing_in(found))
+    return found.pictures
+
+
+def nothing_in(found: Found) -> str:
+    """Describes a folder without pictures."""
+    return (
+        f"there are no pictures below {found.path / found.folder}: {len(found.others)} other file(s), "
+        f"{len(found.hidden)} hidden, {len(found.classes)} folder(s). Pictures end in {', '.join(EXTENSIONS)}."
+    )
