@@ -1,6 +1,6 @@
-// Runs every launcher of the processor on random sizes, with memory that ends where the sizes say: driver N SEED.
-// Built with AddressSanitizer by test_native.py. Each result is also compared with a plain loop, or, for heads, between
-// numbers of threads.
+// Runs every launcher of the processor on random sizes, with memory that ends where the sizes say: driver N SEED
+// [LAUNCHER]. Built with AddressSanitizer by test_native.py. Each result is also compared with a plain loop, or, for
+// heads, between numbers of threads.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -68,7 +68,7 @@ float widened(uint16_t h) {
 }
 
 void fuzz_gather() {
-  const size_t n = upto(40), width = upto(chance(20) ? 70000 : 200), rows = upto(60);
+  const size_t n = upto(40), width = upto(chance(300) ? 70000 : 200), rows = upto(60);
   const bool half = chance(2);
   Exact<uint16_t> small = halves(half ? n * width : 0);
   Exact<float> large = normals(half ? 0 : n * width);
@@ -203,7 +203,7 @@ void fuzz_sgdr() {
   std::vector<Exact<float>> memory;
   std::vector<SgdrTensor> tensors;
   for (size_t i = 0; i < n_tensors; ++i) {
-    const size_t n = upto(chance(5) ? 40000 : 100);
+    const size_t n = upto(chance(50) ? 40000 : 100);
     for (int k = 0; k < 3; ++k) memory.push_back(normals(n));
     Exact<float>* of = &memory[3 * i];
     tensors.push_back({of[0].get(), of[1].get(), of[2].get(), n, upto(n_groups - 1)});
@@ -228,7 +228,7 @@ void fuzz_schedule() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  require(argc == 3, "usage: driver N SEED");
+  require(argc == 3 || argc == 4, "usage: driver N SEED [LAUNCHER]");
   const size_t inputs = std::strtoull(argv[1], nullptr, 10);
   generator.seed(std::strtoull(argv[2], nullptr, 10));
   constexpr struct {
@@ -241,6 +241,7 @@ int main(int argc, char** argv) {
                     {"schedule_values", fuzz_schedule}};
   const char* names[] = {"baseline", "avx2", "avx512"};
   for (const auto& launcher : kLaunchers) {
+    if (argc == 4 && std::strcmp(argv[3], launcher.name) != 0) continue;
     size_t done = 0;
     for (; done < inputs; ++done) {
       const char* name = names[upto(2)];
@@ -248,5 +249,6 @@ int main(int argc, char** argv) {
       launcher.run();
     }
     std::printf("%s: %zu inputs\n", launcher.name, done);
+    std::fflush(stdout);
   }
 }
