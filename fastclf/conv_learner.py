@@ -5,16 +5,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
-import platformdirs
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from fastclf.activations.places import places_for
 from fastclf.activations.precompute import activations
 from fastclf.data.classifier_data import ImageClassifierData
+from fastclf.data.loader import Loader
+from fastclf.data.picture_loader import PictureLoader
 from fastclf.files import publish
 from fastclf.learner import Learner, Metric, Stage
 from fastclf.models.archs import Arch, build_body
@@ -72,6 +74,7 @@ class ConvLearner(_OwnHead):
     Attributes:
         model: the whole network, pictures to predictions; ``model.body`` and ``model.head`` are its parts.
         precompute: whether the head trains on cached activations; may be assigned at any time.
+        views: how many augmented views of every picture precompute keeps; 1 for the plain pictures alone.
     """
 
     model: Net
@@ -81,12 +84,18 @@ class ConvLearner(_OwnHead):
         data: ImageClassifierData,
         model: Net,
         *,
+        views: int = 1,
         act_dtype: str = "float16",
         tmp_name: str = "tmp",
         **kwargs: Any,
     ) -> None:
+        if isinstance(views, bool) or not isinstance(views, int) or views < 1:
+            raise ValueError(
+                f"ConvLearner: views must be a whole number of at least 1, got {views!r}. Pass e.g. views=4."
+            )
         super().__init__(data, model, model.groups, **kwargs)
         self.head = model.head
+        self.views = views
         self._act_dtype, self._tmp_name = act_dtype, tmp_name
         self._rows: ImageClassifierData | None = None
         model.body.to(memory_format=torch.channels_last)  # faster than channels first, on processors as on GPUs
@@ -99,6 +108,7 @@ class ConvLearner(_OwnHead):
         data: ImageClassifierData,
         *,
         precompute: bool = False,
+        views: int = 1,
         ps: float | Sequence[float] | None = None,
         xtra_fc: Sequence[int] | None = None,
         custom_head: nn.Module | None = None,
@@ -114,6 +124,12 @@ class ConvLearner(_OwnHead):
             arch: such as ``resnet34`` or ``efficientnet_lite0``, a torchvision builder, or a timm name.
             data: pictures.
             precompute: runs the body once, keeps its pooled features in a file, and trains the head on them.
+            views: with 1, precompute keeps the features of the pictures as they are, and augmentation has no effect.
+                With K > 1, it keeps those of K augmented views of every training picture, the ones that ``trn_dl``
+                draws in epochs 0 to K - 1; each epoch of training takes one view of each picture, drawn by (seed,
+                epoch, row) so that K epochs take each of them once. Validation and test keep the features of the
+                pictures as they are, which `predict` and the metrics use, and of K augmented views, which `TTA`
+                averages. The pass takes K times as long, and its file is K times as large.
             ps: dropout probabilities: one for all linear layers, or one each; [.25, ..., .5] by default.
             xtra_fc: widths of the head's hidden layers; [512] by default.
             custom_head: takes the pooled features ``[B, 2C]``, gives log-probabilities (probabilities when several
@@ -134,7 +150,7 @@ class ConvLearner(_OwnHead):
             raise ValueError("ConvLearner: data holds activations, not pictures; use HeadLearner(data)")
         body = build_body(arch, pretrained, weights)
         head = _make_head(data, 2 * body.channels, ps, xtra_fc, custom_head, seed)
-        learn = cls(data, Net(body, head), metrics=_metrics_for(data, metrics), seed=seed, **kwargs)
+        learn = cls(data, Net(body, head), metrics=_metrics_for(data, metrics), seed=seed, views=views, **kwargs)
         learn.precompute = precompute
         return learn
 
@@ -147,22 +163,45 @@ class ConvLearner(_OwnHead):
 
     @precompute.setter
     def precompute(self, on: bool) -> None:
-        self._rows = self._cached_rows() if on else None
+        if not on:
+            self._rows = None
+            return
+        with self._data.scanned_along():
+            self._rows = self._cached_rows()
 
     def _cached_rows(self) -> ImageClassifierData:
         data = self._data
-        if data.tfms is not None and data.tfms[0].augments:
-            self._say_once(
-                "precompute: augmentation has no effect on cached activations; set learn.precompute = False to use it"
-            )
-        train, valid = self._activations("train", data.fix_dl), self._activations("valid", data.val_dl)
-        test = None if data.test_dl is None else self._activations("test", data.test_dl)
-        return data.with_rows(train, valid, test)
+        augments = data.tfms is not None and data.tfms[0].augments
+        if self.views == 1:
+            if augments:
+                self._say_once(
+                    "precompute: augmentation has no effect on cached activations; pass views=4 to cache augmented "
+                    "views, or set learn.precompute = False"
+                )
+            train = self._activations("train", data.fix_dl)
+        else:
+            if not augments:
+                raise ValueError(
+                    f"precompute: views={self.views} needs transforms that draw at random, or all views are the same. "
+                    "Pass aug_tfms= to tfms_from_model, or views=1."
+                )
+            train = self._activations("train", data.trn_dl, self.views)
+        valid, test = self._activations("valid", data.val_dl), self._activations("test", data.test_dl)
+        if self.views == 1:
+            return data.with_rows(train, valid, test)
+        augmented = self._activations("valid", data.aug_dl, self.views)
+        return data.with_rows(train, valid, test, augmented, self._activations("test", data.test_aug_dl, self.views))
 
-    def _activations(self, name: str, dl: Any) -> NDArray[Any]:
-        own = self._data.path / self._tmp_name / "activations"
-        folders = [own, Path(platformdirs.user_cache_dir("fastclf")) / "activations"]
-        return activations(self.model, dl, folders, dtype=self._act_dtype, what=name)
+    @overload
+    def _activations(self, name: str, dl: Loader, views: int = 1) -> NDArray[Any]: ...
+    @overload
+    def _activations(self, name: str, dl: Loader | None, views: int = 1) -> NDArray[Any] | None: ...
+    def _activations(self, name: str, dl: Loader | None, views: int = 1) -> NDArray[Any] | None:
+        if dl is None:
+            return None
+        assert isinstance(dl, PictureLoader)
+        folders = places_for(self._data.path / self._tmp_name)
+        return activations(self.model, dl, folders, dtype=self._act_dtype, what=name, views=views)
 
     def _stage(self) -> Stage:
         if self._rows is None:
@@ -225,6 +264,26 @@ class ConvLearner(_OwnHead):
         model = to_onnx(self.model, tfms.sz, (tfms.mean, tfms.std), [str(c) for c in data.classes], gives)
         publish(path, lambda temporary: temporary.write_bytes(model))
         return path
+
+    def TTA(self, n_aug: int = 4, is_test: bool = False) -> tuple[NDArray[Any], NDArray[Any]]:  # noqa: N802
+        """Predictions for the pictures as they are and for ``n_aug`` augmented views, see `Learner.TTA`.
+
+        Under precompute with ``views`` > 1, the views are the cached ones, and no picture is read.
+
+        Raises:
+            ValueError: more views are asked for than are cached.
+        """
+        if self._rows is None or self.views == 1:
+            return super().TTA(n_aug, is_test)
+        if n_aug > self.views:
+            raise ValueError(
+                f"TTA: n_aug must be at most {self.views}, the cached views, got {n_aug}. "
+                f"Pass views={n_aug} when making the learner, or set precompute = False to read the pictures."
+            )
+        first, targets = self.predict_with_targs(is_test)
+        augmented = self._rows.test_aug_dl if is_test else self._rows.aug_dl
+        views = [self._predict(self.head, augmented, view)[0] for view in range(n_aug)]
+        return np.stack([first, *views]), targets
 
     def _module_for(self, ndim: int) -> nn.Module:
         return self.head if ndim == 2 else self.model

@@ -21,6 +21,8 @@ STREAM_ORDER = 0xFFFF
 """Stream of the order of rows in an epoch; streams below are free for whoever draws per row."""
 STREAM_SPLIT = 0xFFFE
 """Stream of the choice of validation rows."""
+STREAM_VIEW = 0xFFFD
+"""Stream of the choice between the cached views of a row."""
 
 
 def philox4x32(counter: npt.NDArray[np.uint32], key: tuple[int, int]) -> npt.NDArray[np.uint32]:

@@ -15,12 +15,21 @@ from fastclf.data.version import PIPELINE_VERSION
 from fastclf.models.body import Body
 
 
-def fingerprint(body: Body, ds: Dataset, transforms: Mapping[str, Any], *, dtype: str, precision: str) -> str:
+def fingerprint(
+    body: Body,
+    ds: Dataset,
+    transforms: Mapping[str, Any],
+    *,
+    dtype: str,
+    precision: str,
+    views: Mapping[str, Any] | None = None,
+) -> str:
     """SHA-256 (hex) of the canonical description of an activation file.
 
-    Covers the architecture, every weight and buffer of the body, the transforms, the versions of the picture pipeline
-    and of the file, the dtypes of the forward pass and of the file, and the pictures in their order: relative path,
-    size in bytes and modification time, or, for arrays, a hash of their values. Labels have no part in it.
+    Covers the architecture, every weight and buffer of the body, the transforms, the number of augmented views and the
+    seed that they are drawn with, the versions of the picture pipeline and of the file, the dtypes of the forward pass
+    and of the file, and the pictures in their order: relative path, size in bytes and modification time, or, for
+    arrays, a hash of their values. Labels have no part in it.
     """
     description = {
         "schema": SCHEMA,
@@ -29,6 +38,7 @@ def fingerprint(body: Body, ds: Dataset, transforms: Mapping[str, Any], *, dtype
         "weights": body.state_sha256(),
         "features": "max+average pool",
         "transforms": transforms,
+        "views": views,
         "dtype": dtype,
         "precision": precision,
         "pictures": _pictures(ds),
@@ -49,7 +59,10 @@ def _pictures(ds: Dataset) -> str:
 
 
 def _stat(ds: Dataset, name: str) -> tuple[str, int, int]:
-    stat = (ds.path / name).stat()
+    try:
+        stat = (ds.path / name).stat()
+    except OSError:
+        return name, -1, -1  # the loader says what is wrong with it
     return name, stat.st_size, stat.st_mtime_ns
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,57 +11,122 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastclf.activations.fill import Blocks, Job, StaleError, stored
 from fastclf.activations.fingerprint import fingerprint
-from fastclf.activations.store import ActivationWriter, open_activations
-from fastclf.data.loader import PictureLoader
+from fastclf.data.bad_images import reason
+from fastclf.data.loader import Rows
+from fastclf.data.picture_loader import PictureLoader
+from fastclf.data.samples import Dataset
 from fastclf.models.net import Net
 from fastclf.models.precision import autocast, compute_dtype
 from fastclf.progress import Progress
 
+_TRIES = 3  # when pictures are changed while they are read
 
-def activations(net: Net, loader: PictureLoader, folders: Sequence[Path], *, dtype: str, what: str) -> NDArray[Any]:
-    """The features ``[N, F]`` of every picture that ``loader`` serves, in its order, mapped read-only from a file.
 
-    Takes the file from the first of ``folders`` that has it; else computes the rows and keeps them in the first of
-    ``folders`` that takes them.
+def activations(
+    net: Net, loader: PictureLoader, folders: Sequence[Path], *, dtype: str, what: str, views: int = 1
+) -> NDArray[Any]:
+    """The features ``[views * N, F]`` of every picture of a loader's data set, in its order, mapped from a file.
+
+    Row ``k * N + i`` is picture ``i`` as the loader serves it in epoch ``k``. Pictures that cannot be decoded, and are
+    skipped, have zeros. Takes the file from the first of ``folders`` that has it; else computes the rows, going on
+    where an interrupted pass has stopped, and keeps them in the first of ``folders`` that takes them.
 
     Args:
         net: its body runs in evaluation mode; its head has no part in this.
-        loader: pictures in data set order.
+        loader: of pictures; its order does not matter.
         folders: where activation files are kept, best first.
         dtype: of the file, ``float16`` or ``float32``.
         what: the set's name, for messages.
+        views: epochs of the loader that are kept; more than one for transforms that augment.
+
+    Raises:
+        ActivationFileError: a feature is not finite, there is no place for the rows, or the pictures keep changing.
+        BadImageError: pictures cannot be decoded, and the data says that this is an error.
     """
-    precision = str(compute_dtype(loader.device))
-    key = fingerprint(net.body, loader.ds, loader.tfms.describe(), dtype=dtype, precision=precision)
-    shape = (loader.n, 2 * net.body.channels)
-    for folder in folders:
-        rows = open_activations(folder, key, shape, dtype)
-        if rows is not None:
-            return rows
-    for folder in folders:
+    for _ in range(_TRIES):
         try:
-            writer = ActivationWriter(folder, key, shape, dtype)
-        except OSError as error:
-            warnings.warn(f"activations of {what} are not kept in {folder}: {error}", UserWarning, stacklevel=2)
-            continue
-        size = shape[0] * shape[1] * np.dtype(dtype).itemsize
-        print(f"{what}: computing activations of {shape[0]:,} pictures, {size / 1e6:.1f} MB, into {folder}")
-        with writer:
-            for block in _blocks(net, loader, what):
-                writer.write(block)
-            writer.finish()
-        rows = open_activations(folder, key, shape, dtype)
-        if rows is not None:
-            return rows
-    return np.concatenate([block.astype(dtype) for block in _blocks(net, loader, what)])
+            return _once(net, loader, folders, dtype, what, views)
+        except StaleError as error:
+            print(f"{error}; computing them again")
+            stale = error
+    raise stale
 
 
-def _blocks(net: Net, loader: PictureLoader, what: str) -> Iterator[NDArray[np.float32]]:
+def _once(net: Net, loader: PictureLoader, folders: Sequence[Path], dtype: str, what: str, views: int) -> NDArray[Any]:
+    key = _key(net, loader, dtype, views)
+    pictures = f"{loader.n:,} pictures" + (f", {views} augmented views of each" if views > 1 else "")
+    shape = (views * loader.n, 2 * net.body.channels)
+    return stored(
+        Job(key, shape, dtype, what, pictures, partial(_still_bad, loader.ds)),
+        folders,
+        lambda done: _blocks(net, loader, done, views, what),
+        lambda: key == _key(net, loader, dtype, views),
+    )
+
+
+def _key(net: Net, loader: PictureLoader, dtype: str, views: int) -> str:
+    drawn = None
+    if loader.tfms.augments:
+        drawn = {"n": views, "seed": loader._options.seed, "split": loader.split.name}
+    precision = str(compute_dtype(loader.device))
+    tfms = loader.tfms.describe()
+    return fingerprint(net.body, loader.ds, tfms, dtype=dtype, precision=precision, views=drawn)
+
+
+def _still_bad(ds: Dataset, bad: Mapping[int, str]) -> bool:
+    """Notes rows that an earlier pass could not compute; False when one of their pictures can be decoded by now."""
+    new = {row % len(ds): why for row, why in bad.items() if row % len(ds) not in ds.bad.reasons}
+    if any(reason(ds.path / ds.fnames[row], ds.bad.max_pixels) is None for row in new):
+        return False
+    ds.bad.note(new)
+    return True
+
+
+class _InOrder(PictureLoader):
+    """Serves the pictures of another loader in data set order, from a given row on; y are the rows `[B] int64`."""
+
+    def __init__(self, other: PictureLoader, done: int) -> None:
+        super().__init__(other.ds, other.tfms, other._options, other.split)
+        self.targets = torch.arange(self.n)
+        self._done = done
+
+    def order(self, epoch: int) -> Rows:
+        """See `Loader.order`; row ``i`` of epoch ``k`` counts as the ``k * n + i``-th."""
+        rows = super().order(epoch)
+        return rows[rows >= self._done - epoch * self.n]
+
+
+def _blocks(net: Net, loader: PictureLoader, done: int, views: int, what: str) -> Blocks:
+    """The rows from ``done`` on, batch by batch, with zeros for pictures that are skipped."""
     net.eval()
-    with Progress(loader.n, f"activations of {what}", "pictures") as progress:
-        for x, _ in loader.batches(0):
-            with torch.inference_mode(), autocast(x.device):
-                features = net.features(x).float()
-            yield features.cpu().numpy()
-            progress.advance(len(x))
+    pictures, n = _InOrder(loader, done), loader.n
+    with Progress(views * n, f"activations of {what}", "pictures", done=done) as progress:
+        for view in range(done // n if n else views, views):
+            for x, rows in pictures.batches(view):
+                with torch.inference_mode(), autocast(x.device):
+                    features = net.features(x).float().cpu().numpy()
+                last = view * n + int(rows[-1]) + 1
+                yield _block(features, view * n + rows.cpu().numpy(), done, last, loader.ds)
+                progress.advance(last - done)
+                done = last
+            if done < (view + 1) * n:  # the last pictures are bad
+                nothing = np.empty((0, 2 * net.body.channels), np.float32)
+                yield _block(nothing, np.empty(0, np.int64), done, (view + 1) * n, loader.ds)
+                done = (view + 1) * n
+    line = pictures.waiting.line(f"activations of {what}")
+    if line is not None:
+        print(line)
+
+
+def _block(
+    features: NDArray[np.float32], rows: Rows, first: int, last: int, ds: Dataset
+) -> tuple[NDArray[np.float32], dict[int, str]]:
+    """Features of ``rows`` at their places among the rows ``first`` to ``last``, and why the others have none."""
+    if len(rows) == last - first:
+        return features, {}
+    block = np.zeros((last - first, features.shape[1]), np.float32)
+    block[rows - first] = features
+    missing = np.setdiff1d(np.arange(first, last), rows)
+    return block, {int(row): ds.bad.reasons[int(row) % len(ds)] for row in missing}

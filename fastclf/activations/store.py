@@ -1,167 +1,105 @@
-"""The file of cached activations: ``KEY/rows.bin`` ([N, F] fp16 or fp32, row-major) and ``KEY/manifest.json``.
+"""The file of cached activations: ``KEY/rows.bin`` ([N, F] fp16 or fp32, row-major) and ``KEY/manifest.jsonl``.
 
 A folder named by its key either holds a whole file or does not exist: everything is written into a temporary folder
-beside it, which is renamed at the end. Readers map it, so it may be larger than memory.
+beside it (see `writer`), which is renamed at the end. Readers map it, so it may be larger than memory.
 """
 
 from __future__ import annotations
 
-import errno
-import json
 import os
-import shutil
-import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastclf.errors import ActivationFileError
-from fastclf.files import publish, sync_folder, temporary_sibling
+from fastclf.activations.manifest import Block, crc32_of, read_header, read_manifest
+from fastclf.files import temporary_sibling
 
-SCHEMA = 1
+SCHEMA = 2
 DTYPES = ("float16", "float32")
-ROWS, MANIFEST = "rows.bin", "manifest.json"
+ROWS, MANIFEST = "rows.bin", "manifest.jsonl"
+
+Accept = Callable[[Mapping[int, str]], bool]
+_checked: set[tuple[int, ...]] = set()  # files whose checksums agreed in this process
 
 
-class ActivationWriter:
-    """Fills one activation file, block by block in row order, then publishes it.
+def accept_all(_bad: Mapping[int, str]) -> bool:
+    """Takes a file as it is, whichever rows could not be computed."""
+    return True
 
-    Use as a context manager: leaving it without `finish`, by an error or an interrupt, leaves nothing behind.
 
-    Args:
-        folder: where activation files are kept; made if it does not exist.
-        key: the file's fingerprint, and its name.
-        shape: rows and features, ``(N, F)``.
-        dtype: ``float16`` or ``float32``.
+def header_of(key: str, shape: tuple[int, int], dtype: str) -> dict[str, Any]:
+    """What the manifest of a file says first."""
+    return {"schema": SCHEMA, "key": key, "shape": list(shape), "dtype": dtype}
 
-    Raises:
-        OSError: the folder cannot be written, or the disk cannot hold the file (its whole size is taken at once).
-    """
 
-    def __init__(self, folder: Path, key: str, shape: tuple[int, int], dtype: str) -> None:
-        if dtype not in DTYPES:
-            raise ValueError(f"ActivationWriter: dtype must be one of {DTYPES}, got {dtype!r}")
-        self.final, self.key, self.shape, self.dtype = folder / key, key, shape, np.dtype(dtype)
-        self.rows_done = 0
-        self._blocks: list[dict[str, int]] = []
-        folder.mkdir(parents=True, exist_ok=True)
-        self._temporary = temporary_sibling(self.final)
-        self._temporary.mkdir(mode=0o700)
-        self._file = (self._temporary / ROWS).open("wb")
-        try:
-            self._allocate(shape[0] * shape[1] * self.dtype.itemsize)
-        except BaseException:
-            self._drop()
-            raise
-
-    def _allocate(self, size: int) -> None:
-        try:
-            if size:
-                os.posix_fallocate(self._file.fileno(), 0, size)
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            free = shutil.disk_usage(self._temporary).free
-            raise OSError(
-                errno.ENOSPC, f"activations need {size:,} bytes, {free:,} are free in", str(self.final.parent)
-            ) from error
-
-    def write(self, rows: NDArray[Any]) -> None:
-        """Appends rows ``[B, F]``; values are rounded to the file's dtype.
-
-        Raises:
-            ActivationFileError: a value is not finite, or too large for fp16.
-        """
-        if rows.ndim != 2 or rows.shape[1] != self.shape[1] or self.rows_done + len(rows) > self.shape[0]:
-            raise ValueError(f"write: rows must fit into {self.shape} after row {self.rows_done}, got {rows.shape}")
-        with np.errstate(over="ignore"):
-            block = np.ascontiguousarray(rows, dtype=self.dtype)
-        finite = np.isfinite(block).all(axis=1)
-        if not finite.all():
-            row = self.rows_done + int(np.argmin(finite))
-            hint = " Pass dtype='float32'." if np.isfinite(rows).all() else ""
-            raise ActivationFileError(f"activations of row {row} are not finite in {self.dtype}.{hint}")
-        data = block.tobytes()
-        self._file.write(data)
-        self._blocks.append({"first": self.rows_done, "rows": len(block), "crc32": zlib.crc32(data)})
-        self.rows_done += len(block)
-
-    def finish(self) -> None:
-        """Publishes the file; if another process has published the same one meanwhile, that one stays."""
-        if self.rows_done != self.shape[0]:
-            raise ValueError(f"finish: {self.shape[0]} rows were announced, {self.rows_done} written")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        manifest = {
-            "schema": SCHEMA,
-            "key": self.key,
-            "dtype": self.dtype.name,
-            "shape": list(self.shape),
-            "blocks": self._blocks,
-        }
-        publish(self._temporary / MANIFEST, lambda path: path.write_text(json.dumps(manifest)))
-        try:
-            self._temporary.rename(self.final)
-        except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                raise
-        sync_folder(self.final.parent)
-
-    def _drop(self) -> None:
-        self._file.close()
-        shutil.rmtree(self._temporary, ignore_errors=True)
-
-    def __enter__(self) -> ActivationWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._drop()
+def row_bytes(shape: tuple[int, int], dtype: str) -> int:
+    """Bytes of a row."""
+    return shape[1] * np.dtype(dtype).itemsize
 
 
 def open_activations(
-    folder: Path, key: str, shape: tuple[int, int], dtype: str, *, verify: bool = False
+    folder: Path, key: str, shape: tuple[int, int], dtype: str, accept: Accept = accept_all
 ) -> NDArray[Any] | None:
     """Maps the activation file ``folder/key`` read-only, ``[N, F]``; None when there is none that can be used.
 
-    A file that is damaged (no manifest, another schema, key, shape or size) is moved out of the way, so that it is
-    computed again. ``verify`` also checks every block's checksum.
+    The first time that a process opens a file, every block's checksum is computed: about a second for 2 GB. A file
+    that is damaged is moved aside, where the next `ActivationWriter` finds what is left of it.
+
+    Args:
+        folder: where activation files are kept.
+        key: the file's fingerprint.
+        shape: rows and features, ``(N, F)``.
+        dtype: ``float16`` or ``float32``.
+        accept: called with row -> reason of the rows that could not be computed; whether the file may be used.
     """
     place = folder / key
     if not place.is_dir():
         return None
     try:
-        _check(place, key, shape, dtype, verify=verify)
-    except (ActivationFileError, OSError, ValueError, KeyError, TypeError):
-        _discard(place)
+        blocks = _whole(place, key, shape, dtype)
+    except FileNotFoundError:
+        blocks = None
+    if blocks is None or not accept({row: why for block in blocks for row, why in block.bad.items()}):
+        _set_aside(place)
         return None
     if 0 in shape:
         return np.empty(shape, dtype)
     return np.memmap(place / ROWS, dtype=dtype, mode="r", shape=shape)
 
 
-def _check(place: Path, key: str, shape: tuple[int, int], dtype: str, *, verify: bool) -> None:
-    manifest = json.loads((place / MANIFEST).read_text())
-    told = (manifest["schema"], manifest["key"], tuple(manifest["shape"]), manifest["dtype"])
-    if told != (SCHEMA, key, shape, dtype):
-        raise ActivationFileError(f"{place}: the manifest tells of another file")
-    row_bytes = shape[1] * np.dtype(dtype).itemsize
-    if (place / ROWS).stat().st_size != shape[0] * row_bytes:
-        raise ActivationFileError(f"{place / ROWS}: has not the size that its manifest tells")
-    if verify:
-        with (place / ROWS).open("rb") as file:
-            for block in manifest["blocks"]:
-                if zlib.crc32(file.read(block["rows"] * row_bytes)) != block["crc32"]:
-                    raise ActivationFileError(f"{place / ROWS}: rows from {block['first']} on are damaged")
+def _whole(place: Path, key: str, shape: tuple[int, int], dtype: str) -> list[Block] | None:
+    """The blocks of a file that is whole: right manifest, right size, right checksums."""
+    blocks = read_manifest(place / MANIFEST, header_of(key, shape, dtype))
+    if blocks is None or sum(block.rows for block in blocks) != shape[0]:
+        return None
+    width = row_bytes(shape, dtype)
+    with (place / ROWS).open("rb", buffering=0) as file:
+        stat = os.fstat(file.fileno())
+        if stat.st_size != shape[0] * width:
+            return None
+        identity = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        if identity not in _checked:
+            if any(crc32_of(file, block.rows * width) != block.crc32 for block in blocks):
+                return None
+            _checked.add(identity)
+    return blocks
 
 
-def _discard(place: Path) -> None:
-    """Removes a folder that readers may still have mapped: their pages stay valid."""
-    aside = temporary_sibling(place)
+def _set_aside(place: Path) -> None:
+    """Takes a folder's name away; readers may still have it mapped, and their pages stay valid."""
     try:
-        place.rename(aside)
+        place.rename(temporary_sibling(place))
     except FileNotFoundError:
         return  # another process has just done the same
-    shutil.rmtree(aside, ignore_errors=True)
+
+
+def older_files(folder: Path) -> list[Path]:
+    """The activation files in ``folder`` that another version of the library has written."""
+    names = [place for place in folder.iterdir() if place.is_dir() and ".tmp-" not in place.name]
+    headers = {place: read_header(place / MANIFEST) for place in names}
+    return sorted(
+        place for place, header in headers.items() if not isinstance(header, dict) or header.get("schema") != SCHEMA
+    )

@@ -1,18 +1,30 @@
-import json
 import os
+import shutil
+import threading
 
 import numpy as np
 import pytest
+from nth_call import in_child, status_of
 
-from fastclf.activations.store import ActivationWriter, open_activations
+from fastclf.activations import store
+from fastclf.activations.store import MANIFEST, ROWS, open_activations
+from fastclf.activations.writer import ActivationWriter, TakenOverError
 from fastclf.errors import ActivationFileError
 
 
-def written(folder, rows, key="k", dtype="float16", block=7):
+def written(folder, rows, key="k", dtype="float16", block=7, bad=None):
     with ActivationWriter(folder, key, rows.shape, dtype) as writer:
-        for first in range(0, len(rows), block):
-            writer.write(rows[first : first + block])
+        while writer.rows_done < len(rows):
+            first = writer.rows_done
+            inside = {row: why for row, why in (bad or {}).items() if first <= row < first + block}
+            writer.write(rows[first : first + block], inside)
         writer.finish()
+
+
+def reopened(*args, **kwargs):
+    """As another process would: without what this one knows."""
+    store._checked.clear()
+    return open_activations(*args, **kwargs)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
@@ -20,8 +32,9 @@ def written(folder, rows, key="k", dtype="float16", block=7):
 def test_round_trip(tmp_path, rng, dtype, shape):
     rows = rng.standard_normal(shape).astype(np.float32)
     written(tmp_path, rows, dtype=dtype)
-    back = open_activations(tmp_path, "k", shape, dtype, verify=True)
+    back = open_activations(tmp_path, "k", shape, dtype)
     np.testing.assert_array_equal(back, rows.astype(dtype))
+    assert [p.name for p in tmp_path.iterdir()] == ["k"]
 
 
 def test_rows_that_are_not_contiguous(tmp_path, rng):
@@ -36,12 +49,63 @@ def test_map_is_read_only(tmp_path, rng):
         open_activations(tmp_path, "k", (3, 2), "float16")[0, 0] = 1
 
 
-def test_nothing_is_left_of_an_interrupted_fill(tmp_path, rng):
-    with pytest.raises(KeyboardInterrupt), ActivationWriter(tmp_path, "k", (10, 2), "float16") as writer:
-        writer.write(rng.standard_normal((4, 2)))
+def test_an_interrupted_fill_is_not_read_but_gone_on_with(tmp_path, rng):
+    rows = rng.standard_normal((10, 2)).astype(np.float32)
+    with pytest.raises(KeyboardInterrupt), ActivationWriter(tmp_path, "k", (10, 2), "float32") as writer:
+        writer.write(rows[:4])
+        raise KeyboardInterrupt
+    assert open_activations(tmp_path, "k", (10, 2), "float32") is None
+    (partial,) = tmp_path.iterdir()
+    assert (partial / ROWS).stat().st_size == 4 * 8  # the disk is not held meanwhile
+    with ActivationWriter(tmp_path, "k", (10, 2), "float32") as writer:
+        assert writer.rows_done == 4
+        writer.write(rows[4:])
+        writer.finish()
+    np.testing.assert_array_equal(open_activations(tmp_path, "k", (10, 2), "float32"), rows)
+    assert [p.name for p in tmp_path.iterdir()] == ["k"]
+
+
+def test_a_fill_that_did_nothing_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), ActivationWriter(tmp_path, "k", (10, 2), "float16"):
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
-    assert open_activations(tmp_path, "k", (10, 2), "float16") is None
+
+
+def test_a_block_of_an_interrupted_fill_is_not_trusted_unless_its_checksum_agrees(tmp_path, rng):
+    rows = rng.standard_normal((12, 2)).astype(np.float32)
+    with ActivationWriter(tmp_path, "k", rows.shape, "float32") as writer:
+        for first in range(0, 9, 3):
+            writer.write(rows[first : first + 3])
+    (partial,) = tmp_path.iterdir()
+    flip(partial / ROWS, 8 * 4 + int(rng.integers(16)), rng)  # in the second block
+    with ActivationWriter(tmp_path, "k", rows.shape, "float32") as writer:
+        assert writer.rows_done == 3
+        writer.write(rows[3:])
+        writer.finish()
+    np.testing.assert_array_equal(reopened(tmp_path, "k", rows.shape, "float32"), rows)
+
+
+def test_a_living_fill_is_left_alone(tmp_path, rng):
+    rows = rng.standard_normal((6, 2)).astype(np.float32)
+    with ActivationWriter(tmp_path, "k", rows.shape, "float32") as first:
+        first.write(rows[:3])
+        with ActivationWriter(tmp_path, "k", rows.shape, "float32") as second:
+            assert second.rows_done == 0
+            second.write(rows)
+            second.finish()
+        first.write(rows[3:])
+        first.finish()
+    np.testing.assert_array_equal(open_activations(tmp_path, "k", rows.shape, "float32"), rows)
+    assert [p.name for p in tmp_path.iterdir()] == ["k"]
+
+
+def test_a_fill_whose_folder_was_taken_says_so(tmp_path, rng):
+    with ActivationWriter(tmp_path, "k", (3, 2), "float16") as writer:
+        writer.write(rng.standard_normal((3, 2)))
+        for partial in list(tmp_path.iterdir()):
+            shutil.rmtree(partial)
+        with pytest.raises(TakenOverError):
+            writer.finish()
 
 
 def test_an_unfinished_file_cannot_be_published(tmp_path, rng):
@@ -49,56 +113,75 @@ def test_an_unfinished_file_cannot_be_published(tmp_path, rng):
         writer.write(rng.standard_normal((4, 2)))
         with pytest.raises(ValueError, match="10 rows were announced, 4 written"):
             writer.finish()
-    assert list(tmp_path.iterdir()) == []
+    assert open_activations(tmp_path, "k", (10, 2), "float16") is None
 
 
-def test_the_first_of_two_writers_wins(tmp_path):
-    first = ActivationWriter(tmp_path, "k", (2, 2), "float16")
-    second = ActivationWriter(tmp_path, "k", (2, 2), "float16")
-    with first, second:
-        first.write(np.ones((2, 2)))
-        second.write(np.zeros((2, 2)))
-        first.finish()
-        second.finish()
-    np.testing.assert_array_equal(open_activations(tmp_path, "k", (2, 2), "float16"), 1)
-    assert [p.name for p in tmp_path.iterdir()] == ["k"]
+def flip(file, at, rng):
+    data = bytearray(file.read_bytes())
+    data[at] ^= 1 << int(rng.integers(8))
+    file.write_bytes(data)
 
 
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda place: os.truncate(place / "rows.bin", 10),
-        lambda place: (place / "manifest.json").unlink(),
-        lambda place: (place / "manifest.json").write_text("{"),
-        lambda place: (place / "manifest.json").write_text("[]"),
-        lambda place: (place / "manifest.json").write_text(
-            json.dumps(json.loads((place / "manifest.json").read_text()) | {"schema": 0})
-        ),
-        lambda place: (place / "rows.bin").unlink(),
+        lambda place, rng: os.truncate(place / ROWS, 10),
+        lambda place, rng: (place / ROWS).unlink(),
+        lambda place, rng: os.truncate(place / ROWS, 9 * 6 + 1),
+        lambda place, rng: flip(place / ROWS, int(rng.integers(54)), rng),
+        lambda place, rng: (place / MANIFEST).unlink(),
+        lambda place, rng: os.truncate(place / MANIFEST, int(rng.integers((place / MANIFEST).stat().st_size))),
+        lambda place, rng: flip(place / MANIFEST, int(rng.integers((place / MANIFEST).stat().st_size)), rng),
+        lambda place, rng: (place / MANIFEST).write_bytes(bytes(100)),
     ],
 )
-def test_a_damaged_file_is_set_aside(tmp_path, rng, damage):
-    written(tmp_path, rng.standard_normal((9, 3)))
-    damage(tmp_path / "k")
+def test_a_damaged_file_is_rebuilt(tmp_path, rng, damage):
+    rows = rng.standard_normal((9, 3)).astype(np.float16)
+    written(tmp_path, rows, block=2)
+    damage(tmp_path / "k", rng)
+    assert reopened(tmp_path, "k", (9, 3), "float16") is None
+    assert not (tmp_path / "k").exists()
+    written(tmp_path, rows, block=2)
+    np.testing.assert_array_equal(reopened(tmp_path, "k", (9, 3), "float16"), rows)
+    assert [p.name for p in tmp_path.iterdir()] == ["k"]
+
+
+def test_a_damaged_file_does_not_disturb_who_has_it_mapped(tmp_path, rng):
+    rows = rng.standard_normal((9, 3)).astype(np.float16)
+    written(tmp_path, rows)
+    mapped = open_activations(tmp_path, "k", (9, 3), "float16")
+    os.truncate(tmp_path / "k" / MANIFEST, 5)
     assert open_activations(tmp_path, "k", (9, 3), "float16") is None
-    assert list(tmp_path.iterdir()) == []
+    written(tmp_path, rows + 1)
+    np.testing.assert_array_equal(mapped, rows)
 
 
-def test_verify_finds_a_flipped_bit(tmp_path, rng):
+def test_checksums_are_computed_once_per_process_and_file(tmp_path, rng, monkeypatch):
     written(tmp_path, rng.standard_normal((9, 3)))
-    file = tmp_path / "k" / "rows.bin"
-    data = bytearray(file.read_bytes())
-    data[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
-    file.write_bytes(data)
+    assert reopened(tmp_path, "k", (9, 3), "float16") is not None
+    monkeypatch.setattr(store, "crc32_of", None)  # not called again
     assert open_activations(tmp_path, "k", (9, 3), "float16") is not None
-    assert open_activations(tmp_path, "k", (9, 3), "float16", verify=True) is None
+    os.utime(tmp_path / "k" / ROWS, ns=(1, 1))  # changed
+    with pytest.raises(TypeError):
+        open_activations(tmp_path, "k", (9, 3), "float16")
+
+
+def test_rows_that_could_not_be_computed_are_told(tmp_path, rng):
+    written(tmp_path, rng.standard_normal((9, 3)), bad={2: "empty file", 8: "truncated"})
+    told = []
+    assert open_activations(tmp_path, "k", (9, 3), "float16", lambda bad: not told.append(bad)) is not None
+    assert told == [{2: "empty file", 8: "truncated"}]
+    assert open_activations(tmp_path, "k", (9, 3), "float16", lambda bad: False) is None
+    with ActivationWriter(tmp_path, "k", (9, 3), "float16", lambda bad: not bad) as writer:
+        assert writer.rows_done == 0  # the first block holds row 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_values_beyond_fp16_are_refused_with_their_row(tmp_path):
     rows = np.ones((5, 2), np.float32)
     rows[3, 1] = 1e6
     writer = ActivationWriter(tmp_path, "k", (5, 2), "float16")
-    with writer, pytest.raises(ActivationFileError, match=r"row 3 .*Pass dtype='float32'"):
+    with writer, pytest.raises(ActivationFileError, match=r"row 3 .*Pass act_dtype='float32'"):
         writer.write(rows)
     rows[3, 1] = np.nan
     writer = ActivationWriter(tmp_path, "k", (5, 2), "float32")
@@ -112,3 +195,43 @@ def test_more_rows_than_announced_are_refused(tmp_path):
             writer.write(np.ones((4, 2)))
         with pytest.raises(ValueError, match="must fit"):
             writer.write(np.ones((1, 3)))
+
+
+def test_what_interrupted_fills_of_other_files_left_goes_after_a_week(tmp_path, rng):
+    for key in ("old", "new"):
+        with ActivationWriter(tmp_path, key, (10, 2), "float16") as writer:
+            writer.write(rng.standard_normal((4, 2)))
+    (old,) = tmp_path.glob("old.tmp-*")
+    os.utime(old, (1, 1))
+    written(tmp_path, rng.standard_normal((3, 2)))
+    assert sorted(p.name.split(".")[0] for p in tmp_path.iterdir()) == ["k", "new"]
+
+
+def test_a_killed_process_loses_its_lock(tmp_path, rng):
+    rows = rng.standard_normal((6, 2)).astype(np.float32)
+
+    def child():
+        writer = ActivationWriter(tmp_path, "k", rows.shape, "float32")
+        writer.write(rows[:3])
+        os._exit(137)
+
+    assert status_of(in_child(child)) == 137
+    with ActivationWriter(tmp_path, "k", rows.shape, "float32") as writer:
+        assert writer.rows_done == 3
+
+
+def test_two_threads_that_fill_the_same_file(tmp_path, rng):
+    rows = rng.standard_normal((40, 2)).astype(np.float16)
+    threads = [threading.Thread(target=written, args=(tmp_path, rows)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    np.testing.assert_array_equal(open_activations(tmp_path, "k", rows.shape, "float16"), rows)
+    assert [p.name for p in tmp_path.iterdir()] == ["k"]
+
+
+def test_the_folder_is_for_this_user_alone(tmp_path, rng):
+    written(tmp_path / "new", rng.standard_normal((3, 2)))
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "new" / "k").stat().st_mode & 0o777 == 0o700

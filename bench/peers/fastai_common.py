@@ -1,0 +1,60 @@
+"""The lesson in fastai 2: `vision_learner` on the same body with the same weights."""
+
+from __future__ import annotations
+
+import multiprocessing
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from bench.lesson import LessonSetting, Told
+from fastclf.models.weights import lite0_weights
+
+
+def lesson(setting: LessonSetting, *, workers: int, best: bool) -> Callable[[int], Told]:
+    """With `best`: channels last, and no gradients in the body (fastai trains its BatchNorm unless told not to)."""
+    warnings.simplefilter("ignore")
+    from fastai.vision import all as fv
+
+    torch.set_num_threads(setting.threads)
+    multiprocessing.current_process()._config["daemon"] = False  # daemons may have no workers of their own
+
+    def run(seed: int) -> Told:
+        fv.set_seed(seed)
+        told = Told()
+        with told.stage("data"):
+            dls = fv.ImageDataLoaders.from_folder(
+                setting.folder,
+                train="train",
+                valid="valid",
+                bs=setting.bs,
+                item_tfms=fv.Resize(setting.sz),
+                batch_tfms=[fv.Normalize.from_stats([0.5] * 3, [0.5] * 3)],
+                num_workers=workers,
+                device=torch.device("cpu"),
+            )
+        with told.stage("learner"):
+            learn = fv.vision_learner(
+                dls, "tf_efficientnet_lite0", pretrained=False, metrics=fv.accuracy, train_bn=not best
+            )
+            load_weights(learn.model[0].model)
+            learn.freeze()
+            if best:
+                learn.model.to(memory_format=torch.channels_last)
+        with told.stage("epochs"), learn.no_bar(), learn.no_logging():
+            learn.fit_one_cycle(setting.epochs, 3e-3)
+        told.loss, told.accuracy = (float(value) for value in learn.recorder.values[-1][1:3])
+        return told
+
+    return run
+
+
+def load_weights(body: Any) -> None:
+    """The package's weights in timm's network without its classifier."""
+    import timm
+
+    names = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
+    weights, _ = lite0_weights(names)
+    body.load_state_dict({name: weights[name] for name in body.state_dict()})

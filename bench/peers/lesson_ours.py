@@ -1,0 +1,32 @@
+"""The lesson here, with nothing cached."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+
+import torch
+
+from bench.lesson import LessonSetting, Told
+from fastclf import ConvLearner, ImageClassifierData, accuracy, efficientnet_lite0, tfms_from_model
+
+
+def make(setting: LessonSetting) -> Callable[[int], Told]:
+    torch.set_num_threads(setting.threads)
+
+    def run(seed: int) -> Told:
+        shutil.rmtree(setting.folder / "tmp", ignore_errors=True)
+        told = Told()
+        with told.stage("data"):
+            tfms = tfms_from_model(efficientnet_lite0, setting.sz)
+            options = {"device": "cpu", "num_workers": setting.threads, "seed": seed}
+            data = ImageClassifierData.from_paths(setting.folder, setting.bs, tfms, test_name=None, **options)
+        with told.stage("learner"):
+            learn = ConvLearner.pretrained(efficientnet_lite0, data, metrics=[accuracy])
+        with told.stage("activations"):
+            learn.precompute = True
+        with told.stage("head"):
+            told.loss, told.accuracy = learn.fit(1e-2, setting.epochs)
+        return told
+
+    return run
