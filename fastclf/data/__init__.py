@@ -1,6 +1,8 @@
 """Pictures and their labels, from folders, tables or arrays to batches.
 
-`folders`, `tables` and `arrays` find and check samples, `split` chooses validation rows, `sets` puts the three sets
-together, and `classifier_data` hands them to the user. `transforms` and `augmentations` declare what is done to a
-picture, `draws` turns that into parameters, `pipeline` draws the pixels, and `loader` owns the order of the rows.
+`listing` finds files, `folders`, `tables` and `arrays` find and check labels, `split` chooses validation rows, `sets`
+puts the three sets together, `data_loaders` holds them with their loaders, `classifier_data` hands them to the user.
+`scan` decodes every picture once, `seen` remembers what it saw, `bad_pictures` says what happens with those that cannot
+be decoded, and `check` reports what is odd. `transforms` and `augmentations` declare what is done to a picture, `draws`
+turns that into parameters, `pipeline` draws the pixels, and `loader` owns the order of the rows.
 """

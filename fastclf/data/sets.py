@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fastclf.data.folders import labelled_by_folder, pictures_in
+from fastclf.data.folders import FolderRules, labelled_by_folder
+from fastclf.data.listing import find_files, pictures_in
 from fastclf.data.samples import Dataset, Labels
 from fastclf.data.split import stratified_idxs, warn_single
 from fastclf.data.transforms import Transforms
@@ -31,21 +32,30 @@ def check_tfms(tfms: Tfms | None) -> Tfms:
 
 
 def from_folders(
-    path: Path, tfms: Tfms, trn_name: str, val_name: str, test_name: str | None, val_pct: float, seed: int
+    path: Path,
+    tfms: Tfms,
+    trn_name: str,
+    val_name: str,
+    test_name: str | None,
+    val_pct: float,
+    seed: int,
+    rules: FolderRules,
 ) -> Sets:
     """See `ImageClassifierData.from_paths`."""
-    names, labels = labelled_by_folder(path, trn_name)
+    trn_files = find_files(path, trn_name, allow_outside=rules.allow_outside)
+    names, labels, ignored = labelled_by_folder(trn_files, rules=rules)
     test = None
     if test_name is not None and ((path / test_name).is_dir() or test_name != "test"):
-        test = _test_set(path, test_name, labels, tfms)
+        test = _test_set(path, test_name, labels, tfms, rules.allow_outside)
     if (path / val_name).is_dir() or val_name != "valid":
-        trn = Dataset(path, labels, names, tfms=tfms[0])
-        names, labels = labelled_by_folder(path, val_name, labels.classes)
-        return trn, Dataset(path, labels, names, tfms=tfms[1]), test
+        trn = Dataset(path, labels, names, tfms=tfms[0], ignored=ignored)
+        val_files = find_files(path, val_name, allow_outside=rules.allow_outside)
+        names, labels, ignored = labelled_by_folder(val_files, labels.classes, rules)
+        return trn, Dataset(path, labels, names, tfms=tfms[1], ignored=ignored), test
     warn_single([labels.classes[i] for i in labels.y])
     val_idxs = stratified_idxs(labels.y.tolist(), val_pct, seed)
     print(f"no folder {val_name}: {len(val_idxs)} of {len(names)} pictures of {trn_name} are for validation")
-    return *_split(path, names, labels, val_idxs, tfms), test
+    return *_split(path, names, labels, val_idxs, tfms, ignored), test
 
 
 def from_rows(
@@ -54,11 +64,13 @@ def from_rows(
     names: Sequence[str],
     labels: Labels,
     val_idxs: npt.NDArray[np.int64],
+    ignored: dict[str, int],
     test_name: str | None,
+    allow_outside: bool,
 ) -> Sets:
     """Splits files that have their labels, and adds the test folder when it is named."""
-    trn, val = _split(path, names, labels, val_idxs, tfms)
-    return trn, val, None if test_name is None else _test_set(path, test_name, labels, tfms)
+    trn, val = _split(path, names, labels, val_idxs, tfms, ignored)
+    return trn, val, None if test_name is None else _test_set(path, test_name, labels, tfms, allow_outside)
 
 
 def from_checked_arrays(
@@ -73,16 +85,20 @@ def from_checked_arrays(
 
 
 def _split(
-    path: Path, names: Sequence[str], labels: Labels, val_idxs: npt.NDArray[np.int64], tfms: Tfms
+    path: Path,
+    names: Sequence[str],
+    labels: Labels,
+    val_idxs: npt.NDArray[np.int64],
+    tfms: Tfms,
+    ignored: dict[str, int],
 ) -> tuple[Dataset, Dataset]:
-    trn_idxs = np.setdiff1d(np.arange(len(names)), val_idxs)
-    trn, val = (
-        Dataset(path, labels.take(idxs), [names[i] for i in idxs], tfms=t)
-        for idxs, t in zip((trn_idxs, np.sort(val_idxs)), tfms, strict=True)
-    )
-    return trn, val
+    trn_idxs, val_idxs = np.setdiff1d(np.arange(len(names)), val_idxs), np.sort(val_idxs)
+    trn = Dataset(path, labels.take(trn_idxs), [names[i] for i in trn_idxs], tfms=tfms[0], ignored=ignored)
+    return trn, Dataset(path, labels.take(val_idxs), [names[i] for i in val_idxs], tfms=tfms[1])
 
 
-def _test_set(path: Path, folder: str, labels: Labels, tfms: Tfms) -> Dataset:
-    names = pictures_in(path, folder)
-    return Dataset(path, labels.zeros(len(names)), names, tfms=tfms[1])
+def _test_set(path: Path, folder: str, labels: Labels, tfms: Tfms, allow_outside: bool) -> Dataset:
+    found = find_files(path, folder, allow_outside=allow_outside)
+    names = pictures_in(found)
+    ignored = found.ignored | {"other files": len(found.others)}
+    return Dataset(path, labels.zeros(len(names)), names, tfms=tfms[1], ignored=ignored)

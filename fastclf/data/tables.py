@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
+import unicodedata
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from fastclf.data.folders import EXTENSIONS, check_classes, scan, warn_absent
+from fastclf.data.bad_pictures import printable
+from fastclf.data.folders import check_classes, warn_absent
+from fastclf.data.listing import EXTENSIONS, Found
 from fastclf.data.samples import Labels
 from fastclf.data.split import check_val_idxs, stratified_idxs, warn_single
 from fastclf.errors import DataError, LabelError
@@ -41,11 +45,19 @@ class Table:
 
 @dataclass(frozen=True)
 class LabelForm:
-    """How the label column is to be read; see `ImageClassifierData.from_csv`."""
+    """How the label column is to be read; see `ImageClassifierData.from_csv`.
+
+    Raises:
+        ValueError: when nothing separates the labels.
+    """
 
     continuous: bool
     multi: bool | None
     cat_separator: str
+
+    def __post_init__(self) -> None:
+        if not self.cat_separator:
+            raise ValueError("from_csv: cat_separator must not be empty. Pass e.g. ' '.")
 
 
 def read_csv(csv_fname: str | os.PathLike[str], sep: str, encoding: str, skip_header: bool) -> Table:
@@ -53,11 +65,13 @@ def read_csv(csv_fname: str | os.PathLike[str], sep: str, encoding: str, skip_he
 
     Raises:
         FileNotFoundError: when there is no such file.
+        ValueError: when the delimiter is not one character, or the encoding is unknown.
         DataError: when it is empty, not in this encoding, or a line has another number of fields; names the line.
     """
     file = Path(csv_fname)
     if not file.is_file():
         raise FileNotFoundError(f"from_csv: there is no file {file}. Check the path.")
+    _check_form(sep, encoding)
     rows, where = [], []
     try:
         with file.open(encoding=encoding, newline="") as handle:
@@ -66,7 +80,7 @@ def read_csv(csv_fname: str | os.PathLike[str], sep: str, encoding: str, skip_he
                 if row:
                     rows.append(row)
                     where.append(f"line {reader.line_num}")
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:
         raise DataError(f"{file.name} is not in {encoding}: {error}. Pass e.g. encoding='latin-1'.") from error
     except csv.Error as error:
         raise DataError(f"{file.name}: line {reader.line_num} is no proper row: {error}. Mend its quotes.") from error
@@ -76,6 +90,17 @@ def read_csv(csv_fname: str | os.PathLike[str], sep: str, encoding: str, skip_he
     table = Table(file.name, rows, where, header)
     _check_fields(table, sep)
     return table
+
+
+def _check_form(sep: str, encoding: str) -> None:
+    if len(sep) != 1 or sep in '\r\n"':
+        raise ValueError(
+            f"from_csv: sep must be one character, not a quote or a line's end, got {sep!r}. Pass e.g. ','."
+        )
+    try:
+        io.TextIOWrapper(io.BytesIO(), encoding=encoding)  # unlike codecs.lookup, refuses those that are no texts'
+    except LookupError as error:
+        raise ValueError(f"from_csv: encoding must be a text encoding that Python knows, got {encoding!r}.") from error
 
 
 def read_df(df: pd.DataFrame) -> Table:
@@ -103,10 +128,10 @@ def _check_fields(table: Table, sep: str) -> None:
         raise DataError(f"{table.name} is {what}. It must hold rows of a file name and a label.")
     n = len(table.header or table.rows[0])
     if n < 2:
-        first = (table.header or table.rows[0])[0]
+        first = "".join(table.header or table.rows[0])
         other = next((mark for mark in (";", "\t", ",", "|") if mark != sep and mark in first), None)
         hint = f"Is the delimiter {other!r}? Pass sep={other!r}." if other else "It needs file names and labels."
-        raise DataError(f"{table.name}: found 1 column with the delimiter {sep!r}. {hint}")
+        raise DataError(f"{table.name}: found {n} column{'' if n == 1 else 's'} with the delimiter {sep!r}. {hint}")
     for row, where in zip(table.rows, table.where, strict=True):
         if len(row) != n:
             raise DataError(
@@ -116,18 +141,18 @@ def _check_fields(table: Table, sep: str) -> None:
 
 def labelled_by_table(
     table: Table,
-    path: Path,
-    folder: str,
+    found: Found,
     suffix: str,
     form: LabelForm,
     val_idxs: Sequence[int] | npt.NDArray[np.int64] | None,
     val_pct: float,
     seed: int,
-) -> tuple[list[str], Labels, npt.NDArray[np.int64]]:
+) -> tuple[list[str], Labels, npt.NDArray[np.int64], dict[str, int]]:
     """Finds the file and the labels of every row.
 
     Returns:
-        File names relative to path, their labels, and which of them are for validation; in the table's order.
+        File names relative to the data's path, their labels, which of them are for validation, all in the table's
+        order; and how many files of each kind are left out.
 
     Raises:
         FileNotFoundError: when rows have no file.
@@ -135,8 +160,7 @@ def labelled_by_table(
         ValueError: when val_idxs do not fit.
     """
     chosen = None if val_idxs is None else check_val_idxs(val_idxs, len(table.rows))
-    ids = [_checked_id(row[0], table.name, where) for row, where in zip(table.rows, table.where, strict=True)]
-    names = _files_of(ids, table, path, folder, suffix)
+    names = _files_of(table, found, suffix)
     texts, is_multi = _label_texts(table, form)
     kept = _without_repeats(names, texts, table)
     names, texts = [names[i] for i in kept], [texts[i] for i in kept]
@@ -148,7 +172,10 @@ def labelled_by_table(
         print(f"{table.name}: {len(val_rows)} of {len(names)} pictures are for validation; val_idxs= names others")
     else:
         val_rows = np.flatnonzero(np.isin(kept, chosen))
-    return names, labels, val_rows
+    unused = len(set(found.pictures).difference(names))
+    if unused:
+        print(f"{table.name}: {unused} pictures in {found.folder} have no row and are not used")
+    return names, labels, val_rows, found.ignored | {"pictures without a row": unused}
 
 
 def check_trained(trn: Labels, val: Labels, name: str) -> None:
@@ -179,25 +206,24 @@ def _checked_id(text: str, name: str, where: str) -> str:
     return text
 
 
-def _files_of(ids: list[str], table: Table, path: Path, folder: str, suffix: str) -> list[str]:
-    found = scan(path, folder)
+def _files_of(table: Table, found: Found, suffix: str) -> list[str]:
     there = {*found.pictures, *found.others}
-    names = [(PurePosixPath(folder) / f"{text}{suffix}").as_posix() for text in ids]
+    folder = PurePosixPath(found.folder)
+    ids = [_checked_id(row[0], table.name, where) for row, where in zip(table.rows, table.where, strict=True)]
+    names = [(folder / f"{text}{suffix}").as_posix() for text in ids]
     missing = [i for i, name in enumerate(names) if name not in there]
     if missing:
-        first = ", ".join(f"{ids[i]}{suffix} ({table.where[i]})" for i in missing[:5])
-        hint = _missing_hint([(PurePosixPath(folder) / ids[i]).as_posix() for i in missing], suffix, there)
+        first = ", ".join(f"{printable(ids[i])}{suffix} ({table.where[i]})" for i in missing[:5])
+        hint = _missing_hint([(folder / ids[i]).as_posix() for i in missing], suffix, there)
         raise FileNotFoundError(
-            f"{table.name}: {len(missing)} of {len(names)} rows have no file in {path / folder}, first {first}. {hint}"
+            f"{table.name}: {len(missing)} of {len(names)} rows have no file in {found.path / folder}, first {first}. "
+            f"{hint}"
         )
-    if table.header and (PurePosixPath(folder) / f"{table.header[0]}{suffix}").as_posix() in there:
+    if table.header and (folder / f"{table.header[0]}{suffix}").as_posix() in there:
         raise LabelError(
             f"{table.name}: the first line is taken for a header, but {table.header[0]}{suffix} is a picture. "
             "Pass skip_header=False."
         )
-    unused = len(set(found.pictures) - set(names))
-    if unused:
-        print(f"{table.name}: {unused} pictures in {folder} have no row and are not used")
     return names
 
 
@@ -206,6 +232,10 @@ def _missing_hint(names: list[str], suffix: str, there: set[str]) -> str:
         fixed = sum(name + extension in there for name in names) if extension != suffix else 0
         if fixed:
             return f"Did you mean suffix={extension!r}? It finds {fixed} of them."
+    plain = {unicodedata.normalize("NFC", name) for name in there}
+    twins = sum(unicodedata.normalize("NFC", name + suffix) in plain for name in names)
+    if twins:
+        return f"{twins} of them are there in another Unicode form (NFC or NFD). Write them as the files are named."
     return "Check the folder, or remove these rows."
 
 
@@ -240,13 +270,17 @@ def _split_tags(text: str, cat_separator: str) -> tuple[str, ...]:
 
 def _without_repeats(names: list[str], texts: list[tuple[str, ...]], table: Table) -> npt.NDArray[np.int64]:
     first: dict[str, int] = {}
-    for i, name in enumerate(names):
-        j = first.setdefault(name, i)
-        if texts[i] != texts[j]:
-            raise LabelError(
-                f"{table.name}: {table.rows[i][0]} has different labels in {table.where[j]} and {table.where[i]}: "
-                f"{' '.join(texts[j])!r} and {' '.join(texts[i])!r}. Keep one row for each picture."
-            )
+    differing = [(j, i) for i, name in enumerate(names) if texts[i] != texts[j := first.setdefault(name, i)]]
+    if differing:
+        shown = "; ".join(
+            f"{printable(table.rows[i][0])} in {table.where[j]} and {table.where[i]}: "
+            f"{' '.join(texts[j])!r} and {' '.join(texts[i])!r}"
+            for j, i in differing[:5]
+        )
+        raise LabelError(
+            f"{table.name}: {len(differing)} row(s) give another label than an earlier row of the same picture, first "
+            f"{shown}. Keep one row for each picture."
+        )
     if len(first) < len(names):
         twins = len(names) - len(first)
         warnings.warn(f"{table.name}: {twins} row(s) repeat another and are left out.", UserWarning, stacklevel=5)
@@ -268,12 +302,18 @@ def _categories(texts: list[tuple[str, ...]], name: str, is_multi: bool) -> Labe
 def _numbers(texts: list[tuple[str, ...]], table: Table, kept: npt.NDArray[np.int64]) -> Labels:
     y = np.empty((len(texts), len(texts[0])), np.float32)
     for i, fields in enumerate(texts):
-        try:
-            y[i] = [float(text) for text in fields]
-        except ValueError:
-            y[i] = np.nan
+        y[i] = [_number(text) for text in fields]
         if not np.isfinite(y[i]).all():
             raise LabelError(
                 f"{table.name}: {table.where[kept[i]]} must have finite numbers, got {list(fields)}. Mend or remove it."
             )
     return Labels(y[:, 0] if y.shape[1] == 1 else y, [], is_reg=True)
+
+
+def _number(text: str) -> float:
+    """Reads a number; NaN when it is none, or does not fit into float32."""
+    try:
+        value = float("nan") if "_" in text else float(text)
+    except ValueError:
+        return float("nan")
+    return value if abs(value) <= float(np.finfo(np.float32).max) else float("nan")

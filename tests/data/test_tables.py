@@ -96,7 +96,7 @@ def test_numbers_to_predict(load):
     assert two.c == 2
     assert two.trn_y.shape == (8, 2)
     assert two.trn_y.dtype == np.float32
-    for bad in ("nan", "x", "inf", ""):
+    for bad in ("nan", "x", "inf", "", "1_000", "1e300", "-1e39", "0x10"):
         with pytest.raises(LabelError, match="line 11 must have finite numbers"):
             load(rows(["1"] * 9 + [bad]), continuous=True)
 
@@ -168,6 +168,35 @@ def test_a_line_with_other_fields(load, line, field, n):
         load("\n".join(lines))
 
 
+@pytest.mark.parametrize("option", [{"sep": ""}, {"sep": ";;"}, {"sep": '"'}, {"sep": "\n"}])
+def test_forms_that_there_are_not(load, option):
+    with pytest.raises(ValueError, match=f"from_csv: {next(iter(option))} must be"):
+        load(rows(AB), **option)
+
+
+def test_an_encoding_that_there_is_not(load, path):
+    load(rows(AB))
+    with pytest.raises(ValueError, match="from_csv: encoding must be one that Python knows, got 'klingon'"):
+        ImageClassifierData.from_csv(path, "pics", path / "labels.csv", 4, TFMS, encoding="klingon")
+
+
+def test_an_empty_separator_of_labels(load):
+    with pytest.raises(ValueError, match="cat_separator must not be empty"):
+        load(rows(AB), cat_separator="")
+
+
+@pytest.mark.parametrize("content", [b"\x00\x01\xff\xfe" * 10, b"id,label\n\x80\x81,a\n"])
+def test_bytes_that_are_no_text(load, path, content):
+    (path / "bytes.csv").write_bytes(content)
+    with pytest.raises(DataError, match=r"bytes.csv is not in utf-8-sig"):
+        ImageClassifierData.from_csv(path, "pics", path / "bytes.csv", 4, TFMS)
+
+
+def test_a_field_that_never_ends(load):
+    with pytest.raises(DataError, match="line 2 is no proper row: field larger"):
+        load("id,label\n000," + "a" * 200_000)
+
+
 def test_broken_quotes(load):
     with pytest.raises(DataError, match="is no proper row"):
         load('id,label\n000,"a\n001,b\n')
@@ -236,6 +265,28 @@ def test_missing_files(load):
         load(rows(AB), folder="picks")
 
 
+def test_names_in_another_unicode_form(load, path, save_picture):
+    save_picture(path / "pics" / "gro\u0308\u00dfe.png")
+    with pytest.raises(FileNotFoundError, match=r"1 of 11 rows .*1 of them are there in another Unicode form"):
+        load([*rows(AB), ("gr\u00f6\u00dfe", "a")])
+    assert len(load([*rows(AB), ("gro\u0308\u00dfe", "a")]).trn_ds) == 9
+
+
+def test_a_name_without_suffix_that_two_files_could_have(load, path, save_picture):
+    """No file is chosen for the user."""
+    save_picture(path / "pics" / "000.jpg")
+    with pytest.raises(FileNotFoundError, match="10 of 10 rows have no file"):
+        load(rows(AB), suffix="")
+
+
+def test_links_out_of_the_data(load, path, save_picture, tmp_path_factory):
+    outside = save_picture(tmp_path_factory.mktemp("outside") / "x.png")
+    (path / "pics" / "link.png").symlink_to(outside)
+    with pytest.raises(DataError, match=r"pics/link.png is a link out of"):
+        load([*rows(AB), ("link", "a")])
+    assert len(load([*rows(AB), ("link", "a")], allow_outside=True).trn_ds) == 9
+
+
 def test_a_name_that_several_files_could_have(load, path, save_picture):
     """The suffix is part of the name: another format of the same name is another file."""
     save_picture(path / "pics" / "000.jpg")
@@ -253,8 +304,11 @@ def test_repeated_rows(load):
         data = load(table, val_idxs=[1, 2, 11])
     assert list(data.val_ds.fnames) == ["pics/001.png", "pics/002.png"]
     assert len(data.trn_ds) == 8
-    with pytest.raises(LabelError, match=r"000 has different labels in line 2 and line 12: 'a' and 'b'"):
-        load([*rows(AB), ("000", "b")])
+    with pytest.raises(
+        LabelError,
+        match=r"2 row\(s\) give another label.*000 in line 2 and line 12: 'a' and 'b'; 001 in line 3 and line 13",
+    ):
+        load([*rows(AB), ("000", "b"), ("001", "a")])
 
 
 def test_class_in_validation_rows_only(load):
