@@ -171,10 +171,12 @@ class Learner(Saving):
             DivergedError: the training loss, or a weight after an epoch, is not finite. The model then holds the
                 weights that it had before that epoch.
             GpuMemoryError: a batch is too large for the GPU.
+            BadImageError: pictures cannot be decoded; names them all, see `ImageClassifierData.scan`.
             CheckpointError: the state cannot be read, or belongs to something else; says what differs.
         """
         if n_cycle < 1:
             raise ValueError(f"fit: n_cycle must be at least 1, got {n_cycle}")
+        self.data.scan()  # what is skipped counts in no batch
         schedule = make_schedule(_batches(self._stage()), cycle_len, cycle_mult, use_clr, use_clr_beta)
         rates = self._rates(lrs, wds, schedule, decoupled=use_wd_sched)
         epochs = n_epochs(n_cycle, cycle_len, cycle_mult)
@@ -261,6 +263,7 @@ class Learner(Saving):
         Stops when the smoothed loss is NaN or above four times its best. Weights, BatchNorm statistics, generators
         and modes are afterwards, and after an interrupt, what they were before, bit for bit.
         """
+        self.data.scan()
         stage = self._stage()
         nb = _batches(stage)
         last = float(np.asarray(start_lr, dtype=np.float64).reshape(-1)[-1])
