@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from fastclf.data.draws import Split, draw
 from fastclf.data.samples import Dataset
-from fastclf.data.transforms import Transforms
 from fastclf.data.waiting import Waiting, available_processors
-from fastclf.philox import permutation
-
-if TYPE_CHECKING:
-    from fastclf.data.pipeline import PicturePipeline
+from fastclf.philox import STREAM_VIEW, permutation, uniforms
 
 Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 Rows: TypeAlias = npt.NDArray[np.int64]
 
-_AHEAD = 2  # batches in the making while one is used
 _MOST_THREADS = 8
 
 
@@ -77,20 +70,31 @@ class Loader:
 
     @property
     def n(self) -> int:
-        """Number of rows in the data set."""
+        """Number of rows in the data set, those of bad pictures included."""
         return len(self.ds)
+
+    @property
+    def served(self) -> Rows:
+        """The rows that an epoch serves, in data set order, `[n_good] int64`: those not known to be bad."""
+        return self.ds.bad.good_rows()
 
     def __len__(self) -> int:
         """Counts the batches of an epoch."""
-        return len(self._chunks(np.arange(self.n)))
+        return len(self._chunks(self.served))
 
     def order(self, epoch: int) -> Rows:
-        """Returns the order of the rows in an epoch, `[n] int64`."""
-        return permutation(self._options.seed, epoch, self.n) if self.shuffle else np.arange(self.n, dtype=np.int64)
+        """Returns the order of the rows in an epoch, `[n_good] int64`; what is left out does not move the others."""
+        if not self.shuffle:
+            return self.served
+        order, bad = permutation(self._options.seed, epoch, self.n), [*self.ds.bad.reasons]
+        return order[~np.isin(order, bad)] if bad else order
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Yields the batches of an epoch: x on the device, y `[B] int64`, or float32 as `Labels.y` says."""
         raise NotImplementedError
+
+    def close(self) -> None:
+        """Gives back what the loader holds beside its data set; it can still be used."""
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, self.epoch = self.epoch, self.epoch + 1
@@ -106,95 +110,36 @@ class Loader:
         return self.targets[torch.from_numpy(rows)].to(self.device)
 
 
-class PictureLoader(Loader):
-    """Decodes, augments and normalises pictures with DALI: x is `[B, 3, sz, sz] float32`.
+class RowLoader(Loader):
+    """Gathers rows of activations from an array or a mapped file: x is `[B, F] float32`.
 
-    The batches of an epoch are the same whatever the number of threads. The graph is built at the first batch and
-    serves all epochs.
+    The data set may hold K views of every row, view k of row i in row k * n + i; an epoch takes one of them. In data
+    set order, that is view k mod K in epoch k. Else it is drawn by (seed, epoch, row) so that in epochs 0 to K - 1, K
+    to 2 K - 1 and so on each of them is taken once.
+
+    Attributes:
+        targets: of every row of every view.
     """
 
-    def __init__(
-        self,
-        ds: Dataset,
-        tfms: Transforms,
-        options: LoaderOptions,
-        split: Split,
-        *,
-        shuffle: bool = False,
-        drop_single: bool = False,
-    ) -> None:
-        super().__init__(ds, options, shuffle=shuffle, drop_single=drop_single)
-        self.tfms = tfms
-        self.split = split
-        self._idle: list[PicturePipeline] = []  # built graphs that no running epoch uses
+    def __init__(self, ds: Dataset, options: LoaderOptions, **how: bool) -> None:
+        super().__init__(ds, options, **how)
+        assert ds.rows is not None
+        self._views = max(1, len(ds.rows) // max(1, len(ds)))
+        self.targets = torch.cat([self.targets] * self._views)
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        """See `Loader.batches`.
+    def order(self, epoch: int) -> Rows:
+        """See `Loader.order`; the rows of the views that were drawn."""
+        rows = super().order(epoch)
+        return rows if self._views == 1 else rows + self.n * self._view(epoch)[rows]
 
-        Raises:
-            BadImageError: when pictures of a batch cannot be decoded; names them all.
-        """
-        chunks = self._chunks(self.order(epoch))
-        if not chunks:
-            return
-        waiting = self.waiting = Waiting(self._options.num_threads)
-        waiting.asked()
-        pipe = self._idle.pop() if self._idle else self._build()
-        fed = taken = 0
-        try:
-            for rows in chunks:
-                while fed < min(taken + 1 + _AHEAD, len(chunks)):
-                    self._feed(pipe, chunks[fed], epoch)
-                    fed += 1
-                x = self._take(pipe, rows)
-                taken += 1
-                waiting.ready()
-                yield x, self._targets(rows)
-                waiting.asked()
-        except GeneratorExit:  # the loop was left early
-            if _finish(pipe, fed - taken):
-                self._idle.append(pipe)
-            raise
-        self._idle.append(pipe)
-
-    def _build(self) -> PicturePipeline:
-        from fastclf.data.pipeline import PicturePipeline, Source
-
-        images = self.ds.images
-        source = Source() if images is None else Source(files=False, top=255.0 if images.dtype == np.uint8 else 1.0)
-        options = self._options
-        return PicturePipeline(self.tfms, source, min(self.bs, self.n), options.device, options.num_threads)
-
-    def _feed(self, pipe: PicturePipeline, rows: Rows, epoch: int) -> None:
-        pipe.feed(self._pictures(rows), draw(self.tfms, self._options.seed, epoch, self.split, rows))
-
-    def _pictures(self, rows: Rows) -> Sequence[npt.NDArray[Any]] | npt.NDArray[Any]:
-        if self.ds.images is not None:
-            images = self.ds.images[rows]
-            return np.repeat(images, 3, axis=3) if images.shape[3] == 1 else images
-        return [np.frombuffer(os.fsencode(self.ds.path / self.ds.fnames[row]), np.uint8) for row in rows]
-
-    def _take(self, pipe: PicturePipeline, rows: Rows) -> torch.Tensor:
-        try:
-            return pipe.take()
-        except RuntimeError as error:
-            from fastclf.data.bad_images import explain
-
-            raise explain(self.ds, rows, error) from error
-
-
-def _finish(pipe: PicturePipeline, unfinished: int) -> bool:
-    """Takes the batches under way; returns whether the graph can be used again."""
-    try:
-        for _ in range(unfinished):
-            pipe.take()
-    except RuntimeError:
-        return False
-    return True
-
-
-class RowLoader(Loader):
-    """Gathers rows of activations from an array or a mapped file: x is `[B, F] float32`."""
+    def _view(self, epoch: int) -> Rows:
+        """Which view an epoch takes of every row, `[n] int64`."""
+        turn = np.full(self.n, epoch, np.int64)
+        if self.shuffle:
+            pairs = np.arange((self.n + 1) // 2, dtype=np.int64)
+            u = uniforms(self._options.seed, epoch // self._views, pairs, STREAM_VIEW, 2).ravel()[: self.n]
+            turn += (u * self._views).astype(np.int64)
+        return turn % self._views
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """See `Loader.batches`."""

@@ -6,15 +6,18 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastclf.data.bad_images import explain
+from fastclf.data.bad_images import Headers, Rows, without_bad
 from fastclf.data.samples import Dataset
 from fastclf.files import temporary_sibling
 from fastclf.progress import Progress
+
+if TYPE_CHECKING:
+    from fastclf.data.pipeline import ShrinkPipeline
 
 _QUALITY = 95
 _FILES_AT_ONCE = 32
@@ -36,9 +39,10 @@ def resized(ds: Dataset, sz: int, folder: Path, num_threads: int) -> Dataset:
         The same data set over the copies.
 
     Raises:
-        BadImageError: when a picture cannot be decoded; names it.
+        BadImageError: when pictures cannot be decoded and may not be skipped; names them.
     """
-    todo = [row for row, name in enumerate(ds.fnames) if not _is_copy(folder / name, ds.path / name)]
+    names = ((row, ds.fnames[row]) for row in ds.bad.good_rows().tolist())
+    todo = [row for row, name in names if not _is_copy(folder / name, ds.path / name)]
     if todo:
         _copy(ds, np.array(todo, np.int64), sz, folder, num_threads)
     return replace(ds, path=folder)
@@ -51,21 +55,40 @@ def _is_copy(copy: Path, picture: Path) -> bool:
         return False
 
 
-def _copy(ds: Dataset, rows: npt.NDArray[np.int64], sz: int, folder: Path, num_threads: int) -> None:
-    from fastclf.data.pipeline import ShrinkPipeline
-
-    shrink = ShrinkPipeline(sz, _FILES_AT_ONCE, num_threads)
+def _copy(ds: Dataset, rows: Rows, sz: int, folder: Path, num_threads: int) -> None:
+    shrink = _Shrink(ds, sz, num_threads)
     with ThreadPoolExecutor(num_threads) as pool, Progress(len(rows), f"copies in {folder}", "pictures") as progress:
         for start in range(0, len(rows), _FILES_AT_ONCE):
             block = rows[start : start + _FILES_AT_ONCE]
-            names = [ds.fnames[row] for row in block]
-            try:
-                times = [(ds.path / name).stat().st_mtime_ns for name in names]
-                pictures = shrink([os.fsencode(ds.path / name) for name in names])
-            except (RuntimeError, OSError) as error:
-                raise explain(ds, block, error) from error
-            list(pool.map(_write, pictures, [folder / name for name in names], times))
+            good, pictures, times = shrink(block)
+            list(pool.map(_write, pictures, [folder / ds.fnames[row] for row in good], times))
             progress.advance(len(block))
+
+
+class _Shrink:
+    """Decodes and shrinks the pictures of some rows, all but the bad ones."""
+
+    def __init__(self, ds: Dataset, sz: int, num_threads: int) -> None:
+        self._ds, self._sz, self._num_threads = ds, sz, num_threads
+        self._headers = Headers(ds, _FILES_AT_ONCE)
+        self._graph: ShrinkPipeline | None = None
+
+    def __call__(self, rows: Rows) -> tuple[Rows, list[npt.NDArray[np.uint8]], list[int]]:
+        """Returns the rows that are good, their pictures, and when the files were modified."""
+        from fastclf.data.pipeline import ShrinkPipeline
+
+        if not self._headers.pass_all(rows):
+            rows = without_bad(self._ds, rows, None)
+        while len(rows):
+            files = [self._ds.path / self._ds.fnames[row] for row in rows]
+            self._graph = self._graph or ShrinkPipeline(self._sz, _FILES_AT_ONCE, self._num_threads)
+            try:
+                times = [file.stat().st_mtime_ns for file in files]
+                return rows, self._graph([os.fsencode(file) for file in files]), times
+            except (RuntimeError, OSError) as error:
+                self._graph = None  # an error ends a graph's life
+                rows = without_bad(self._ds, rows, error)
+        return rows, [], []
 
 
 def _write(picture: npt.NDArray[Any], file: Path, mtime_ns: int) -> None:

@@ -63,22 +63,39 @@ class Objective:
 
 
 def scores_of(objective: Objective, loader: Loader, epoch: int = 0, what: str = "predict") -> tuple[Tensor, Tensor]:
-    """Scores and targets of every row of ``loader``, on the CPU, in the loader's order; the module in eval mode."""
+    """Scores ``[N, c]`` and targets of the rows of ``loader``, on the CPU; the module in eval mode.
+
+    Rows are in data set order, and NaN where the loader serves none because the picture is bad. A loader that shuffles
+    gives the rows that it serves, in its own order.
+    """
     objective.module.eval()
     spec = objective.head_spec
     if spec is not None and isinstance(loader, RowLoader) and loader.ds.rows is not None and not loader.shuffle:
-        return predict(spec, loader.ds.rows), loader.targets
+        return _at_their_places(predict(spec, loader.ds.rows, loader.order(epoch)), loader)
     scores, targets = [], []
     with torch.inference_mode():
         for x, y in track(loader.batches(epoch), len(loader), what, "batches"):
             scores.append(objective.scores(x).cpu())
             targets.append(y.cpu())
-    return torch.cat(scores), torch.cat(targets)
+    return (torch.cat(scores), torch.cat(targets)) if loader.shuffle else _at_their_places(torch.cat(scores), loader)
+
+
+def _at_their_places(scores: Tensor, loader: Loader) -> tuple[Tensor, Tensor]:
+    """Scores of the rows served, in data set order, with NaN in between; and the targets of all rows."""
+    served, targets = torch.from_numpy(loader.served), loader.targets[: loader.n]
+    if len(served) == loader.n:
+        return scores, targets
+    places = scores.new_full((loader.n, *scores.shape[1:]), torch.nan)
+    places[served] = scores
+    return places, targets
 
 
 def validate(objective: Objective, loader: Loader, metrics: Sequence[Callable[..., Any]]) -> list[float]:
     """``[loss, metric, ...]`` of the whole set that ``loader`` serves: each exact, none a mean of batch means."""
     scores, targets = scores_of(objective, loader, what="validate")
+    if len(loader.served) < loader.n:
+        served = torch.from_numpy(loader.served)
+        scores, targets = scores[served], targets[served]
     loss = float(objective.loss(scores, targets).detach())
     output = objective.output(scores)
     return [loss, *(evaluate_metric(metric, output, targets) for metric in metrics)]

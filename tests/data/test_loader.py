@@ -109,7 +109,7 @@ def test_threads_prefetch_and_batches_do_not_matter(folders, crop, monkeypatch):
     tfms = tfms_from_stats(STATS, 24, EVERYTHING, 1.3, 2, crop)
     made = []
     for threads, ahead, bs in ((1, 0, 5), (2, 2, 5), (2, 1, 3)):
-        monkeypatch.setattr("fastclf.data.loader._AHEAD", ahead)
+        monkeypatch.setattr("fastclf.data.drawing._AHEAD", ahead)
         data = ImageClassifierData.from_paths(folders, bs, tfms, num_workers=threads)
         made.append([epoch_of(getattr(data, name), 1) for name in LOADERS])
     for other in made[1:]:
@@ -133,6 +133,15 @@ def test_a_batch_is_never_overwritten(make):
     held[0][0].zero_()  # a batch may be written to
     for x, copy in held[1:]:
         assert torch.equal(x, copy)
+
+
+def test_memory_of_a_batch_is_used_again_only_when_nobody_holds_it(make):
+    dl = make(4).fix_dl
+    whole, epoch = epoch_of(dl, 0)[0], dl.batches(0)
+    part = next(epoch)[0][1:2].numpy()  # neither the batch nor its tensor is held
+    for x, _ in [*epoch, *dl.batches(0)]:
+        assert not np.shares_memory(x.numpy(), part)
+    np.testing.assert_array_equal(part, whole[1:2])
 
 
 def test_epochs_may_be_left_early_and_run_at_once(make):

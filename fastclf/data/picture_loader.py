@@ -1,0 +1,175 @@
+"""Batches of pictures: decoded, augmented and normalised ahead of their use; a batch that fails is mended."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fastclf.data.bad_images import Headers, file_of, without_bad
+from fastclf.data.draws import Split, draw
+from fastclf.data.loader import Batch, Loader, LoaderOptions, Rows
+from fastclf.data.samples import Dataset
+from fastclf.data.transforms import Transforms
+from fastclf.data.waiting import Waiting
+from fastclf.errors import BackendError
+
+if TYPE_CHECKING:
+    from fastclf.data.drawing import BatchMaker
+
+
+class PictureLoader(Loader):
+    """Decodes, augments and normalises pictures: x is `[B, 3, sz, sz] float32`.
+
+    The batches of an epoch are the same whatever the number of threads. What makes them is built at the first batch and
+    serves all epochs.
+
+    Attributes:
+        tfms: how a picture becomes x.
+        split: which set the rows are of: part of their augmentations' draws.
+    """
+
+    def __init__(
+        self,
+        ds: Dataset,
+        tfms: Transforms,
+        options: LoaderOptions,
+        split: Split,
+        *,
+        shuffle: bool = False,
+        drop_single: bool = False,
+    ) -> None:
+        super().__init__(ds, options, shuffle=shuffle, drop_single=drop_single)
+        self.tfms = tfms
+        self.split = split
+        self.headers = Headers(ds, max(1, min(self.bs, self.n)))
+        self._idle: list[BatchMaker] = []  # built ones that no running epoch uses
+        self._process = os.getpid()
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """See `Loader.batches`.
+
+        A picture that turns out to be bad is noted in `ds.bad`. Where that says skip, its batch is served without it,
+        and later epochs leave it out.
+
+        Raises:
+            BadImageError: when pictures of a batch cannot be decoded and may not be skipped; names them all.
+        """
+        waiting = self.waiting = Waiting(self._options.num_threads)
+        waiting.asked()
+        flow = _Flow(self, epoch)
+        try:
+            for rows, x in flow:
+                waiting.ready()
+                yield x, self._targets(rows)
+                waiting.asked()
+        except GeneratorExit:  # the loop was left early
+            flow.end()
+            raise
+        flow.end()
+
+    def close(self) -> None:
+        """Gives back what makes batches, with its threads. The next epoch builds it anew."""
+        self._idle.clear()
+        self.headers.close()
+
+    def chunks(self, epoch: int) -> list[Rows]:
+        """Returns the rows of each batch of an epoch."""
+        return self._chunks(self.order(epoch))
+
+    def is_batch(self, rows: Rows) -> bool:
+        """Tells whether what is left of a batch can still be served."""
+        return len(rows) > self._drop_single
+
+    def take_maker(self) -> BatchMaker:
+        """Returns a maker that nobody uses."""
+        if self._idle and os.getpid() != self._process:
+            raise BackendError(
+                "PictureLoader: threads that decode do not come along into a forked process. Start processes with "
+                "multiprocessing's 'spawn', or make the data anew in each."
+            )
+        return self._idle.pop() if self._idle else self._build()
+
+    def return_maker(self, maker: BatchMaker) -> None:
+        """Keeps a maker, which has nothing left in the making, for the next epoch."""
+        self._process = os.getpid()
+        self._idle.append(maker)
+
+    def feed(self, maker: BatchMaker, rows: Rows, epoch: int) -> None:
+        """Starts a batch."""
+        maker.feed(self._pictures(rows), draw(self.tfms, self._options.seed, epoch, self.split, rows))
+
+    def _build(self) -> BatchMaker:
+        from fastclf.data.drawing import batch_maker
+        from fastclf.data.pipeline import Source
+
+        images = self.ds.images
+        source = Source() if images is None else Source(files=False, top=255.0 if images.dtype == np.uint8 else 1.0)
+        options = self._options
+        return batch_maker(self.tfms, source, min(self.bs, self.n), options.device, options.num_threads)
+
+    def _pictures(self, rows: Rows) -> Sequence[npt.NDArray[Any]] | npt.NDArray[Any]:
+        if self.ds.images is not None:
+            images = self.ds.images[rows]
+            return np.repeat(images, 3, axis=3) if images.shape[3] == 1 else images
+        return [np.frombuffer(file_of(self.ds, row), np.uint8) for row in rows.tolist()]
+
+
+class _Flow:
+    """The batches of one epoch. The first few that have not been given are in the making."""
+
+    def __init__(self, loader: PictureLoader, epoch: int) -> None:
+        self._loader, self._epoch = loader, epoch
+        self._chunks = deque(loader.chunks(epoch))  # not yet given
+        self._fed = 0  # how many of them are in the making
+        self._maker: BatchMaker | None = None
+
+    def __iter__(self) -> Iterator[tuple[Rows, torch.Tensor]]:
+        while self._chunks:
+            self._feed_ahead()
+            x, error = self._take()
+            if x is None:
+                self._mend(error)
+                continue
+            rows = self._chunks.popleft()
+            self._fed -= 1
+            self._feed_ahead()  # so that the next ones are in the making while this one is used
+            yield rows, x
+
+    def end(self) -> None:
+        """Finishes what is in the making, so that its maker can serve the next epoch."""
+        while self._maker is not None and self._fed:
+            self._take()
+            self._fed -= 1
+        if self._maker is not None:
+            self._loader.return_maker(self._maker)
+        self._loader.headers.close()  # mostly there is nothing new to read in later epochs
+
+    def _feed_ahead(self) -> None:
+        """Feeds batches, but none with a picture that must not be decoded: its turn comes, and then it is mended."""
+        self._maker = self._maker or self._loader.take_maker()
+        while self._fed < min(len(self._chunks), max(1, self._maker.ahead)):
+            rows = self._chunks[self._fed]
+            if not self._loader.headers.pass_all(rows):
+                return
+            self._loader.feed(self._maker, rows, self._epoch)
+            self._fed += 1
+
+    def _take(self) -> tuple[torch.Tensor | None, RuntimeError | None]:
+        try:
+            return (self._maker.take() if self._maker and self._fed else None), None
+        except RuntimeError as error:
+            self._maker = None  # an error ends its life
+            return None, error
+
+    def _mend(self, error: RuntimeError | None) -> None:
+        """Leaves the bad pictures out of the next batch; it and those after it are fed again."""
+        rest = without_bad(self._loader.ds, self._chunks.popleft(), error)
+        self._fed = 0
+        if self._loader.is_batch(rest):
+            self._chunks.appendleft(rest)
