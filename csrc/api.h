@@ -36,6 +36,22 @@ struct DropoutMask {
 };
 Status dropout_mask(const DropoutMask& op, int threads, void* stream);
 
+// Windows of pictures as a model takes them: the seen part resized, turned, lit and normalised.
+struct DrawWindows {
+  const uint64_t* src;   // [n] addresses of pictures [height, width, 3], uint8 or float
+  const int64_t* shape;  // [n, 2] height and width, each >= 1
+  bool bytes;            // uint8
+  const float* part;     // [n, 4] top, left, bottom, right of what is seen, in the picture's own pixels
+  const int64_t* size;   // [n, 2] rows and columns that it is resized to, each >= 1; [sz, sz] where there is no matrix
+  const float* matrix;   // [n, 2, 3] from window to resized part, over (x, y); null: they are the same
+  const float* light;    // [n, lights, 2] brightness and contrast
+  size_t n, lights, sz;
+  float top;  // full white
+  float mean[3], std[3];
+  float* out;  // [n, 3, sz, sz]
+};
+Status draw_windows(const DrawWindows& op, int threads);
+
 // One block of a head: BatchNorm over n_in columns, dropout, a linear layer, and ReLU unless it is the last.
 struct HeadLayer {
   size_t n_in, n_out;

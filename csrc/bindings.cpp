@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -46,6 +47,33 @@ void bind_dropout_mask(py::module_& m) {
       },
       py::kw_only(), py::arg("seed"), py::arg("step"), py::arg("layer"), py::arg("p"), py::arg("out"), py::arg("rows"),
       py::arg("cols"), py::arg("threads"), py::arg("stream"), py::call_guard<py::gil_scoped_release>());
+}
+
+void bind_draw_windows(py::module_& m) {
+  m.def(
+      "draw_windows",
+      [](Address src, Address shape, bool bytes, Address part, Address size, Address matrix, Address light, size_t n,
+         size_t lights, size_t sz, float top, std::array<float, 3> mean, std::array<float, 3> std, Address out,
+         int threads) {
+        check(draw_windows({pointer<const uint64_t>(src),
+                            pointer<const int64_t>(shape),
+                            bytes,
+                            pointer<const float>(part),
+                            pointer<const int64_t>(size),
+                            pointer<const float>(matrix),
+                            pointer<const float>(light),
+                            n,
+                            lights,
+                            sz,
+                            top,
+                            {mean[0], mean[1], mean[2]},
+                            {std[0], std[1], std[2]},
+                            pointer<float>(out)},
+                           threads));
+      },
+      py::kw_only(), py::arg("src"), py::arg("shape"), py::arg("bytes"), py::arg("part"), py::arg("size"),
+      py::arg("matrix"), py::arg("light"), py::arg("n"), py::arg("lights"), py::arg("sz"), py::arg("top"),
+      py::arg("mean"), py::arg("std"), py::arg("out"), py::arg("threads"), py::call_guard<py::gil_scoped_release>());
 }
 
 // n_in, n_out, p, eps, bn_momentum, and the addresses of weight, bias, gamma, beta, running mean and variance.
@@ -139,6 +167,7 @@ void bind_isa(py::module_& m) {
 PYBIND11_MODULE(_native, m) {
   bind_gather_rows(m);
   bind_dropout_mask(m);
+  bind_draw_windows(m);
   bind_head(m);
   bind_sgdr(m);
   bind_isa(m);

@@ -12,6 +12,24 @@ def gather_rows(
 def dropout_mask(
     *, seed: int, step: int, layer: int, p: float, out: int, rows: int, cols: int, threads: int, stream: int
 ) -> None: ...
+def draw_windows(
+    *,
+    src: int,
+    shape: int,
+    bytes: bool,
+    part: int,
+    size: int,
+    matrix: int,
+    light: int,
+    n: int,
+    lights: int,
+    sz: int,
+    top: float,
+    mean: Sequence[float],
+    std: Sequence[float],
+    out: int,
+    threads: int,
+) -> None: ...
 def head_create(
     *,
     layers: Sequence[_Layer],

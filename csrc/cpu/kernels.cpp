@@ -4,6 +4,7 @@
 #include "cpu/loss.h"
 #include "cpu/norm.h"
 #include "cpu/philox.h"
+#include "cpu/picture.h"
 #include "cpu/product.h"
 #include "cpu/vec.h"
 
@@ -42,6 +43,12 @@ const Kernels table = {
     .input_gradient = input_gradient,
     .nll_row = nll_row,
     .bce_row = bce_row,
+    .blend_rows = blend_rows,
+    .spread = spread,
+    .blend_columns = blend_columns,
+    .warp_row = warp_row,
+    .to_planes = to_planes,
+    .light = light,
 };
 
 }  // namespace fastclf::FASTCLF_ISA

@@ -58,6 +58,23 @@ struct LossRow {
   float classes;
 };
 
+constexpr size_t kTaps = 4;  // pixels in the widest vector
+
+// n pixels of a picture [rows, cols] of 4 floats each, bilinear, at positions (x0, y0) + i * (dx, dy); pixel (0, 0) is
+// at (0, 0) and the border is mirrored.
+struct WarpRow {
+  const float* src;
+  size_t rows, cols;
+  float x0, y0, dx, dy;
+  size_t n;
+  float* out;  // [n, 4]
+};
+
+// clip(contrast * x + shift, 0, top) * gain + offset.
+struct Light {
+  float contrast, shift, top, gain, offset;
+};
+
 struct Kernels {
   const char* name;
 
@@ -94,6 +111,20 @@ struct Kernels {
   float (*nll_row)(const LossRow& op, size_t y, float weight_sum, float mean);
   // Binary cross-entropy with targets y [classes], times `mean` (1 / (rows * classes)).
   float (*bce_row)(const LossRow& op, const float* y, float mean);
+
+  // out[j] = sum over k < taps of weight[k] * src[k * stride + j], j < n; src is uint8 or float.
+  void (*blend_rows)(const void* src, bool bytes, size_t stride, const float* weight, size_t taps, size_t n,
+                     float* out);
+  // out[i, :3] = row[i, :3], i < n, from 3 to 4 floats a pixel; one float beyond the row is read.
+  void (*spread)(const float* row, size_t n, float* out);
+  // out[i, :] = sum over k < taps of weight[i, k, :] * row[first[i] + k, :], i < n, 4 floats a pixel; taps are a
+  // multiple of kTaps.
+  void (*blend_columns)(const float* row, const uint32_t* first, const float* weight, size_t taps, size_t n,
+                        float* out);
+  void (*warp_row)(const WarpRow& op);
+  // out[c * plane + i] = pixels[i, c] * gain[c] + offset[c], i < n, c < 3; returns the sum of all.
+  float (*to_planes)(const float* pixels, size_t n, const float* gain, const float* offset, float* out, size_t plane);
+  float (*light)(float* x, size_t n, const Light& op);  // returns the sum of the result
 };
 
 // The table in use: the best that this processor runs, or what use_isa() chose.
