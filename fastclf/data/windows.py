@@ -52,7 +52,7 @@ class Canvas:
 
 def can_draw() -> bool:
     """Tells whether `draw_windows` runs here: it has no plain twin, since DALI does the same."""
-    return backend() is not Backend.REFERENCE and hasattr(native_module(), "draw_windows")
+    return backend() is Backend.NATIVE
 
 
 def draw_windows(

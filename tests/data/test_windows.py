@@ -20,7 +20,7 @@ from fastclf.data.transforms import (
 from fastclf.data.windows import Canvas, Windows, can_draw, draw_windows
 from fastclf.ops import use_backend
 
-pytestmark = pytest.mark.skipif(not can_draw(), reason="the native module is not built, or was built before this")
+pytestmark = pytest.mark.skipif(not can_draw(), reason="the native module is not built")
 
 STATS = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
