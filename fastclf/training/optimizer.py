@@ -183,13 +183,14 @@ class SGDR(Optimizer):
 
     def _step_plain(self, group: dict[str, Any], p: Tensor, g: Tensor) -> None:
         schedule = schedule_from_table(group["schedule"])
-        rate, own = group["lr"] * schedule.factor(group["steps"]), schedule.momentum(group["steps"])
+        rate, own = float(group["lr"]) * schedule.factor(group["steps"]), schedule.momentum(group["steps"])
+        decay = float(group["weight_decay"])  # torch takes no whole numbers beyond 64 bits
         if group["decoupled"]:
-            p.mul_(1 - rate * group["weight_decay"])
-        elif group["weight_decay"]:
-            g = g.add(p, alpha=group["weight_decay"])
+            p.mul_(1 - rate * decay)
+        elif decay:
+            g = g.add(p, alpha=decay)
         velocity = self._velocity(p)
-        velocity.mul_(group["momentum"] if own is None else own).add_(g)
+        velocity.mul_(float(group["momentum"]) if own is None else own).add_(g)
         p.sub_(velocity, alpha=rate)
 
     def state_dict(self) -> dict[str, Any]:
@@ -234,10 +235,10 @@ class _DeviceStep:
 
 
 def _check_group(group: dict[str, Any]) -> None:
-    for name, highest in (("lr", np.inf), ("weight_decay", np.inf), ("momentum", 1.0), ("steps", 2**53)):
-        if not 0 <= group[name] < highest:
-            limit = "in [0, 1)" if highest == 1 else "not negative"
-            raise ValueError(f"SGDR: {name} must be finite and {limit}, got {group[name]}.")
+    largest = float(np.finfo(np.float32).max)  # native code computes in float32
+    for name, limit in (("lr", largest), ("weight_decay", largest), ("momentum", 1.0), ("steps", 2**53)):
+        if not 0 <= group[name] < limit:
+            raise ValueError(f"SGDR: {name} must be at least 0 and below {limit:.4g}, got {group[name]}.")
     if len(group["schedule"]) != 8:  # native code reads as many
         raise ValueError(f"SGDR: schedule must be a table of 8 numbers, got {len(group['schedule'])}.")
     schedule_from_table(group["schedule"])

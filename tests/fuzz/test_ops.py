@@ -330,15 +330,20 @@ def test_the_optimizer_steps(tally, data):
             else:
                 state["param_groups"][0][spoilt] = value
             opt.load_state_dict(state)
+        opt.step()
+        return [p.detach().clone() for p in params]
+
+    def refused_by_torch():
         try:
-            opt.step()
+            return step()
         except RuntimeError as error:
             if "without overflow" not in str(error):
                 raise
-            raise ValueError("torch refuses a rate that is beyond float16") from error
-        return [p.detach().clone() for p in params]
+            raise ValueError("torch refuses numbers that are beyond the parameter's type") from error
 
-    native, plain = outcome(tally, step)
+    native, plain = outcome(tally, refused_by_torch)
+    if spoilt or not all(isinstance(number, float) and number <= 0.9 for number in (lr, momentum, decay)):
+        return  # steps that grow without bound enlarge any rounding
     for a, b in zip(native or [], plain or [], strict=True):
         if a.isfinite().all() and b.isfinite().all():
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
