@@ -199,7 +199,8 @@ def test_class_weights_may_be_assigned(data):
 def test_class_weights_auto(tmp_path, rng):
     y = np.repeat([0, 1], [996, 4])
     x = rng.standard_normal((1000, 4)).astype(np.float32)
-    data = ImageClassifierData.from_arrays(tmp_path, (x, y), (x, y), bs=100)
+    with pytest.warns(UserWarning, match="'0' has 996 training rows, '1' 4"):
+        data = ImageClassifierData.from_arrays(tmp_path, (x, y), (x, y), bs=100)
     learn = HeadLearner(data, class_weights="auto")
     torch.testing.assert_close(learn.crit.weight, torch.tensor([1000 / 2 / 996, 1000 / 2 / 4]))
     learn.fit(0.01, 1)

@@ -176,7 +176,7 @@ def test_forms_that_there_are_not(load, option):
 
 def test_an_encoding_that_there_is_not(load, path):
     load(rows(AB))
-    with pytest.raises(ValueError, match="from_csv: encoding must be one that Python knows, got 'klingon'"):
+    with pytest.raises(ValueError, match="from_csv: encoding must be a text encoding that Python knows, got 'klingon'"):
         ImageClassifierData.from_csv(path, "pics", path / "labels.csv", 4, TFMS, encoding="klingon")
 
 
