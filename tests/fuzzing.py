@@ -1,6 +1,6 @@
 """Generated inputs: how many, from which seed, and how bytes are damaged.
 
-Without further ado the same 100 inputs are tried in every run, so that a change that breaks something is to blame for it.
+The same 100 inputs are tried in every run, so that a change that breaks something is to blame for it.
 FASTCLF_FUZZ=N tries N new ones, FASTCLF_TEST_SEED brings back those of an earlier run; a failing test prints the
 smallest input that Hypothesis finds.
 """
