@@ -34,7 +34,7 @@ bench: setup            ## run all benchmarks (needs the extra `peers`); writes 
 
 bench-quick: setup            ## run the shorter benchmarks, in under five minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[peers]"
-	$(BIN)/python -m bench --quick bench/bench_head.py bench/bench_accuracy.py bench/bench_optimizer.py
+	$(BIN)/python -m bench --quick bench/bench_head.py bench/bench_optimizer.py
 
 gpu: setup            ## on a GPU machine: run all tests with its kernels, then bench/gpu
 	$(BIN)/python -m pytest
