@@ -21,13 +21,7 @@ from fastclf.models.weights import SkipInit
 LITE0_SIZES = (32, 33, 64, 97)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Layers this small cost more to share out than to compute."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class LastPoolInput(TorchFunctionMode):

@@ -33,12 +33,7 @@ pytest.importorskip("onnxruntime")
 IN_TORCH = {"maxvit_t", "swin_t", "swin_v2_t"}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)
