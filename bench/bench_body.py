@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.peers.process import PeerProcess
+from bench.peers.process import peer_processes
 from bench.race import race, ratios, summary
 from fastclf.models.archs import as_arch, build_body
 from fastclf.models.head import AdaptiveConcatPool2d
@@ -75,7 +75,6 @@ def bench_body(benchmark: Any, threads: int, quick: bool, arch: str) -> None:
     setting = BodySetting(arch, threads)
     peers = PEERS if quick else PEERS | COMPILED
     flop = setting.flop()
-    processes = {name: PeerProcess(f"bench.peers.{module}", setting) for name, module in peers.items()}
     body, pool = setting.network()
     net, x = Net(body.to(memory_format=torch.channels_last), nn.Identity()), setting.pictures()
     net.pool = pool
@@ -85,9 +84,8 @@ def bench_body(benchmark: Any, threads: int, quick: bool, arch: str) -> None:
             return net.features(x).numpy()
 
     ours(0)
-    result = race(benchmark, ours, {name: p.round for name, p in processes.items()}, threads)  # type: ignore[arg-type]
-    for process in processes.values():
-        process.close()
+    with peer_processes(peers, setting) as processes:
+        result = race(benchmark, ours, processes, threads)
     pairs = zip(result["seconds"]["ours"], result["limits"], strict=True)
     features = result["losses"]
     benchmark.extra_info |= {
@@ -101,6 +99,8 @@ def bench_body(benchmark: Any, threads: int, quick: bool, arch: str) -> None:
         "gflop_per_picture": flop / setting.batch / 1e9,
         "difference": {name: difference(found, features["torch"]) for name, found in features.items()},
         "seconds": result["seconds"],
+        "disturbed_rounds": result["disturbed"],
+        "peak_memory_mb": result["peak_memory_mb"],
     }
     for name, found in benchmark.extra_info["difference"].items():
         assert found < AGREE, f"{name} computes other features"

@@ -18,7 +18,7 @@ QUIET = 0.85  # a probe below this share of the best one: other work disturbed t
 
 def race(
     benchmark: Any,
-    ours: Callable[[int], list[float]],
+    ours: Callable[[int], Any],
     peers: Mapping[str, PeerProcess],
     threads: int,
     work_of: Callable[[int], Any] = lambda number: number,
@@ -29,7 +29,7 @@ def race(
 
     Args:
         benchmark: pytest-benchmark's fixture.
-        ours: round number -> losses, or whatever tells that the work was done.
+        ours: round number -> losses, features, or whatever tells that the work was done.
         peers: name -> its process, which returns the same.
         threads: of the probes.
         work_of: round number -> what the peers' processes get.
@@ -39,7 +39,7 @@ def race(
         probe), how many rounds were ``disturbed``, and everybody's ``peak_memory_mb``.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ("ours", *peers)}
-    losses: dict[str, list[float]] = {}
+    losses: dict[str, Any] = {}
     before: list[dict[str, float]] = []
     after: list[dict[str, float]] = []
 
