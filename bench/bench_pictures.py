@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 import pytest
+import torch
 
 from bench.peers.process import peer_processes
 from bench.photographs import many
@@ -21,7 +22,8 @@ PEERS = {"torchvision Pillow": "pictures_pillow", "torchvision v2": "pictures_v2
 LIMITS = {"decode": "pictures_decode"} | (
     {"decode simplejpeg": "pictures_simplejpeg"} if find_spec("simplejpeg") else {}
 )
-TOLERANCE = {False: 0.003, True: 0.05}  # of the mean; a deviation is 1
+# Of the mean; a deviation is 1. Where a picture is turned, the peers fill the corners with black, ours mirrors it.
+TOLERANCE = {False: 0.003, True: 0.2}
 
 
 @pytest.mark.parametrize("augment", [False, True], ids=["plain", "augmented"])
@@ -33,6 +35,7 @@ def bench_pictures(benchmark: Any, data_folder: Path, threads: int, augment: boo
     loader = data.trn_dl if augment else data.fix_dl
 
     def ours(number: int) -> list[float]:
+        torch.set_num_threads(1)  # as in the peers' processes: the mean's threads would spin while others decode
         return sampled_mean(x for x, _ in loader.batches(number))
 
     with peer_processes(PEERS | LIMITS, setting) as processes:

@@ -31,6 +31,8 @@ inline Vec load_bytes(const uint8_t* p) {
 inline Vec load_values(const uint8_t* p) { return load_bytes(p); }
 inline Vec load_values(const float* p) { return load(p); }
 
+constexpr size_t kRowsAhead = 2;
+
 template <size_t kVectors, class T>
 void blend_block(const T* src, size_t stride, const float* weight, size_t taps, float* out) {
   Vec sum[kVectors] = {};
@@ -44,7 +46,11 @@ void blend_block(const T* src, size_t stride, const float* weight, size_t taps, 
 template <class T>
 void blend_rows_of(const T* src, size_t stride, const float* weight, size_t taps, size_t n, float* out) {
   size_t i = 0;
-  for (; i + 4 * kLanes <= n; i += 4 * kLanes) blend_block<4>(src + i, stride, weight, taps, out + i);
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    // Decoded pictures come from memory, row by row, each too short for the processor to see what follows.
+    for (size_t k = 0; k < kRowsAhead; ++k) __builtin_prefetch(src + (taps + k) * stride + i);
+    blend_block<4>(src + i, stride, weight, taps, out + i);
+  }
   for (; i + kLanes <= n; i += kLanes) blend_block<1>(src + i, stride, weight, taps, out + i);
   if (i < n && n >= kLanes) {  // the last ones once more
     blend_block<1>(src + n - kLanes, stride, weight, taps, out + n - kLanes);
@@ -65,27 +71,64 @@ inline void blend_rows(const void* src, bool bytes, size_t stride, const float* 
   }
 }
 
-// The 4 floats of a pixel, added up over the pixels that lie side by side in a vector.
-inline Pixel add_pixels(Vec v) {
-  Pixel part[kLanes / 4];
-  __builtin_memcpy(part, &v, sizeof v);
-  for (size_t i = 1; i < kLanes / 4; ++i) part[0] += part[i];
-  return part[0];
+constexpr size_t kPixels = kLanes / 4;  // side by side in a vector
+
+#if defined(__AVX2__)
+// The pixels of a, then those of b, each added to its neighbour.
+inline Vec add_neighbours(Vec a, Vec b) {
+#if defined(__AVX512F__)
+  return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+         __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+#else
+  return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11) +
+         __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+#endif
+}
+#endif
+
+// The sum over the pixels of each vector, side by side.
+inline Vec add_pixels(const Vec (&v)[kPixels]) {
+#if defined(__AVX512F__)
+  return add_neighbours(add_neighbours(v[0], v[1]), add_neighbours(v[2], v[3]));
+#elif defined(__AVX2__)
+  return add_neighbours(v[0], v[1]);
+#else
+  return v[0];
+#endif
 }
 
+// Pixels of 3 floats to pixels of 4; the last one is read as 4 floats.
 inline void spread(const float* row, size_t n, float* out) {
-  for (size_t i = 0; i < n; ++i) store_pixel(out + 4 * i, load_pixel(row + 3 * i));
+  size_t i = 0;
+#if defined(__AVX512F__)
+  for (; 3 * i + kLanes <= 3 * n + 1; i += kPixels) {
+    const Vec v = load(row + 3 * i);
+    store(out + 4 * i, __builtin_shufflevector(v, v, 0, 1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 9, 9, 10, 11, 12));
+  }
+#endif
+  for (; i < n; ++i) store_pixel(out + 4 * i, load_pixel(row + 3 * i));
 }
 
 // With kCount == 0 for any number of taps, else for that many.
 template <size_t kCount>
 void blend_columns_of(const float* row, const uint32_t* first, const float* weight, size_t taps, size_t n, float* out) {
   const size_t floats = 4 * (kCount ? kCount : taps);
-  for (size_t c = 0; c < n; ++c, weight += floats) {
-    const float* from = row + 4 * size_t{first[c]};
-    Vec sum = load(weight) * load(from);
-    for (size_t k = kLanes; k < floats; k += kLanes) sum += load(weight + k) * load(from + k);
-    store_pixel(out + 4 * c, add_pixels(sum));
+  const auto blend = [&](size_t c) {
+    const float *from = row + 4 * size_t{first[c]}, *w = weight + c * floats;
+    Vec sum = load(w) * load(from);
+    for (size_t k = kLanes; k < floats; k += kLanes) sum += load(w + k) * load(from + k);
+    return sum;
+  };
+  Vec part[kPixels];
+  size_t c = 0;
+  for (; c + kPixels <= n; c += kPixels) {
+    for (size_t i = 0; i < kPixels; ++i) part[i] = blend(c + i);
+    store(out + 4 * c, add_pixels(part));
+  }
+  for (; c < n; ++c) {
+    for (size_t i = 0; i < kPixels; ++i) part[i] = blend(c);
+    const Vec sum = add_pixels(part);
+    __builtin_memcpy(out + 4 * c, &sum, sizeof(Pixel));
   }
 }
 
@@ -172,7 +215,29 @@ inline void warp_row(const WarpRow& op) {
 inline float to_planes(const float* pixels, size_t n, const float* gain, const float* offset, float* out,
                        size_t plane) {
   Pixel total[3] = {};
+  float sum = 0;
   size_t x = 0;
+#if defined(__AVX512F__)
+  Vec wide = {};
+  for (; x + kLanes <= n; x += kLanes) {
+    const float* from = pixels + 4 * x;
+    const Vec a = load(from), b = load(from + kLanes), c = load(from + 2 * kLanes), d = load(from + 3 * kLanes);
+    const Vec rg_ab = __builtin_shufflevector(a, b, 0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
+    const Vec rg_cd = __builtin_shufflevector(c, d, 0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
+    const Vec b_ab = __builtin_shufflevector(a, b, 2, 6, 10, 14, 18, 22, 26, 30, 2, 6, 10, 14, 18, 22, 26, 30);
+    const Vec b_cd = __builtin_shufflevector(c, d, 2, 6, 10, 14, 18, 22, 26, 30, 2, 6, 10, 14, 18, 22, 26, 30);
+    const Vec channel[3] = {
+        __builtin_shufflevector(rg_ab, rg_cd, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23),
+        __builtin_shufflevector(rg_ab, rg_cd, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31),
+        __builtin_shufflevector(b_ab, b_cd, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)};
+    for (size_t i = 0; i < 3; ++i) {
+      const Vec value = channel[i] * splat(gain[i]) + splat(offset[i]);
+      store(out + i * plane + x, value);
+      wide += value;
+    }
+  }
+  sum = add_lanes(wide);
+#endif
   for (; x + 4 <= n; x += 4) {
     const Pixel a = load_pixel(pixels + 4 * x), b = load_pixel(pixels + 4 * x + 4);
     const Pixel c = load_pixel(pixels + 4 * x + 8), d = load_pixel(pixels + 4 * x + 12);
@@ -188,7 +253,7 @@ inline float to_planes(const float* pixels, size_t n, const float* gain, const f
     }
   }
   const Pixel all = total[0] + total[1] + total[2];
-  float sum = (all[0] + all[1]) + (all[2] + all[3]);
+  sum += (all[0] + all[1]) + (all[2] + all[3]);
   for (; x < n; ++x) {
     for (size_t i = 0; i < 3; ++i) {
       const float value = pixels[4 * x + i] * gain[i] + offset[i];
