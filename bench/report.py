@@ -1,13 +1,15 @@
-"""Turns a run's JSON into the tables between the README's markers and a dated file in bench/results."""
+"""Turns a run's JSON into the tables between the markers of the READMEs, and a dated file in bench/results."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+READMES = (ROOT / "README.md", ROOT / "bench" / "README.md")
 Info = dict[str, Any]
 
 
@@ -23,78 +25,210 @@ def write_report(found: Path) -> None:
     results: dict[str, Info] = known | fresh
     target.write_text(json.dumps({"stamp": stamp, "results": results}, indent=1) + "\n")
     print(f"written: {target.relative_to(ROOT)}")
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    for marker, table in tables(results, stamp).items():
-        text = _between(text, marker, table)
-    readme.write_text(text)
+    made = tables(results, stamp)
+    for readme in READMES:
+        text = readme.read_text()
+        for marker, table in made.items():
+            text = _between(text, marker, table)
+        readme.write_text(text)
 
 
 def tables(results: dict[str, Info], stamp: Info) -> dict[str, str]:
     """Marker -> table, for every kind of benchmark that ran."""
-    kinds = {
+    kinds: dict[str, tuple[str, Callable[[list[Info]], str]]] = {
         "head": ("bench_head_main", head_table),
         "grid": ("bench_head_grid", head_table),
         "accuracy": ("bench_accuracy", accuracy_table),
         "optimizer": ("bench_optimizer", optimizer_table),
         "file": ("bench_large_file", file_table),
+        "body": ("bench_body", body_table),
+        "pictures": ("bench_pictures", pictures_table),
+        "precompute": ("bench_precompute[", precompute_table),
+        "memory": ("bench_precompute_memory", memory_table),
+        "lesson": ("bench_lesson", lesson_table),
+        "views": ("bench_views", views_table),
+        "tta": ("bench_views", tta_table),
+        "scan": ("bench_scan", scan_table),
     }
+    where = f"{stamp['processor']}, {stamp['threads']} threads, {stamp['date']}"
     found = {}
     for marker, (prefix, make) in kinds.items():
-        chosen = [info for name, info in results.items() if name.startswith(prefix)]
+        chosen = [info for name, info in results.items() if f"{name}[".startswith(prefix)]
         if chosen:
-            where = f"{stamp['processor']}, {stamp['threads']} threads, {stamp['date']}"
-            found[marker] = (
-                f"{make(chosen)}\nMedians of paired rounds (lowest-highest), smallest ratio first. {where}.\n"
-            )
+            found[marker] = f"{make(chosen)}\n{where}.\n"
     return found
 
 
 def head_table(infos: list[Info]) -> str:
-    """Rows per second, the ratio to each peer, and the share of the product's rate; the smallest ratio first."""
-    names = sorted({name for info in infos for name in info["ratios"]})
-    lines = [
-        "| D | C | batch | rows/s | share of GEMM | " + " | ".join(f"x {name}" for name in names) + " |",
-        "|" + "---|" * (5 + len(names)),
-    ]
-    for info in sorted(infos, key=_best_ratio):
-        shown = [_ratio(info["ratios"].get(name)) for name in names]
-        size = f"| {info['columns']} | {info['classes']} | {info['batch']} | {info['rows_per_second']['ours']:,.0f} "
-        lines.append(size + f"| {info['share_of_gemm']['median']:.0%}{_mark(info)} | " + " | ".join(shown) + " |")
-    return "\n".join(lines) + "\n"
+    """Rows per second, the share of the product's rate, and the ratio to each peer; the smallest ratio first."""
+    columns = {
+        "D": lambda info: f"{info['columns']}",
+        "C": lambda info: f"{info['classes']}",
+        "batch": lambda info: f"{info['batch']}",
+        "rows/s": lambda info: f"{info['rows_per_second']['ours']:,.0f}",
+        "share of GEMM": lambda info: f"{info['share_of_gemm']['median']:.0%}",
+    }
+    return _against_peers(infos, columns)
 
 
 def optimizer_table(infos: list[Info]) -> str:
-    """Milliseconds per step, the ratio to each peer, and the share of the copy bandwidth."""
-    names = sorted({name for info in infos for name in info["ratios"]})
-    lines = [
-        "| parameters | groups | ms | share of copy | " + " | ".join(f"x {name}" for name in names) + " |",
-        "|" + "---|" * (4 + len(names)),
-    ]
-    for info in sorted(infos, key=_best_ratio):
-        shown = [_ratio(info["ratios"].get(name)) for name in names]
-        size = f"| {info['shapes']} | {info['groups']} | {info['milliseconds']['ours']:.1f} "
-        lines.append(size + f"| {info['share_of_copy']['median']:.0%}{_mark(info)} | " + " | ".join(shown) + " |")
-    return "\n".join(lines) + "\n"
+    """Milliseconds per step, the share of the copy bandwidth, and the ratio to each peer."""
+    columns = {
+        "parameters": lambda info: info["shapes"],
+        "groups": lambda info: f"{info['groups']}",
+        "ms": lambda info: f"{info['milliseconds']['ours']:.1f}",
+        "share of copy": lambda info: f"{info['share_of_copy']['median']:.0%}",
+    }
+    return _against_peers(infos, columns)
+
+
+def body_table(infos: list[Info]) -> str:
+    """Pictures per second, the share of the product's rate, and the ratio to each peer."""
+    columns = {
+        "body": lambda info: info["arch"].partition(":")[2],
+        "pictures/s": lambda info: f"{info['pictures_per_second']['ours']:.0f}",
+        "share of GEMM": lambda info: f"{info['share_of_gemm']['median']:.0%}",
+    }
+    return _against_peers(infos, columns)
+
+
+def pictures_table(infos: list[Info]) -> str:
+    """Pictures per second, the share of decoding alone, and the ratio to each peer."""
+    columns = {
+        "": lambda info: "augmented" if info["augment"] else "plain",
+        "pictures/s": lambda info: f"{info['pictures_per_second']['ours']:,.0f}",
+        "share of decode": lambda info: f"{info['share_of_decode']['median']:.0%}",
+    }
+    return _against_peers(infos, columns)
 
 
 def accuracy_table(infos: list[Info]) -> str:
     """Seconds and epochs until the accuracy was reached."""
-    lines = ["| | seconds | epochs | ratio | peak memory |", "|---|---|---|---|---|"]
-    for info in infos:
-        for name, seconds in info["seconds_to_target"].items():
-            cells = (f"{seconds:.2f}", f"{info['epochs_to_target'][name]}", _ratio(info["ratios"].get(name)))
-            lines.append(f"| {name} | " + " | ".join(cells) + f" | {info['peak_memory_mb'][name]:,.0f} MB |")
-    return "\n".join(lines) + "\n"
+    rows = [
+        (
+            name,
+            f"{seconds:.2f}",
+            f"{info['epochs_to_target'][name]}",
+            _ratio(info["ratios"].get(name)),
+            f"{info['peak_memory_mb'][name]:,.0f} MB",
+        )
+        for info in infos
+        for name, seconds in info["seconds_to_target"].items()
+    ]
+    return _table(("", "seconds", "epochs", "ratio", "peak memory"), rows)
 
 
 def file_table(infos: list[Info]) -> str:
     """The large file against the small one."""
-    lines = ["| rows | file | rate, of the small file's | anonymous memory |", "|---|---|---|---|"]
+    rows = [
+        (
+            f"{info['rows']:,}",
+            f"{info['file_gb']:.1f} GB",
+            f"{info['rate_of_small_file']['median']:.0%}",
+            f"{info['anonymous_mb']:.0f} MB",
+        )
+        for info in infos
+    ]
+    return _table(("rows", "file", "rate, of the small file's", "anonymous memory"), rows)
+
+
+def precompute_table(infos: list[Info]) -> str:
+    """The pass against its two halves."""
+    rows = [
+        (
+            f"{info['pictures']:,}",
+            *(f"{info['pictures_per_second'][name]:,.0f}" for name in ("decode", "body", "whole")),
+            _spread(info["share_of_both_alone"], "{:.0%}"),
+        )
+        for info in infos
+    ]
+    return _table(("pictures", "decode alone/s", "body alone/s", "whole pass/s", "share"), rows)
+
+
+def memory_table(infos: list[Info]) -> str:
+    """Peak memory of a short and of a long pass."""
+    rows = [
+        (*(f"{n} pictures: {peak:,.0f} MB" for n, peak in info["peak_memory_mb"].items()), f"{info['ratio']:.3f}")
+        for info in infos
+    ]
+    return _table(("short pass", "long pass", "ratio"), rows)
+
+
+def lesson_table(infos: list[Info]) -> str:
+    """Seconds of each stage, the ratio, and what came out."""
+    rows = [
+        (
+            name,
+            f"{sorted(seconds)[len(seconds) // 2]:.1f}",
+            ", ".join(f"{stage} {taken:.1f}" for stage, taken in info["stages"][name].items()),
+            _ratio(info["ratios"].get(name)),
+            ", ".join(f"{value:.3f}" for value in info["accuracy"][name]),
+        )
+        for info in infos
+        for name, seconds in info["seconds"].items()
+    ]
+    return _table(("", "seconds", "of which", "ratio", "accuracy, seed by seed"), rows)
+
+
+def views_table(infos: list[Info]) -> str:
+    """Loss, metric, file and time of one view, of several, and without precompute."""
+    rows = []
     for info in infos:
-        rate = info["rate_of_small_file"]["median"]
-        lines.append(f"| {info['rows']:,} | {info['file_gb']:.1f} GB | {rate:.0%} | {info['anonymous_mb']:.0f} MB |")
-    return "\n".join(lines) + "\n"
+        for name, title in (("one view", "1 view"), ("views", f"{info['views']} views")):
+            rows.append(
+                (
+                    info["pictures"],
+                    title,
+                    _spread(info[f"accuracy of {name}"], "{:.3f}"),
+                    _spread(info[f"loss of {name}"], "{:.4f}"),
+                    f"{info[f'file mb of {name}']['median']:.1f} MB",
+                    f"{info[f'seconds of {name}']['median']:.2f}",
+                )
+            )
+        drawn = info["without precompute"]
+        found = (f"{drawn['accuracy']:.3f}", f"{drawn['loss']:.4f}", "", f"{drawn['seconds']:.1f}")
+        rows.append((info["pictures"], "precompute=False", *found))
+    return _table(("", "", "accuracy", "log loss", "file", "seconds of the fit"), rows)
+
+
+def tta_table(infos: list[Info]) -> str:
+    """TTA from cached views and from pictures, by the same learner."""
+    rows = [
+        (
+            info["pictures"],
+            f"from {source}",
+            f"{info['tta'][f'from {source}']['tta accuracy']:.3f}",
+            f"{info['tta'][f'from {source}']['tta loss']:.4f}",
+            f"{info['tta'][f'seconds from {source}']:.2f}",
+        )
+        for info in infos
+        for source in ("views", "pictures")
+    ]
+    return _table(("", "TTA", "accuracy", "log loss", "seconds"), rows)
+
+
+def scan_table(infos: list[Info]) -> str:
+    """The scan against decoding the same files."""
+    rows = [
+        (f"{info['pictures']:,}", _ratio(info["times_decode"]), _ratio(info["second_scan_times_decode"]))
+        for info in infos
+    ]
+    return _table(("pictures", "first scan, of a decode", "second scan"), rows)
+
+
+def _against_peers(infos: list[Info], columns: Mapping[str, Callable[[Info], str]]) -> str:
+    """``columns`` and a ratio to each peer, the smallest ratio first."""
+    names = sorted({name for info in infos for name in info["ratios"]})
+    rows = []
+    for info in sorted(infos, key=_best_ratio):
+        *shown, last = (show(info) for show in columns.values())
+        rows.append((*shown, last + _mark(info), *(_ratio(info["ratios"].get(name)) for name in names)))
+    return _table((*columns, *(f"x {name}" for name in names)), rows)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def _best_ratio(info: Info) -> float:
@@ -108,7 +242,12 @@ def _mark(info: Info) -> str:
 
 
 def _ratio(found: dict[str, float] | None) -> str:
-    return "" if found is None else f"{found['median']:.2f} ({found['lowest']:.2f}-{found['highest']:.2f})"
+    return "" if found is None else _spread(found, "{:.2f}")
+
+
+def _spread(found: dict[str, float], form: str) -> str:
+    median, lowest, highest = (form.format(found[name]) for name in ("median", "lowest", "highest"))
+    return f"{median} ({lowest}-{highest})"
 
 
 def _between(text: str, marker: str, table: str) -> str:
@@ -123,8 +262,12 @@ def _stamp(run: Info) -> Info:
     from fastclf import ops
 
     machine = run["machine_info"]
+    cpu = machine["cpu"]
+    name = cpu.get("brand_raw", machine["machine"])
+    if "family" in cpu:  # clouds call many generations by one name
+        name += f" (family {cpu['family']} model {cpu['model']})"
     return {
-        "processor": machine["cpu"].get("brand_raw", machine["machine"]),
+        "processor": name,
         "threads": torch.get_num_threads(),
         "date": run["datetime"][:10],
         "commit": run["commit_info"].get("id", "")[:12],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import re
@@ -15,6 +16,16 @@ from pathlib import Path
 
 _TEMPORARY = re.compile(r"\.tmp-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}$")
 _LONG = 24 * 3600.0  # seconds: nobody leaves a file that is being written alone for so long
+_OTHERS_MAY_WRITE = 0o022
+
+
+def user_cache() -> Path:
+    """The user's own folder for what can be computed again: $XDG_CACHE_HOME/fastclf, else ~/.cache/fastclf.
+
+    Source: the XDG Base Directory Specification, which lets relative paths be ignored.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "fastclf"
 
 
 @cache
@@ -112,3 +123,19 @@ def _remove_left_behind(folder: Path) -> None:
         if is_left_behind(entry) and not entry.is_dir():
             with suppress(OSError):
                 entry.unlink()
+
+
+def check_private(folder: Path) -> None:
+    """Checks that only this user can have put something into ``folder``; one that does not exist is private.
+
+    Raises:
+        PermissionError: it is somebody else's, or others may write into it; says which.
+    """
+    try:
+        stat = folder.stat()
+    except FileNotFoundError:
+        return
+    if stat.st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, f"it belongs to another user (uid {stat.st_uid})", str(folder))
+    if stat.st_mode & _OTHERS_MAY_WRITE:
+        raise PermissionError(errno.EPERM, "others may write into it (chmod go-w would make it safe)", str(folder))

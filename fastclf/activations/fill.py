@@ -16,10 +16,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fastclf.activations.places import check_private
 from fastclf.activations.store import Accept, older_files, open_activations
 from fastclf.activations.writer import ActivationWriter, TakenOverError, as_block
 from fastclf.errors import ActivationFileError
+from fastclf.files import check_private
 from fastclf.interrupts import Interrupts
 
 Blocks: TypeAlias = Iterator[tuple[NDArray[np.float32], dict[int, str]]]

@@ -12,10 +12,9 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import platformdirs
 
 from fastclf.errors import BadImageError
-from fastclf.files import publish
+from fastclf.files import publish, user_cache
 
 OnBad: TypeAlias = Literal["raise", "skip"]
 
@@ -129,7 +128,7 @@ def _write_list(reasons: Mapping[str, str], path: Path) -> Path | None:
             writer.writerow(["path", "reason"])
             writer.writerows([_cell(name), _cell(why)] for name, why in reasons.items())
 
-    for folder in (path / "tmp", Path(platformdirs.user_cache_dir("fastclf"))):
+    for folder in (path / "tmp", user_cache()):
         try:
             publish(folder / LIST_NAME, write)
         except OSError:

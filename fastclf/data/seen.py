@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-import platformdirs
-
-from fastclf.files import publish
+from fastclf.files import check_private, publish, user_cache
 
 _SCHEMA = 1
 _NAME = "scanned.json"
@@ -41,13 +40,14 @@ class Seen(NamedTuple):
 class SeenFiles:
     """The files below one folder that scans have found good, by name.
 
-    Kept in path/tmp/scanned.json, or in the user's cache folder where path cannot be written. A file that is damaged,
-    or was written with another decoder, is ignored.
+    Kept in the user's cache folder, never beside the pictures: who made those could say anything of their sizes, and a
+    decoder allocates what it is told. A file that is damaged, was written with another decoder, or lies where others
+    may write, is ignored.
     """
 
     def __init__(self, path: Path) -> None:
         own = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:16]
-        self._places = (path / "tmp" / _NAME, Path(platformdirs.user_cache_dir("fastclf")) / "scans" / own / _NAME)
+        self._place = user_cache() / "scans" / own / _NAME
         from fastclf.data.pipeline import DECODER
 
         self._decoder = DECODER
@@ -69,27 +69,22 @@ class SeenFiles:
         self._changed = True
 
     def save(self) -> None:
-        """Writes the files, whole or not at all, to the first place that takes them."""
+        """Writes the files, whole or not at all; where that cannot be, the next scan reads them again."""
         if not self._changed:
             return
         content = json.dumps({"schema": _SCHEMA, "decoder": self._decoder, "files": self._files}, separators=(",", ":"))
-        for place in self._places:
-            try:
-                place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                publish(place, lambda file: file.write_text(content))
-            except OSError:
-                continue
+        with suppress(OSError):
+            self._place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            check_private(self._place.parent)
+            publish(self._place, lambda file: file.write_text(content))
             self._changed = False
-            return
 
     def _read(self) -> dict[str, Seen]:
-        for place in self._places:
-            try:
-                content = json.loads(place.read_bytes())
-                if (content["schema"], content["decoder"]) == (_SCHEMA, self._decoder):
-                    return {name: _checked(values) for name, values in content["files"].items()}
-            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                continue
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            check_private(self._place.parent)
+            content = json.loads(self._place.read_bytes())
+            if (content["schema"], content["decoder"]) == (_SCHEMA, self._decoder):
+                return {name: _checked(values) for name, values in content["files"].items()}
         return {}
 
 

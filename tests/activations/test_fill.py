@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from nth_call import in_child, status_of
 
-from fastclf.activations import fill, places
+from fastclf.activations import fill
 from fastclf.activations.fill import Job, StaleError, stored
-from fastclf.activations.places import check_private, places_for
+from fastclf.activations.places import places_for
 from fastclf.activations.store import open_activations
 from fastclf.activations.writer import ActivationWriter
 from fastclf.errors import ActivationFileError
+from fastclf.files import check_private
 
 N, STEP = 40, 5
 
@@ -190,7 +191,7 @@ def test_a_folder_that_others_may_write_is_not_used(tmp_path, mode):
 
 
 def test_places_are_the_data_and_the_users_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(places.platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert places_for(tmp_path / "tmp") == [tmp_path / "tmp" / "activations", tmp_path / "fastclf" / "activations"]
 
 

@@ -1,6 +1,7 @@
 """The scan: every file decoded once, all bad ones named at once, what is good remembered until it changes."""
 
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -213,22 +214,53 @@ def test_handles_are_closed(folders):
     assert done.stdout.split()[-2:] == ["1", "174"], done.stderr
 
 
-def test_a_folder_that_cannot_be_written(folders):
-    """What is remembered, and the list of bad files, go to the user's cache folder."""
-    (folders / "tmp").write_text("a file where the folder should be")
+def memory_of(folders):
+    """What scans of a folder have left."""
+    own = hashlib.sha256(os.fsencode(folders)).hexdigest()[:16]
+    return Path(os.environ["XDG_CACHE_HOME"]) / "fastclf" / "scans" / own / "scanned.json"
+
+
+def test_what_is_remembered(folders):
+    """Every good file, in a folder of the user's own."""
     (folders / "train/cat/cat0.png").write_bytes(b"")
     data = load(folders, on_bad="skip")
     assert data.scan().decoded == 24
+    memory = memory_of(folders)
+    assert set(json.loads(memory.read_bytes())["files"]) == names_of(data)
+    assert memory.parent.stat().st_mode & 0o777 == 0o700
     assert load(folders, on_bad="skip").scan().decoded == 0
-    cache = os.environ["XDG_CACHE_HOME"]
-    with pytest.raises(BadImageError, match=f"Full list: {cache}/fastclf/bad_images.csv"):
+
+
+def test_a_folder_that_cannot_be_written(folders):
+    """The list of bad files goes to the user's cache folder."""
+    (folders / "tmp").write_text("a file where the folder should be")
+    (folders / "train/cat/cat0.png").write_bytes(b"")
+    with pytest.raises(BadImageError, match=f"Full list: {os.environ['XDG_CACHE_HOME']}/fastclf/bad_images.csv"):
         load(folders).scan()
-    (scans,) = (entry for entry in os.scandir(f"{cache}/fastclf/scans") if load_names(entry) == names_of(data))
-    assert scans.stat().st_mode & 0o777 == 0o700
 
 
-def load_names(entry):
-    return set(json.loads((Path(entry.path) / "scanned.json").read_bytes())["files"])
+def test_a_memory_that_came_with_the_pictures_is_not_believed(folders):
+    """It could hide how large a picture is."""
+    load(folders).scan()
+    memory = memory_of(folders)
+    (folders / "tmp").mkdir(exist_ok=True)
+    memory.rename(folders / "tmp" / "scanned.json")
+    assert load(folders).scan().decoded == 25
+
+
+def test_a_memory_that_others_may_write_is_not_believed(folders):
+    load(folders).scan()
+    memory_of(folders).parent.chmod(0o777)
+    assert load(folders).scan().decoded == 25
+    memory_of(folders).parent.chmod(0o700)
+    assert load(folders).scan().decoded == 0
+
+
+def test_a_memory_that_cannot_be_kept(folders, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert load(folders).scan().decoded == 25
+    assert load(folders).scan().decoded == 25
 
 
 def names_of(data):
@@ -249,7 +281,7 @@ def names_of(data):
 )
 def test_a_memory_that_is_damaged_is_made_anew(folders, content):
     load(folders).scan()
-    memory = folders / "tmp" / "scanned.json"
+    memory = memory_of(folders)
     whole = json.loads(memory.read_bytes())
     memory.write_bytes(content)
     assert load(folders).scan().decoded == 25
@@ -262,7 +294,7 @@ def test_a_memory_that_is_damaged_is_made_anew(folders, content):
 @pytest.mark.parametrize("value", ["x", 1.5, None, True])
 def test_a_memory_with_other_values_is_not_believed(folders, value):
     load(folders).scan()
-    memory = folders / "tmp" / "scanned.json"
+    memory = memory_of(folders)
     whole = json.loads(memory.read_bytes())
     whole["files"]["test/0.jpg"][2] = value
     memory.write_text(json.dumps(whole))
@@ -283,7 +315,7 @@ def test_an_interrupted_scan_remembers_what_it_has_seen(folders, monkeypatch):
     monkeypatch.setattr(ScanPipeline, "take", interrupted)
     with pytest.raises(KeyboardInterrupt):
         load(folders).scan()
-    assert [file.name for file in (folders / "tmp").iterdir()] == ["scanned.json"]
+    assert [file.name for file in memory_of(folders).parent.iterdir()] == ["scanned.json"]
     monkeypatch.setattr(ScanPipeline, "take", take)
     assert 0 < load(folders).scan().decoded < 25
 

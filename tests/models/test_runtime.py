@@ -3,8 +3,11 @@
 import copy
 import gc
 import json
+import os
 import pickle
 import re
+import subprocess
+import sys
 import weakref
 
 import numpy as np
@@ -105,6 +108,28 @@ def test_features_agree_with_torch(name):
     x = pictures(3, 3, size, size)
     with torch.no_grad():
         assert difference(run(x), network(x)) < TOLERANCE
+
+
+RUN_ONCE = """
+import torch
+from fastclf.models.runtime.engines import ENGINES
+from fastclf.models.runtime.record import record
+model, _ = record(torch.relu, torch.ones(3, 3, 8, 8))
+print(float(ENGINES["onnxruntime"](model, 1)(torch.ones(1, 3, 8, 8)).sum()))
+"""
+
+
+def test_no_telemetry_is_gathered(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    ended = subprocess.run(
+        [sys.executable, "-c", RUN_ONCE],
+        env=environment | {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout == "192.0\n"
+    assert list(tmp_path.rglob("*")) == []
 
 
 @pytest.mark.parametrize("runtime", installed())

@@ -10,9 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
-from fastclf.files import temporary_sibling
+from fastclf.files import temporary_sibling, user_cache
 
 _ROUNDS, _SECONDS = 3, 1.5
 
@@ -86,4 +84,4 @@ def measure(ways: Mapping[str, Callable[[], object]]) -> dict[str, float]:
 
 def _file(situation: Mapping[str, Any]) -> Path:
     key = hashlib.sha256(json.dumps(situation, sort_keys=True).encode()).hexdigest()
-    return Path(platformdirs.user_cache_dir("fastclf")) / "runtimes" / f"{key[:32]}.json"
+    return user_cache() / "runtimes" / f"{key[:32]}.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -17,7 +18,9 @@ def onnx_runtime(model: bytes, threads: int, name: str = "x") -> Run:
     """ONNX Runtime; ``name`` is what the file calls its input.
 
     Its threads sleep between operations instead of spinning: decoding and the head's training share the processor.
+    It gathers no telemetry, unless the environment already says that it may.
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
