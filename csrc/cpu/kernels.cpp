@@ -31,6 +31,7 @@ const Kernels table = {
     .product = product,
     .product_update = product_update,
     .update = update,
+    .follow = follow,
     .transpose = transpose,
     .sum_of_squares = sum_of_squares,
     .gather_tile = gather_tile,

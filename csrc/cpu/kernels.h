@@ -87,6 +87,8 @@ struct Kernels {
   // The product is a gradient: updates w and m, [rows, 64] each, with it; `out` holds the sum so far unless first.
   void (*product_update)(const Product& op, float* w, float* m, const Sgd& sgd);
   void (*update)(float* w, float* m, const float* g, size_t n, const Sgd& sgd);
+  // average += share * (w - average), [n] both.
+  void (*follow)(float* average, const float* w, size_t n, float share);
   // dst[c, r] = src[r, c], [64, 64] both.
   void (*transpose)(const float* src, float* dst);
   float (*sum_of_squares)(const float* x, size_t n);

@@ -107,6 +107,10 @@ inline void update(float* w, float* m, const float* g, size_t n, const Sgd& sgd)
   }
 }
 
+inline void follow(float* average, const float* w, size_t n, float share) {
+  for (size_t i = 0; i < n; ++i) average[i] += share * (w[i] - average[i]);
+}
+
 // Both blocks together fill the first-level cache, so a whole line of dst is written at a time.
 inline void transpose(const float* src, float* dst) {
   typedef float Quad __attribute__((vector_size(16)));

@@ -10,7 +10,7 @@ namespace fastclf {
 
 namespace {
 
-constexpr size_t kChunk = size_t{1} << 15;  // elements of one item
+constexpr size_t kChunk = size_t{1} << 15;  // elements of one item: they stay in the second-level cache
 
 size_t chunks_of(const SgdrTensor& tensor) { return (tensor.n + kChunk - 1) / kChunk; }
 
@@ -33,6 +33,7 @@ Status sgdr_step(const SgdrStep& op, int threads) {
       const SgdrTensor& t = op.tensors[i];
       const size_t begin = (item - first[i]) * kChunk, n = std::min<size_t>(kChunk, t.n - begin);
       k.update(t.param + begin, t.velocity + begin, t.grad + begin, n, rates[t.group]);
+      if (t.average) k.follow(t.average + begin, t.param + begin, n, static_cast<float>(1 - op.groups[t.group].ema));
     });
   });
   return {};

@@ -146,13 +146,13 @@ struct ClipFactor {
 };
 Status clip_factor(const ClipFactor& op, void* stream);
 
-// One step for all tensors of all groups, in one launch: 20 bytes of memory traffic per parameter. Then every group's
-// step number and the clock are advanced.
+// One step for all tensors of all groups, in one launch: 20 bytes of memory traffic per parameter, 28 where its average
+// is kept. Then every group's step number and the clock are advanced.
 struct SgdrUpdate {
   const SgdrTensor* tensors;  // [n_tensors], long tensors in parts so that blocks share the work
   size_t n_tensors;
   SgdrGroup* groups;   // [n_groups]
-  size_t n_groups;     // at most 2048
+  size_t n_groups;     // at most 1024
   const float* scale;  // [1], on every gradient, or null
   Clock* clock;        // or null
   unsigned* ticket;    // [1]

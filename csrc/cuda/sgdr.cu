@@ -16,8 +16,8 @@ Status clip_factor(const ClipFactor& op, void* stream) {
 }
 
 Status sgdr_update(const SgdrUpdate& op, void* stream) {
-  if (op.n_groups > kMostGroups) return {"sgdr_update: there may be at most 2048 groups. Join some of them."};
-  return launch(sgdr_kernel, grid_for(op.n_tensors, op.n_groups * sizeof(Sgd)), stream, op);
+  if (op.n_groups > kMostGroups) return {"sgdr_update: there may be at most 1024 groups. Join some of them."};
+  return launch(sgdr_kernel, grid_for(op.n_tensors, op.n_groups * sizeof(Rates)), stream, op);
 }
 
 }  // namespace fastclf

@@ -7,11 +7,11 @@
 namespace fastclf {
 
 constexpr unsigned kSgdWarps = 8;
-constexpr size_t kMostBlocks = 1024, kMostGroups = 2048;
+constexpr size_t kMostBlocks = 1024, kMostGroups = 1024;
 
 FASTCLF_DEVICE bool quads_fit(const SgdrTensor& t) {
   return (reinterpret_cast<uintptr_t>(t.param) | reinterpret_cast<uintptr_t>(t.grad) |
-          reinterpret_cast<uintptr_t>(t.velocity)) %
+          reinterpret_cast<uintptr_t>(t.velocity) | reinterpret_cast<uintptr_t>(t.average)) %
              16 ==
          0;
 }
@@ -21,9 +21,16 @@ FASTCLF_DEVICE void sgd_one(const Sgd& s, float& w, float& m, float g) {
   w = s.shrink * w - s.rate * m;
 }
 
-// Three loads and two stores of 128 bits for four parameters: 20 bytes each. By value: what is stored could, for all
-// the compiler knows, change the table.
-FASTCLF_DEVICE void sgd_tensor(const SgdrTensor t, const Sgd s) {
+// A group's numbers in this step.
+struct Rates {
+  Sgd sgd;
+  float share;  // of a new parameter in its average
+};
+
+// Three loads and two stores of 128 bits for four parameters: 20 bytes each; 28 with an average. By value: what is
+// stored could, for all the compiler knows, change the table.
+FASTCLF_DEVICE void sgd_tensor(const SgdrTensor t, const Rates rates) {
+  const Sgd& s = rates.sgd;
   const size_t quads = quads_fit(t) ? t.n / 4 : 0;
   for (size_t i = threadIdx.x; i < quads; i += blockDim.x) {
     float4 w = load_vector<float4>(t.param + 4 * i), m = load_vector<float4>(t.velocity + 4 * i);
@@ -34,16 +41,29 @@ FASTCLF_DEVICE void sgd_tensor(const SgdrTensor t, const Sgd s) {
     sgd_one(s, w.w, m.w, g.w);
     store_vector(t.velocity + 4 * i, m);
     store_vector(t.param + 4 * i, w);
+    if (t.average) {
+      float4 a = load_vector<float4>(t.average + 4 * i);
+      a.x += rates.share * (w.x - a.x);
+      a.y += rates.share * (w.y - a.y);
+      a.z += rates.share * (w.z - a.z);
+      a.w += rates.share * (w.w - a.w);
+      store_vector(t.average + 4 * i, a);
+    }
   }
-  for (size_t i = 4 * quads + threadIdx.x; i < t.n; i += blockDim.x) sgd_one(s, t.param[i], t.velocity[i], t.grad[i]);
+  for (size_t i = 4 * quads + threadIdx.x; i < t.n; i += blockDim.x) {
+    sgd_one(s, t.param[i], t.velocity[i], t.grad[i]);
+    if (t.average) t.average[i] += rates.share * (t.param[i] - t.average[i]);
+  }
 }
 
 __global__ void sgdr_kernel(SgdrUpdate op) {
-  FASTCLF_DYNAMIC_SHARED(Sgd, rates);  // [n_groups]
+  FASTCLF_DYNAMIC_SHARED(Rates, rates);  // [n_groups]
   for (size_t n = threadIdx.x; n < op.n_groups; n += blockDim.x) {
     const SgdrGroup& g = op.groups[n];
-    rates[n] = sgd_at({g.schedule}, static_cast<int64_t>(g.step), g.lr, g.momentum, g.weight_decay, g.decoupled != 0);
-    if (op.scale) rates[n].scale = *op.scale;
+    rates[n].sgd =
+        sgd_at({g.schedule}, static_cast<int64_t>(g.step), g.lr, g.momentum, g.weight_decay, g.decoupled != 0);
+    rates[n].share = static_cast<float>(1 - g.ema);
+    if (op.scale) rates[n].sgd.scale = *op.scale;
   }
   if (last_block(op.ticket, gridDim.x)) {  // everybody has read the step numbers
     for (size_t n = threadIdx.x; n < op.n_groups; n += blockDim.x) op.groups[n].step += 1;

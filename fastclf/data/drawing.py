@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,8 +19,9 @@ import torch
 
 from fastclf.data.augmentations import Geometry, RandomLighting, RandomZoom
 from fastclf.data.draws import Parameters
-from fastclf.data.pipeline import PartsPipeline, PicturePipeline, Source
+from fastclf.data.pipeline import DECODER, PartsPipeline, PicturePipeline, Source
 from fastclf.data.transforms import Transforms
+from fastclf.data.tuning import Tuning, fastest
 from fastclf.data.windows import Canvas, Windows, can_draw, draw_windows
 
 _AHEAD = 2  # batches in the making while one is used
@@ -44,16 +46,41 @@ class BatchMaker(Protocol):
         """
 
 
-def batch_maker(tfms: Transforms, source: Source, bs: int, device: torch.device, num_threads: int) -> BatchMaker:
-    """Returns the fastest way to make batches of at most bs pictures on a device."""
+def batch_maker(tfms: Transforms, source: Source, bs: int, num_threads: int) -> BatchMaker:
+    """Returns what makes batches of at most bs pictures fastest on the processor."""
     known = all(isinstance(aug, Geometry | RandomZoom | RandomLighting) for aug in tfms.augs)
-    if device.type == "cpu" and known and can_draw():
+    if known and can_draw():
         return _Drawn(tfms, source, bs, num_threads)
-    return _Graphed(tfms, source, bs, device, num_threads)
+    return _Graphed(tfms, source, bs, torch.device("cpu"), Tuning(num_threads))
+
+
+def gpu_batch_maker(
+    tfms: Transforms,
+    source: Source,
+    bs: int,
+    device: torch.device,
+    num_threads: int,
+    work: Callable[[BatchMaker], object],
+) -> BatchMaker:
+    """Returns what makes batches of at most bs pictures fastest on a GPU; `work` makes some, for a measurement."""
+
+    def build(tuning: Tuning) -> BatchMaker:
+        return _Graphed(tfms, replace(source, hw_decoder_load=tuning.hw_decoder_load), bs, device, tuning)
+
+    def work_done(maker: BatchMaker) -> None:
+        work(maker)
+        torch.cuda.synchronize(device)
+
+    if not source.files:
+        return build(Tuning(num_threads))
+    situation = {"decoder": DECODER, "card": torch.cuda.get_device_name(device), "bs": bs, "sz": tfms.sz}
+    return fastest(situation, num_threads, build, work_done)
 
 
 class _Graphed(PicturePipeline):
-    ahead = _AHEAD
+    def __init__(self, tfms: Transforms, source: Source, bs: int, device: torch.device, tuning: Tuning) -> None:
+        super().__init__(tfms, source, bs, device, tuning.num_threads)
+        self.ahead = tuning.ahead
 
 
 class _Drawn:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from fastclf.data.bad_images import reason
 from fastclf.data.draws import Split, draw
@@ -72,4 +71,4 @@ def _maker(tfms: Transforms, as_bytes: bool) -> BatchMaker:
     from fastclf.data.pipeline import Source
 
     source = Source(files=False, top=255.0 if as_bytes else 1.0)
-    return batch_maker(tfms, source, 1, torch.device("cpu"), 1)
+    return batch_maker(tfms, source, 1, 1)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from fastclf.data.drawing import BatchMaker
 
 
+_TRIED = 12  # batches, of a measurement
+
+
 class PictureLoader(Loader):
     """Decodes, augments and normalises pictures: x is `[B, 3, sz, sz] float32`.
 
@@ -105,13 +108,28 @@ class PictureLoader(Loader):
         maker.feed(self._pictures(rows), draw(self.tfms, self._options.seed, epoch, self.split, rows))
 
     def _build(self) -> BatchMaker:
-        from fastclf.data.drawing import batch_maker
+        from fastclf.data.drawing import batch_maker, gpu_batch_maker
         from fastclf.data.pipeline import Source
 
         images = self.ds.images
         source = Source() if images is None else Source(files=False, top=255.0 if images.dtype == np.uint8 else 1.0)
-        options = self._options
-        return batch_maker(self.tfms, source, min(self.bs, self.n), options.device, options.num_threads)
+        bs, device, threads = min(self.bs, self.n), self.device, self._options.num_threads
+        if device.type == "cpu":
+            return batch_maker(self.tfms, source, bs, threads)
+        return gpu_batch_maker(self.tfms, source, bs, device, threads, self._try)
+
+    def _try(self, maker: BatchMaker) -> None:
+        """Makes the first batches, as an epoch would, for a measurement."""
+        fed = 0
+        for rows in self._chunks(np.arange(self.n))[:_TRIED]:
+            if self.headers.pass_all(rows):
+                self.feed(maker, rows, 0)
+                fed += 1
+            if fed > maker.ahead:
+                maker.take()
+                fed -= 1
+        for _ in range(fed):
+            maker.take()
 
     def _pictures(self, rows: Rows) -> Sequence[npt.NDArray[Any]] | npt.NDArray[Any]:
         if self.ds.images is not None:

@@ -49,10 +49,12 @@ class Source:
     Attributes:
         files: whether file names come in; otherwise HWC arrays.
         top: the value of full white, 255 or 1. Files are always 0..255.
+        hw_decoder_load: share of JPEG files for a GPU's decoding engine.
     """
 
     files: bool = True
     top: float = 255.0
+    hw_decoder_load: float = 0.65
 
 
 class _Graph:
@@ -197,13 +199,9 @@ def decode(file: bytes) -> npt.NDArray[np.uint8]:
     return np.array(graph.wait().at(0), np.uint8)
 
 
-def _decoded(file: Any, gpu: bool) -> Any:
-    encoded = fn.io.file.read(file)
-    return fn.decoders.image(encoded, device="mixed" if gpu else "cpu", output_type=types.RGB)
-
-
-def _decoded_file(gpu: bool) -> Any:
-    return _decoded(number_input(SOURCE, 1, types.UINT8), gpu)
+def _decoded_file(gpu: bool, **how: Any) -> Any:
+    encoded = fn.io.file.read(number_input(SOURCE, 1, types.UINT8))
+    return fn.decoders.image(encoded, device="mixed" if gpu else "cpu", output_type=types.RGB, **how)
 
 
 def _header(_gpu: bool) -> Any:
@@ -222,7 +220,7 @@ def _shrunk(sz: int, gpu: bool) -> Any:
 
 def _source(source: Source, gpu: bool) -> Any:
     if source.files:
-        return _decoded_file(gpu)
+        return _decoded_file(gpu, **{"hw_decoder_load": source.hw_decoder_load} if gpu else {})
     picture = number_input(SOURCE, 3, types.UINT8 if source.top == 255 else types.FLOAT, "HWC")
     return picture.gpu() if gpu else picture
 

@@ -16,7 +16,7 @@ from fastclf.ops.head_spec import HeadBlock, HeadLoss, HeadRates, HeadSpec
 from fastclf.ops.kernel_arguments import Dropout, Moments, RowBatch, Scratch
 from fastclf.ops.kernel_checks import current
 from fastclf.ops.row_source import row_source
-from fastclf.ops.update import UpdateTable
+from fastclf.ops.update import Update, UpdateTable
 
 Operands = Literal["float32", "tf32", "bfloat16"]
 _PREDICT_ROWS = 8192  # rows of one product
@@ -70,9 +70,10 @@ class KernelHead:
         self.velocity = [torch.zeros_like(p) for p in spec.parameters()]
         gradients = [g for block in self.blocks for g in block.gradients]
         self.table = UpdateTable(
-            ((p, g, v, 0) for p, g, v in zip(spec.parameters(), gradients, self.velocity, strict=True)), device
+            (Update(p, g, v, None, 0) for p, g, v in zip(spec.parameters(), gradients, self.velocity, strict=True)),
+            device,
         )
-        group = [rates.lr, rates.momentum, rates.weight_decay, rates.decoupled, 0, *rates.schedule.table().tolist()]
+        group = [rates.lr, rates.momentum, rates.weight_decay, rates.decoupled, 0, *rates.schedule.table().tolist(), 0]
         self.groups = torch.tensor([group], dtype=torch.float64, device=device)
         self.factor = torch.ones(1, device=device)
         self._order = torch.empty(0, dtype=torch.int64, device=device)

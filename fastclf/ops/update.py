@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,25 +14,39 @@ from fastclf.ops.kernel_checks import current, stream_of
 _PART = 8192  # elements: long tensors are split, so that blocks share the work
 
 
+class Update(NamedTuple):
+    """A parameter and what a step needs of it: float32, all in the same order of memory."""
+
+    parameter: Tensor
+    gradient: Tensor
+    velocity: Tensor
+    average: Tensor | None
+    group: int
+
+    def numbers(self, first: int = 0, most: int | None = None) -> tuple[int, ...]:
+        """Addresses from element ``first`` on, at most ``most`` elements, and the group: a line of the native table."""
+        tensors = (self.parameter, self.gradient, self.velocity, self.average)
+        addresses = (0 if tensor is None else tensor.data_ptr() + 4 * first for tensor in tensors)
+        left = self.parameter.numel() - first
+        return (*addresses, left if most is None else min(most, left), self.group)
+
+
 class UpdateTable:
     """Which tensors a step updates, as the kernels read it.
 
     Args:
-        tensors: parameter, gradient, momentum and group number; float32, each parameter's three in the same order of
-            memory. They must stay where they are.
+        updates: the tensors, which must stay where they are.
         device: where all of them are, and kernels run (`kernel_module`).
     """
 
-    def __init__(self, tensors: Iterable[tuple[Tensor, Tensor, Tensor, int]], device: torch.device) -> None:
+    def __init__(self, updates: Iterable[Update], device: torch.device) -> None:
         rows = [
-            (*(t.data_ptr() + 4 * first for t in (p, g, v)), min(_PART, p.numel() - first), group)
-            for p, g, v, group in tensors
-            for first in range(0, p.numel(), _PART)
+            update.numbers(first, _PART) for update in updates for first in range(0, update.parameter.numel(), _PART)
         ]
         module = kernel_module(device)
         assert module is not None
         self.device, self._module = device, module
-        self._table = torch.tensor(rows, dtype=torch.int64).reshape(-1, 5).to(device)
+        self._table = torch.tensor(rows, dtype=torch.int64).reshape(-1, 6).to(device)
         self._partial = torch.empty(max(len(rows), 1), dtype=torch.float64, device=device)
         self._ticket = torch.zeros(1, dtype=torch.int32, device=device)
 
@@ -46,13 +61,13 @@ class UpdateTable:
         """Updates every tensor, then advances every group's step number and the clock.
 
         Args:
-            groups: `[G, 13] float64`: highest rate, momentum, weight decay, decoupled (0 or 1), steps taken, and the
-                schedule's table of 8.
+            groups: `[G, 14] float64`: highest rate, momentum, weight decay, decoupled (0 or 1), steps taken, the
+                schedule's table of 8, and what an average keeps of itself.
             scale: `[1] float32`, a factor on all gradients.
             clock: `[2] int32`; see `RowBatch`.
         """
-        if groups.ndim != 2 or groups.shape[1] != 13 or groups.dtype != torch.float64 or not groups.is_contiguous():
-            raise ValueError(f"UpdateTable.step: groups must be [G, 13] float64, got {list(groups.shape)}.")
+        if groups.ndim != 2 or groups.shape[1] != 14 or groups.dtype != torch.float64 or not groups.is_contiguous():
+            raise ValueError(f"UpdateTable.step: groups must be [G, 14] float64, got {list(groups.shape)}.")
         with current(self.device):
             self._module.sgdr_update(
                 **self._common(),

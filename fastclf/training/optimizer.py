@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, overload
 
 import numpy as np
@@ -12,13 +13,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from fastclf.ops.backend import Backend, backend, kernel_module, native_module
-from fastclf.ops.update import UpdateTable
+from fastclf.ops.update import Update, UpdateTable
 from fastclf.training import schedule as schedules
 from fastclf.training.schedule import Schedule
 
-_MOMENTUM = "momentum_buffer"
+_MOMENTUM, _AVERAGE = "momentum_buffer", "average"
 _GroupTensor = tuple[int, Tensor, Tensor]  # group number, parameter, gradient
-_Update = tuple[Tensor, Tensor, Tensor, int]  # parameter, gradient, momentum, group number
+_NUMBERS = 14  # of a group
 
 
 class SGDR(Optimizer):
@@ -39,6 +40,10 @@ class SGDR(Optimizer):
         weight_decay: see above.
         decoupled: see above.
         schedule: a `fastclf.training.schedule` object; constant when not given. A group stores its table.
+        ema: 0 <= ema < 1: after each step, a running average of every parameter keeps this share of itself and takes
+            the rest from the parameter (Polyak and Juditsky, "Acceleration of stochastic approximation by averaging",
+            1992, with exponential weights). It starts as the parameter is before its first step. 0 keeps none. See
+            `averaged`.
 
     Raises:
         ValueError: a number is outside its range.
@@ -53,6 +58,7 @@ class SGDR(Optimizer):
         weight_decay: float = 0.0,
         decoupled: bool = False,
         schedule: Schedule | None = None,
+        ema: float = 0.0,
     ) -> None:
         table = (schedules.Constant() if schedule is None else schedule).table().tolist()
         defaults = {
@@ -61,11 +67,12 @@ class SGDR(Optimizer):
             "weight_decay": weight_decay,
             "decoupled": decoupled,
             "schedule": table,
+            "ema": ema,
             "steps": 0,
         }
         super().__init__(params, defaults)
         self._planned_for: list[object] = []  # what the plan was made for: addresses and layouts
-        self._tensors = np.empty((0, 5), dtype=np.uint64)  # native: parameter, gradient, momentum, elements, group
+        self._tensors = np.empty((0, 6), dtype=np.uint64)  # native: see `Update.numbers`
         self._on_device: dict[torch.device, _DeviceStep] = {}
         self._plain: list[int] = []  # positions of the others
 
@@ -115,25 +122,47 @@ class SGDR(Optimizer):
                 group["steps"] += 1
         return loss
 
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Lets every parameter that has an average hold it inside of a `with` block, to evaluate or to save."""
+        pairs = [(p, state[_AVERAGE]) for p, state in self.state.items() if _AVERAGE in state]
+        _exchange(pairs)
+        try:
+            yield
+        finally:
+            _exchange(pairs)
+
     def _velocity(self, p: Tensor) -> Tensor:
-        state = self.state[p]
-        if _MOMENTUM not in state:
-            state[_MOMENTUM] = torch.zeros_like(p, memory_format=torch.preserve_format)
-        velocity: Tensor = state[_MOMENTUM]
-        if velocity.shape != p.shape:
+        if _MOMENTUM not in self.state[p]:
+            self.state[p][_MOMENTUM] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        return self._laid_out(p, _MOMENTUM)
+
+    def _average(self, p: Tensor, group: Mapping[str, Any]) -> Tensor | None:
+        if not group["ema"]:
+            self.state[p].pop(_AVERAGE, None)  # it would be of old weights
+            return None
+        if _AVERAGE not in self.state[p]:
+            self.state[p][_AVERAGE] = p.detach().clone(memory_format=torch.preserve_format)
+        return self._laid_out(p, _AVERAGE)
+
+    def _laid_out(self, p: Tensor, name: str) -> Tensor:
+        """What is kept of a parameter, in the parameter's own order of memory."""
+        kept: Tensor = self.state[p][name]
+        if kept.shape != p.shape:
             raise ValueError(
-                f"SGDR: {_MOMENTUM} must have its parameter's shape {list(p.shape)}, got {list(velocity.shape)}. "
+                f"SGDR: {name} must have its parameter's shape {list(p.shape)}, got {list(kept.shape)}. "
                 "Load the state of the same model."
             )
-        if velocity.stride() != p.stride():  # loaded from a file, or the parameter has moved to channels_last
-            velocity = state[_MOMENTUM] = torch.empty_like(p, memory_format=torch.preserve_format).copy_(velocity)
-        return velocity
+        if kept.stride() != p.stride():  # loaded from a file, or the parameter has moved to channels_last
+            kept = self.state[p][name] = torch.empty_like(p, memory_format=torch.preserve_format).copy_(kept)
+        return kept
 
     def _plan(self, tensors: list[_GroupTensor]) -> None:
         """Decides how each tensor is updated, unless all lie where they lay in the last step."""
         if any(g.is_sparse for _, _, g in tensors):
             raise ValueError("SGDR: gradients must be dense, got a sparse one. Use sparse=False in the embedding.")
-        now: list[object] = [backend(), *((p.data_ptr(), g.data_ptr(), g.stride()) for _, p, g in tensors)]
+        now: list[object] = [backend(), *(bool(group["ema"]) for group in self.param_groups)]
+        now += [(p.data_ptr(), g.data_ptr(), g.stride()) for _, p, g in tensors]
         if now == self._planned_for:
             return
         if _capturing():
@@ -143,18 +172,19 @@ class SGDR(Optimizer):
             )
         self._read_steps()
         native: list[tuple[int, ...]] = []
-        kernel: dict[torch.device, list[_Update]] = {}
+        kernel: dict[torch.device, list[Update]] = {}
         self._plain = []
         for position, (n, p, g) in enumerate(tensors):
-            if not _same_memory(p, g):
+            kernels = kernel_module(p.device) is not None
+            if not _same_memory(p, g) or not (kernels or (backend() is Backend.NATIVE and p.device.type == "cpu")):
                 self._plain.append(position)
-            elif kernel_module(p.device) is not None:
-                kernel.setdefault(p.device, []).append((p, g, self._velocity(p), n))
-            elif backend() is Backend.NATIVE and p.device.type == "cpu":
-                native.append((p.data_ptr(), g.data_ptr(), self._velocity(p).data_ptr(), p.numel(), n))
+                continue
+            update = Update(p, g, self._velocity(p), self._average(p, self.param_groups[n]), n)
+            if kernels:
+                kernel.setdefault(p.device, []).append(update)
             else:
-                self._plain.append(position)
-        self._tensors = np.array(native, dtype=np.uint64).reshape(-1, 5)
+                native.append(update.numbers())
+        self._tensors = np.array(native, dtype=np.uint64).reshape(-1, 6)
         self._on_device = {device: _DeviceStep(updates, device) for device, updates in kernel.items()}
         self._planned_for = now
 
@@ -165,10 +195,11 @@ class SGDR(Optimizer):
                 group["steps"] = steps
 
     def _group_numbers(self) -> npt.NDArray[np.float64]:
-        """`[G, 13]`: each group as native code reads it."""
+        """`[G, 14]`: each group as native code reads it."""
         names = ("lr", "momentum", "weight_decay", "decoupled", "steps")
         return np.array(
-            [[*(group[name] for name in names), *group["schedule"]] for group in self.param_groups], dtype=np.float64
+            [[*(group[name] for name in names), *group["schedule"], group["ema"]] for group in self.param_groups],
+            dtype=np.float64,
         )
 
     def _step_native(self) -> None:
@@ -184,39 +215,42 @@ class SGDR(Optimizer):
     def _step_plain(self, group: dict[str, Any], p: Tensor, g: Tensor) -> None:
         schedule = schedule_from_table(group["schedule"])
         rate, own = float(group["lr"]) * schedule.factor(group["steps"]), schedule.momentum(group["steps"])
+        velocity, average = self._velocity(p), self._average(p, group)
         decay = float(group["weight_decay"])  # torch takes no whole numbers beyond 64 bits
         if group["decoupled"]:
             p.mul_(1 - rate * decay)
         elif decay:
             g = g.add(p, alpha=decay)
-        velocity = self._velocity(p)
         velocity.mul_(float(group["momentum"]) if own is None else own).add_(g)
         p.sub_(velocity, alpha=rate)
+        if average is not None:
+            average.lerp_(p, 1 - group["ema"])
 
     def state_dict(self) -> dict[str, Any]:
-        """Momenta, steps taken, and the groups' numbers."""
+        """Momenta, averages, steps taken, and the groups' numbers."""
         self._read_steps()
         return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads what `state_dict` gave: momenta, steps taken, and the groups' numbers.
+        """Loads what `state_dict` gave.
 
         Raises:
             ValueError: a number is outside its range, or the groups are not those of this optimizer.
         """
-        for group in state_dict["param_groups"]:
+        groups = [{"ema": 0.0, **group} for group in state_dict["param_groups"]]  # older ones know no averages
+        for group in groups:
             _check_group(group)
-        super().load_state_dict(state_dict)
+        super().load_state_dict({**state_dict, "param_groups": groups})
         self._planned_for, self._on_device = [], {}  # the momenta are other tensors now
 
 
 class _DeviceStep:
     """The update of all tensors on one device by its kernel, which keeps the groups' numbers there."""
 
-    def __init__(self, updates: list[_Update], device: torch.device) -> None:
+    def __init__(self, updates: list[Update], device: torch.device) -> None:
         self._table = UpdateTable(updates, device)
-        self._told = np.empty((0, 13))  # what the device knows, but for the steps, which it counts itself
-        self._groups = torch.empty(0, 13, dtype=torch.float64, device=device)
+        self._told = np.empty((0, _NUMBERS))  # what the device knows, but for the steps, which it counts itself
+        self._groups = torch.empty(0, _NUMBERS, dtype=torch.float64, device=device)
 
     def run(self, groups: npt.NDArray[np.float64]) -> None:
         """Updates; tells the device first what has changed in the groups."""
@@ -236,7 +270,7 @@ class _DeviceStep:
 
 def _check_group(group: dict[str, Any]) -> None:
     largest = float(np.finfo(np.float32).max)  # native code computes in float32
-    for name, limit in (("lr", largest), ("weight_decay", largest), ("momentum", 1.0), ("steps", 2**53)):
+    for name, limit in (("lr", largest), ("weight_decay", largest), ("momentum", 1.0), ("ema", 1.0), ("steps", 2**53)):
         if not 0 <= group[name] < limit:
             raise ValueError(f"SGDR: {name} must be at least 0 and below {limit:.4g}, got {group[name]}.")
     if len(group["schedule"]) != 8:  # native code reads as many
@@ -263,6 +297,14 @@ def schedule_from_table(table: list[float]) -> Schedule:
     if kind == schedules.Finder.kind:
         return schedules.Finder(int(nb), rest[0], bool(rest[1]))
     raise ValueError(f"SGDR: schedule must be a table of fastclf.training.schedule, got kind {kind}.")
+
+
+def _exchange(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+    with torch.no_grad():
+        for a, b in pairs:
+            kept = a.clone()
+            a.copy_(b)
+            b.copy_(kept)
 
 
 def _capturing() -> bool:

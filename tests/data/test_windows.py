@@ -161,4 +161,4 @@ def test_loaders_serve_what_the_graph_draws(folders, crop):
 def test_augmentations_that_only_the_graph_knows():
     for aug in (RandomBlur(3), Cutout(1, 4)):
         tfms = tfms_from_stats(STATS, 16, [aug, RandomRotate(10)])[0]
-        assert isinstance(batch_maker(tfms, Source(), 4, torch.device("cpu"), 1), PicturePipeline)
+        assert isinstance(batch_maker(tfms, Source(), 4, 1), PicturePipeline)

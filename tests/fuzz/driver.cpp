@@ -204,14 +204,15 @@ void fuzz_sgdr() {
   std::vector<SgdrTensor> tensors;
   for (size_t i = 0; i < n_tensors; ++i) {
     const size_t n = upto(chance(50) ? 40000 : 100);
-    for (int k = 0; k < 3; ++k) memory.push_back(normals(n));
-    Exact<float>* of = &memory[3 * i];
-    tensors.push_back({of[0].get(), of[1].get(), of[2].get(), n, upto(n_groups - 1)});
+    for (int k = 0; k < 4; ++k) memory.push_back(normals(n));
+    Exact<float>* of = &memory[4 * i];
+    tensors.push_back(
+        {of[0].get(), of[1].get(), of[2].get(), chance(50) ? of[3].get() : nullptr, n, upto(n_groups - 1)});
   }
   std::vector<SgdrGroup> groups;
   for (size_t g = 0; g < n_groups; ++g) {
     Exact<double> schedule = any_schedule();
-    groups.push_back({0.1, 0.9, 0.01, static_cast<double>(upto(1)), static_cast<double>(upto(20)), {}});
+    groups.push_back({0.1, 0.9, 0.01, static_cast<double>(upto(1)), static_cast<double>(upto(20)), {}, 0.9});
     for (size_t i = 0; i < 8; ++i) groups.back().schedule[i] = schedule[i];
   }
   require(!sgdr_step({tensors.data(), n_tensors, groups.data(), n_groups}, threads()).error, "sgdr_step");

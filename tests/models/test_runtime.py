@@ -17,11 +17,12 @@ from helpers import tiny_body
 from networks import FAMILIES, NAMED, randomise
 from torch import nn
 
+from fastclf import choice
 from fastclf.models.archs import build_body, efficientnet_lite0
 from fastclf.models.body import HALF_STATS, SequentialBody
 from fastclf.models.head import AdaptiveConcatPool2d, Head
 from fastclf.models.net import Net
-from fastclf.models.runtime import choice, frozen
+from fastclf.models.runtime import frozen
 from fastclf.models.runtime.engines import ENGINES, installed
 from fastclf.models.runtime.frozen import TOLERANCE, difference
 from fastclf.models.runtime.operations import UnknownOperationError

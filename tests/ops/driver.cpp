@@ -134,11 +134,12 @@ void test_sgdr() {
   std::vector<Floats> results;
   const Floats start = normals(70001), gradient = normals(70001);
   for (const int threads : {1, 2, 3}) {
-    Floats p = start, m(start.size());
-    const SgdrTensor tensors[] = {{p.data(), gradient.data(), m.data(), 70000, 0},
-                                  {p.data() + 70000, gradient.data(), m.data() + 70000, 1, 1}};
-    const SgdrGroup groups[] = {{0.1, 0.9, 0.01, 0, 4, {1, 10, 1}}, {0.1, 0.9, 0.01, 1, 4, {}}};
+    Floats p = start, m(start.size()), average = start;
+    const SgdrTensor tensors[] = {{p.data(), gradient.data(), m.data(), average.data(), 70000, 0},
+                                  {p.data() + 70000, gradient.data(), m.data() + 70000, nullptr, 1, 1}};
+    const SgdrGroup groups[] = {{0.1, 0.9, 0.01, 0, 4, {1, 10, 1}, 0.9}, {0.1, 0.9, 0.01, 1, 4, {}, 0}};
     require(!sgdr_step({tensors, 2, groups, 2}, threads).error, "sgdr_step");
+    p.insert(p.end(), average.begin(), average.end());
     results.push_back(p);
   }
   require(results[0] == results[1] && results[0] == results[2], "threads change the optimizer's step");

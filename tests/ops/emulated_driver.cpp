@@ -193,11 +193,11 @@ struct Step {
 };
 
 void test_update() {
-  Floats p = normals(5000), m(5000);
+  Floats p = normals(5000), m(5000), average(4001);
   const Floats g = normals(5000);
-  const SgdrTensor tensors[] = {{p.data(), g.data(), m.data(), 4001, 0},
-                                {p.data() + 4001, g.data() + 4001, m.data() + 4001, 999, 1}};
-  SgdrGroup groups[] = {{0.1, 0.9, 0.01, 0, 4, {1, 10, 1}}, {0.1, 0.9, 0.01, 1, 9, {}}};
+  const SgdrTensor tensors[] = {{p.data(), g.data(), m.data(), average.data(), 4001, 0},
+                                {p.data() + 4001, g.data() + 4001, m.data() + 4001, nullptr, 999, 1}};
+  SgdrGroup groups[] = {{0.1, 0.9, 0.01, 0, 4, {1, 10, 1}, 0.9}, {0.1, 0.9, 0.01, 1, 9, {}, 0}};
   double partial[2];
   unsigned ticket = 0;
   float factor = 0;

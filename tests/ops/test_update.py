@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastclf.ops.update import UpdateTable
+from fastclf.ops.update import Update, UpdateTable
 from fastclf.training import schedule as schedules
 from fastclf.training.optimizer import SGDR
 
@@ -44,7 +44,7 @@ def test_equals_float64(kernel_device: torch.device, rng: np.random.Generator) -
         sizes = [1, 3, 4, 31, 257, 4096, 8191, 8192, 8195, 20_001]
         shapes = [(int(rng.choice(sizes)),) for _ in range(int(rng.integers(1, 6)))] + [(0,), (3, 5)]
         ours, exact = twins(shapes, kernel_device)
-        decay, decoupled = float(rng.choice([0, 0.01])), bool(rng.integers(2))
+        decay, decoupled, ema = float(rng.choice([0, 0.01])), bool(rng.integers(2)), float(rng.choice([0, 0.6, 0.99]))
         schedule, cut = SCHEDULES[rng.integers(len(SCHEDULES))], int(rng.integers(len(shapes)))
         optimizers = []
         for parameters in (ours, exact):
@@ -53,12 +53,15 @@ def test_equals_float64(kernel_device: torch.device, rng: np.random.Generator) -
                 {"params": parameters[cut:], "lr": 0.03, "momentum": 0.7},
             ]
             groups = [group for group in groups if group["params"]]
-            optimizers.append(SGDR(groups, 0.1, weight_decay=decay, decoupled=decoupled, schedule=schedule))
+            optimizers.append(SGDR(groups, 0.1, weight_decay=decay, decoupled=decoupled, schedule=schedule, ema=ema))
         for _ in range(8):
             set_gradients(ours, exact)
             for optimizer in optimizers:
                 optimizer.step()
         assert largest_error(ours, exact) < 2e-6
+        if ema:
+            averages = [[of.state[p]["average"] for p in ps] for of, ps in zip(optimizers, (ours, exact), strict=True)]
+            assert largest_error(*averages) < 2e-6
         assert optimizers[0].rates() == optimizers[1].rates()
 
 
@@ -115,8 +118,8 @@ class TestTable:
 
     def make(self, sizes: list[int], device: torch.device) -> tuple[list[Tensor], UpdateTable]:
         gradients = [torch.randn(n, device=device) for n in sizes]
-        triples = [(torch.zeros_like(g), g, torch.zeros_like(g), 0) for g in gradients]
-        return gradients, UpdateTable(triples, device)
+        updates = [Update(torch.zeros_like(g), g, torch.zeros_like(g), None, 0) for g in gradients]
+        return gradients, UpdateTable(updates, device)
 
     def test_clip_factor(self, kernel_device: torch.device, rng: np.random.Generator) -> None:
         for _ in range(CASES):
@@ -131,9 +134,9 @@ class TestTable:
     def test_clock_and_scale(self, kernel_device: torch.device) -> None:
         p, g, v = torch.zeros(3, 10, device=kernel_device)
         g += 1
-        groups = torch.tensor([[0.5, 0.0, 0, 0, 6, *[0.0] * 8]], dtype=torch.float64, device=kernel_device)
+        groups = torch.tensor([[0.5, 0.0, 0, 0, 6, *[0.0] * 9]], dtype=torch.float64, device=kernel_device)
         clock = torch.tensor([6, 2], dtype=torch.int32, device=kernel_device)
-        table = UpdateTable([(p, g, v, 0)], kernel_device)
+        table = UpdateTable([Update(p, g, v, None, 0)], kernel_device)
         table.step(groups, scale=torch.full((1,), 0.25, device=kernel_device), clock=clock)
         assert torch.equal(p, torch.full_like(p, -0.125))
         assert clock.tolist() == [7, 3]
@@ -141,5 +144,5 @@ class TestTable:
 
     def test_misuse(self, kernel_device: torch.device) -> None:
         _, table = self.make([3], kernel_device)
-        with pytest.raises(ValueError, match=r"groups must be \[G, 13\] float64, got \[1, 12\]"):
+        with pytest.raises(ValueError, match=r"groups must be \[G, 14\] float64, got \[1, 12\]"):
             table.step(torch.zeros(1, 12, dtype=torch.float64))

@@ -226,7 +226,104 @@ class TestTensors:
             assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize(("name", "value"), [("lr", -1), ("momentum", 1.0), ("weight_decay", float("nan"))])
+@pytest.mark.usefixtures("backend")
+class TestAverages:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    @pytest.mark.parametrize("ema", [0.5, 0.99])
+    def test_against_float64(self, ema: float, dtype: torch.dtype) -> None:
+        ours = [nn.Parameter(p.detach().to(dtype)) for p in tensors([*SHAPES, (8, 3, 5, 5)])]
+        ours[-1].data = ours[-1].data.to(memory_format=torch.channels_last)
+        groups = [{"params": ours[:2]}, {"params": ours[2:], "ema": 0.0}]
+        optimizer = SGDR(groups, 0.1, weight_decay=0.1, decoupled=True, ema=ema)
+        averages = [p.detach().double().clone() for p in ours[:2]]
+        for _ in range(20):
+            for p in ours:
+                p.grad = torch.randn_like(p)
+            optimizer.step()
+            averages = [ema * a + (1 - ema) * p.detach().double() for a, p in zip(averages, ours[:2], strict=True)]
+        before = [p.detach().clone() for p in ours]
+        with optimizer.averaged():
+            for p, average in zip(ours, averages, strict=False):
+                torch.testing.assert_close(p.detach().double(), average, rtol=1e-5, atol=1e-6)
+            assert all(torch.equal(p, b) for p, b in zip(ours[2:], before[2:], strict=True))
+        assert all(torch.equal(p, b) for p, b in zip(ours, before, strict=True))
+
+    def test_layout_that_changes(self) -> None:
+        ours, peer = (nn.Parameter(torch.randn(6, 4, 3, 5)) for _ in range(2))
+        peer.data.copy_(ours.data)
+        optimizers = SGDR([ours], 0.1, ema=0.7), SGDR([peer], 0.1, ema=0.7)
+        for step in range(4):
+            if step == 2:
+                ours.data = ours.data.to(memory_format=torch.channels_last)
+            gradient = torch.randn(6, 4, 3, 5)
+            ours.grad, peer.grad = gradient.clone(memory_format=torch.contiguous_format), gradient.clone()
+            if step >= 2:
+                ours.grad = gradient.to(memory_format=torch.channels_last)
+            for optimizer in optimizers:
+                optimizer.step()
+        torch.testing.assert_close(optimizers[0].state[ours]["average"], optimizers[1].state[peer]["average"])
+
+    def test_state_goes_on_exactly(self) -> None:
+        through, resumed = tensors([(40, 3)])[0], tensors([(40, 3)])[0]
+        resumed.data.copy_(through.data)
+        first, second = SGDR([through], 0.1, ema=0.9), SGDR([resumed], 0.1, ema=0.9)
+        for step in range(6):
+            if step == 3:
+                state = copy.deepcopy(second.state_dict())
+                second = SGDR([resumed], 0.1)
+                second.load_state_dict(state)
+            through.grad = torch.randn_like(through)
+            resumed.grad = through.grad.clone()
+            first.step()
+            second.step()
+        assert torch.equal(first.state[through]["average"], second.state[resumed]["average"])
+
+    def test_switched_off_and_on(self) -> None:
+        """An average of weights that are long gone is not taken up again."""
+        (p,) = tensors([(5,)])
+        optimizer = SGDR([p], 0.1, ema=0.9)
+        for ema in (0.9, 0.0, 0.9):
+            optimizer.param_groups[0]["ema"] = ema
+            start = p.detach().clone()
+            p.grad = torch.randn(5)
+            optimizer.step()
+            assert ("average" in optimizer.state[p]) == bool(ema)
+        torch.testing.assert_close(optimizer.state[p]["average"], 0.9 * start + 0.1 * p.detach())
+
+    def test_without_any(self) -> None:
+        (p,) = tensors([(5,)])
+        p.grad = torch.ones(5)
+        optimizer = SGDR([p], 0.1)
+        optimizer.step()
+        before = p.detach().clone()
+        with optimizer.averaged():
+            assert torch.equal(p, before)
+
+    def test_an_error_inside_brings_the_weights_back(self) -> None:
+        (p,) = tensors([(5,)])
+        p.grad = torch.ones(5)
+        optimizer = SGDR([p], 0.1, ema=0.9)
+        optimizer.step()
+        before = p.detach().clone()
+        with pytest.raises(KeyError), optimizer.averaged():
+            assert not torch.equal(p, before)
+            raise KeyError
+        assert torch.equal(p, before)
+
+
+def test_older_state_is_loaded() -> None:
+    (p,) = tensors([(5,)])
+    p.grad = torch.ones(5)
+    optimizer = SGDR([p], 0.1)
+    optimizer.step()
+    state = optimizer.state_dict()
+    del state["param_groups"][0]["ema"]
+    SGDR([p], 0.1).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("lr", -1), ("momentum", 1.0), ("weight_decay", float("nan")), ("ema", 1.0)]
+)
 def test_misuse_is_named(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"SGDR: {name} must be"):
         SGDR(tensors([(1,)]), **({"lr": 0.1} | {name: value}))

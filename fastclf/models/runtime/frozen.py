@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from fastclf.choice import choose, processor, remembered
 from fastclf.models.body import Body
-from fastclf.models.runtime.choice import choose, processor, remembered
 from fastclf.models.runtime.engines import ENGINES, Run, installed
 from fastclf.models.runtime.record import record
 from fastclf.models.runtime.state import Layers, checksum, layers_of

@@ -1,4 +1,4 @@
-"""Which way runs a network fastest on this machine: measured once, then remembered, so that it never flips."""
+"""Which of several ways is fastest on this machine: measured once, then remembered, so that it never flips."""
 
 from __future__ import annotations
 
