@@ -1,7 +1,7 @@
 """How batches of pictures are made on this device: on the GPU by the DALI graph alone, on the processor natively.
 
-On the processor DALI's resampling takes longer than its decoder. There the graph only decodes and works out which part
-of each picture is seen; the native module draws it.
+On the processor DALI's resampling takes longer than its decoder. There the graph only decodes, and the native module
+draws.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import torch
 
 from fastclf.data.augmentations import Geometry, RandomLighting, RandomZoom
 from fastclf.data.draws import Parameters
-from fastclf.data.pipeline import DECODER, PartsPipeline, PicturePipeline, Source
+from fastclf.data.pipeline import DECODER, DecodePipeline, PicturePipeline, Source
+from fastclf.data.placing import Arrays, Seen, seen_of
 from fastclf.data.transforms import Transforms
 from fastclf.data.tuning import Tuning, fastest
 from fastclf.data.windows import Canvas, Windows, can_draw, draw_windows
@@ -85,11 +86,10 @@ class _Graphed(PicturePipeline):
 
 class _Drawn:
     def __init__(self, tfms: Transforms, source: Source, bs: int, num_threads: int) -> None:
-        self._parts = PartsPipeline(tfms, source, bs, num_threads)
+        self._decoder = DecodePipeline(source, bs, num_threads)
+        self._tfms, self._threads = tfms, num_threads
         self._canvas = Canvas(tfms.sz, source.top, tfms.mean, tfms.std)
-        self._lights = [f"aug{i}" for i, aug in enumerate(tfms.augs) if isinstance(aug, RandomLighting)]
-        self._fed: deque[npt.NDArray[np.float32]] = deque()  # the light of the batches in the making
-        self._threads = num_threads
+        self._fed: deque[Parameters] = deque()  # of the batches in the making
         self._bytes = 0  # decoded, of the largest batch so far
         self._memory = _Memory()
 
@@ -100,18 +100,38 @@ class _Drawn:
 
     def feed(self, pictures: Sequence[npt.NDArray[Any]] | npt.NDArray[Any], parameters: Parameters) -> None:
         """See `BatchMaker.feed`."""
-        light = [parameters[name] for name in self._lights]
-        shape = (len(pictures), len(light), 2)
-        self._fed.append(np.stack(light, axis=1) if light else np.empty(shape, np.float32))
-        self._parts.feed(pictures, {name: v for name, v in parameters.items() if name not in self._lights})
+        self._fed.append(parameters)
+        self._decoder.feed(pictures)
 
     def take(self) -> torch.Tensor:
         """See `BatchMaker.take`."""
-        light, parts = self._fed.popleft(), self._parts.take()
-        self._bytes = max(self._bytes, sum(picture.nbytes for picture in parts.pictures))
-        out = self._memory.floats(len(light), 3, self._canvas.sz, self._canvas.sz)
-        draw_windows(parts.pictures, Windows(*parts[1:], light), self._canvas, out, self._threads)
+        parameters, pictures = self._fed.popleft(), self._decoder.take()
+        self._bytes = max(self._bytes, sum(picture.nbytes for picture in pictures))
+        out = self._memory.floats(len(pictures), 3, self._canvas.sz, self._canvas.sz)
+        shapes = np.array([picture.shape[:2] for picture in pictures], np.int64)
+        draw_windows(pictures, windows_of(self._tfms, shapes, parameters), self._canvas, out, self._threads)
         return out
+
+
+def windows_of(tfms: Transforms, shapes: npt.NDArray[np.int64], parameters: Parameters) -> Windows:
+    """What is drawn of pictures of `shapes [N, 2]` with the parameters of `draws.draw`."""
+    seen = seen_of(tfms, shapes[:, 0], shapes[:, 1], Arrays(parameters))
+    part = np.stack([*(axis.source_low for axis in seen), *(axis.source_high for axis in seen)], axis=1)
+    size = np.stack([axis.high - axis.low for axis in seen], axis=1)
+    light = [parameters[f"aug{i}"] for i, aug in enumerate(tfms.augs) if isinstance(aug, RandomLighting)]
+    lights = np.stack(light, axis=1) if light else np.empty((len(shapes), 0, 2), np.float32)
+    return Windows(part, size, _matrix(tfms, seen, parameters), lights)
+
+
+def _matrix(tfms: Transforms, seen: Sequence[Seen], parameters: Parameters) -> npt.NDArray[np.float32] | None:
+    """The map from window to resized part that keeps the window's middle in place; None where it does nothing."""
+    if not (tfms.geometry or tfms.pad):
+        return None
+    start = np.stack([axis.start - axis.low for axis in reversed(seen)], axis=1).astype(np.float32)
+    if not tfms.geometry:
+        return np.concatenate([np.tile(np.eye(2, dtype=np.float32), (len(start), 1, 1)), start[:, :, None]], axis=2)
+    shift = start + np.float32(tfms.sz / 2) - parameters["middle"]
+    return np.concatenate([parameters["linear"], shift[:, :, None]], axis=2)
 
 
 class _Memory:

@@ -4,7 +4,7 @@
          -> mirrored border -> warp to the window -> light, blur, holes -> normalise, NCHW
 
 Without geometry the border and the warp are left out. The same graph runs on the CPU and on the GPU ('mixed' decoding);
-on the CPU a shorter one serves, which ends with where the seen part lies (`drawing`).
+on the CPU a shorter one serves, which ends with the decoder (`drawing`).
 Sizes are worked out in whole numbers inside the graph, because only the decoder knows the picture's size.
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,7 @@ from fastclf.errors import BackendError
 try:
     from nvidia.dali import Pipeline, __version__, fn, math, types
 
-    from fastclf.data.nodes import as_float, lighting, matrix_of, number_input, placed_in, window
+    from fastclf.data.nodes import as_float, lighting, number_input, window
 except ImportError as error:
     raise BackendError(
         f"pipeline: NVIDIA DALI cannot be imported ({error}). Install it: pip install nvidia-dali-cuda130"
@@ -107,34 +107,24 @@ class PicturePipeline:
         return torch.from_dlpack(self._graph.wait().as_tensor())
 
 
-class Parts(NamedTuple):
-    """Decoded pictures and what is drawn of them, see `windows.Windows`."""
+class DecodePipeline:
+    """Pictures, decoded on the CPU; `feed` and `take` as in `PicturePipeline`."""
 
-    pictures: list[npt.NDArray[Any]]
-    part: npt.NDArray[np.float32]
-    size: npt.NDArray[np.int64]
-    matrix: npt.NDArray[np.float32] | None
+    def __init__(self, source: Source, bs: int, num_threads: int) -> None:
+        self._graph = _Graph(lambda gpu: _source(source, gpu), bs, torch.device("cpu"), num_threads)
 
-
-class PartsPipeline:
-    """Pictures, decoded on the CPU, and which part of each is seen; `feed` and `take` as in `PicturePipeline`."""
-
-    def __init__(self, tfms: Transforms, source: Source, bs: int, num_threads: int) -> None:
-        self._graph = _Graph(lambda gpu: _parts(tfms, source, gpu), bs, torch.device("cpu"), num_threads)
-
-    def feed(self, pictures: Sequence[npt.NDArray[Any]] | npt.NDArray[Any], parameters: Parameters) -> None:
+    def feed(self, pictures: Sequence[npt.NDArray[Any]] | npt.NDArray[Any]) -> None:
         """Starts one batch, see `PicturePipeline.feed`."""
-        self._graph.run({SOURCE: pictures, **parameters})
+        self._graph.run({SOURCE: pictures})
 
-    def take(self) -> Parts:
-        """Waits for the oldest batch.
+    def take(self) -> list[npt.NDArray[Any]]:
+        """Waits for the oldest batch: each picture `[H, W, 3]`.
 
         Raises:
             RuntimeError: when a picture of the batch cannot be read or decoded.
         """
-        pictures, part, size, *matrix = self._graph.wait()
-        numbers = [np.array(output.as_array()) for output in (part, size, *matrix)]
-        return Parts([np.asarray(pictures[i]) for i in range(len(pictures))], *numbers, *[None] * (3 - len(numbers)))
+        pictures = self._graph.wait()
+        return [np.asarray(pictures[i]) for i in range(len(pictures))]
 
 
 class ShrinkPipeline:
@@ -223,15 +213,6 @@ def _source(source: Source, gpu: bool) -> Any:
         return _decoded_file(gpu, **{"hw_decoder_load": source.hw_decoder_load} if gpu else {})
     picture = number_input(SOURCE, 3, types.UINT8 if source.top == 255 else types.FLOAT, "HWC")
     return picture.gpu() if gpu else picture
-
-
-def _parts(tfms: Transforms, source: Source, gpu: bool) -> tuple[Any, ...]:
-    picture = _source(source, gpu)
-    placed = placed_in(tfms, picture.shape(dtype=types.INT64))
-    part, size = fn.cat(placed.low, placed.high), fn.cast(placed.size, dtype=types.INT64)
-    if not (tfms.geometry or tfms.pad):
-        return picture, part, size
-    return picture, part, size, matrix_of(tfms, placed.seen, 0)
 
 
 def _normalised(tfms: Transforms, source: Source, gpu: bool) -> Any:
