@@ -35,24 +35,9 @@ def write_report(found: Path) -> None:
 
 def tables(results: dict[str, Info], stamp: Info) -> dict[str, str]:
     """Marker -> table, for every kind of benchmark that ran."""
-    kinds: dict[str, tuple[str, Callable[[list[Info]], str]]] = {
-        "head": ("bench_head_main", head_table),
-        "grid": ("bench_head_grid", head_table),
-        "accuracy": ("bench_accuracy", accuracy_table),
-        "optimizer": ("bench_optimizer", optimizer_table),
-        "file": ("bench_large_file", file_table),
-        "body": ("bench_body", body_table),
-        "pictures": ("bench_pictures", pictures_table),
-        "precompute": ("bench_precompute[", precompute_table),
-        "memory": ("bench_precompute_memory", memory_table),
-        "lesson": ("bench_lesson", lesson_table),
-        "views": ("bench_views", views_table),
-        "tta": ("bench_views", tta_table),
-        "scan": ("bench_scan", scan_table),
-    }
     where = f"{stamp['processor']}, {stamp['threads']} threads, {stamp['date']}"
     found = {}
-    for marker, (prefix, make) in kinds.items():
+    for marker, (prefix, make) in KINDS.items():
         chosen = [info for name, info in results.items() if f"{name}[".startswith(prefix)]
         if chosen:
             found[marker] = f"{make(chosen)}\n{where}.\n"
@@ -214,6 +199,24 @@ def scan_table(infos: list[Info]) -> str:
         for info in infos
     ]
     return _table(("pictures", "first scan, of a decode", "second scan"), rows)
+
+
+KINDS: dict[str, tuple[str, Callable[[list[Info]], str]]] = {
+    "head": ("bench_head_main", head_table),
+    "grid": ("bench_head_grid", head_table),
+    "accuracy": ("bench_accuracy", accuracy_table),
+    "optimizer": ("bench_optimizer", optimizer_table),
+    "file": ("bench_large_file", file_table),
+    "body": ("bench_body", body_table),
+    "pictures": ("bench_pictures", pictures_table),
+    "precompute": ("bench_precompute[", precompute_table),
+    "memory": ("bench_precompute_memory", memory_table),
+    "lesson": ("bench_lesson", lesson_table),
+    "views": ("bench_views", views_table),
+    "tta": ("bench_views", tta_table),
+    "scan": ("bench_scan", scan_table),
+}
+"""Marker -> how the names of its benchmarks begin, and what makes a table of them."""
 
 
 def _against_peers(infos: list[Info], columns: Mapping[str, Callable[[Info], str]]) -> str:

@@ -1,6 +1,7 @@
-"""The table of tests in README.md names tests that exist."""
+"""The READMEs: the tests that a table names exist, and the figures that are shown were measured."""
 
 import ast
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -33,3 +34,31 @@ def test_the_tests_of_a_row_exist(row, tests):
     assert named or tests.startswith("not yet: ")
     for file, name in named:
         assert name in functions_of(file), f"{row}: {file}::{name}"
+
+
+@pytest.fixture
+def report(monkeypatch):
+    monkeypatch.syspath_prepend(str(TESTS.parent))
+    from bench import report
+
+    return report
+
+
+def shown(report):
+    """Every table of a benchmark that a README shows, by marker."""
+    texts = [readme.read_text() for readme in report.READMES]
+    return [found for text in texts for found in re.findall(r"<!-- bench:(\w+) -->\n(.*?)<!-- /bench", text, re.DOTALL)]
+
+
+def test_every_figure_that_is_shown_was_measured(report):
+    """Each table is what the report makes of a file in bench/results."""
+    results = [json.loads(file.read_text()) for file in (TESTS.parent / "bench" / "results").glob("*.json")]
+    made = [report.tables(run["results"], run["stamp"]) for run in results if "results" in run]
+    tables = shown(report)
+    assert len(tables) > 5
+    for marker, table in tables:
+        assert table in [run.get(marker) for run in made], f"{marker} shows figures that no file of results holds"
+
+
+def test_every_table_is_shown_once(report):
+    assert sorted(marker for marker, _ in shown(report)) == sorted(report.KINDS)
