@@ -143,7 +143,7 @@ def _agreeing(eager: Run, x: Tensor, runtimes: Sequence[str]) -> dict[str, Run]:
         if worst <= TOLERANCE:
             agreeing[name] = run
         else:
-            _say(f"{name} computes other features (relative difference {worst:.1e})")
+            _say(f"{name} computes other features", f" (relative difference {worst:.1e})")
     return agreeing
 
 
@@ -155,8 +155,9 @@ def difference(found: Tensor, expected: Tensor) -> float:
     return float(((found - expected).abs() / scale).max())
 
 
-def _say(reason: str) -> None:
+def _say(reason: str, detail: str = "") -> None:
+    """Prints a reason once in a process, whatever the detail: a body in training has another one in every epoch."""
     text = f"the body runs in torch: {' '.join(reason.split())[:300]}"
     if text not in _said:
         _said.add(text)
-        print(text)
+        print(text + detail)
