@@ -23,18 +23,18 @@ MAIN = [(1024, 2, batch) for batch in (16, 64, 256, 1024)]
 GRID = [(d, c, b) for d in (512, 1024, 2560, 4096) for c in (2, 10, 120, 1000) for b in (16, 64, 256, 1024)]
 
 
-def our_engine(setting: HeadSetting) -> HeadEngine:
+def our_engine(setting: HeadSetting, rows: np.ndarray) -> HeadEngine:
     head = Head(setting.columns, setting.classes, ps=DROPOUT, xtra_fc=[HIDDEN])
     spec = HeadSpec.from_layers(head.layers)
     assert spec is not None
     rates = HeadRates(LR, Constant(), momentum=MOMENTUM)
     targets = torch.from_numpy(setting.targets())
-    return HeadEngine(spec, setting.rows(), targets, loss=HeadLoss("nll"), rates=rates, max_batch=setting.batch)
+    return HeadEngine(spec, rows, targets, loss=HeadLoss("nll"), rates=rates, max_batch=setting.batch)
 
 
 def run_setting(benchmark: Any, setting: HeadSetting, peers: dict[str, str]) -> None:
     setting.prepare()
-    engine, step = our_engine(setting), 0
+    engine, step = our_engine(setting, setting.rows()), 0
 
     def ours(number: int) -> list[float]:
         nonlocal step

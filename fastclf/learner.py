@@ -200,7 +200,7 @@ class Learner(Saving):
                 with unchanged_if(CheckpointError, self.model):
                     self.load(str(state_name))
                     loop = self._loop(rates, hooks, interrupts)  # a loaded body may bring other activations
-                    put_back(saved, loop, self._data.device)
+                    put_back(saved, loop, self._data.device, self._model_path(str(state_name)))
             self._fits = fits
             try:
                 values = loop.fit(

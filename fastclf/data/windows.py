@@ -13,6 +13,7 @@ import torch
 from fastclf.ops.backend import Backend, backend, native_module
 
 _MOST = 1 << 14  # rows and columns
+_FARTHEST = 1 << 29  # positions are whole numbers of 32 bits
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,10 @@ def draw_windows(
         raise ValueError("draw_windows: pictures must be contiguous [H, W, 3]. Pass np.ascontiguousarray(picture).")
     src = np.array([picture.ctypes.data for picture in pictures], np.uint64)
     shape = np.array([picture.shape[:2] for picture in pictures], np.int64).reshape(n, 2)
+    if (part[:, :2] < -shape).any() or (part[:, 2:] > 2 * shape).any():
+        raise ValueError("draw_windows: part must lie within a picture's size of the picture. Check how it was placed.")
+    if matrix is not None and np.abs(matrix).max(initial=0) * (2 * sz + 1) > _FARTHEST:
+        raise ValueError(f"draw_windows: matrix must keep positions below {_FARTHEST}. Check how it was made.")
     native_module().draw_windows(
         src=src.ctypes.data,
         shape=shape.ctypes.data,

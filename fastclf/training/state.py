@@ -120,8 +120,8 @@ def where_it_stands(loop: TrainLoop, device: torch.device) -> dict[str, Any]:
     return {"loop": loop.state_dict(), "generators": generators}
 
 
-def put_back(state: Mapping[str, Any], loop: TrainLoop, device: torch.device) -> None:
-    """Makes a new loop, and torch's generators, go on where `where_it_stands` was called.
+def put_back(state: Mapping[str, Any], loop: TrainLoop, device: torch.device, path: object) -> None:
+    """Makes a new loop, and torch's generators, go on where `where_it_stands` was called; ``path`` is what it is from.
 
     Raises:
         CheckpointError: something is missing, or does not fit.
@@ -132,7 +132,7 @@ def put_back(state: Mapping[str, Any], loop: TrainLoop, device: torch.device) ->
         if device.type == "cuda":
             torch.cuda.set_rng_state(state["generators"]["cuda"], device)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"fit: the state to go on from is damaged: {error!r}") from error
+        raise CheckpointError(f"fit: the state of the fit in {path} is damaged: {error!r}") from error
 
 
 def data_setting(data: ImageClassifierData) -> dict[str, Any]:

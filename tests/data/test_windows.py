@@ -124,6 +124,8 @@ def test_misuse(rng):
         "part must be finite": {"part": part * np.nan},
         "part must be finite float32": {"part": part.astype(np.float64)},
         "part must not be empty": {"part": part[:, [2, 1, 0, 3]]},
+        "part must lie within": {"part": part * 3},
+        "matrix must keep positions": {"matrix": eye * 1e9},
         "size must be 8": {"size": size + 1},
         "size must be finite int64": {"size": size.astype(np.int32)},
         "size from 1": {"size": size * 0, "matrix": eye},

@@ -15,6 +15,8 @@ using namespace fastclf;
 
 namespace {
 
+using Floats = std::vector<float>;
+
 std::mt19937_64 generator;
 
 size_t upto(size_t most) { return generator() % (most + 1); }
@@ -218,6 +220,63 @@ void fuzz_sgdr() {
   require(!sgdr_step({tensors.data(), n_tensors, groups.data(), n_groups}, threads()).error, "sgdr_step");
 }
 
+void fuzz_windows() {
+  const size_t n = upto(3), sz = 1 + upto(40), lights = upto(2);
+  const bool bytes = chance(2), warped = chance(2);
+  std::uniform_real_distribution<float> share;
+  std::vector<Exact<uint8_t>> small;
+  std::vector<Exact<float>> large;
+  Exact<uint64_t> src(n);
+  Exact<int64_t> shape(2 * n), size(2 * n);
+  Exact<float> part(4 * n), matrix(warped ? 6 * n : 0), light = normals(2 * n * lights);
+  for (size_t i = 0; i < n; ++i) {
+    const size_t sides[] = {1 + upto(chance(2) ? 70 : 3), 1 + upto(chance(2) ? 70 : 3)},
+                 count = 3 * sides[0] * sides[1];
+    if (bytes) {
+      small.emplace_back(count);
+      for (size_t k = 0; k < count; ++k) small.back()[k] = static_cast<uint8_t>(upto(255));
+      src[i] = reinterpret_cast<uintptr_t>(small.back().get());
+    } else {
+      large.push_back(normals(count));
+      src[i] = reinterpret_cast<uintptr_t>(large.back().get());
+    }
+    for (size_t k = 0; k < 2; ++k) {
+      const auto side = static_cast<float>(sides[k]);
+      shape[2 * i + k] = static_cast<int64_t>(sides[k]);
+      size[2 * i + k] = static_cast<int64_t>(warped ? 1 + upto(50) : sz);
+      part[4 * i + k] = side * (chance(2) ? 2 * share(generator) - 1 : 0);
+      part[4 * i + 2 + k] =
+          part[4 * i + k] + (2 * side - part[4 * i + k]) * (chance(4) ? 1 : 1e-3f + share(generator) / 2);
+    }
+  }
+  const float scale = chance(4) ? 1e6f : 3.f;
+  for (size_t i = 0; i < matrix.size(); ++i) matrix[i] = scale * (2 * share(generator) - 1);
+  Floats expected;
+  for (int run = 0; run < 2; ++run) {
+    Exact<float> out(n * 3 * sz * sz);
+    const DrawWindows op = {.src = src.get(),
+                            .shape = shape.get(),
+                            .bytes = bytes,
+                            .part = part.get(),
+                            .size = size.get(),
+                            .matrix = warped ? &matrix[0] : nullptr,
+                            .light = light.get(),
+                            .n = n,
+                            .lights = lights,
+                            .sz = sz,
+                            .top = bytes ? 255.f : 1.f,
+                            .mean = {0.4f, 0.5f, 0.6f},
+                            .std = {0.2f, 0.3f, 1},
+                            .out = out.get()};
+    require(!draw_windows(op, run == 0 ? 1 : threads()).error, "draw_windows");
+    Floats found;
+    for (size_t i = 0; i < out.size(); ++i) found.push_back(out[i]);
+    for (const float x : found) require(std::isfinite(x), "draw_windows: a pixel is not finite");
+    require(run == 0 || found == expected, "draw_windows: threads");
+    expected = std::move(found);
+  }
+}
+
 void fuzz_schedule() {
   Exact<double> schedule = any_schedule();
   const size_t n = upto(50);
@@ -235,11 +294,8 @@ int main(int argc, char** argv) {
   constexpr struct {
     const char* name;
     void (*run)();
-  } kLaunchers[] = {{"gather_rows", fuzz_gather},
-                    {"dropout_mask", fuzz_dropout},
-                    {"head", fuzz_head},
-                    {"sgdr_step", fuzz_sgdr},
-                    {"schedule_values", fuzz_schedule}};
+  } kLaunchers[] = {{"gather_rows", fuzz_gather}, {"dropout_mask", fuzz_dropout}, {"head", fuzz_head},
+                    {"sgdr_step", fuzz_sgdr},     {"draw_windows", fuzz_windows}, {"schedule_values", fuzz_schedule}};
   const char* names[] = {"baseline", "avx2", "avx512"};
   for (const auto& launcher : kLaunchers) {
     if (argc == 4 && std::strcmp(argv[3], launcher.name) != 0) continue;

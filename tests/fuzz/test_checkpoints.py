@@ -60,7 +60,7 @@ class Saved:
         try:
             (load or self.learn.load)(self.name)
         except (CheckpointError, FileNotFoundError) as error:
-            tally.refused(error, f"models/{self.name}|the state to go on from is damaged")
+            tally.refused(error, f"models/{self.name}")
             assert same(self.state(), self.other)
             return False
         tally.count("loaded")

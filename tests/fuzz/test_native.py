@@ -20,4 +20,4 @@ def test_launchers(tmp_path):
         done = subprocess.run(command, capture_output=True, text=True, timeout=550)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     print(f"seed {SEED}\n{done.stdout}")
-    assert done.stdout.count(f": {EXAMPLES} inputs") == 5
+    assert done.stdout.count(f": {EXAMPLES} inputs") == 6

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fastclf import ops
+from fastclf.data.windows import Canvas, Windows, draw_windows
 from fastclf.ops.backend import native_module
 from fastclf.training.optimizer import SGDR
 from fastclf.training.schedule import CLR, Constant
@@ -261,6 +262,34 @@ def test_a_head_predicts(tally, data):
         largest = float(plain.abs().max()) if plain.numel() else 0.0
         torch.testing.assert_close(native, plain, rtol=2e-3, atol=2e-3 * (1 + largest))
     return None
+
+
+@fuzzed
+@given(st.data())
+def test_windows_are_drawn(tally, data):
+    """DALI is the twin, and test_windows.py compares pixels; here nothing else may be written."""
+    draw = data.draw
+    n, sz, dtype = draw(st.integers(0, 3)), draw(st.integers(1, 20)), draw(st.sampled_from([np.uint8, np.float32]))
+    shapes = [(draw(st.integers(1, 30)), draw(st.integers(1, 30))) for _ in range(n)]
+    whole = np.array([[0, 0, *shape] for shape in shapes], np.float32).reshape(n, 4)
+    pictures = [
+        draw(mostly(st.just(np.ones((*shape, 3), dtype)), arrays([*shape, 3], tensors=False))) for shape in shapes
+    ]
+    part = draw(mostly(st.just(whole), arrays([n, 4], [np.float32, np.float32, np.float64], tensors=False)))
+    size = draw(mostly(st.just(np.full((n, 2), sz)), st.integers(-1, 2**40).map(lambda side: np.full((n, 2), side))))
+    eye = np.tile(np.eye(2, 3, dtype=np.float32), (n, 1, 1))
+    matrix = draw(st.none() | st.just(eye) | arrays([n, 2, 3], [np.float32], tensors=False))
+    light = draw(mostly(st.just(np.ones((n, 1, 2), np.float32)), arrays([n, 1, 2], [np.float32], tensors=False)))
+    out = draw(
+        mostly(
+            st.just(torch.empty(n, 3, sz, sz)), arrays([n, 3, sz, sz], [np.float32, np.float64]).map(torch.as_tensor)
+        )
+    )
+    try:
+        draw_windows(pictures, Windows(part, size, matrix, light), Canvas(sz, 255.0, (0, 0, 0), (1, 1, 1)), out, 2)
+    except REFUSED as error:
+        return tally.refused(error, "draw_windows: ")
+    return tally.count("result")
 
 
 @fuzzed
