@@ -12,7 +12,6 @@ import torch
 from bench.lesson import LessonSetting, Told
 from fastclf.models.weights import lite0_weights
 
-
 LR = 1e-2  # the best of 3e-3, 1e-2 and 2e-2: accuracy .935, .955 and .935 at its best setting
 
 
