@@ -37,8 +37,11 @@ _MISSING = [said for module, said in LARGE.items() if not is_there(module)]
 def pytest_runtest_makereport(item, call):
     """Skips a test that needs a package of LARGE which is not there, and says which."""
     report = yield
-    if call.excinfo is not None and isinstance(call.excinfo.value, FastclfError):
-        _skip_without_package(report, item.path, str(call.excinfo.value))
+    error = None if call.excinfo is None else call.excinfo.value
+    while error is not None:
+        if isinstance(error, FastclfError):
+            _skip_without_package(report, item.path, str(error))
+        error = error.__context__  # `pytest.warns` and the like put their own on top
     return report
 
 

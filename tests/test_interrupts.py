@@ -244,6 +244,7 @@ class SendAtEnd(Callback):
 
 @pytest.mark.parametrize(("number", "on"), [(signal.SIGTERM, "pictures"), (signal.SIGINT, "rows")])
 def test_a_process_that_is_told_to_end(tmp_path, number, on):
+    pytest.importorskip("nvidia.dali")
     folder = three_colours(tmp_path / "data")
     process = start(SCRIPT, folder, on)
     assert process.stdout is not None

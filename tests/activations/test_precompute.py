@@ -90,6 +90,7 @@ tiny_learner(picture_data({folder!r}), precompute=True, act_dtype="float32")
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_pass_that_is_killed_goes_on_where_it_stopped(folder, monkeypatch, number):
+    pytest.importorskip("nvidia.dali")
     code = STOPPED.format(tests=str(Path(__file__).parents[1]), number=int(number), folder=str(folder))
     ended = subprocess.run([sys.executable, "-c", code], timeout=120, capture_output=True, text=True, check=False)
     assert ended.returncode == (-9 if number == signal.SIGKILL else 143), ended.stderr

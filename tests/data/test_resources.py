@@ -72,6 +72,7 @@ print(json.dumps(found))
 
 
 def test_memory_stays_and_nothing_is_left_in_shared_memory(folders):
+    pytest.importorskip("nvidia.dali")
     done = subprocess.run([sys.executable, "-c", EPOCHS, folders], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
@@ -100,6 +101,7 @@ print(os.wait()[1], sum(len(x) for x, _ in data.val_dl))
 
 def test_a_forked_process_is_told(folders):
     """It would wait for ever for threads that only its parent has."""
+    pytest.importorskip("nvidia.dali")
     done = subprocess.run([sys.executable, "-c", FORK, folders], capture_output=True, text=True, timeout=120)
     told, anew, parent = done.stdout.splitlines()
     assert "'spawn'" in told
