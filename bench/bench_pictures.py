@@ -18,6 +18,7 @@ from bench.race import race, ratios, summary
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.transforms import tfms_from_stats, transforms_side_on
 
+PREFETCHED = 0.5  # seconds: DALI decodes batches of the next round as soon as one ends
 PEERS = {"torchvision Pillow": "pictures_pillow", "torchvision v2": "pictures_v2", "DALI": "pictures_dali"}
 LIMITS = {"decode": "pictures_decode"} | (
     {"decode simplejpeg": "pictures_simplejpeg"} if find_spec("simplejpeg") else {}
@@ -39,7 +40,7 @@ def bench_pictures(benchmark: Any, data_folder: Path, threads: int, augment: boo
         return sampled_mean(x for x, _ in loader.batches(number))
 
     with peer_processes(PEERS | LIMITS, setting) as processes:
-        result = race(benchmark, ours, processes, threads)
+        result = race(benchmark, ours, processes, threads, pause=PREFETCHED)
     pictures, seconds = len(data.trn_ds), result["seconds"]
     decode = [min(taken) for taken in zip(*(seconds[name] for name in LIMITS), strict=True)]
     benchmark.extra_info |= {

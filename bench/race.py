@@ -22,6 +22,7 @@ def race(
     peers: Mapping[str, PeerProcess],
     threads: int,
     work_of: Callable[[int], Any] = lambda number: number,
+    pause: float = PAUSE,
 ) -> dict[str, Any]:
     """Times `ours` with pytest-benchmark; before each of its rounds every peer runs its own.
 
@@ -33,6 +34,7 @@ def race(
         peers: name -> its process, which returns the same.
         threads: of the probes.
         work_of: round number -> what the peers' processes get.
+        pause: seconds between runners; longer where a peer goes on with work of its next round.
 
     Returns:
         ``seconds`` of every round of everybody, ``losses`` of the last round, ``limits`` of each round (the better
@@ -49,7 +51,7 @@ def race(
         for name, peer in peers.items():
             taken, losses[name] = peer.round(work_of(number))
             seconds[name].append(taken)
-            time.sleep(PAUSE)
+            time.sleep(pause)
         return (number,), {}
 
     def timed(number: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import weakref
 from collections.abc import Sequence
 from typing import Protocol
@@ -72,7 +73,10 @@ class HeadEngine:
             raise ValueError(f"HeadEngine: operands must be 'float32' for a head on {spec.device}, got {operands!r}.")
         if backend() is Backend.REFERENCE:
             return ReferenceHead(spec, rows, targets, loss, rates, seed)
-        return _NativeHead(spec, rows, targets, loss, rates, seed, self.max_batch)
+        try:
+            return _NativeHead(spec, rows, targets, loss, rates, seed, self.max_batch)
+        except MemoryError as error:
+            raise MemoryError(f"HeadEngine: no memory for batches of {self.max_batch} rows (max_batch).") from error
 
     def train(self, order: Index, batch_size: int, first_step: int, *, frozen_bn: bool = False) -> Tensor:
         """Trains on batches of consecutive rows of `order`.
@@ -88,8 +92,10 @@ class HeadEngine:
 
         Raises:
             IndexError: a row lies outside the file.
+            TypeError: a number is not whole.
             ValueError: the batch size does not fit, a batch has one row only, or the head's tensors have moved.
         """
+        batch_size, first_step = operator.index(batch_size), operator.index(first_step)
         rows = as_index("HeadEngine.train", order, len(self._rows))
         self._check_batches(len(rows), batch_size, first_step, frozen_bn)
         losses = torch.empty(-(-len(rows) // batch_size), device=self.spec.device)

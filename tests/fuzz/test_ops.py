@@ -48,6 +48,8 @@ def outcome(tally, call, memory=False):
                     raise
                 results.append(None)
     plain, native = results
+    if memory and native is None and plain is not None:  # the plain twin takes no memory beforehand
+        plain = None
     assert (native is None) == (plain is None)
     tally.count("refused" if native is None else "result")
     return native, plain
@@ -128,6 +130,10 @@ def indices(draw, n, size=None):
     return draw(arrays([3])) if form == "other" else array
 
 
+def as_tensor(x):
+    return x if isinstance(x, torch.Tensor) else torch.tensor(x.copy())
+
+
 def as_array(x):
     return x.detach().float().numpy() if isinstance(x, torch.Tensor) else np.asarray(x, np.float32)
 
@@ -202,6 +208,12 @@ def spoil(draw, layers):
     setattr(layer, name, None if how == "none" else nn.Parameter(new))
 
 
+def varied(order, batch):
+    """Whether no batch is one row again and again: BatchNorms then make what rounding leaves 300 times larger each."""
+    chosen = np.asarray(order)
+    return all(len(np.unique(chosen[first : first + batch])) > 1 for first in range(0, len(chosen), batch))
+
+
 @fuzzed
 @given(st.data())
 def test_a_head_is_trained(tally, data):
@@ -220,7 +232,7 @@ def test_a_head_is_trained(tally, data):
     elif n and draw(st.integers(0, 3)) == 0:
         targets[draw(st.integers(0, n - 1))] = draw(st.sampled_from([-1, spec.n_out, 2**62]))
     if draw(st.integers(0, 5)) == 0:
-        targets = torch.as_tensor(as_array(draw(arrays([n, spec.n_out], [np.float32]))))
+        targets = as_tensor(draw(arrays([n, spec.n_out], [np.float32])))
     weight = draw(st.none() | st.sampled_from([spec.n_out, 1, 0]).map(torch.rand))
     loss = ops.HeadLoss(kind, weight, draw(st.sampled_from([0, 0.1, 1])))
     spoilt = draw(st.integers(0, 3)) == 0
@@ -240,7 +252,8 @@ def test_a_head_is_trained(tally, data):
         return engine.train(order, batch, first_step, frozen_bn=frozen_bn)
 
     native, plain = outcome(tally, train, memory=isinstance(max_batch, int) and max_batch >= 2**31)
-    if native is not None and np.isfinite(as_array(rows)).all() and np.abs(as_array(rows)).max(initial=0) < 10:
+    moderate = native is not None and all(np.abs(as_array(x)).max(initial=0) < 10 for x in (rows, targets))  # not NaN
+    if moderate and (frozen_bn or varied(order, batch)):
         torch.testing.assert_close(native, plain, rtol=2e-3, atol=2e-3)
     return None
 
@@ -280,11 +293,9 @@ def test_windows_are_drawn(tally, data):
     eye = np.tile(np.eye(2, 3, dtype=np.float32), (n, 1, 1))
     matrix = draw(st.none() | st.just(eye) | arrays([n, 2, 3], [np.float32], tensors=False))
     light = draw(mostly(st.just(np.ones((n, 1, 2), np.float32)), arrays([n, 1, 2], [np.float32], tensors=False)))
-    out = draw(
-        mostly(
-            st.just(torch.empty(n, 3, sz, sz)), arrays([n, 3, sz, sz], [np.float32, np.float64]).map(torch.as_tensor)
-        )
-    )
+    out = torch.empty(n, 3, sz, sz)
+    if draw(st.integers(0, 7)) == 0:
+        out = as_tensor(draw(arrays([n, 3, sz, sz], [np.float32, np.float64])))
     try:
         draw_windows(pictures, Windows(part, size, matrix, light), Canvas(sz, 255.0, (0, 0, 0), (1, 1, 1)), out, 2)
     except REFUSED as error:

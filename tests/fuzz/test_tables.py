@@ -178,6 +178,7 @@ def contents(draw):
     return text.encode(draw(st.sampled_from(["utf-8"] * 6 + ["utf-8-sig", "utf-16", "utf-32"])), "surrogatepass")
 
 
+@pytest.mark.filterwarnings("ignore:.*invalid (octal )?escape sequence:DeprecationWarning")  # of a codec
 @fuzzed
 @given(
     content=contents(),
