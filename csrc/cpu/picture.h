@@ -31,7 +31,7 @@ inline Vec load_bytes(const uint8_t* p) {
 inline Vec load_values(const uint8_t* p) { return load_bytes(p); }
 inline Vec load_values(const float* p) { return load(p); }
 
-constexpr size_t kRowsAhead = 2;
+constexpr size_t kRowsAhead = 2;  // that are fetched before they are blended
 
 template <size_t kVectors, class T>
 void blend_block(const T* src, size_t stride, const float* weight, size_t taps, float* out) {
