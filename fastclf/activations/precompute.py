@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -104,11 +105,9 @@ def _blocks(net: Net, loader: PictureLoader, done: int, views: int, what: str) -
     pictures, n = _InOrder(loader, done), loader.n
     with Progress(views * n, f"activations of {what}", "pictures", done=done) as progress:
         for view in range(done // n if n else views, views):
-            for x, rows in pictures.batches(view):
-                with torch.inference_mode(), autocast(x.device):
-                    features = net.features(x).float().cpu().numpy()
+            for features, rows in _features(net, pictures, view, behind=int(loader.device.type == "cuda")):
                 last = view * n + int(rows[-1]) + 1
-                yield _block(features, view * n + rows.cpu().numpy(), done, last, loader.ds)
+                yield _block(features, view * n + rows, done, last, loader.ds)
                 progress.advance(last - done)
                 done = last
             if done < (view + 1) * n:  # the last pictures are bad
@@ -118,6 +117,39 @@ def _blocks(net: Net, loader: PictureLoader, done: int, views: int, what: str) -
     line = pictures.waiting.line(f"activations of {what}")
     if line is not None:
         print(line)
+
+
+class _Returning:
+    """Features on their way to the processor: from a GPU, while other work goes on there."""
+
+    def __init__(self, features: torch.Tensor) -> None:
+        self._host, self._done = features, None
+        if features.is_cuda:
+            self._host = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
+            self._host.copy_(features, non_blocking=True)
+            self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._done.record()
+
+    def wait(self) -> NDArray[np.float32]:
+        if self._done is not None:
+            self._done.synchronize()
+        return self._host.numpy()
+
+
+def _features(
+    net: Net, pictures: PictureLoader, view: int, *, behind: int
+) -> Iterator[tuple[NDArray[np.float32], Rows]]:
+    """Features and rows of each batch, given when ``behind`` more batches have been started."""
+    started: deque[tuple[_Returning, Rows]] = deque()
+    for x, y in pictures.batches(view):
+        rows = y.cpu().numpy()  # before the body, which it would wait for
+        with torch.inference_mode(), autocast(x.device):
+            started.append((_Returning(net.features(x).float()), rows))
+        if len(started) > behind:
+            features, rows = started.popleft()
+            yield features.wait(), rows
+    for features, rows in started:
+        yield features.wait(), rows
 
 
 def _block(

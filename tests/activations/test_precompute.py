@@ -12,7 +12,7 @@ import torch
 from helpers import picture_data, three_colours, tiny_learner
 
 from fastclf.activations.places import places_for
-from fastclf.activations.precompute import activations
+from fastclf.activations.precompute import _features, _InOrder, activations
 from fastclf.errors import ActivationFileError, BadImageError
 from fastclf.models.net import Net
 
@@ -56,6 +56,27 @@ def expected(learn, dl, epochs=1):
 
 def raise_interrupt():
     signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("behind", [0, 1, 3, 99])
+def test_batches_that_are_given_later_are_the_same(folder, behind):
+    """As on a GPU, where a batch returns while the next one runs."""
+    data = picture_data(folder, bs=8)
+    learn = tiny_learner(data)
+    learn.model.eval()
+    real, started, ahead, found = learn.model.features, [], [], []
+
+    def features(x):
+        started.append(len(x))
+        return real(x)
+
+    learn.model.features = features
+    for number, (values, rows) in enumerate(_features(learn.model, _InOrder(data.fix_dl, 0), 0, behind=behind), 1):
+        ahead.append(len(started) - number)
+        found.append((values, rows))
+    assert np.concatenate([rows for _, rows in found]).tolist() == list(range(N))
+    assert max(ahead) == min(behind, len(found) - 1)
+    np.testing.assert_allclose(np.concatenate([values for values, _ in found]), expected(learn, data.fix_dl), rtol=1e-5)
 
 
 @pytest.mark.parametrize("bs", [8, 5])
