@@ -42,7 +42,7 @@ class Nodes:
 
     def as_float(self, number: Any) -> Any:
         """See `Algebra`."""
-        return fn.cast(number, dtype=types.FLOAT)
+        return as_float(number)
 
     def floor(self, number: Any) -> Any:
         """See `Algebra`."""
