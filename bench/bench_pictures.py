@@ -35,22 +35,24 @@ def bench_pictures(benchmark: Any, data_folder: Path, threads: int, augment: boo
     data = ImageClassifierData.from_paths(setting.folder, setting.batch, tfms, num_workers=threads, device="cpu")
     loader = data.trn_dl if augment else data.fix_dl
 
-    def ours(number: int) -> list[float]:
+    def ours(epoch: int) -> list[float]:
         torch.set_num_threads(1)  # as in the peers' processes: the mean's threads would spin while others decode
-        return sampled_mean(x for x, _ in loader.batches(number))
+        return sampled_mean(x for x, _ in loader.batches(epoch))
 
     with peer_processes(PEERS | LIMITS, setting) as processes:
         result = race(benchmark, ours, processes, threads, pause=PREFETCHED)
     pictures, seconds = len(data.trn_ds), result["seconds"]
-    decode = [min(taken) for taken in zip(*(seconds[name] for name in LIMITS), strict=True)]
+    number = dict.fromkeys(seconds, pictures) | {name: result["losses"][name][0] for name in LIMITS}
+    rates = {name: [number[name] / each for each in taken] for name, taken in seconds.items()}
+    decode = [max(each) for each in zip(*(rates[name] for name in LIMITS), strict=True)]
     benchmark.extra_info |= {
         "augment": augment,
         "pictures": pictures,
         "kilobytes_per_picture": setting.bytes() / pictures / 1e3,
-        "pictures_per_second": {name: pictures / median(taken) for name, taken in seconds.items()},
-        "megabytes_per_second": {name: setting.bytes() / median(taken) / 1e6 for name, taken in seconds.items()},
+        "pictures_per_second": {name: median(each) for name, each in rates.items()},
+        "megabytes_per_second": {name: setting.bytes() / pictures * median(each) / 1e6 for name, each in rates.items()},
         "ratios": {name: summary(ratios(seconds, name)) for name in PEERS},
-        "share_of_decode": summary([limit / taken for limit, taken in zip(decode, seconds["ours"], strict=True)]),
+        "share_of_decode": summary([ours / limit for ours, limit in zip(rates["ours"], decode, strict=True)]),
         "seconds": seconds,
         "disturbed_rounds": result["disturbed"],
         "peak_memory_mb": result["peak_memory_mb"],

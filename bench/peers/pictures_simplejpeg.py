@@ -15,7 +15,7 @@ def make(setting: PicturesSetting) -> Callable[[int], list[float]]:
     files, pool = [Path(file) for file in setting.files()], ThreadPoolExecutor(setting.threads)
 
     def decode(chunk: list[Path]) -> int:
-        return sum(simplejpeg.decode_jpeg(file.read_bytes(), "RGB").nbytes for file in chunk)
+        return sum(simplejpeg.decode_jpeg(file.read_bytes(), "RGB").ndim == 3 for file in chunk)
 
     def run(_: int) -> list[float]:
         chunks = [files[first : first + setting.batch] for first in range(0, len(files), setting.batch)]

@@ -58,7 +58,20 @@ struct LossRow {
   float classes;
 };
 
-constexpr size_t kTaps = 4;  // pixels in the widest vector
+// How one axis is resampled: value i is the sum over k < count[i] of weight[i, k] * source[first[i] + k].
+struct Blend {
+  const uint32_t *first, *count;  // [n], count >= 1
+  const float* weight;            // [n, taps]
+  size_t taps, n;
+};
+
+// Where the rows of a window go: out[c * plane + r * columns + i] = value * gain[c] + offset[c].
+struct Planes {
+  float* out;
+  size_t plane;
+  bool stream;                 // past the caches; out and its rows are aligned to lines of the cache
+  const float *gain, *offset;  // [3]
+};
 
 // n pixels of a picture [rows, cols] of 4 floats each, bilinear, at positions (x0, y0) + i * (dx, dy); pixel (0, 0) is
 // at (0, 0) and the border is mirrored.
@@ -114,18 +127,16 @@ struct Kernels {
   // Binary cross-entropy with targets y [classes], times `mean` (1 / (rows * classes)).
   float (*bce_row)(const LossRow& op, const float* y, float mean);
 
-  // out[j] = sum over k < taps of weight[k] * src[k * stride + j], j < n; src is uint8 or float.
-  void (*blend_rows)(const void* src, bool bytes, size_t stride, const float* weight, size_t taps, size_t n,
-                     float* out);
-  // out[i, :3] = row[i, :3], i < n, from 3 to 4 floats a pixel; one float beyond the row is read.
-  void (*spread)(const float* row, size_t n, float* out);
-  // out[i, :] = sum over k < taps of weight[i, k, :] * row[first[i] + k, :], i < n, 4 floats a pixel; taps are a
-  // multiple of kTaps.
-  void (*blend_columns)(const float* row, const uint32_t* first, const float* weight, size_t taps, size_t n,
-                        float* out);
+  // A strip holds up to `lanes` rows of pixels side by side: [columns, 3, lanes].
+  size_t lanes;
+  // strip[j, r] is row r < rows.n of the picture resampled downwards, src [., stride] uint8 or float, j < n values.
+  void (*blend_down)(const void* src, bool bytes, size_t stride, const Blend& rows, size_t n, float* strip);
+  // A strip resampled across, to planes or to pixels [rows, columns.n, 4]; returns the sum of what is written.
+  float (*strip_to_planes)(const float* strip, const Blend& columns, size_t rows, const Planes& to);
+  void (*strip_to_pixels)(const float* strip, const Blend& columns, size_t rows, float* out);
   void (*warp_row)(const WarpRow& op);
-  // out[c * plane + i] = pixels[i, c] * gain[c] + offset[c], i < n, c < 3; returns the sum of all.
-  float (*to_planes)(const float* pixels, size_t n, const float* gain, const float* offset, float* out, size_t plane);
+  // A row of the window from n pixels of 4 floats; returns the sum of what is written.
+  float (*to_planes)(const float* pixels, size_t n, const Planes& to);
   float (*light)(float* x, size_t n, const Light& op);  // returns the sum of the result
 };
 

@@ -31,115 +31,177 @@ inline Vec load_bytes(const uint8_t* p) {
 inline Vec load_values(const uint8_t* p) { return load_bytes(p); }
 inline Vec load_values(const float* p) { return load(p); }
 
-constexpr size_t kRowsAhead = 2;  // that are fetched before they are blended
-
-template <size_t kVectors, class T>
-void blend_block(const T* src, size_t stride, const float* weight, size_t taps, float* out) {
-  Vec sum[kVectors] = {};
-  for (size_t k = 0; k < taps; ++k) {
-    const Vec w = splat(weight[k]);
-    for (size_t i = 0; i < kVectors; ++i) sum[i] += w * load_values(src + k * stride + i * kLanes);
+// Row i of the lanes becomes lane i of the rows.
+inline void transpose_lanes(Vec (&v)[kLanes]) {
+  for (size_t round = 1; round < kLanes; round *= 2) {
+    Vec mixed[kLanes];
+    for (size_t i = 0; i < kLanes / 2; ++i) {
+      const Vec a = v[i], b = v[i + kLanes / 2];
+#if defined(__AVX512F__)
+      mixed[2 * i] = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+      mixed[2 * i + 1] = __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+#elif defined(__AVX2__)
+      mixed[2 * i] = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+      mixed[2 * i + 1] = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+#else
+      mixed[2 * i] = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+      mixed[2 * i + 1] = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+#endif
+    }
+    __builtin_memcpy(v, mixed, sizeof v);
   }
-  for (size_t i = 0; i < kVectors; ++i) store(out + i * kLanes, sum[i]);
+}
+
+// kVectors * kLanes columns of a strip. Lanes without a row repeat the last one.
+template <size_t kVectors, class T>
+void blend_down_block(const T* src, size_t stride, const Blend& rows, float* strip) {
+  Vec tile[kVectors][kLanes];
+  for (size_t lane = 0; lane < kLanes; ++lane) {
+    const size_t r = lane < rows.n ? lane : rows.n - 1;
+    const T* from = src + rows.first[r] * stride;
+    const float* weight = rows.weight + r * rows.taps;
+    Vec sum[kVectors] = {};
+    for (size_t k = 0; k < rows.count[r]; ++k) {
+      const Vec w = splat(weight[k]);
+      for (size_t i = 0; i < kVectors; ++i) sum[i] += w * load_values(from + k * stride + i * kLanes);
+    }
+    for (size_t i = 0; i < kVectors; ++i) tile[i][lane] = sum[i];
+  }
+  for (size_t i = 0; i < kVectors; ++i) {
+    transpose_lanes(tile[i]);
+    for (size_t c = 0; c < kLanes; ++c) store(strip + (i * kLanes + c) * kLanes, tile[i][c]);
+  }
 }
 
 template <class T>
-void blend_rows_of(const T* src, size_t stride, const float* weight, size_t taps, size_t n, float* out) {
+void blend_down_of(const T* src, size_t stride, const Blend& rows, size_t n, float* strip) {
+  const size_t next = rows.first[rows.n - 1] + rows.count[rows.n - 1];  // row of the next strip
   size_t i = 0;
-  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
-    // Decoded pictures come from memory, row by row, each too short for the processor to see what follows.
-    for (size_t k = 0; k < kRowsAhead; ++k) __builtin_prefetch(src + (taps + k) * stride + i);
-    blend_block<4>(src + i, stride, weight, taps, out + i);
+  for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
+    if (i % (4 * kLine) == 0) {
+      // Decoded pictures come from memory, row by row, each too short for the processor to see what follows.
+      for (size_t k = 0; k < next - rows.first[0]; ++k) __builtin_prefetch(src + (next + k) * stride + i);
+    }
+    blend_down_block<2>(src + i, stride, rows, strip + i * kLanes);
   }
-  for (; i + kLanes <= n; i += kLanes) blend_block<1>(src + i, stride, weight, taps, out + i);
+  for (; i + kLanes <= n; i += kLanes) blend_down_block<1>(src + i, stride, rows, strip + i * kLanes);
   if (i < n && n >= kLanes) {  // the last ones once more
-    blend_block<1>(src + n - kLanes, stride, weight, taps, out + n - kLanes);
+    blend_down_block<1>(src + n - kLanes, stride, rows, strip + (n - kLanes) * kLanes);
     return;
   }
   for (; i < n; ++i) {
-    out[i] = 0;
-    for (size_t k = 0; k < taps; ++k) out[i] += weight[k] * static_cast<float>(src[k * stride + i]);
+    for (size_t lane = 0; lane < kLanes; ++lane) {
+      const size_t r = lane < rows.n ? lane : rows.n - 1;
+      float sum = 0;
+      for (size_t k = 0; k < rows.count[r]; ++k) {
+        sum += rows.weight[r * rows.taps + k] * static_cast<float>(src[(rows.first[r] + k) * stride + i]);
+      }
+      strip[i * kLanes + lane] = sum;
+    }
   }
 }
 
-inline void blend_rows(const void* src, bool bytes, size_t stride, const float* weight, size_t taps, size_t n,
-                       float* out) {
+inline void blend_down(const void* src, bool bytes, size_t stride, const Blend& rows, size_t n, float* strip) {
   if (bytes) {
-    blend_rows_of(static_cast<const uint8_t*>(src), stride, weight, taps, n, out);
+    blend_down_of(static_cast<const uint8_t*>(src), stride, rows, n, strip);
   } else {
-    blend_rows_of(static_cast<const float*>(src), stride, weight, taps, n, out);
+    blend_down_of(static_cast<const float*>(src), stride, rows, n, strip);
   }
 }
 
-constexpr size_t kPixels = kLanes / 4;  // side by side in a vector
-
-#if defined(__AVX2__)
-// The pixels of a, then those of b, each added to its neighbour.
-inline Vec add_neighbours(Vec a, Vec b) {
-#if defined(__AVX512F__)
-  return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
-         __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
-#else
-  return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11) +
-         __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
-#endif
-}
-#endif
-
-// The sum over the pixels of each vector, side by side.
-inline Vec add_pixels(const Vec (&v)[kPixels]) {
-#if defined(__AVX512F__)
-  return add_neighbours(add_neighbours(v[0], v[1]), add_neighbours(v[2], v[3]));
-#elif defined(__AVX2__)
-  return add_neighbours(v[0], v[1]);
-#else
-  return v[0];
-#endif
-}
-
-// Pixels of 3 floats to pixels of 4; the last one is read as 4 floats.
-inline void spread(const float* row, size_t n, float* out) {
-  size_t i = 0;
-#if defined(__AVX512F__)
-  for (; 3 * i + kLanes <= 3 * n + 1; i += kPixels) {
-    const Vec v = load(row + 3 * i);
-    store(out + 4 * i, __builtin_shufflevector(v, v, 0, 1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 9, 9, 10, 11, 12));
+// One pixel of all rows of a strip, channel by channel. With kTaps == 0 for any number of taps, else for that many.
+template <size_t kTaps>
+inline void blend_pixel(const float* strip, const Blend& columns, size_t c, Vec (&channel)[3]) {
+  const size_t taps = kTaps ? kTaps : columns.taps;
+  const float *from = strip + size_t{columns.first[c]} * 3 * kLanes, *weight = columns.weight + c * taps;
+  for (size_t i = 0; i < 3; ++i) channel[i] = Vec{};
+  for (size_t k = 0; k < taps; ++k) {
+    const Vec w = splat(weight[k]);
+    for (size_t i = 0; i < 3; ++i) channel[i] += w * load(from + (3 * k + i) * kLanes);
   }
-#endif
-  for (; i < n; ++i) store_pixel(out + 4 * i, load_pixel(row + 3 * i));
 }
 
-// With kCount == 0 for any number of taps, else for that many.
-template <size_t kCount>
-void blend_columns_of(const float* row, const uint32_t* first, const float* weight, size_t taps, size_t n, float* out) {
-  const size_t floats = 4 * (kCount ? kCount : taps);
-  const auto blend = [&](size_t c) {
-    const float *from = row + 4 * size_t{first[c]}, *w = weight + c * floats;
-    Vec sum = load(w) * load(from);
-    for (size_t k = kLanes; k < floats; k += kLanes) sum += load(w + k) * load(from + k);
-    return sum;
+// Calls blended(c, channels) for every column.
+template <class Blended>
+inline void blend_across(const float* strip, const Blend& columns, size_t first, size_t n, Blended blended) {
+  const auto each = [&](auto blend) {
+    for (size_t c = 0; c < n; ++c) {
+      Vec channel[3];
+      blend(c, channel);
+      blended(c, channel);
+    }
   };
-  Vec part[kPixels];
-  size_t c = 0;
-  for (; c + kPixels <= n; c += kPixels) {
-    for (size_t i = 0; i < kPixels; ++i) part[i] = blend(c + i);
-    store(out + 4 * c, add_pixels(part));
-  }
-  for (; c < n; ++c) {
-    for (size_t i = 0; i < kPixels; ++i) part[i] = blend(c);
-    const Vec sum = add_pixels(part);
-    __builtin_memcpy(out + 4 * c, &sum, sizeof(Pixel));
+  switch (columns.taps) {
+    case 3:
+      return each([&](size_t c, Vec(&out)[3]) { blend_pixel<3>(strip, columns, first + c, out); });
+    case 4:
+      return each([&](size_t c, Vec(&out)[3]) { blend_pixel<4>(strip, columns, first + c, out); });
+    case 5:
+      return each([&](size_t c, Vec(&out)[3]) { blend_pixel<5>(strip, columns, first + c, out); });
+    default:
+      return each([&](size_t c, Vec(&out)[3]) { blend_pixel<0>(strip, columns, first + c, out); });
   }
 }
 
-inline void blend_columns(const float* row, const uint32_t* first, const float* weight, size_t taps, size_t n,
-                          float* out) {
-  if (taps == 4) {
-    blend_columns_of<4>(row, first, weight, taps, n, out);
-  } else if (taps == 8) {
-    blend_columns_of<8>(row, first, weight, taps, n, out);
+constexpr size_t kLineVectors = kLine / kLanes;  // in a line
+
+// Writes the first n floats of a line.
+inline void store_line(float* p, const Vec (&line)[kLineVectors], size_t n, bool past_caches) {
+  if (past_caches) {
+    for (size_t i = 0; i < kLineVectors; ++i) stream(p + i * kLanes, line[i]);
+  } else if (n == kLine) {
+    for (size_t i = 0; i < kLineVectors; ++i) store(p + i * kLanes, line[i]);
   } else {
-    blend_columns_of<0>(row, first, weight, taps, n, out);
+    __builtin_memcpy(p, line, n * sizeof(float));
+  }
+}
+
+inline float strip_to_planes(const float* strip, const Blend& columns, size_t rows, const Planes& planes) {
+  const Planes to = planes;  // its fields cannot be changed by the stores
+  const size_t width = columns.n;
+  Vec total = {}, tile[3][kLineVectors][kLanes];
+  for (size_t first = 0; first < width; first += kLine) {
+    const size_t n = width - first < kLine ? width - first : kLine;
+    if (n < kLine) __builtin_memset(tile, 0, sizeof tile);
+    blend_across(strip, columns, first, n, [&](size_t c, const Vec(&channel)[3]) {
+      for (size_t i = 0; i < 3; ++i) {
+        tile[i][c / kLanes][c % kLanes] = channel[i] * splat(to.gain[i]) + splat(to.offset[i]);
+      }
+    });
+    for (size_t i = 0; i < 3; ++i) {
+      for (size_t v = 0; v < kLineVectors; ++v) transpose_lanes(tile[i][v]);
+      for (size_t r = 0; r < rows; ++r) {
+        Vec line[kLineVectors];
+        for (size_t v = 0; v < kLineVectors; ++v) {
+          line[v] = tile[i][v][r];
+          total += line[v];
+        }
+        store_line(to.out + i * to.plane + r * width + first, line, n, to.stream);
+      }
+    }
+  }
+  return add_lanes(total);
+}
+
+constexpr size_t kPixels = kLanes / 4;  // in a vector
+
+inline void strip_to_pixels(const float* strip, const Blend& columns, size_t rows, float* out) {
+  const size_t width = columns.n;
+  Vec tile[kLanes] = {};
+  for (size_t first = 0; first < width; first += kPixels) {
+    const size_t n = width - first < kPixels ? width - first : kPixels;
+    blend_across(strip, columns, first, n, [&](size_t c, const Vec(&channel)[3]) {
+      for (size_t i = 0; i < 3; ++i) tile[4 * c + i] = channel[i];
+    });
+    transpose_lanes(tile);
+    for (size_t r = 0; r < rows; ++r) {
+      float* to = out + 4 * (r * width + first);
+      if (n == kPixels) {
+        store(to, tile[r]);
+      } else {
+        __builtin_memcpy(to, &tile[r], n * sizeof(Pixel));
+      }
+    }
   }
 }
 
@@ -211,9 +273,7 @@ inline void warp_row(const WarpRow& op) {
   }
 }
 
-// Returns the sum of what is written.
-inline float to_planes(const float* pixels, size_t n, const float* gain, const float* offset, float* out,
-                       size_t plane) {
+inline float to_planes(const float* pixels, size_t n, const Planes& to) {
   Pixel total[3] = {};
   float sum = 0;
   size_t x = 0;
@@ -231,8 +291,8 @@ inline float to_planes(const float* pixels, size_t n, const float* gain, const f
         __builtin_shufflevector(rg_ab, rg_cd, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31),
         __builtin_shufflevector(b_ab, b_cd, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)};
     for (size_t i = 0; i < 3; ++i) {
-      const Vec value = channel[i] * splat(gain[i]) + splat(offset[i]);
-      store(out + i * plane + x, value);
+      const Vec value = channel[i] * splat(to.gain[i]) + splat(to.offset[i]);
+      store(to.out + i * to.plane + x, value);
       wide += value;
     }
   }
@@ -247,8 +307,8 @@ inline float to_planes(const float* pixels, size_t n, const float* gain, const f
                               __builtin_shufflevector(rg_ab, rg_cd, 2, 3, 6, 7),
                               __builtin_shufflevector(b_ab, b_cd, 0, 1, 4, 5)};
     for (size_t i = 0; i < 3; ++i) {
-      const Pixel value = channel[i] * gain[i] + offset[i];
-      store_pixel(out + i * plane + x, value);
+      const Pixel value = channel[i] * to.gain[i] + to.offset[i];
+      store_pixel(to.out + i * to.plane + x, value);
       total[i] += value;
     }
   }
@@ -256,8 +316,8 @@ inline float to_planes(const float* pixels, size_t n, const float* gain, const f
   sum += (all[0] + all[1]) + (all[2] + all[3]);
   for (; x < n; ++x) {
     for (size_t i = 0; i < 3; ++i) {
-      const float value = pixels[4 * x + i] * gain[i] + offset[i];
-      out[i * plane + x] = value;
+      const float value = pixels[4 * x + i] * to.gain[i] + to.offset[i];
+      to.out[i * to.plane + x] = value;
       sum += value;
     }
   }

@@ -23,6 +23,8 @@ constexpr size_t kLanes = 8;
 constexpr size_t kLanes = 4;
 #endif
 
+constexpr size_t kLine = 16;  // floats in a line of the cache
+
 typedef float Vec __attribute__((vector_size(kLanes * 4)));
 typedef uint64_t U64 __attribute__((vector_size(kLanes * 4)));
 typedef int64_t I64 __attribute__((vector_size(kLanes * 4)));
@@ -33,6 +35,19 @@ inline Vec load(const float* p) {
   return v;
 }
 inline void store(float* p, Vec v) { __builtin_memcpy(p, &v, sizeof v); }
+// Writes past the caches, which would first read what is overwritten; p is aligned like a vector. Fill whole lines, and
+// call _mm_sfence before another thread reads.
+inline void stream(float* p, Vec v) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(p, v);
+#elif defined(__AVX2__)
+  _mm256_stream_ps(p, v);
+#elif defined(__x86_64__)
+  _mm_stream_ps(p, v);
+#else
+  store(p, v);
+#endif
+}
 inline Vec splat(float x) { return x - Vec{}; }
 
 // The sum of the lanes, in a fixed order.

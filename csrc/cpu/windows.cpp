@@ -3,57 +3,87 @@
 #include <algorithm>
 #include <cmath>
 #include <vector>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #include "api.h"
 #include "cpu/kernels.h"
 #include "cpu/pool.h"
+#include "cpu/tile.h"
 
 namespace fastclf {
 
 namespace {
 
-// How one axis is resampled: value i is the sum over k < taps of weight[i, k] * source[first[i] + k].
-struct Taps {
-  std::vector<uint32_t> first;  // [n]
-  std::vector<uint32_t> count;  // [n] taps that weigh something are the first count[i]
-  std::vector<float> weight;    // [n, taps, repeat]: each weight `repeat` times over
-  size_t taps = 0;              // a multiple of `multiple`; those past the source weigh nothing
-  size_t begin = 0, end = 0;    // what of the source has weight
+constexpr size_t kLine = 64;         // bytes of a line of the cache
+constexpr size_t kCached = 4 << 20;  // bytes of windows that may be in a cache still when they are used
 
-  // A triangle as wide as a step of the result, or of the source where it is magnified; the outermost value goes on.
-  void set(double low, double high, size_t n, size_t source, size_t multiple, size_t repeat) {
-    const double step = (high - low) / static_cast<double>(n), reach = std::max(1.0, step);
-    const auto used = static_cast<int64_t>(std::min(source, static_cast<size_t>(std::ceil(2 * reach))));
+// The weights of one axis: a triangle as wide as a step of the result, or of the source where it is magnified; the
+// outermost value goes on outside.
+class Taps {
+ public:
+  size_t begin = 0, end = 0;  // what of the source has weight
+
+  void set(double low, double high, size_t n, size_t source) {
+    const double step = (high - low) / static_cast<double>(n), reach = std::max(1.0, step), slope = 1 / reach;
     const auto last = static_cast<int64_t>(source) - 1;
-    taps = (static_cast<size_t>(used) + multiple - 1) / multiple * multiple;
-    first.resize(n);
-    count.assign(n, 1);
-    weight.assign(n * taps * repeat, 0.0f);
-    begin = source, end = 0;
+    const auto span = static_cast<int64_t>(std::ceil(2 * reach)), used = std::min(last + 1, span);
+    taps_ = static_cast<size_t>(used);
+    first_.resize(n);
+    count_.assign(n, 1);
+    weight_.assign(n * taps_, 0.0f);
     for (size_t i = 0; i < n; ++i) {
       const double middle = low + (static_cast<double>(i) + 0.5) * step;
       const auto from = static_cast<int64_t>(std::ceil(middle - reach - 0.5));
-      const auto to = static_cast<int64_t>(std::floor(middle + reach - 0.5));
       const int64_t start = std::clamp<int64_t>(from, 0, last + 1 - used);
-      double total = 0;
-      for (int64_t k = from; k <= to; ++k) total += triangle(k, middle, reach);
-      for (int64_t k = from; k <= to; ++k) {
-        const auto share = static_cast<float>(triangle(k, middle, reach) / total);
-        const int64_t tap = std::clamp<int64_t>(std::clamp<int64_t>(k, 0, last) - start, 0, used - 1);
-        float* w = &weight[(i * taps + static_cast<size_t>(tap)) * repeat];
-        for (size_t r = 0; r < repeat; ++r) w[r] += share;
-        if (share > 0) count[i] = std::max(count[i], static_cast<uint32_t>(tap + 1));
+      float* w = &weight_[i * taps_];
+      float total = 0;
+      for (int64_t k = from; k < from + span; ++k) {
+        const auto share = static_cast<float>(1 - std::abs(static_cast<double>(k) + 0.5 - middle) * slope);
+        if (share <= 0) continue;
+        const auto tap = static_cast<size_t>(std::clamp<int64_t>(std::clamp<int64_t>(k, 0, last) - start, 0, used - 1));
+        w[tap] += share;
+        total += share;
+        count_[i] = std::max(count_[i], static_cast<uint32_t>(tap + 1));
       }
-      first[i] = static_cast<uint32_t>(start);
-      begin = std::min(begin, static_cast<size_t>(start));
-      end = std::max(end, static_cast<size_t>(start + used));
+      const float scale = 1 / total;
+      for (size_t tap = 0; tap < count_[i]; ++tap) w[tap] *= scale;
+      first_[i] = static_cast<uint32_t>(start);
     }
+    begin = *std::min_element(first_.begin(), first_.end());
+    end = *std::max_element(first_.begin(), first_.end()) + static_cast<size_t>(used);
+  }
+
+  // Counts the source from `begin` on.
+  void trim() {
+    for (uint32_t& first : first_) first -= static_cast<uint32_t>(begin);
+  }
+
+  Blend blend(size_t first, size_t n) const {
+    return {&first_[first], &count_[first], &weight_[first * taps_], taps_, n};
   }
 
  private:
-  static double triangle(int64_t k, double middle, double reach) {
-    return std::max(0.0, 1 - std::abs(static_cast<double>(k) + 0.5 - middle) / reach);
+  std::vector<uint32_t> first_, count_;
+  std::vector<float> weight_;
+  size_t taps_ = 0;
+};
+
+// Memory that grows. A vector's would not be aligned: each access to a strip would touch two lines of the cache.
+class Floats {
+ public:
+  float* at_least(size_t n) {
+    if (n > size_) {
+      data_ = Buffer<float>(n);
+      size_ = n;
+    }
+    return data_.get();
   }
+
+ private:
+  Buffer<float> data_;
+  size_t size_ = 0;
 };
 
 // What one thread draws with: kept between pictures.
@@ -64,6 +94,8 @@ class Artist {
       gain_[c] = 1 / (op.std[c] * op.top);
       offset_[c] = -op.mean[c] / op.std[c];
     }
+    const bool aligned = reinterpret_cast<uintptr_t>(op.out) % kLine == 0 && op.sz * sizeof(float) % kLine == 0;
+    stream_ = aligned && !op.matrix && !op.lights && op.n * 3 * op.sz * op.sz * sizeof(float) > kCached;
   }
 
   void draw(size_t i) {
@@ -71,43 +103,43 @@ class Artist {
     sum_ = 0;
     const auto rows = static_cast<size_t>(op_.size[2 * i]), cols = static_cast<size_t>(op_.size[2 * i + 1]);
     if (op_.matrix) {
-      resized_.resize(4 * rows * cols);
-      resample(i, rows, cols, [&](size_t row) { return resized_.data() + 4 * row * cols; }, [](size_t) {});
-      warp(op_.matrix + 6 * i, rows, cols);
+      float* resized = resized_.at_least(4 * rows * cols);
+      resample(i, rows, cols, [&](const float* strip, const Blend& across, size_t row, size_t n) {
+        k_.strip_to_pixels(strip, across, n, resized + 4 * row * cols);
+      });
+      warp(op_.matrix + 6 * i, resized, rows, cols);
     } else {
-      pixels_.resize(4 * cols);
-      resample(i, rows, cols, [&](size_t) { return pixels_.data(); }, [&](size_t row) { lay(row); });
+      resample(i, rows, cols, [&](const float* strip, const Blend& across, size_t row, size_t n) {
+        sum_ += k_.strip_to_planes(strip, across, n, planes(row));
+      });
     }
     light(op_.light + 2 * op_.lights * i);
   }
 
  private:
-  // Calls place(row) for where the pixels of a row go, and then done(row).
-  template <class Place, class Done>
-  void resample(size_t i, size_t rows, size_t cols, Place place, Done done) {
+  // Blends strips of rows, top to bottom, and calls place(strip, across, row, n) for the n rows of each.
+  template <class Place>
+  void resample(size_t i, size_t rows, size_t cols, Place place) {
     const auto height = static_cast<size_t>(op_.shape[2 * i]), width = static_cast<size_t>(op_.shape[2 * i + 1]);
     const float* part = op_.part + 4 * i;
-    y_.set(part[0], part[2], rows, height, 1, 1);
-    x_.set(part[1], part[3], cols, width, kTaps, 4);
-    for (uint32_t& first : x_.first) first -= static_cast<uint32_t>(x_.begin);
-    const size_t seen = x_.end - x_.begin, item = op_.bytes ? 1 : sizeof(float);
-    row_.assign(3 * seen + 1, 0.0f);  // the last pixel is read as 4 floats
-    wide_.assign(4 * (seen + kTaps), 0.0f);
-    const auto* src = reinterpret_cast<const char*>(op_.src[i]);
-    for (size_t r = 0; r < rows; ++r) {
-      const char* from = src + item * 3 * (y_.first[r] * width + x_.begin);
-      k_.blend_rows(from, op_.bytes, 3 * width, &y_.weight[r * y_.taps], y_.count[r], 3 * seen, row_.data());
-      k_.spread(row_.data(), seen, wide_.data());
-      k_.blend_columns(wide_.data(), x_.first.data(), x_.weight.data(), x_.taps, cols, place(r));
-      done(r);
+    y_.set(part[0], part[2], rows, height);
+    x_.set(part[1], part[3], cols, width);
+    x_.trim();
+    const size_t values = 3 * (x_.end - x_.begin), item = op_.bytes ? 1 : sizeof(float);
+    float* strip = strip_.at_least(values * k_.lanes);
+    const char* from = reinterpret_cast<const char*>(op_.src[i]) + item * 3 * x_.begin;
+    for (size_t row = 0; row < rows; row += k_.lanes) {
+      const size_t n = std::min(k_.lanes, rows - row);
+      k_.blend_down(from, op_.bytes, 3 * width, y_.blend(row, n), values, strip);
+      place(strip, x_.blend(0, cols), row, n);
     }
   }
 
-  void warp(const float* m, size_t rows, size_t cols) {
-    pixels_.resize(4 * op_.sz);
+  void warp(const float* m, const float* resized, size_t rows, size_t cols) {
+    float* pixels = pixels_.at_least(4 * op_.sz);
     for (size_t y = 0; y < op_.sz; ++y) {  // positions are of pixels' middles
       const float v = static_cast<float>(y) + 0.5f;
-      k_.warp_row({.src = resized_.data(),
+      k_.warp_row({.src = resized,
                    .rows = rows,
                    .cols = cols,
                    .x0 = m[0] * 0.5f + m[1] * v + m[2] - 0.5f,
@@ -115,18 +147,15 @@ class Artist {
                    .dx = m[0],
                    .dy = m[3],
                    .n = op_.sz,
-                   .out = pixels_.data()});
-      lay(y);
+                   .out = pixels});
+      sum_ += k_.to_planes(pixels, op_.sz, planes(y));
     }
   }
 
-  // Writes a row of the window: as it is when its light changes yet, else normalised.
-  void lay(size_t row) {
-    constexpr float kOne[3] = {1, 1, 1}, kNothing[3] = {};
-    const size_t plane = op_.sz * op_.sz;
-    float* to = out_ + row * op_.sz;
-    sum_ += op_.lights ? k_.to_planes(pixels_.data(), op_.sz, kOne, kNothing, to, plane)
-                       : k_.to_planes(pixels_.data(), op_.sz, gain_, offset_, to, plane);
+  // Where rows of the window go: as they are when their light changes yet, else normalised.
+  Planes planes(size_t row) const {
+    static constexpr float kOne[3] = {1, 1, 1}, kNothing[3] = {};
+    return {out_ + row * op_.sz, op_.sz * op_.sz, stream_, op_.lights ? kOne : gain_, op_.lights ? kNothing : offset_};
   }
 
   // Each change of light needs the mean that the one before has left; the last one normalises.
@@ -149,8 +178,8 @@ class Artist {
   const DrawWindows& op_;
   const Kernels& k_ = kernels();
   Taps y_, x_;
-  std::vector<float> row_, wide_, pixels_,
-      resized_;  // a row of the picture, in 3 and in 4 floats; drawn pixels; a part
+  Floats strip_, resized_, pixels_;  // resampled rows side by side; a part; a row of drawn pixels
+  bool stream_;
   float gain_[3], offset_[3];
   float* out_ = nullptr;
   double sum_ = 0;
@@ -162,6 +191,9 @@ Status draw_windows(const DrawWindows& op, int threads) {
   run_team(op.n < 2 ? 1 : threads, [&](Team& team, unsigned) {
     Artist artist(op);
     team.for_each(op.n, [&](size_t i) { artist.draw(i); });
+#if defined(__x86_64__)
+    _mm_sfence();  // what was streamed comes before what follows
+#endif
   });
   return {};
 }

@@ -143,9 +143,15 @@ class _Memory:
     def floats(self, *shape: int) -> torch.Tensor:
         """Returns a tensor whose memory nobody else holds; what is in it is not defined."""
         n = math.prod(shape)
-        block = self._free.pop() if self._free else np.empty(n, np.float32)
+        block = self._free.pop() if self._free else _aligned(n)
         if len(block) < n:
-            block = np.empty(n, np.float32)
+            block = _aligned(n)
         held = block[:n]  # lives as long as any tensor or array over it
         weakref.finalize(held, self._free.append, block).atexit = False
         return torch.from_numpy(held).view(shape)
+
+
+def _aligned(n: int) -> npt.NDArray[np.float32]:
+    """Makes an array that begins with a line of the cache, as PyTorch's memory does and NumPy's does not."""
+    memory: npt.NDArray[np.float32] = torch.empty(n).numpy()
+    return memory

@@ -189,13 +189,18 @@ def decode(file: bytes) -> npt.NDArray[np.uint8]:
     return np.array(graph.wait().at(0), np.uint8)
 
 
+def _read() -> Any:
+    # A file that is cut short while it is mapped would kill the process; and mapping takes longer than reading.
+    return fn.io.file.read(number_input(SOURCE, 1, types.UINT8), dont_use_mmap=True)
+
+
 def _decoded_file(gpu: bool, **how: Any) -> Any:
-    encoded = fn.io.file.read(number_input(SOURCE, 1, types.UINT8))
+    encoded = _read()
     return fn.decoders.image(encoded, device="mixed" if gpu else "cpu", output_type=types.RGB, **how)
 
 
 def _header(_gpu: bool) -> Any:
-    encoded = fn.io.file.read(number_input(SOURCE, 1, types.UINT8))
+    encoded = _read()
     return fn.peek_image_shape(encoded, image_type=types.ANY_DATA, dtype=types.INT64)
 
 

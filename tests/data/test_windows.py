@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from instruction_sets import instruction_set, instruction_sets
 
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.drawing import batch_maker
@@ -72,12 +73,21 @@ def some_windows(rng, shapes, sz, geometry, lights):
     return Windows(part, size, matrix, rng.uniform((-0.3, 0.5), (0.3, 1.5), (n, lights, 2)).astype(np.float32))
 
 
-def drawn(pictures, what, canvas, threads=1):
-    out = torch.full((len(pictures), 3, canvas.sz, canvas.sz), torch.nan)
+@pytest.fixture(params=instruction_sets())
+def every_instruction_set(request):
+    with instruction_set(request.param):
+        yield
+
+
+def drawn(pictures, what, canvas, threads=1, offset=0):
+    """The windows, in memory that begins `offset` values after a line of the cache."""
+    n = len(pictures) * 3 * canvas.sz**2
+    out = torch.full((n + 16,), torch.nan)[offset : offset + n].view(len(pictures), 3, canvas.sz, canvas.sz)
     draw_windows(pictures, what, canvas, out, threads)
     return out
 
 
+@pytest.mark.usefixtures("every_instruction_set")
 @pytest.mark.parametrize("sz", [1, 5, 33, 64])
 @pytest.mark.parametrize("geometry", [False, True])
 @pytest.mark.parametrize("top", [255, 1])
@@ -94,6 +104,20 @@ def test_windows_equal_float64(rng, sz, geometry, top):
             np.testing.assert_allclose(got[i], expected(picture, what, i, canvas), atol=3e-4)  # float32 positions
         for threads in (2, 3):
             assert torch.equal(got, drawn(pictures, what, canvas, threads))
+
+
+@pytest.mark.usefixtures("every_instruction_set")
+def test_windows_written_past_the_caches(rng):
+    """Large batches are, where lines of the cache are filled: the same values as one by one and elsewhere."""
+    shapes = rng.integers(20, 90, (100, 2))
+    pictures = [rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in shapes]
+    canvas = Canvas(64, 255.0, (0.4, 0.5, 0.6), (0.2, 0.5, 1.0))
+    what = some_windows(rng, shapes, 64, False, 0)
+    together = drawn(pictures, what, canvas, 2)
+    assert torch.equal(together, drawn(pictures, what, canvas, 2, offset=3))
+    for i in (0, 57, 99):
+        one = Windows(what.part[i : i + 1], what.size[i : i + 1], None, what.light[i : i + 1])
+        assert torch.equal(together[i], drawn([pictures[i]], one, canvas)[0])
 
 
 def test_nothing_outside_the_picture_is_read(rng):

@@ -4,32 +4,17 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from instruction_sets import instruction_set, instruction_sets
 
 from fastclf import ops
-from fastclf.ops.backend import native_module
 
 ROOT = Path(__file__).parents[2]
-
-
-def _instruction_sets() -> list[str]:
-    """Native vector code of every instruction set that this processor runs."""
-    native, best, found = native_module(), native_module().isa(), []
-    for name in ("baseline", "avx2", "avx512"):
-        try:
-            native.use_isa(name)
-        except RuntimeError:
-            continue
-        found.append(name)
-    native.use_isa(best)
-    return found
-
-
-ISAS = _instruction_sets()
 
 
 @pytest.fixture(scope="session")
@@ -57,18 +42,14 @@ def emulated_module() -> ModuleType:
     return module
 
 
-@pytest.fixture(params=["reference", *(f"native-{isa}" for isa in ISAS), "emulated"])
+@pytest.fixture(params=["reference", *(f"native-{isa}" for isa in instruction_sets()), "emulated"])
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Runs the test once for each implementation of the operations on the processor."""
     name, _, isa = request.param.partition("-")
     if name == "emulated":
         request.getfixturevalue("emulated_module")
-    native, best = native_module(), native_module().isa()
-    with ops.use_backend(name):
-        if isa:
-            native.use_isa(isa)
+    with ops.use_backend(name), instruction_set(isa) if isa else nullcontext():
         yield request.param
-    native.use_isa(best)
 
 
 @pytest.fixture(params=["reference", "emulated", "cuda"])
