@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,9 @@ from fastclf.models.net import Net
 from fastclf.models.precision import autocast, compute_dtype
 from fastclf.progress import Progress
 
+_BATCH = 32  # pictures at once on a processor, at most
 _TRIES = 3  # when pictures are changed while they are read
+_malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of the GNU C library
 
 
 def activations(
@@ -89,7 +93,10 @@ class _InOrder(PictureLoader):
     """Serves the pictures of another loader in data set order, from a given row on; y are the rows `[B] int64`."""
 
     def __init__(self, other: PictureLoader, done: int) -> None:
-        super().__init__(other.ds, other.tfms, other._options, other.split)
+        options = other._options
+        if options.device.type == "cpu":  # larger batches take more memory, and no less time
+            options = replace(options, bs=min(options.bs, _BATCH))
+        super().__init__(other.ds, other.tfms, options, other.split)
         self.targets = torch.arange(self.n)
         self._done = done
 
@@ -108,6 +115,7 @@ def _blocks(net: Net, loader: PictureLoader, done: int, views: int, what: str) -
             for features, rows in _features(net, pictures, view, behind=int(loader.device.type == "cuda")):
                 last = view * n + int(rows[-1]) + 1
                 yield _block(features, view * n + rows, done, last, loader.ds)
+                _give_back()
                 progress.advance(last - done)
                 done = last
             if done < (view + 1) * n:  # the last pictures are bad
@@ -117,6 +125,15 @@ def _blocks(net: Net, loader: PictureLoader, done: int, views: int, what: str) -
     line = pictures.waiting.line(f"activations of {what}")
     if line is not None:
         print(line)
+
+
+def _give_back() -> None:
+    """Returns freed memory to the system.
+
+    The sizes of decoded pictures differ, so that the heap is full of holes, and grows with the number of pictures.
+    """
+    if _malloc_trim is not None:
+        _malloc_trim(0)
 
 
 class _Returning:
