@@ -18,6 +18,7 @@ from bench.race import race, ratios, summary
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.transforms import tfms_from_stats, transforms_side_on
 
+_ROUNDS = 13  # short ones, on a machine that others disturb
 PREFETCHED = 0.5  # seconds: DALI decodes batches of the next round as soon as one ends
 PEERS = {"torchvision Pillow": "pictures_pillow", "torchvision v2": "pictures_v2", "DALI": "pictures_dali"}
 LIMITS = {"decode": "pictures_decode"} | (
@@ -40,7 +41,7 @@ def bench_pictures(benchmark: Any, data_folder: Path, threads: int, augment: boo
         return sampled_mean(x for x, _ in loader.batches(epoch))
 
     with peer_processes(PEERS | LIMITS, setting) as processes:
-        result = race(benchmark, ours, processes, threads, pause=PREFETCHED)
+        result = race(benchmark, ours, processes, threads, pause=PREFETCHED, rounds=_ROUNDS)
     pictures, seconds = len(data.trn_ds), result["seconds"]
     number = dict.fromkeys(seconds, pictures) | {name: result["losses"][name][0] for name in LIMITS}
     rates = {name: [number[name] / each for each in taken] for name, taken in seconds.items()}

@@ -37,5 +37,5 @@ def sampled_mean(batches: Iterable[torch.Tensor]) -> list[float]:
     n, total = 0, 0.0
     for x in batches:
         n += len(x)
-        total += float(x[:, :, ::32, ::32].mean(dtype=torch.float64)) * len(x)
+        total += float(x[:, :, 16::32, 16::32].mean(dtype=torch.float64)) * len(x)
     return [float(n), total / n]

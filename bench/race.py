@@ -23,6 +23,7 @@ def race(
     threads: int,
     work_of: Callable[[int], Any] = lambda number: number,
     pause: float = PAUSE,
+    rounds: int = ROUNDS,
 ) -> dict[str, Any]:
     """Times `ours` with pytest-benchmark; before each of its rounds every peer runs its own.
 
@@ -35,6 +36,7 @@ def race(
         threads: of the probes.
         work_of: round number -> what the peers' processes get.
         pause: seconds between runners; longer where a peer goes on with work of its next round.
+        rounds: how many, beside one to warm up.
 
     Returns:
         ``seconds`` of every round of everybody, ``losses`` of the last round, ``limits`` of each round (the better
@@ -60,7 +62,7 @@ def race(
         seconds["ours"].append(time.perf_counter() - start)
 
     benchmark.pedantic(
-        timed, setup=others, teardown=lambda _: after.append(_probe(threads)), rounds=ROUNDS, warmup_rounds=1
+        timed, setup=others, teardown=lambda _: after.append(_probe(threads)), rounds=rounds, warmup_rounds=1
     )
     probes = list(zip(before[1:], after[1:], strict=True))
     return {

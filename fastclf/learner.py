@@ -122,7 +122,7 @@ class Learner(Saving):
 
     # Training
 
-    @explains_gpu_memory
+    @explains_gpu_memory(trains=True)
     def fit(
         self,
         lrs: ArrayLike,
@@ -254,7 +254,7 @@ class Learner(Saving):
         if line is not None:
             print(line)
 
-    @explains_gpu_memory
+    @explains_gpu_memory(trains=True)
     def lr_find(
         self, start_lr: ArrayLike = 1e-5, end_lr: float = 10, wds: ArrayLike | None = None, *, linear: bool = False
     ) -> None:
@@ -367,7 +367,7 @@ class Learner(Saving):
         views = [self._predict(self.model, augmented, epoch)[0] for epoch in range(n_aug)]
         return np.stack([first, *views]), targets
 
-    @explains_gpu_memory
+    @explains_gpu_memory(trains=False)
     def _predict(self, module: nn.Module, dl: Any, epoch: int = 0) -> tuple[Array, Array]:
         objective = Objective(module, self.crit)
         scores, targets = scores_of(objective, dl, epoch)

@@ -12,6 +12,7 @@ from helpers import picture_data, row_data, three_colours, tiny_learner
 from torch import nn
 
 from fastclf import Callback, DivergedError, GpuMemoryError, HeadLearner, Learner, recall
+from fastclf.models.net import Net
 from fastclf.training import steps
 
 SGD = partial(torch.optim.SGD, momentum=0.9)
@@ -154,7 +155,7 @@ def test_exhausted_memory_is_said_and_given_back(tmp_path, call):
         gc.enable()
     assert str(caught.value).startswith(
         f"{call}: the GPU's memory does not hold a batch of 8 of 16 x 16 pixels (CUDA out of memory). Make the data "
-        "with bs=4, then learn.set_data(data)"
+        "with bs=7, then learn.set_data(data)"
     )
     assert caught.value.__context__ is None
     assert all(parameter.grad is None for parameter in learn.model.parameters())
@@ -164,13 +165,51 @@ def test_exhausted_memory_is_said_and_given_back(tmp_path, call):
     learn.fit(0.01, 1)
 
 
+@pytest.mark.parametrize(
+    ("call", "most", "advised"),
+    [
+        ("fit", 31, 30),
+        ("fit", 12, 12),
+        ("fit", 11, 11),
+        ("fit", 3, 3),
+        ("fit", 2, 2),
+        ("fit", 1, None),
+        ("lr_find", 17, 16),
+        ("predict", 31, 30),
+        ("predict", 1, 1),
+        ("predict", 0, None),
+    ],
+)
+def test_the_batch_that_would_fit(tmp_path, monkeypatch, call, most, advised):
+    """Found by trying, in the way that failed, and nothing is left of it; here for a model of limited width."""
+    learn = tiny_learner(picture_data(three_colours(tmp_path / "data", n_valid=12), bs=32))
+    learn.unfreeze()
+    features, seen = Net.features, set()
+
+    def limited(self, x):
+        seen.add((self.body.groups[0].training, torch.is_grad_enabled()))
+        if len(x) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried ...")
+        return features(self, x)
+
+    monkeypatch.setattr(Net, "features", limited)
+    before, generator = state_of(learn), torch.get_rng_state()
+    with pytest.raises(GpuMemoryError) as caught:
+        learn.fit(0.01, 1) if call == "fit" else getattr(learn, call)()
+    assert f"bs={advised}, then" in str(caught.value) if advised else "Use smaller pictures" in str(caught.value)
+    assert seen == {(call != "predict", call != "predict")}
+    same(before, state_of(learn))
+    assert torch.equal(generator, torch.get_rng_state())
+    assert all(parameter.grad is None for parameter in learn.model.parameters())
+
+
 def test_exhausted_memory_in_prediction(tmp_path, monkeypatch):
     learn = tiny_learner(picture_data(three_colours(tmp_path / "data"), bs=1))
 
     def forward(self, x):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried ...")
 
-    monkeypatch.setattr(type(learn.model), "features", forward)
+    monkeypatch.setattr(Net, "features", forward)
     with pytest.raises(GpuMemoryError, match=r"does not hold a batch of 1 .* Use smaller pictures"):
         learn.predict()
     monkeypatch.undo()
