@@ -56,6 +56,7 @@ inline void transpose_lanes(Vec (&v)[kLanes]) {
 template <size_t kVectors, class T>
 void blend_down_block(const T* src, size_t stride, const Blend& rows, float* strip) {
   Vec tile[kVectors][kLanes];
+#pragma GCC unroll 16  // so that the tile stays in registers
   for (size_t lane = 0; lane < kLanes; ++lane) {
     const size_t r = lane < rows.n ? lane : rows.n - 1;
     const T* from = src + rows.first[r] * stride;
@@ -84,9 +85,8 @@ void blend_down_of(const T* src, size_t stride, const Blend& rows, size_t n, flo
     }
     blend_down_block<2>(src + i, stride, rows, strip + i * kLanes);
   }
-  for (; i + kLanes <= n; i += kLanes) blend_down_block<1>(src + i, stride, rows, strip + i * kLanes);
-  if (i < n && n >= kLanes) {  // the last ones once more
-    blend_down_block<1>(src + n - kLanes, stride, rows, strip + (n - kLanes) * kLanes);
+  if (i < n && n >= 2 * kLanes) {  // the last ones once more
+    blend_down_block<2>(src + n - 2 * kLanes, stride, rows, strip + (n - 2 * kLanes) * kLanes);
     return;
   }
   for (; i < n; ++i) {

@@ -18,6 +18,7 @@ namespace {
 
 constexpr size_t kLine = 64;         // bytes of a line of the cache
 constexpr size_t kCached = 4 << 20;  // bytes of windows that may be in a cache still when they are used
+constexpr size_t kFetched = 48;      // rows at most: those of large pictures would not fit into a cache
 
 // The weights of one axis: a triangle as wide as a step of the result, or of the source where it is magnified; the
 // outermost value goes on outside.
@@ -34,15 +35,18 @@ class Taps {
     count_.assign(n, 1);
     weight_.assign(n * taps_, 0.0f);
     for (size_t i = 0; i < n; ++i) {
-      const double middle = low + (static_cast<double>(i) + 0.5) * step;
-      const auto from = static_cast<int64_t>(std::ceil(middle - reach - 0.5));
+      const double middle = low + (static_cast<double>(i) + 0.5) * step, lowest = middle - reach - 0.5;
+      auto from = static_cast<int64_t>(lowest);
+      from += static_cast<double>(from) < lowest;  // rounded up
       const int64_t start = std::clamp<int64_t>(from, 0, last + 1 - used);
+      const bool inside = from >= 0 && from + span <= last + 1;
       float* w = &weight_[i * taps_];
       float total = 0;
-      for (int64_t k = from; k < from + span; ++k) {
-        const auto share = static_cast<float>(1 - std::abs(static_cast<double>(k) + 0.5 - middle) * slope);
+      for (int64_t k = 0; k < span; ++k) {
+        const auto share = static_cast<float>(1 - std::abs(static_cast<double>(from + k) + 0.5 - middle) * slope);
         if (share <= 0) continue;
-        const auto tap = static_cast<size_t>(std::clamp<int64_t>(std::clamp<int64_t>(k, 0, last) - start, 0, used - 1));
+        const int64_t tap =
+            inside ? k : std::clamp<int64_t>(std::clamp<int64_t>(from + k, 0, last) - start, 0, used - 1);
         w[tap] += share;
         total += share;
         count_[i] = std::max(count_[i], static_cast<uint32_t>(tap + 1));
@@ -117,11 +121,28 @@ class Artist {
   }
 
  private:
+  // Fetches what the first strip is made of, which comes while the weights are computed; the others are fetched in
+  // turn.
+  void fetch_first(size_t i, double step) const {
+    const auto height = static_cast<double>(op_.shape[2 * i]), width = static_cast<double>(op_.shape[2 * i + 1]);
+    const float* part = op_.part + 4 * i;
+    const size_t pixel = op_.bytes ? 3 : 3 * sizeof(float), row = static_cast<size_t>(width) * pixel;
+    const auto within = [](double value, double end) { return static_cast<size_t>(std::clamp(value, 0.0, end)); };
+    const size_t left = within(part[1], width) * pixel, right = within(part[3], width) * pixel;
+    const size_t top = within(part[0], height);
+    const size_t bottom = std::min(within(part[0] + static_cast<double>(k_.lanes) * step, height), top + kFetched);
+    const auto* src = reinterpret_cast<const char*>(op_.src[i]);
+    for (size_t y = top; y < bottom; ++y) {
+      for (size_t x = left; x < right; x += kLine) __builtin_prefetch(src + y * row + x);
+    }
+  }
+
   // Blends strips of rows, top to bottom, and calls place(strip, across, row, n) for the n rows of each.
   template <class Place>
   void resample(size_t i, size_t rows, size_t cols, Place place) {
     const auto height = static_cast<size_t>(op_.shape[2 * i]), width = static_cast<size_t>(op_.shape[2 * i + 1]);
     const float* part = op_.part + 4 * i;
+    fetch_first(i, static_cast<double>(part[2] - part[0]) / static_cast<double>(rows));
     y_.set(part[0], part[2], rows, height);
     x_.set(part[1], part[3], cols, width);
     x_.trim();
