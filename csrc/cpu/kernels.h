@@ -131,7 +131,7 @@ struct Kernels {
   size_t lanes;
   // strip[j, r] is row r < rows.n of the picture resampled downwards, src [., stride] uint8 or float, j < n values.
   void (*blend_down)(const void* src, bool bytes, size_t stride, const Blend& rows, size_t n, float* strip);
-  // A strip resampled across, to planes or to pixels [rows, columns.n, 4]; returns the sum of what is written.
+  // A strip resampled across, to planes (returns the sum of what is written) or to pixels [rows, columns.n, 4].
   float (*strip_to_planes)(const float* strip, const Blend& columns, size_t rows, const Planes& to);
   void (*strip_to_pixels)(const float* strip, const Blend& columns, size_t rows, float* out);
   void (*warp_row)(const WarpRow& op);

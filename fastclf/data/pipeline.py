@@ -38,6 +38,8 @@ except ImportError as error:
 DECODER = f"dali {__version__}"
 """What decodes: a file that another version could decode is decoded again by a scan."""
 
+_MOST_OPEN = 64  # files: reading is faster than mapping, but DALI then keeps all of a batch open at once
+
 SOURCE = "picture"
 """Name of the graph's input of pictures: file names as bytes, or HWC arrays."""
 
@@ -111,7 +113,8 @@ class DecodePipeline:
     """Pictures, decoded on the CPU; `feed` and `take` as in `PicturePipeline`."""
 
     def __init__(self, source: Source, bs: int, num_threads: int) -> None:
-        self._graph = _Graph(lambda gpu: _source(source, gpu), bs, torch.device("cpu"), num_threads)
+        mapped = bs > _MOST_OPEN
+        self._graph = _Graph(lambda gpu: _source(source, gpu, mapped=mapped), bs, torch.device("cpu"), num_threads)
 
     def feed(self, pictures: Sequence[npt.NDArray[Any]] | npt.NDArray[Any]) -> None:
         """Starts one batch, see `PicturePipeline.feed`."""
@@ -189,14 +192,12 @@ def decode(file: bytes) -> npt.NDArray[np.uint8]:
     return np.array(graph.wait().at(0), np.uint8)
 
 
-def _read() -> Any:
-    # A file that is cut short while it is mapped would kill the process; and mapping takes longer than reading.
-    return fn.io.file.read(number_input(SOURCE, 1, types.UINT8), dont_use_mmap=True)
+def _read(*, mapped: bool = True) -> Any:
+    return fn.io.file.read(number_input(SOURCE, 1, types.UINT8), dont_use_mmap=not mapped)
 
 
-def _decoded_file(gpu: bool, **how: Any) -> Any:
-    encoded = _read()
-    return fn.decoders.image(encoded, device="mixed" if gpu else "cpu", output_type=types.RGB, **how)
+def _decoded_file(gpu: bool, *, mapped: bool = True, **how: Any) -> Any:
+    return fn.decoders.image(_read(mapped=mapped), device="mixed" if gpu else "cpu", output_type=types.RGB, **how)
 
 
 def _header(_gpu: bool) -> Any:
@@ -213,9 +214,9 @@ def _shrunk(sz: int, gpu: bool) -> Any:
     return fn.resize(picture, size=size, interp_type=types.INTERP_LINEAR, antialias=True, subpixel_scale=False)
 
 
-def _source(source: Source, gpu: bool) -> Any:
+def _source(source: Source, gpu: bool, *, mapped: bool = True) -> Any:
     if source.files:
-        return _decoded_file(gpu, **{"hw_decoder_load": source.hw_decoder_load} if gpu else {})
+        return _decoded_file(gpu, mapped=mapped, **{"hw_decoder_load": source.hw_decoder_load} if gpu else {})
     picture = number_input(SOURCE, 3, types.UINT8 if source.top == 255 else types.FLOAT, "HWC")
     return picture.gpu() if gpu else picture
 
