@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pytest
+import torch
 
 from fastclf.errors import FastclfError
 
@@ -79,6 +80,12 @@ def rng(request) -> np.random.Generator:
     seed = int(os.environ.get("FASTCLF_TEST_SEED", np.random.SeedSequence().entropy % 2**32))
     print(f"FASTCLF_TEST_SEED={seed} brings back the inputs of {request.node.name}")
     return np.random.default_rng(seed)
+
+
+@pytest.fixture(autouse=True)
+def _torch_draws_anew(rng):
+    """Torch's global generator as well, so that no test hangs on those before it."""
+    torch.manual_seed(int(rng.integers(2**63)))
 
 
 def shared_data(name: str) -> Path:

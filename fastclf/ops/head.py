@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastclf.interrupts import Interrupts
 from fastclf.ops import kernel_head, reference_head
 from fastclf.ops.backend import Backend, backend, kernel_module, native_module
 from fastclf.ops.head_spec import HeadLoss, HeadRates, HeadSpec
@@ -87,6 +88,8 @@ class HeadEngine:
             first_step: number of the first step in the fit: its rate and its masks are functions of it.
             frozen_bn: BatchNorm normalises with its running statistics and keeps them.
 
+        Ctrl-C and SIGTERM take effect between two batches: the head is then that of the batches counted so far.
+
         Returns:
             `[ceil(M / batch_size)] float32` on the head's device: the loss of each batch, before its update.
 
@@ -100,12 +103,14 @@ class HeadEngine:
         self._check_batches(len(rows), batch_size, first_step, frozen_bn)
         losses = torch.empty(-(-len(rows) // batch_size), device=self.spec.device)
         per_call = max(1, int(_FLOP_PER_CALL / (self.spec.flop_per_row * batch_size)))
-        for first in range(0, len(losses), per_call):
-            part = slice(first, first + per_call)
-            chosen = rows[first * batch_size : (first + per_call) * batch_size]
-            if not frozen_bn:  # before the call: Ctrl-C arrives in it, and is raised when it returns
-                self._count_batches(len(losses[part]))
-            losses[part] = self._trainer.train(chosen, batch_size, first_step + first, frozen_bn=frozen_bn)
+        with Interrupts() as interrupts:
+            for first in range(0, len(losses), per_call):
+                part = slice(first, first + per_call)
+                chosen = rows[first * batch_size : (first + per_call) * batch_size]
+                losses[part] = self._trainer.train(chosen, batch_size, first_step + first, frozen_bn=frozen_bn)
+                if not frozen_bn:
+                    self._count_batches(len(losses[part]))
+                interrupts.check()
         return losses
 
     def momenta(self) -> list[Tensor]:

@@ -2,15 +2,17 @@ import copy
 import multiprocessing
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from fastclf import ops
 from fastclf.models.head import Head
@@ -21,7 +23,7 @@ from fastclf.training import schedule as schedules
 
 @dataclass
 class Case:
-    """One head with the data it learns from."""
+    """One head with the data it learns from, both drawn anew by `dataclasses.replace`."""
 
     widths: Sequence[int]  # columns, hidden widths, classes
     ps: Sequence[float]
@@ -52,6 +54,8 @@ class Case:
                 layer.running_var.uniform_(0.5, 2)  # type: ignore[union-attr,operator]
             elif isinstance(layer, nn.Linear):
                 layer.bias.data.normal_(0, 0.2)
+                if layer.in_features == 1:  # BatchNorm divides by it, and its gradient is a small difference
+                    layer.weight.data.sign_().mul_(0.5 + torch.rand(()))
 
     def engine(self, head: Head, rates: HeadRates, seed: int = 11, max_batch: int = 128) -> HeadEngine:
         spec = HeadSpec.from_layers(head.layers)
@@ -62,6 +66,23 @@ class Case:
         """A float64 copy of the head, and the plain engine on it."""
         head = copy.deepcopy(self.head).double()
         return head, ReferenceHead(plain_spec(head.layers), self.rows, self.targets, self.loss, rates, seed)
+
+    def away_from_kinks(
+        self, rates: HeadRates, batch_size: int, rows: int, frozen_bn: bool
+    ) -> tuple[Tensor, Tensor, Head]:
+        """An order of rows `[rows]`, the losses and the head that float64 makes of it.
+
+        ReLU's gradient jumps at zero, and a row's whole share with it where float32 falls on the other side. Orders in
+        which that could happen are drawn again.
+        """
+        for _ in range(1000):
+            head, plain = self.float64(rates)
+            order = torch.randint(self.n, (rows,))
+            with ReluInputs() as inputs:
+                losses = plain.train(order, batch_size, 3, frozen_bn=frozen_bn)
+            if inputs.nearest > 1e-5:
+                return order, losses, head
+        raise AssertionError("no order of rows stays away from ReLU's kinks")
 
 
 def plain_spec(layers: nn.Sequential) -> HeadSpec:
@@ -89,6 +110,23 @@ def largest_difference(head: nn.Module, reference: nn.Module) -> float:
     return max(found)
 
 
+class ReluInputs(TorchFunctionMode):
+    """Notes how near the input of any ReLU comes to zero."""
+
+    nearest = float("inf")
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is F.relu:
+            self.nearest = min(self.nearest, float(args[0].detach().abs().min()))
+        return func(*args, **(kwargs or {}))
+
+
 RATES = HeadRates(0.05, schedules.SGDR(6, 2))
 CASES = {
     "one hidden": Case((96, 64, 2), (0.25, 0.5)),
@@ -113,7 +151,7 @@ OPTIONS = {
 
 @pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest) -> Case:
-    return copy.deepcopy(CASES[request.param])
+    return replace(CASES[request.param])
 
 
 @pytest.mark.usefixtures("backend")
@@ -126,11 +164,9 @@ class TestTraining:
         rows: int,
         *,
         frozen_bn: bool = False,
-        tolerance: float = 5e-5,
+        tolerance: float = 2e-6,
     ) -> None:
-        reference, plain = case.float64(rates)
-        order = torch.randint(case.n, (rows,))
-        want = plain.train(order, batch_size, 3, frozen_bn=frozen_bn)
+        order, want, reference = case.away_from_kinks(rates, batch_size, rows, frozen_bn)
         got = case.engine(case.head, rates).train(order, batch_size, 3, frozen_bn=frozen_bn)
         assert got.dtype == torch.float32
         torch.testing.assert_close(got.double(), want, rtol=tolerance, atol=tolerance)
@@ -138,7 +174,11 @@ class TestTraining:
 
     @pytest.mark.parametrize("batch_size", [17, 64, 100])
     def test_equals_float64(self, case: Case, batch_size: int) -> None:
-        self.check(case, RATES, batch_size, 3 * batch_size + batch_size // 3)
+        # The last batch of 17 has five rows. A column that hardly differs in them, as any of a single unit may, is
+        # divided by as little as sqrt(eps) = 3e-3, and its rounding with it.
+        coarse = batch_size == 17 or case.widths[1] == 1
+        rows = 3 * batch_size + batch_size // 3
+        self.check(case, RATES, batch_size, rows, tolerance=2e-3 if coarse else 2e-6)
 
     def test_smallest_batch(self, case: Case) -> None:
         # Two rows differ little in some column, and BatchNorm divides by that: one step, before rounding has grown.
@@ -147,7 +187,7 @@ class TestTraining:
     @pytest.mark.parametrize("name", ["two hidden", "many classes"])
     @pytest.mark.parametrize("rates", OPTIONS.values(), ids=OPTIONS)
     def test_every_option(self, name: str, rates: HeadRates) -> None:
-        self.check(copy.deepcopy(CASES[name]), rates, 70, 400)
+        self.check(replace(CASES[name]), rates, 70, 400)
 
     def test_frozen_batchnorm(self, case: Case) -> None:
         before = {name: b.clone() for name, b in case.head.named_buffers()}
@@ -155,12 +195,12 @@ class TestTraining:
         assert all(torch.equal(b, before[name]) for name, b in case.head.named_buffers())
 
     def test_counts_batches(self) -> None:
-        case = copy.deepcopy(CASES["two hidden"])
+        case = replace(CASES["two hidden"])
         case.engine(case.head, RATES).train(torch.arange(105), 50, 0)
         assert {int(b) for name, b in case.head.named_buffers() if name.endswith("tracked")} == {3}
 
     def test_several_calls_are_one(self) -> None:
-        case = copy.deepcopy(CASES["one hidden"])
+        case = replace(CASES["one hidden"])
         other, order = copy.deepcopy(case.head), torch.randint(case.n, (500,))
         whole = case.engine(case.head, RATES).train(order, 50, 0)
         engine = case.engine(other, RATES)
@@ -170,7 +210,7 @@ class TestTraining:
 
     @pytest.mark.parametrize("name", ["two hidden", "many classes", "multi label weighted"])
     def test_another_engine_goes_on(self, name: str) -> None:
-        case = copy.deepcopy(CASES[name])
+        case = replace(CASES[name])
         other, order = copy.deepcopy(case.head), torch.randint(case.n, (300,))
         whole = case.engine(case.head, RATES).train(order, 50, 0)
         first, second = case.engine(other, RATES), case.engine(other, RATES)
@@ -180,7 +220,7 @@ class TestTraining:
         assert all(torch.equal(a, b) for a, b in zip(case.head.parameters(), other.parameters(), strict=True))
 
     def test_momenta_are_those_of_float64(self) -> None:
-        case = copy.deepcopy(CASES["many classes"])
+        case = replace(CASES["many classes"])
         _, plain = case.float64(RATES)
         plain.train(torch.arange(100), 50, 0, frozen_bn=False)
         engine = case.engine(case.head, RATES)
@@ -191,11 +231,11 @@ class TestTraining:
             engine.load_momenta(engine.momenta()[1:])
 
     def test_empty_order(self) -> None:
-        case = copy.deepcopy(CASES["tiny"])
+        case = replace(CASES["tiny"])
         assert case.engine(case.head, RATES).train(torch.empty(0, dtype=torch.int64), 8, 0).shape == (0,)
 
     def test_autograd_goes_on_with_the_same_tensors(self) -> None:
-        case = copy.deepcopy(CASES["one hidden"])
+        case = replace(CASES["one hidden"])
         tensors = [p.data_ptr() for p in case.head.parameters()]
         case.engine(case.head, RATES).train(torch.arange(100), 50, 0)
         assert [p.data_ptr() for p in case.head.parameters()] == tensors
@@ -206,7 +246,7 @@ class TestTraining:
         assert not torch.equal(case.head.layers[-1].weight, before)
 
     def test_same_steps_as_the_module_under_autograd(self) -> None:
-        case = copy.deepcopy(CASES["one hidden"])
+        case = replace(CASES["one hidden"])
         other, order = copy.deepcopy(case.head), torch.randint(case.n, (200,))
         case.engine(case.head, HeadRates(0.05, schedules.Constant()), seed=5).train(order, 50, 0)
         other.train()
@@ -216,7 +256,8 @@ class TestTraining:
             optimizer.zero_grad()
             F.nll_loss(other(case.rows[rows].float()), case.targets[rows]).backward()
             optimizer.step()
-        assert largest_difference(case.head, copy.deepcopy(other).double()) < 2e-5
+        # Other masks would leave .08; a ReLU's input between the two roundings, some 3e-4.
+        assert largest_difference(case.head, copy.deepcopy(other).double()) < 2e-3
 
 
 class TestLongRun:
@@ -227,8 +268,9 @@ class TestLongRun:
         order = torch.randint(case.n, (200 * 64,))
         want = plain.train(order, 64, 0, frozen_bn=False)
         got = case.engine(case.head, rates).train(order, 64, 0)
-        torch.testing.assert_close(got.double(), want, rtol=1e-3, atol=1e-3)
-        assert largest_difference(case.head, reference) < 1e-2
+        # In so many steps some ReLU's input falls between the roundings (see away_from_kinks): 4e-3 in one of 120 runs.
+        torch.testing.assert_close(got.double(), want, rtol=5e-3, atol=5e-3)
+        assert largest_difference(case.head, reference) < 5e-2
 
     def test_accuracy_over_five_seeds(self) -> None:
         found: list[tuple[float, float]] = []
@@ -268,6 +310,23 @@ class TestInterrupt:
         case.engine(case.head, RATES).train(order[: done * 64], 64, 0)
         assert all(torch.equal(a, b) for a, b in zip(head.parameters(), case.head.parameters(), strict=True))
 
+    def test_ctrl_c_before_the_steps_are_taken(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        case = replace(CASES["one hidden"])
+        engine = case.engine(case.head, RATES)
+        train = engine._trainer.train
+
+        def interrupted(*args: Any, **kwargs: Any) -> Tensor:
+            signal.raise_signal(signal.SIGINT)
+            return train(*args, **kwargs)
+
+        monkeypatch.setattr(engine._trainer, "train", interrupted)
+        other = copy.deepcopy(case.head)
+        with pytest.raises(KeyboardInterrupt):
+            engine.train(torch.arange(100), 50, 0)
+        case.engine(other, RATES).train(torch.arange(100), 50, 0)
+        assert all(torch.equal(a, b) for a, b in zip(case.head.buffers(), other.buffers(), strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(case.head.parameters(), other.parameters(), strict=True))
+
 
 class TestThreads:
     @pytest.mark.parametrize("clip", [None, 0.1])
@@ -287,7 +346,7 @@ class TestThreads:
             assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
     def test_forked_child_trains(self) -> None:
-        case = copy.deepcopy(CASES["one hidden"])
+        case = replace(CASES["one hidden"])
         case.engine(case.head, RATES).train(torch.arange(100), 50, 0)  # the parent's threads exist
         context = multiprocessing.get_context("fork")
         queue = context.SimpleQueue()
@@ -311,13 +370,13 @@ class TestPredict:
         torch.testing.assert_close(ops.predict(spec, case.rows).double(), want.detach(), rtol=1e-4, atol=1e-4)
 
     def test_rows_wanted(self) -> None:
-        case = copy.deepcopy(CASES["odd widths"])
+        case = replace(CASES["odd widths"])
         spec, index = plain_spec(case.head.layers), torch.tensor([5, 0, 299, 5])
         torch.testing.assert_close(ops.predict(spec, case.rows, index), ops.predict(spec, case.rows)[index])
         assert ops.predict(spec, case.rows, index[:0]).shape == (0, 5)
 
     def test_mapped_file(self, tmp_path: Path) -> None:
-        case = copy.deepcopy(CASES["one hidden"])
+        case = replace(CASES["one hidden"])
         np.save(tmp_path / "rows.npy", case.rows.numpy())
         mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
         spec = plain_spec(case.head.layers)
@@ -365,7 +424,7 @@ class TestSpec:
 @pytest.mark.usefixtures("backend")
 class TestMisuse:
     def make(self, **changes: object) -> HeadEngine:
-        case = copy.deepcopy(CASES["one hidden"])
+        case = replace(CASES["one hidden"])
         spec = HeadSpec.from_layers(case.head.layers)
         arguments = {"rows": case.rows, "targets": case.targets, "loss": case.loss, "rates": RATES, "max_batch": 64}
         return HeadEngine(spec, **(arguments | changes))  # type: ignore[arg-type]
