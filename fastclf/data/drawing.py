@@ -25,7 +25,7 @@ from fastclf.data.transforms import Transforms
 from fastclf.data.tuning import Tuning, fastest
 from fastclf.data.windows import Canvas, Windows, can_draw, draw_windows
 
-_AHEAD = 2  # batches in the making while one is used
+_AHEAD = 3  # batches in the making while one is used
 _MEMORY = 1 << 29  # bytes that decoded pictures may take while they wait to be drawn
 
 

@@ -13,6 +13,7 @@ Sizes are worked out in whole numbers inside the graph, because only the decoder
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,15 +111,21 @@ class PicturePipeline:
 
 
 class DecodePipeline:
-    """Pictures, decoded on the CPU; `feed` and `take` as in `PicturePipeline`."""
+    """Pictures, decoded on the CPU; `feed` and `take` as in `PicturePipeline`.
+
+    Batches take turns on two graphs: while one reads its files, or waits for its last picture, the other decodes.
+    """
 
     def __init__(self, source: Source, bs: int, num_threads: int) -> None:
-        mapped = bs > _MOST_OPEN
-        self._graph = _Graph(lambda gpu: _source(source, gpu, mapped=mapped), bs, torch.device("cpu"), num_threads)
+        def define(gpu: bool) -> Any:
+            return _source(source, gpu, mapped=bs > _MOST_OPEN)
+
+        graphs = [_Graph(define, bs, torch.device("cpu"), num_threads) for _ in range(2)]
+        self._next, self._oldest = itertools.cycle(graphs), itertools.cycle(graphs)
 
     def feed(self, pictures: Sequence[npt.NDArray[Any]] | npt.NDArray[Any]) -> None:
         """Starts one batch, see `PicturePipeline.feed`."""
-        self._graph.run({SOURCE: pictures})
+        next(self._next).run({SOURCE: pictures})
 
     def take(self) -> list[npt.NDArray[Any]]:
         """Waits for the oldest batch: each picture `[H, W, 3]`.
@@ -126,7 +133,7 @@ class DecodePipeline:
         Raises:
             RuntimeError: when a picture of the batch cannot be read or decoded.
         """
-        pictures = self._graph.wait()
+        pictures = next(self._oldest).wait()
         return [np.asarray(pictures[i]) for i in range(len(pictures))]
 
 

@@ -281,6 +281,40 @@ def test_checksum_sees_every_bit_and_every_place(rng, shape):
     assert checksum([layer]) != known
 
 
+def test_what_runs_a_body_does_not_depend_on_what_it_was_before(net, ours, monkeypatch):
+    x = pictures()
+    before = features(net, x)
+    with monkeypatch.context() as patch:
+        patch.setattr(frozen, "TOLERANCE", -1)
+        net.body.first.conv1.weight.data.mul_(2)
+        features(net, x)
+        assert not runs_elsewhere(net)
+    net.body.first.conv1.weight.data.div_(2)
+    assert torch.equal(features(net, x), before)
+    assert runs_elsewhere(net)
+
+
+def test_whatever_picture_comes_first_the_same_are_compared(net, ours, monkeypatch):
+    probes = []
+
+    def noted(eager, probe):
+        probes.append(probe)
+        return record(eager, probe)
+
+    monkeypatch.setattr(frozen, "record", noted)
+    for first in (pictures(), 100 * pictures(1, 3, 17, 16)):
+        features(Net(net.body, net.head).eval(), first)
+    assert torch.equal(*probes)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (33, 2), (64, 96)])
+def test_made_up_pictures(size):
+    found = frozen._made_up_pictures(3, (3, *size))
+    assert found.shape == (3, 3, *size)
+    assert float(found.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(found.std()) == pytest.approx(1, abs=1e-5)
+
+
 def test_training_lets_the_runtime_go(net, ours):
     features(net, pictures())
     held = weakref.ref(net._frozen._run)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from fastclf.choice import choose, processor, remembered
@@ -25,12 +26,13 @@ class FrozenBody:
 
     At the first batch of a picture size the body is recorded as an ONNX file and the runtimes get it; their features
     are compared with torch's, and the fastest way is kept. A change of any weight, statistic, layer, setting, size or
-    number of threads is noticed before the next batch, and the body is recorded again.
+    number of threads is noticed before the next batch, and the body is recorded again: what runs it depends on what it
+    is now, not on what it was before.
     """
 
     def __init__(self) -> None:
         self._form: tuple[Layers, tuple[int, ...], int] | None = None
-        self._values = 0
+        self._values: int | None = None  # None where torch runs it, whatever the values
         self._run: Run | None = None
 
     def __getstate__(self) -> dict[str, object]:
@@ -53,17 +55,12 @@ class FrozenBody:
             self.release()
             return eager(x)
         form = layers_of(modules), tuple(x.shape[1:]), torch.get_num_threads()
-        if form != self._form:
-            self._build(form, checksum(modules), body, eager, x)
-        elif self._run is not None and (values := checksum(modules)) != self._values:
-            self._build(form, values, body, eager, x)
+        if form != self._form or (self._values is not None and self._values != checksum(modules)):
+            self.release()
+            with torch.no_grad():
+                self._run, by_values = _fastest(body, eager, x.detach())
+            self._form, self._values = form, checksum(modules) if by_values else None
         return eager(x) if self._run is None else self._run(x)
-
-    def _build(self, form: tuple[Layers, tuple[int, ...], int], values: int, body: Body, eager: Run, x: Tensor) -> None:
-        self.release()
-        with torch.no_grad():
-            self._run = _fastest(body, eager, x.detach())
-        self._form, self._values = form, values
 
 
 def _takes(modules: Sequence[nn.Module], x: Tensor) -> bool:
@@ -90,12 +87,15 @@ def _takes(modules: Sequence[nn.Module], x: Tensor) -> bool:
     return True
 
 
-def _fastest(body: Body, eager: Run, x: Tensor) -> Run | None:
-    """The fastest way to compute what ``eager`` computes for pictures like ``x``; None where it is ``eager``."""
+def _fastest(body: Body, eager: Run, x: Tensor) -> tuple[Run | None, bool]:
+    """The fastest way to compute what ``eager`` computes for pictures like ``x``; None where it is ``eager``.
+
+    And whether the answer could be another one for other values of the weights and statistics.
+    """
     runtimes = installed()
     if not runtimes:
         _say("onnxruntime is not installed; it is faster (pip install onnxruntime)")
-        return None
+        return None, False
     situation = {
         "arch": body.arch,
         "pictures": list(x.shape[1:]),
@@ -105,33 +105,34 @@ def _fastest(body: Body, eager: Run, x: Tensor) -> Run | None:
     }
     known = remembered(situation)
     if known == _TORCH:
-        return None
-    agreeing = _agreeing(eager, x, [known] if known in runtimes else list(runtimes))
+        return None, False
+    compared = _compared(eager, x, [known] if known in runtimes else list(runtimes))
+    agreeing = {name: run for name, run in compared.items() if run is not None}
     if known in agreeing or not agreeing:
-        return agreeing.get(known or "")
+        return agreeing.get(known or ""), bool(compared)
     few = x.repeat(-(-_MEASURED // len(x)), 1, 1, 1)[:_MEASURED]  # as many whatever came first
     ways = {name: _bind(run, few) for name, run in {_TORCH: eager, **agreeing}.items()}
-    return agreeing.get(choose(situation, ways, default=next(iter(agreeing))))
+    run = agreeing.get(choose(situation, ways, default=next(iter(agreeing))))
+    return run, run is not None
 
 
 def _bind(run: Run, x: Tensor) -> Callable[[], Tensor]:
     return lambda: run(x)
 
 
-def _agreeing(eager: Run, x: Tensor, runtimes: Sequence[str]) -> dict[str, Run]:
-    """Builds ``runtimes`` and keeps those that give ``eager``'s features of a picture and of noise.
+def _compared(eager: Run, x: Tensor, runtimes: Sequence[str]) -> dict[str, Run | None]:
+    """Builds those of ``runtimes`` that take it: None for one that does not give ``eager``'s features of such pictures.
 
-    The recorded batch has three pictures; one and two are compared, so that a batch size that became part of the
-    recording shows.
+    The pictures are made up, the same ones every time: a body must run in the same way whatever picture comes first.
+    The recorded batch has three; one and two are compared, so that a batch size that became part of it shows.
     """
-    noise = torch.randn(2, *x.shape[1:], generator=torch.Generator().manual_seed(0))
-    probe = torch.cat([x[:1], noise])
-    agreeing: dict[str, Run] = {}
+    probe = _made_up_pictures(3, x.shape[1:])
+    compared: dict[str, Run | None] = {}
     try:
         model, expected = record(eager, probe)
     except Exception as error:  # networks of any kind come here, and torch is always there to run them
         _say(f"it cannot be recorded for {' or '.join(runtimes)}: {error}")
-        return agreeing
+        return compared
     for name in runtimes:
         try:
             run = ENGINES[name](model, torch.get_num_threads())
@@ -140,11 +141,28 @@ def _agreeing(eager: Run, x: Tensor, runtimes: Sequence[str]) -> dict[str, Run]:
             _say(f"{name} does not take it: {error}")
             continue
         worst = difference(found, expected)
-        if worst <= TOLERANCE:
-            agreeing[name] = run
-        else:
+        compared[name] = run if worst <= TOLERANCE else None
+        if compared[name] is None:
             _say(f"{name} computes other features", f" (relative difference {worst:.1e})")
-    return agreeing
+    return compared
+
+
+def _made_up_pictures(n: int, shape: Sequence[int]) -> Tensor:
+    """Noise ``[n, *shape]``, mean 0 and deviation 1, with as much of it in every octave, as in photographs.
+
+    Their amplitudes fall with the frequency (Field, 1987, "Relations between the statistics of natural images and the
+    response properties of cortical cells"). In white noise nearly all lies in the finest octave, where the features of
+    convolutions lose digits that no picture makes them lose.
+    """
+    generator = torch.Generator().manual_seed(0)
+    longest = max(shape[1:])
+    octaves = []
+    for octave in range(longest.bit_length()):
+        coarse = torch.randn(n, shape[0], 2**octave, 2**octave, generator=generator)
+        fine = functional.interpolate(coarse, list(shape[1:]), mode="bilinear")
+        octaves.append(fine / fine.std())
+    total = torch.stack(octaves).sum(0)
+    return (total - total.mean()) / total.std()
 
 
 def difference(found: Tensor, expected: Tensor) -> float:
