@@ -7,8 +7,9 @@ found good is remembered by name, size and time of modification.
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from fastclf.data.pipeline import ScanPipeline
 
 _FILES_AT_ONCE = 64
-_PIXELS_AT_ONCE = 1 << 26
+_PIXELS_AT_ONCE = 1 << 25
+_UNDER_WAY = 2  # groups of files: while one is read, or waits for its last picture, the other is decoded
 _FORMATS = (
     (b"\xff\xd8", (".jpg", ".jpeg", ".jpe")),
     (b"\x89PNG", (".png",)),
@@ -70,6 +72,10 @@ class _File:
     name: str
     path: bytes
     stat: os.stat_result
+
+
+_Group = list[tuple[_File, Seen]]  # with what has been seen of each so far
+_Shapes = list[list[int] | None]
 
 
 def scan_sets(sets: Sequence[Dataset], num_threads: int, *, decode: bool = True, raises: bool = True) -> ScanReport:
@@ -123,27 +129,28 @@ def decoded(ds: Dataset) -> None:
 
 
 class _Scan:
-    """One run over some data sets; while a block is decoded, the headers of the next one are read."""
+    """One run over some data sets; while files are decoded, the headers of the next ones are read."""
 
     def __init__(self, sets: Sequence[Dataset], num_threads: int, decode: bool, report: ScanReport) -> None:
         self.sets, self.decode, self.report = sets, decode, report
         self.seen = SeenFiles(sets[0].path)
         self.bad: dict[int, dict[int, str]] = {id(ds): {} for ds in sets}
         self._headers = _Reader(num_threads, decode=False)
-        self._pixels = _Reader(num_threads, decode=True)
+        self._pixels = itertools.cycle([_Reader(num_threads, decode=True) for _ in range(_UNDER_WAY)])
 
     def run(self) -> None:
         total = sum(len(ds) for ds in self.sets)
-        under_way: Future[None] | None = None
-        with ThreadPoolExecutor(1) as pool, Progress(total, "scan", "pictures") as progress:
+        under_way: deque[tuple[_Group, Future[_Shapes]]] = deque()
+        with ThreadPoolExecutor(_UNDER_WAY) as pool, Progress(total, "scan", "pictures") as progress:
             for n, files in self._blocks():
                 wanted = self._with_headers(files)
-                if under_way is not None:
-                    under_way.result()
-                under_way = pool.submit(self._decode, wanted) if wanted and self.decode else None
+                for group in _groups(wanted) if self.decode else ():
+                    if len(under_way) == _UNDER_WAY:  # the oldest is that of the next reader
+                        self._note_decoded(*under_way.popleft())
+                    under_way.append((group, pool.submit(next(self._pixels), [file.path for file, _ in group])))
                 progress.advance(n)
-            if under_way is not None:
-                under_way.result()
+            while under_way:
+                self._note_decoded(*under_way.popleft())
 
     def _blocks(self) -> Iterator[tuple[int, list[_File]]]:
         """Yields the number of rows passed and the files among them that are not known."""
@@ -172,7 +179,7 @@ class _Scan:
         why = why or reason(ds.path / ds.fnames[row], ds.bad.max_pixels) or "changed while it was scanned"
         self.bad[id(ds)][row] = why
 
-    def _with_headers(self, files: list[_File]) -> list[tuple[_File, Seen]]:
+    def _with_headers(self, files: list[_File]) -> _Group:
         """Reads first bytes and headers; returns the files that may be decoded."""
         heads = [(file, head) for file in files if (head := self._head(file)) is not None]
         wanted = []
@@ -202,15 +209,13 @@ class _Scan:
             self._note(file.ds, file.row)
         return head or None
 
-    def _decode(self, wanted: list[tuple[_File, Seen]]) -> None:
-        for group in _groups(wanted):
-            shapes = self._pixels([file.path for file, _ in group])
-            for (file, seen), shape in zip(group, shapes, strict=True):
-                if shape is None:
-                    self._note(file.ds, file.row)
-                else:
-                    self.report.decoded += 1
-                    self._good(file, seen._replace(decoded=1))
+    def _note_decoded(self, group: _Group, shapes: Future[_Shapes]) -> None:
+        for (file, seen), shape in zip(group, shapes.result(), strict=True):
+            if shape is None:
+                self._note(file.ds, file.row)
+            else:
+                self.report.decoded += 1
+                self._good(file, seen._replace(decoded=1))
 
     def _good(self, file: _File, seen: Seen) -> None:
         self.seen.put(file.name, seen)
@@ -235,9 +240,9 @@ def _extensions(head: bytes) -> tuple[str, ...]:
     return next((extensions for magic, extensions in _FORMATS if head.startswith(magic)), ())
 
 
-def _groups(wanted: list[tuple[_File, Seen]]) -> Iterator[list[tuple[_File, Seen]]]:
+def _groups(wanted: _Group) -> Iterator[_Group]:
     """Splits a block so that what is decoded at once fits into memory."""
-    group: list[tuple[_File, Seen]] = []
+    group: _Group = []
     pixels = 0
     for file, seen in wanted:
         pixels += seen.height * seen.width
@@ -256,7 +261,7 @@ class _Reader:
         self._num_threads, self._decode = num_threads, decode
         self._pipe: ScanPipeline | None = None
 
-    def __call__(self, files: Sequence[bytes]) -> list[list[int] | None]:
+    def __call__(self, files: Sequence[bytes]) -> _Shapes:
         """Reads files: height, width and channels of each, None where it fails."""
         if not files:
             return []
