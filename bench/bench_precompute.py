@@ -117,11 +117,11 @@ def check_rows(work: Pass) -> None:
 
 def bench_precompute_memory(benchmark: Any, tmp_path: Path, threads: int, quick: bool) -> None:
     few, more = (100, 1_000) if quick else (500, 5_000)
+    folders = {n: photographs.many(tmp_path / str(n), n) for n in (few, more)}
     peaks: dict[int, float] = {}
 
     def passes() -> None:
-        for n in (few, more):
-            folder = photographs.many(tmp_path / str(n), n)
+        for n, folder in folders.items():
             process = PeerProcess("bench.peers.pass_memory", PassSetting(threads))
             try:
                 _, rows = process.round(str(folder))
