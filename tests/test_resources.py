@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import picture_data, row_data, three_colours, tiny_learner
 
@@ -54,7 +55,10 @@ def test_epochs_take_no_more_memory_and_no_other_process(tmp_path, rng, kind):
             learn.unfreeze()
     before, shared_before, watch = children(), shared(), Watch()  # other tests have locks of multiprocessing
     learn.fit(0.01, 20, callbacks=[watch])
-    assert max(watch.resident[10:]) < watch.resident[4] + 8e6
+    steps = np.diff(watch.resident[4:])
+    # A pool may have to grow once more when two batches meet for the first time; a leak takes something every time.
+    assert sum(steps) - max(steps) < 4e6
+    assert max(steps) < 64e6
     assert set(watch.children) <= set(before)
     assert set(watch.shared) <= set(shared_before)
 
