@@ -82,13 +82,13 @@ class HeadEngine:
     def train(self, order: Index, batch_size: int, first_step: int, *, frozen_bn: bool = False) -> Tensor:
         """Trains on batches of consecutive rows of `order`.
 
+        Ctrl-C and SIGTERM take effect between two batches: the head is then that of the batches counted so far.
+
         Args:
             order: `[M] int64`, the rows in the order of training; M may be anything, the last batch is smaller.
             batch_size: rows per batch, at most `max_batch`.
             first_step: number of the first step in the fit: its rate and its masks are functions of it.
             frozen_bn: BatchNorm normalises with its running statistics and keeps them.
-
-        Ctrl-C and SIGTERM take effect between two batches: the head is then that of the batches counted so far.
 
         Returns:
             `[ceil(M / batch_size)] float32` on the head's device: the loss of each batch, before its update.
