@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 
 from fastclf.data.bad_pictures import printable
+from fastclf.data.duplicates import Place, Sets, contradicts, same_bytes
 from fastclf.data.folders import lookalikes
 from fastclf.data.samples import Dataset, Labels
 from fastclf.data.scan import ScanReport
@@ -21,16 +20,19 @@ from fastclf.data.seen import SeenFiles
 NEAR_EMPTY = 10
 """A class with fewer training rows is reported."""
 IMBALANCE = 100
-"""Where the largest class is this many times the smallest, it is said."""
+"""Where the largest class is this many times the smallest, a warning says so when the data are made."""
+UNEVEN = 10
+"""Where it is this many times the smallest, the report says so."""
+_MAX_CLASSES = 20
 _ELONGATED = 4.0
 _SHOWN = 3
 
 Pairs = list[tuple[str, str]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CheckReport:
-    """What `ImageClassifierData.check` has found; `print` shows it.
+    """What `ImageClassifierData.check` has found; a notebook and `print` show it.
 
     Attributes:
         n: rows by set.
@@ -60,48 +62,76 @@ class CheckReport:
 
     @property
     def problems(self) -> list[str]:
-        """What should be looked into, a line each; empty when all is well."""
-        return [line for line in (self._bytes() + self._classes() + self._files()) if line]
+        """What should be looked into and what helps, a line each; empty when all is well."""
+        return [*self._bytes(), *self._classes(), *self._files()]
 
-    def _bytes(self) -> list[str]:
-        return [
-            _listed(self.leaks, "of valid or test are in train too, byte for byte", " = "),
-            _listed(self.relabelled, "have the same bytes as another and a different label", " = "),
-            _listed(self.repeated, "repeat another of their set, byte for byte", " = "),
-        ]
+    def _bytes(self) -> Iterator[str]:
+        drop = "Drop them: data = data.without_duplicates()"
+        yield from _listed(self.leaks, "of valid or test are in train too, byte for byte", drop, " = ")
+        yield from _listed(self.relabelled, "have the same bytes as another and a different label", drop, " = ")
+        yield from _listed(self.repeated, "repeat another of their set, byte for byte", drop, " = ")
 
-    def _classes(self) -> list[str]:
-        few = [name for name, (train, _) in self.counts.items() if train < NEAR_EMPTY]
-        unmeasured = [name for name, (_, valid) in self.counts.items() if not valid]
-        alike = ", ".join(f"{one!r} and {other!r}" for one, other in self.lookalikes[:_SHOWN])
-        return [
-            f"{len(few)} class(es) have fewer than {NEAR_EMPTY} training pictures: {_names(few)}" if few else "",
-            f"{len(unmeasured)} class(es) have no picture in valid: {_names(unmeasured)}" if unmeasured else "",
-            f"classes that look the same: {alike}" if alike else "",
-            imbalance({name: train for name, (train, _) in self.counts.items()}) or "",
-        ]
+    def _classes(self) -> Iterator[str]:
+        trained = {name: train for name, (train, _) in self.counts.items()}
+        few = [f"{name!r} ({train:,})" for name, train in trained.items() if train < NEAR_EMPTY]
+        unmeasured = [repr(name) for name, (_, valid) in self.counts.items() if not valid]
+        alike = [f"{one!r} and {other!r}" for one, other in self.lookalikes]
+        uneven = imbalance(trained, UNEVEN)
+        if few:
+            yield (
+                f"{len(few)} class(es) have fewer than {NEAR_EMPTY} training images: {_names(few)}. Add images, or put "
+                "what is rare into one class"
+            )
+        if unmeasured:
+            yield (
+                f"{len(unmeasured)} class(es) have no image in valid, so nothing is measured for them: "
+                f"{_names(unmeasured)}. Move some there from train"
+            )
+        if alike:
+            yield f"classes that look the same: {_names(alike)}. Rename one, or put their images together"
+        if uneven:
+            yield uneven
 
-    def _files(self) -> list[str]:
-        return [
-            _listed([(f"{name}: {why}",) for name, why in self.scan.bad.items()], "cannot be decoded", ""),
-            _listed([(name,) for name in self.elongated], "are more than four times as long as wide", ""),
-        ]
+    def _files(self) -> Iterator[str]:
+        bad = [(f"{name}: {why}",) for name, why in self.scan.bad.items()]
+        yield from _listed(bad, "cannot be decoded", 'Train without them: on_bad="skip"')
+        squash = "Show them whole: tfms_from_model(..., crop_type=CropType.NO)"
+        yield from _listed(
+            [(name,) for name in self.elongated],
+            "are more than four times as long as wide, and lose their ends",
+            squash,
+        )
 
     def __str__(self) -> str:
-        """Shows the problems, each marked with '!', and the rest."""
+        """Shows the problems, each marked with '!' and with what helps, and the rest."""
         sets = ", ".join(f"{name} {n:,}" for name, n in self.n.items())
-        lines = [f"{sets} pictures" + (f"; {len(self.counts)} classes" if self.counts else "")]
+        lines = [f"{sets} images" + (f"; {len(self.counts)} classes" if self.counts else ""), *_table(self.counts)]
         lines += [f"! {line}" for line in self.problems]
         if self.sides:
             lines.append(f"  shorter sides of {self.sides[0]} to {self.sides[1]} pixels")
-        if self.small:
-            lines.append("  " + _listed([(name,) for name in self.small], "are smaller than the model's input", ""))
+        smaller = _listed([(name,) for name in self.small], "are smaller than the model's input", "They are enlarged")
+        lines += [f"  {line}" for line in smaller]
         lines += [f"  {count:,} {what}" for what, count in self.scan.odd.most_common()]
         left_out = ", ".join(f"{count:,} {what}" for what, count in self.ignored.items() if count)
         return "\n".join([*lines, f"  left out: {left_out or 'nothing'}"])
 
+    __repr__ = __str__  # as notebooks show it
 
-def check_sets(sets: dict[str, Dataset], sz: int | None, scan: ScanReport) -> CheckReport:
+
+def _table(counts: Mapping[str, tuple[int, int]]) -> list[str]:
+    """Rows of train and valid by class, most first; of many classes the first and the last."""
+    rows = sorted(counts.items(), key=lambda item: -item[1][0])
+    shown = [(printable(name), f"{train:,}", f"{valid:,}") for name, (train, valid) in rows]
+    if len(shown) > _MAX_CLASSES:
+        left_out = len(shown) - _MAX_CLASSES + 1
+        shown[_MAX_CLASSES // 2 : _MAX_CLASSES // 2 + left_out] = [(f"... {left_out} more", "", "")]
+    width = max((len(name) for name, _, _ in shown), default=0)
+    return [
+        f"  {name:{width}} {train:>9} {valid:>9}" for name, train, valid in [("", "train", "valid"), *shown] if rows
+    ]
+
+
+def check_sets(sets: Sets, sz: int | None, scan: ScanReport) -> CheckReport:
     """Compares the sets of one data object and looks at their classes and pictures.
 
     Args:
@@ -109,7 +139,7 @@ def check_sets(sets: dict[str, Dataset], sz: int | None, scan: ScanReport) -> Ch
         sz: of the transforms, or None.
         scan: of these sets.
     """
-    leaks, relabelled, repeated = _same_bytes(sets)
+    leaks, relabelled, repeated = _pairs(sets)
     train, valid = sets["train"], sets["valid"]
     elongated, small, sides = _shapes(sets.values(), sz)
     ignored: dict[str, int] = defaultdict(int)
@@ -140,17 +170,17 @@ def class_counts(labels: Labels) -> npt.NDArray[np.int64]:
     return np.bincount(labels.y, minlength=labels.c)
 
 
-def imbalance(counts: dict[str, int]) -> str | None:
-    """Describes classes that differ in size by a factor of `IMBALANCE` or more; classes without any row aside."""
+def imbalance(counts: dict[str, int], factor: int = IMBALANCE) -> str | None:
+    """Describes classes that differ in size by a factor or more; classes without any row aside."""
     counts = {name: count for name, count in counts.items() if count}
     if not counts:
         return None
     most, least = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
-    if counts[most] < IMBALANCE * counts[least]:
+    if counts[most] < factor * counts[least]:
         return None
     return (
         f"classes of very different size: {most!r} has {counts[most]:,} training rows, {least!r} {counts[least]:,}. "
-        'class_weights="auto" in the learner makes the rare ones weigh more; accuracy alone says little here'
+        'Accuracy alone says little here; class_weights="auto" in the learner makes the rare ones weigh more'
     )
 
 
@@ -166,51 +196,21 @@ def _counts(ds: Dataset) -> list[int]:
     return counts
 
 
-def _same_bytes(sets: dict[str, Dataset]) -> tuple[Pairs, Pairs, Pairs]:
-    """Compares contents: pairs that leak, that contradict each other, that repeat."""
-    members: dict[bytes, list[tuple[str, int]]] = defaultdict(list)
-    for where, row, digest in _digests(sets):
-        members[digest].append((where, row))
+def _pairs(sets: Sets) -> tuple[Pairs, Pairs, Pairs]:
+    """Pairs of rows with the same bytes: that leak, that contradict each other, that repeat."""
     leaks: Pairs = []
     relabelled: Pairs = []
     repeated: Pairs = []
-    for (first, row), *others in (group for group in members.values() if len(group) > 1):
-        one = sets[first]
-        for where, other_row in others:
-            other = sets[where]
-            pair = (_name(one, first, row), _name(other, where, other_row))
-            if first == "train" != where:
+    for first, *others in same_bytes(sets):
+        for other in others:
+            pair = (_name(sets, first), _name(sets, other))
+            if first[0] == "train" != other[0]:
                 leaks.append(pair)
-            if "test" not in (first, where) and not np.array_equal(one.y[row], other.y[other_row]):
+            if contradicts(sets, first, other):
                 relabelled.append(pair)
-            elif first == where:
+            elif first[0] == other[0]:
                 repeated.append(pair)
     return leaks, relabelled, repeated
-
-
-def _digests(sets: dict[str, Dataset]) -> Iterator[tuple[str, int, bytes]]:
-    """Yields set, row and SHA-256 of what may be there twice: of arrays all rows, of files those of one size."""
-    sizes: dict[int, list[tuple[str, int]]] = defaultdict(list)
-    for where, ds in sets.items():
-        for row in ds.bad.good_rows().tolist():
-            if ds.images is not None or not ds.fnames:
-                values = ds.images if ds.images is not None else ds.rows
-                assert values is not None
-                yield where, row, hashlib.sha256(np.ascontiguousarray(values[row]).data).digest()
-                continue
-            try:
-                sizes[(ds.path / ds.fnames[row]).stat().st_size].append((where, row))
-            except OSError:
-                continue  # the scan has named it
-    for same in sizes.values():
-        for where, row in same if len(same) > 1 else ():
-            ds = sets[where]
-            try:
-                with (ds.path / ds.fnames[row]).open("rb") as handle:
-                    digest = hashlib.file_digest(handle, "sha256").digest()
-            except OSError:
-                continue
-            yield where, row, digest
 
 
 def _shapes(sets: Iterable[Dataset], sz: int | None) -> tuple[list[str], list[str], tuple[int, int] | None]:
@@ -234,17 +234,18 @@ def _shapes(sets: Iterable[Dataset], sz: int | None) -> tuple[list[str], list[st
     return elongated, small, (low, high) if high else None
 
 
-def _name(ds: Dataset, where: str, row: int) -> str:
-    return ds.fnames[row] if ds.fnames else f"{where} row {row}"
+def _name(sets: Sets, place: Place) -> str:
+    where, row = place
+    fnames = sets[where].fnames
+    return fnames[row] if fnames else f"{where} row {row}"
 
 
-def _listed(found: Sequence[tuple[str, ...]], what: str, sign: str) -> str:
-    if not found:
-        return ""
-    shown = "; ".join(sign.join(map(printable, names)) for names in found[:_SHOWN])
-    return f"{len(found):,} picture(s) {what}; first {shown}"
+def _listed(found: Sequence[tuple[str, ...]], what: str, remedy: str, sign: str = "") -> Iterator[str]:
+    if found:
+        shown = "; ".join(sign.join(map(printable, names)) for names in found[:_SHOWN])
+        yield f"{len(found):,} image(s) {what}; first {shown}. {remedy}"
 
 
 def _names(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in islice(names, _SHOWN))
+    shown = ", ".join(names[:_SHOWN])
     return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown

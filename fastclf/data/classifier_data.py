@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, Unpack
 
@@ -14,9 +15,13 @@ from fastclf.data import arrays, sets, tables
 from fastclf.data.check import warn_imbalance
 from fastclf.data.data_loaders import DataLoaders
 from fastclf.data.folders import FolderRules
-from fastclf.data.listing import find_files
+from fastclf.data.layout import find_sets
+from fastclf.data.listing import Found, find_files
+from fastclf.data.name_labels import labelled_by_name, labelled_by_pattern
 from fastclf.data.options import SEED, Options
+from fastclf.data.samples import Labels
 from fastclf.data.sets import Tfms, check_tfms
+from fastclf.data.split import check_val_idxs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,8 +42,10 @@ class ImageClassifierData(DataLoaders):
         trn_name: str = "train",
         val_name: str = "valid",
         test_name: str | None = "test",
+        test_with_labels: bool = False,
         *,
         val_pct: float = 0.2,
+        groups: Callable[[str], Hashable] | None = None,
         allow_empty: bool = False,
         drop_unknown: bool = False,
         allow_outside: bool = False,
@@ -50,11 +57,16 @@ class ImageClassifierData(DataLoaders):
             path: the data's root.
             bs: rows per batch.
             tfms: (training, validation) transforms, from `tfms_from_model`.
-            trn_name: the training folder. Its folders name the classes.
-            val_name: the validation folder. When there is no folder 'valid', `val_pct` of train is drawn from every
-                class instead.
-            test_name: the test folder, whose pictures have no labels; None for none.
+            trn_name: the training folder. Its folders name the classes; '.' when they lie in path itself, where the
+                folders of the other sets, and 'tmp' and 'models', are no classes.
+            val_name: the validation folder. When there is neither 'valid' nor 'val', 'validation' or 'dev', `val_pct`
+                of train is drawn from every class instead.
+            test_name: the test folder, when it is there; None for none.
+            test_with_labels: whether test is path/test/<class>/...; else its pictures have no labels, and zeros stand
+                in their place.
             val_pct: see val_name.
+            groups: keeps what belongs together in one set when `val_pct` is drawn, such as all images of a person: a
+                function of a name in trn_name, e.g. ``lambda name: name.split("_")[0]``.
             allow_empty: whether a folder of train may hold no picture: then its class is there, and nothing is learnt
                 of it.
             drop_unknown: whether pictures of valid whose class is not in train are left out, instead of an error.
@@ -62,13 +74,140 @@ class ImageClassifierData(DataLoaders):
             **options: see `Options`.
 
         Raises:
-            FileNotFoundError: when a folder, or every picture in it, is missing.
+            FileNotFoundError: when a folder, or every picture in it, is missing; says what is there instead.
             LabelError: when a class has no picture, is unknown to train, or is the only one.
         """
-        tfms = check_tfms(tfms)
-        seed = options.get("seed", SEED)
+        path, tfms = Path(path), check_tfms(tfms)
+        hold_out = sets.HoldOut(val_pct, options.get("seed", SEED), groups)
         rules = FolderRules(allow_empty, drop_unknown, allow_outside)
-        trn, val, test = sets.from_folders(Path(path), tfms, trn_name, val_name, test_name, val_pct, seed, rules)
+        folders = find_sets(path, trn_name, val_name, test_name)
+        trn, val, test = sets.from_folders(path, tfms, folders, hold_out, rules, test_with_labels=test_with_labels)
+        warn_imbalance(trn)
+        return cls(path, trn, val, test, bs=bs, tfms=tfms, **options)
+
+    @classmethod
+    def from_name_re(
+        cls,
+        path: PathLike,
+        pat: str | re.Pattern[str],
+        bs: int = 64,
+        tfms: Tfms | None = None,
+        folder: str = ".",
+        val_idxs: ValIdxs = None,
+        test_name: str | None = None,
+        *,
+        val_pct: float = 0.2,
+        groups: Callable[[str], Hashable] | None = None,
+        allow_outside: bool = False,
+        **options: Unpack[Options],
+    ) -> Self:
+        """Reads pictures whose file names tell their class, such as 'cloudy12.jpg' with ``r"^([a-z]+)"``.
+
+        Args:
+            path: the data's root.
+            pat: a regular expression that is searched in each name, relative to folder; its one group is the class.
+            bs: rows per batch.
+            tfms: (training, validation) transforms, from `tfms_from_model`.
+            folder: the folder of the pictures, below path; by default path itself.
+            val_idxs: rows for validation, of the names sorted by code point; by default `val_pct` of every class.
+            test_name: the folder of test pictures, which have no labels.
+            val_pct: see val_idxs.
+            groups: see `from_paths`; names are relative to folder.
+            allow_outside: see `from_paths`.
+            **options: see `Options`.
+
+        Raises:
+            FileNotFoundError: when the folder, or every picture in it, is missing.
+            LabelError: when names do not match, or give a single class.
+            ValueError: when pat has no group, or several, or val_idxs do not fit.
+        """
+        return cls._from_names(
+            path,
+            lambda found: labelled_by_pattern(found, pat),
+            bs,
+            tfms,
+            folder,
+            val_idxs,
+            test_name,
+            sets.HoldOut(val_pct, options.get("seed", SEED), groups),
+            allow_outside,
+            options,
+        )
+
+    @classmethod
+    def from_name_func(
+        cls,
+        path: PathLike,
+        label_func: Callable[[str], str | None],
+        bs: int = 64,
+        tfms: Tfms | None = None,
+        folder: str = ".",
+        val_idxs: ValIdxs = None,
+        test_name: str | None = None,
+        *,
+        val_pct: float = 0.2,
+        groups: Callable[[str], Hashable] | None = None,
+        allow_outside: bool = False,
+        **options: Unpack[Options],
+    ) -> Self:
+        """Reads pictures whose class is a function of their name.
+
+        Args:
+            path: the data's root.
+            label_func: gets a name relative to folder, such as 'a/cloudy12.jpg'; returns the class, or None to leave
+                the picture out.
+            bs: see `from_name_re`, as all that follows.
+            tfms: see there.
+            folder: see there.
+            val_idxs: see there; rows without a class do not count.
+            test_name: see there.
+            val_pct: see there.
+            groups: see there.
+            allow_outside: see there.
+            **options: see `Options`.
+
+        Raises:
+            FileNotFoundError: when the folder, or every picture in it, is missing.
+            LabelError: when a label is no text or empty, or there is a single class.
+            ValueError: when val_idxs do not fit.
+        """
+        return cls._from_names(
+            path,
+            lambda found: labelled_by_name(found, label_func),
+            bs,
+            tfms,
+            folder,
+            val_idxs,
+            test_name,
+            sets.HoldOut(val_pct, options.get("seed", SEED), groups),
+            allow_outside,
+            options,
+        )
+
+    @classmethod
+    def _from_names(
+        cls,
+        path: PathLike,
+        labelled: Callable[[Found], tuple[list[str], Labels, dict[str, int]]],
+        bs: int,
+        tfms: Tfms | None,
+        folder: str,
+        val_idxs: ValIdxs,
+        test_name: str | None,
+        hold_out: sets.HoldOut,
+        allow_outside: bool,
+        options: Options,
+    ) -> Self:
+        tfms, exclude = check_tfms(tfms), [] if test_name is None else [test_name]
+        found = find_files(Path(path), folder, exclude=exclude, allow_outside=allow_outside)
+        names, labels, ignored = labelled(found)
+        if val_idxs is None:
+            val_idxs = hold_out.rows(found, names, labels)
+        elif hold_out.groups is not None:
+            raise ValueError("groups: val_idxs name the validation rows already. Pass one of them.")
+        rows = check_val_idxs(val_idxs, len(names))
+        trn, val, test = sets.from_rows(Path(path), tfms, names, labels, rows, ignored, test_name, allow_outside)
+        tables.check_trained(trn.labels, val.labels, folder)
         warn_imbalance(trn)
         return cls(path, trn, val, test, bs=bs, tfms=tfms, **options)
 

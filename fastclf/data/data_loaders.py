@@ -14,9 +14,10 @@ import torch
 
 from fastclf.data import arrays
 from fastclf.data.bad_pictures import MAX_PIXELS, OnBad, bind_together
-from fastclf.data.check import CheckReport, check_sets
+from fastclf.data.check import CheckReport, check_sets, class_counts
 from fastclf.data.draws import Split
-from fastclf.data.listing import inner_name
+from fastclf.data.duplicates import to_drop
+from fastclf.data.listing import inner_name, some
 from fastclf.data.loader import Loader, LoaderOptions, RowLoader
 from fastclf.data.options import SEED, Options, as_device, as_threads
 from fastclf.data.picture_loader import PictureLoader
@@ -24,7 +25,7 @@ from fastclf.data.resize import resized
 from fastclf.data.samples import Dataset
 from fastclf.data.scan import ScanReport, decoded, scan_sets
 from fastclf.data.sets import Tfms
-from fastclf.errors import BadImageError
+from fastclf.errors import BadImageError, LabelError
 from fastclf.philox import check_seed
 
 
@@ -164,6 +165,34 @@ class DataLoaders:
         """
         report = scan_sets([*self._sets.values()], self._options.num_threads, raises=False)
         return check_sets(self._sets, self.sz, report)
+
+    def without_duplicates(self) -> Self:
+        """Returns the same data with every image once, and none of train in valid or test, compared byte for byte.
+
+        The last set that has an image keeps it: train gives way to valid, and both to test, whose rows all stay. Images
+        that are there under different labels are dropped from train and valid.
+
+        Raises:
+            LabelError: when a class would lose all its training images.
+            ValueError: when these are activations of images.
+        """
+        if self.has_rows and len(self.trn_ds.fnames):
+            raise ValueError("without_duplicates: data holds activations of images. Call it on the data of the images.")
+        dropped = to_drop(self._sets)
+        trn, val = (
+            ds.take(np.setdiff1d(np.arange(len(ds)), dropped[name]))
+            for name, ds in (("train", self.trn_ds), ("valid", self.val_ds))
+        )
+        before, after = class_counts(self.trn_ds.labels), class_counts(trn.labels)
+        lost = [name for name, had, has in zip(self.classes, before, after, strict=False) if had and not has]
+        if lost:
+            raise LabelError(
+                f"without_duplicates: {some(lost)} would have no training image. Add others, or move some."
+            )
+        print(
+            f"without_duplicates: {len(dropped['train']):,} rows of train, {len(dropped['valid']):,} of valid left out"
+        )
+        return self._replaced((trn, val, self.test_ds), self.tfms)
 
     def resize(self, targ: int, new_path: str = "tmp") -> Self:
         """Makes smaller copies of all pictures once, in path/new_path/<targ>, and returns the same data over them.

@@ -7,11 +7,13 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import numpy as np
 
 from fastclf.data.bad_pictures import printable
-from fastclf.data.listing import Found, nothing_in
+from fastclf.data.layout import by_name, flat
+from fastclf.data.listing import Found, nothing_in, some
 from fastclf.data.samples import Labels
 from fastclf.errors import LabelError
 
@@ -45,13 +47,12 @@ def labelled_by_folder(
     where = found.folder
     named = [(name, label) for name in found.pictures if (label := found.class_of(name)) is not None]
     if not named:
-        raise FileNotFoundError(nothing_in(found) + f" They must be in folders named by class: {where}/<class>/...")
+        names = [found.inner(name) for name in found.pictures]
+        raise FileNotFoundError(flat(found.path, where, names) if names else nothing_in(found))
     ignored = found.ignored | {"files beside or between the pictures": _warn_strays(found)}
     present = {label for _, label in named}
     if classes is None:
-        classes = found.classes
-        check_classes(classes, where)
-        _check_empty([name for name in classes if name not in present], where, rules)
+        classes = _classes(found, present, rules)
     else:
         known = set(classes)
         unknown = Counter(label for _, label in named if label not in known)
@@ -64,13 +65,39 @@ def labelled_by_folder(
     return [name for name, _ in named], Labels(y, list(classes)), ignored
 
 
+def _classes(found: Found, present: set[str], rules: FolderRules) -> list[str]:
+    """The classes that the folders of train name, those in `present` with images."""
+    where, empty = found.folder, [name for name in found.classes if name not in present]
+    if where == "." and not rules.allow_empty:  # what lies beside the classes in the data's own folder
+        if empty:
+            warnings.warn(f"{some(empty)} hold no image, and are no classes.", UserWarning, stacklevel=6)
+        classes, empty = sorted(present), []
+    else:
+        classes = found.classes
+    check_classes(classes, where, _deeper(found) if len(present) == 1 else "")
+    _check_empty(empty, where, rules)
+    return classes
+
+
+def _deeper(found: Found) -> str:
+    """Says where classes are when a single folder holds all images, as many archives do; or nothing."""
+    inner = [found.inner(name).split("/", 1) for name in found.pictures]
+    folder = PurePosixPath(found.folder, inner[0][0]).as_posix()
+    names = [rest[0] for _, *rest in inner if rest]
+    deeper = sorted({name.split("/", 1)[0] for name in names if "/" in name})
+    if len(deeper) > 1:
+        return f" {folder} holds the folders {some(deeper)}: if these are the classes, pass trn_name={folder!r}."
+    call = by_name(folder, names)
+    return f" If the names in {folder} tell the class: {call}." if call else ""
+
+
 def _check_empty(empty: Sequence[str], where: str, rules: FolderRules) -> None:
     if empty and not rules.allow_empty:
         raise LabelError(
-            f"{where}: {_some(empty)} hold no picture. Add pictures, remove the folder, or pass allow_empty=True."
+            f"{where}: {some(empty)} hold no picture. Add pictures, remove the folder, or pass allow_empty=True."
         )
     if empty:
-        warnings.warn(f"{where}: {_some(empty)} hold no picture; nothing is learnt of them.", UserWarning, stacklevel=6)
+        warnings.warn(f"{where}: {some(empty)} hold no picture; nothing is learnt of them.", UserWarning, stacklevel=6)
 
 
 def _check_unknown(unknown: Counter[str], classes: Sequence[str], where: str, rules: FolderRules) -> None:
@@ -79,12 +106,12 @@ def _check_unknown(unknown: Counter[str], classes: Sequence[str], where: str, ru
     names = sorted(unknown)
     if not rules.drop_unknown:
         raise LabelError(
-            f"{where}: {_some(names)} are no classes of the training set, which has {_some(classes)}."
+            f"{where}: {some(names)} are no classes of the training set, which has {some(classes)}."
             f"{_twin(names, classes)} Rename or remove these folders, add the classes to the training set, or pass "
             "drop_unknown=True."
         )
     warnings.warn(
-        f"{where}: {unknown.total()} pictures of {_some(names)}, no classes of the training set, are left out.",
+        f"{where}: {unknown.total()} pictures of {some(names)}, no classes of the training set, are left out.",
         UserWarning,
         stacklevel=6,
     )
@@ -113,10 +140,10 @@ def lookalikes(classes: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield twin, name
 
 
-def check_classes(classes: Sequence[str], where: str) -> None:
-    """Raises LabelError for fewer than two classes; warns of names that look the same."""
+def check_classes(classes: Sequence[str], where: str, hint: str = "") -> None:
+    """Raises LabelError for fewer than two classes, with a hint; warns of names that look the same."""
     if len(classes) < 2:
-        raise LabelError(f"{where}: there must be at least two classes, got {_some(classes)}. Add another class.")
+        raise LabelError(f"{where}: there must be at least two classes, got {some(classes)}. Add another class.{hint}")
     for twin, name in lookalikes(classes):
         warnings.warn(
             f"{where}: the classes {twin!r} and {name!r} look the same: {_difference(twin, name)}. Rename one if they "
@@ -130,7 +157,7 @@ def warn_absent(absent: Sequence[str], where: str) -> None:
     """Warns of classes that have no row for validation."""
     if absent:
         warnings.warn(
-            f"{where}: no picture of the class(es) {_some(absent)}; nothing is measured for them.",
+            f"{where}: no picture of the class(es) {some(absent)}; nothing is measured for them.",
             UserWarning,
             stacklevel=5,
         )
@@ -147,8 +174,3 @@ def _warn_strays(found: Found) -> int:
             stacklevel=6,
         )
     return len(strays)
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:5])
-    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown or "none"

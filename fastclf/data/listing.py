@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -14,6 +16,21 @@ EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".tif", ".tiff", ".webp",
 """What DALI decodes."""
 UNSUPPORTED = (".gif", ".heic", ".heif", ".avif", ".jxl", ".svg")
 """Pictures as well, so that they are named as bad ones and not passed over."""
+
+OWN_FOLDERS = ("tmp", "models")
+"""Where the library keeps its files, directly below the data's path: never classes."""
+# What operating systems, NAS and archivers leave in any folder, in lower case; names with a leading dot aside.
+_SYSTEM = re.compile(
+    r"__macosx|__pycache__|@eadir|@tmp|#recycle|#snapshot|@recycle|@recently-snapshot|\$recycle\.bin|lost\+found|lost\.dir"
+    r"|system volume information|found\.000|(eh)?thumbs\.db|desktop\.ini|icon\r",
+    re.IGNORECASE,
+)
+# Hidden folders of programs that copy images into them. Any other hidden folder with images may be a class.
+_PROGRAMS = re.compile(
+    r"\.(_.*|ipynb_checkpoints|thumb.*|xvpics|picasa.*|cache|trash.*|appledouble|temporaryitems|nfs.*|sync.*|stversions"
+    r"|dropbox.*|git|dvc|idea|vscode)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -26,7 +43,8 @@ class Found:
         pictures: names of pictures by their extension, relative to path, with forward slashes.
         others: names of other files.
         classes: names of the folders directly below, when they are not hidden.
-        hidden: names of hidden files and folders, which are left out.
+        hidden: names of files and folders that are hidden, or that an operating system or this library keeps for
+            itself; they are left out.
         links: names of links to folders, which are left out.
         special: names of pipes, sockets and devices, which are left out: to open one may never end.
     """
@@ -42,8 +60,12 @@ class Found:
 
     def class_of(self, name: str) -> str | None:
         """Returns the folder directly below `folder` that holds the file, however deep; None for a file beside them."""
-        inner = name if self.folder == "." else name[len(self.folder) + 1 :]
+        inner = self.inner(name)
         return inner.split("/", 1)[0] if "/" in inner else None
+
+    def inner(self, name: str) -> str:
+        """Returns a name relative to `folder`."""
+        return name if self.folder == "." else name[len(self.folder) + 1 :]
 
     @property
     def ignored(self) -> dict[str, int]:
@@ -55,12 +77,13 @@ class Found:
         }
 
 
-def find_files(path: Path, folder: str, *, allow_outside: bool = False) -> Found:
+def find_files(path: Path, folder: str, *, exclude: Collection[str] = (), allow_outside: bool = False) -> Found:
     """Lists the files below path/folder, by one read of each folder; no file is looked at by itself.
 
     Args:
         path: the data's root.
         folder: below it.
+        exclude: names of folders below path that are passed over: those of other sets.
         allow_outside: whether links may lead out of path, and links to folders are followed, each folder once.
 
     Raises:
@@ -75,10 +98,11 @@ def find_files(path: Path, folder: str, *, allow_outside: bool = False) -> Found
         has = f"{path} holds {', '.join(there)}" if there else f"{path} is empty or no folder"
         raise FileNotFoundError(f"there is no folder {root}; {has}. Check the path and the folder's name.")
     found = Found(path, folder)
-    _Walk(found, allow_outside).run()
+    _Walk(found, {inner_name(name) for name in exclude}, allow_outside).run()
     for names in (found.pictures, found.others, found.classes):
         names.sort()
     _warn_links(found)
+    _warn_hidden(found)
     return found
 
 
@@ -97,8 +121,8 @@ def inner_name(folder: str) -> str:
 class _Walk:
     """Goes through the folders and fills a `Found`."""
 
-    def __init__(self, found: Found, allow_outside: bool) -> None:
-        self.found, self.allow_outside = found, allow_outside
+    def __init__(self, found: Found, exclude: Collection[str], allow_outside: bool) -> None:
+        self.found, self.exclude, self.allow_outside = found, exclude, allow_outside
         self.root = found.path.resolve()
         self.todo: list[str] = []  # names of folders
 
@@ -141,7 +165,9 @@ class _Walk:
 
     def _take(self, entry: os.DirEntry[str], name: str, top: bool) -> None:
         found = self.found
-        if entry.name.startswith(".") or entry.name == "Thumbs.db":
+        if name in self.exclude:
+            return
+        if is_hidden(entry.name) or name in OWN_FOLDERS:
             found.hidden.append(name)
             return
         if entry.is_symlink():
@@ -154,13 +180,33 @@ class _Walk:
                 found.classes.append(entry.name)
             self.todo.append(name)
         elif entry.is_file() or not Path(entry.path).exists():  # a link that leads nowhere is named later
-            is_picture = entry.name[entry.name.rfind(".") :].lower() in _PICTURES
-            (found.pictures if is_picture else found.others).append(name)
+            (found.pictures if is_image(entry.name) else found.others).append(name)
         else:
             found.special.append(name)
 
 
 _PICTURES = frozenset(EXTENSIONS + UNSUPPORTED)
+
+
+def is_image(name: str) -> bool:
+    """Tells whether a file is an image, by its extension."""
+    return name[name.rfind(".") :].lower() in _PICTURES
+
+
+def is_hidden(name: str) -> bool:
+    """Tells whether a file or folder is hidden, or an operating system keeps it for itself."""
+    return name.startswith(".") or _SYSTEM.fullmatch(name) is not None
+
+
+def look(folder: Path) -> tuple[list[str], list[str]]:
+    """Returns the names of folders and images directly in a folder, sorted; none where it may not be read."""
+    try:
+        with os.scandir(folder) as entries:
+            shown = [(entry.is_dir(), entry.name) for entry in entries if not is_hidden(entry.name)]
+    except OSError:
+        return [], []
+    images = [name for is_dir, name in shown if not is_dir and is_image(name)]
+    return sorted(name for is_dir, name in shown if is_dir), sorted(images)
 
 
 def _warn_links(found: Found) -> None:
@@ -171,6 +217,26 @@ def _warn_links(found: Found) -> None:
             UserWarning,
             stacklevel=5,
         )
+
+
+def _warn_hidden(found: Found) -> None:
+    """Warns of folders beside the classes that are left out for their name and hold images: they may be classes."""
+    beside = [name for name in found.hidden if "/" not in found.inner(name)]
+    unknown = [name for name in map(found.inner, beside) if not (_SYSTEM.fullmatch(name) or _PROGRAMS.fullmatch(name))]
+    lost = [name for name in unknown if look(found.path / found.folder / name)[1]]
+    if lost:
+        warnings.warn(
+            f"{found.folder}: the folder(s) {some(lost)} hold images and are left out: hidden, or kept for fastclf's "
+            "own files. Rename them if they are classes.",
+            UserWarning,
+            stacklevel=5,
+        )
+
+
+def some(names: Sequence[str]) -> str:
+    """Quotes the first five of some names."""
+    shown = ", ".join(repr(name) for name in names[:5])
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown or "none"
 
 
 def pictures_in(found: Found) -> list[str]:

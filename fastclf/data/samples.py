@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,14 @@ class Labels:
         classes: the names of the classes; empty for regression.
         is_multi: whether a row may have several labels.
         is_reg: whether the labels are numbers to be predicted.
+        known: False for the zeros of rows that have no labels.
     """
 
     y: npt.NDArray[Any]
     classes: list[str]
     is_multi: bool = False
     is_reg: bool = False
+    known: bool = True
 
     def __len__(self) -> int:
         return len(self.y)
@@ -47,11 +49,11 @@ class Labels:
 
     def take(self, rows: npt.NDArray[np.int64]) -> Labels:
         """Returns the labels of some of the rows."""
-        return Labels(self.y[rows], self.classes, self.is_multi, self.is_reg)
+        return replace(self, y=self.y[rows])
 
     def zeros(self, n: int) -> Labels:
         """Returns labels of the same kind for n rows that have none."""
-        return Labels(np.zeros((n, *self.y.shape[1:]), self.y.dtype), self.classes, self.is_multi, self.is_reg)
+        return replace(self, y=np.zeros((n, *self.y.shape[1:]), self.y.dtype), known=False)
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,14 @@ class Dataset:
     def is_reg(self) -> bool:
         """Whether the labels are numbers to be predicted."""
         return self.labels.is_reg
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Dataset:
+        """Returns the data set of some of the rows; arrays are copied."""
+        fnames = [self.fnames[row] for row in rows] if len(self.fnames) else []
+        bad = BadPictures(self.bad.path, fnames, len(rows))
+        bad.reasons = {i: self.bad.reasons[row] for i, row in enumerate(rows.tolist()) if row in self.bad.reasons}
+        images, values = (None if x is None else x[rows] for x in (self.images, self.rows))
+        return replace(self, labels=self.labels.take(rows), fnames=fnames, images=images, rows=values, bad=bad)
 
     def denorm(self, x: npt.NDArray[Any] | torch.Tensor) -> npt.NDArray[np.float32]:
         """Undoes the normalisation: `[N, 3, h, w]` to `[N, h, w, 3] float32` in 0..1, or without N for one picture."""

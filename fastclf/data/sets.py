@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -10,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastclf.data.folders import FolderRules, labelled_by_folder
-from fastclf.data.listing import find_files, pictures_in
+from fastclf.data.layout import SetFolders
+from fastclf.data.listing import Found, find_files, pictures_in
 from fastclf.data.samples import Dataset, Labels
-from fastclf.data.split import stratified_idxs, warn_single
+from fastclf.data.split import get_group_idxs, stratified_idxs, warn_single
 from fastclf.data.transforms import Transforms
 
 Tfms: TypeAlias = tuple[Transforms, Transforms]
@@ -31,31 +33,69 @@ def check_tfms(tfms: Tfms | None) -> Tfms:
     return tfms
 
 
+@dataclass(frozen=True)
+class HoldOut:
+    """How the validation set is drawn from labelled rows.
+
+    Attributes:
+        val_pct: share of the rows.
+        seed: of the draw.
+        groups: of a file name, relative to the folder of the images: what must not be divided between the sets.
+    """
+
+    val_pct: float
+    seed: int
+    groups: Callable[[str], Hashable] | None = None
+
+    def rows(self, found: Found, names: Sequence[str], labels: Labels) -> npt.NDArray[np.int64]:
+        """Draws rows of every class, and whole groups where there are groups."""
+        if self.groups is not None:
+            groups = [self.groups(found.inner(name)) for name in names]
+            return get_group_idxs(groups, labels.y.tolist(), self.val_pct, self.seed % (1 << 32))
+        warn_single([labels.classes[i] for i in labels.y])
+        return stratified_idxs(labels.y.tolist(), self.val_pct, self.seed)
+
+
 def from_folders(
-    path: Path,
-    tfms: Tfms,
-    trn_name: str,
-    val_name: str,
-    test_name: str | None,
-    val_pct: float,
-    seed: int,
-    rules: FolderRules,
+    path: Path, tfms: Tfms, folders: SetFolders, hold_out: HoldOut, rules: FolderRules, *, test_with_labels: bool
 ) -> Sets:
     """See `ImageClassifierData.from_paths`."""
-    trn_files = find_files(path, trn_name, allow_outside=rules.allow_outside)
-    names, labels, ignored = labelled_by_folder(trn_files, rules=rules)
+    found = _found_in(path, folders, folders.train, rules)
+    names, labels, ignored = labelled_by_folder(found, rules=rules)
     test = None
-    if test_name is not None and ((path / test_name).is_dir() or test_name != "test"):
-        test = _test_set(path, test_name, labels, tfms, rules.allow_outside)
-    if (path / val_name).is_dir() or val_name != "valid":
+    if folders.test is not None:
+        test_files = _found_in(path, folders, folders.test, rules)
+        if test_with_labels:
+            test = _labelled_set(test_files, labels.classes, tfms, rules)
+        else:
+            test = _test_set(test_files, labels, tfms)
+            _say_labels_of(test_files, labels.classes)
+    elif test_with_labels:
+        raise FileNotFoundError(f"test_with_labels=True needs a folder {path / 'test'}/<class>/... (test_name=).")
+    if folders.valid is not None:
+        if hold_out.groups is not None:
+            raise ValueError(f"groups: {path / folders.valid} is the validation set already. Leave groups out.")
         trn = Dataset(path, labels, names, tfms=tfms[0], ignored=ignored)
-        val_files = find_files(path, val_name, allow_outside=rules.allow_outside)
-        names, labels, ignored = labelled_by_folder(val_files, labels.classes, rules)
-        return trn, Dataset(path, labels, names, tfms=tfms[1], ignored=ignored), test
-    warn_single([labels.classes[i] for i in labels.y])
-    val_idxs = stratified_idxs(labels.y.tolist(), val_pct, seed)
-    print(f"no folder {val_name}: {len(val_idxs)} of {len(names)} pictures of {trn_name} are for validation")
+        val = _labelled_set(_found_in(path, folders, folders.valid, rules), labels.classes, tfms, rules)
+        return trn, val, test
+    val_idxs = hold_out.rows(found, names, labels)
+    print(f"no folder valid: {len(val_idxs)} of {len(names)} pictures of {folders.train} are for validation")
     return *_split(path, names, labels, val_idxs, tfms, ignored), test
+
+
+def _found_in(path: Path, folders: SetFolders, folder: str, rules: FolderRules) -> Found:
+    """The files of one set; a set's folder may lie in another's, whose files do not belong to it."""
+    return find_files(path, folder, exclude=folders.all_names, allow_outside=rules.allow_outside)
+
+
+def _labelled_set(found: Found, classes: list[str], tfms: Tfms, rules: FolderRules) -> Dataset:
+    names, labels, ignored = labelled_by_folder(found, classes, rules)
+    return Dataset(found.path, labels, names, tfms=tfms[1], ignored=ignored)
+
+
+def _say_labels_of(found: Found, classes: Sequence[str]) -> None:
+    if set(found.classes) & set(classes):
+        print(f"{found.folder} has folders of the classes, which are not used: test_with_labels=True measures on them")
 
 
 def from_rows(
@@ -70,7 +110,9 @@ def from_rows(
 ) -> Sets:
     """Splits files that have their labels, and adds the test folder when it is named."""
     trn, val = _split(path, names, labels, val_idxs, tfms, ignored)
-    return trn, val, None if test_name is None else _test_set(path, test_name, labels, tfms, allow_outside)
+    if test_name is None:
+        return trn, val, None
+    return trn, val, _test_set(find_files(path, test_name, allow_outside=allow_outside), labels, tfms)
 
 
 def from_checked_arrays(
@@ -97,8 +139,7 @@ def _split(
     return trn, Dataset(path, labels.take(val_idxs), [names[i] for i in val_idxs], tfms=tfms[1])
 
 
-def _test_set(path: Path, folder: str, labels: Labels, tfms: Tfms, allow_outside: bool) -> Dataset:
-    found = find_files(path, folder, allow_outside=allow_outside)
+def _test_set(found: Found, labels: Labels, tfms: Tfms) -> Dataset:
     names = pictures_in(found)
     ignored = found.ignored | {"other files": len(found.others)}
-    return Dataset(path, labels.zeros(len(names)), names, tfms=tfms[1], ignored=ignored)
+    return Dataset(found.path, labels.zeros(len(names)), names, tfms=tfms[1], ignored=ignored)

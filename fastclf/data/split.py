@@ -69,6 +69,61 @@ def stratified_idxs(groups: Sequence[Hashable], val_pct: float, seed: int) -> np
     return np.sort(np.array(free, np.int64)[np.floor((np.arange(k) + 0.5) * len(free) / k).astype(np.int64)])
 
 
+def get_group_idxs(
+    groups: Sequence[Hashable], y: Sequence[Hashable] | None = None, val_pct: float = 0.2, seed: int = 42
+) -> npt.NDArray[np.int64]:
+    """Draws validation rows such that no group is divided: for images of one person, scene, film or place.
+
+    The groups are dealt out in about 1 / val_pct parts of like classes (scikit-learn's `StratifiedGroupKFold`); of the
+    parts that leave every class a training row, the one nearest in size to val_pct is taken.
+
+    Args:
+        groups: one entry per row.
+        y: the class of every row; None where there is no class.
+        val_pct: share of the rows, above 0 and at most .5.
+        seed: of numpy's legacy generator, 0 <= seed < 2**32. The global generator is not touched.
+
+    Returns:
+        Indices, ascending, `int64`; `val_idxs=` takes them.
+
+    Raises:
+        ValueError: when val_pct or a length does not fit, or every part would take all training rows of a class.
+    """
+    if not 0 < val_pct <= 0.5:
+        raise ValueError(f"get_group_idxs: val_pct must be above 0 and at most .5, got {val_pct!r}. Pass e.g. 0.2.")
+    if y is not None and len(y) != len(groups):
+        raise ValueError(f"get_group_idxs: groups and y must be of one length, got {len(groups)} and {len(y)}.")
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    group_numbers, labels = _numbers(groups), np.zeros(len(groups), np.int64) if y is None else _numbers(y)
+    n_groups = int(group_numbers.max(initial=-1)) + 1
+    n_parts = min(round(1 / val_pct), n_groups, int(np.bincount(labels).max(initial=0)))
+    parts: list[npt.NDArray[np.int64]] = []
+    if n_parts > 1:
+        dealer = StratifiedGroupKFold(n_parts, shuffle=True, random_state=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that a class has fewer rows than there are parts
+            parts = [
+                part for trn, part in dealer.split(labels, labels, group_numbers) if _all_in(labels, trn) and len(part)
+            ]
+    if not parts:
+        raise ValueError(
+            f"get_group_idxs: no split of {n_groups} group(s) leaves every class a training row: all rows of a class "
+            "are in one group, or in few. Add images, or name the validation rows yourself (val_idxs=)."
+        )
+    return np.sort(min(parts, key=lambda part: abs(len(part) - val_pct * len(labels)))).astype(np.int64)
+
+
+def _numbers(values: Sequence[Hashable]) -> npt.NDArray[np.int64]:
+    """Numbers different values in the order of their first row."""
+    known: dict[Hashable, int] = {}
+    return np.array([known.setdefault(value, len(known)) for value in values], np.int64)
+
+
+def _all_in(labels: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> bool:
+    return len(np.unique(labels[rows])) == int(labels.max(initial=-1)) + 1
+
+
 def warn_single(names: Sequence[str]) -> None:
     """Warns of classes with a single row, which `stratified_idxs` leaves to training.
 

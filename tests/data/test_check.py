@@ -29,7 +29,10 @@ def test_data_as_it_should_be(tmp_path, save_picture):
     assert report.counts == {"cat": (12, 3), "dog": (12, 3)}
     assert report.sides == (20, 30)
     assert str(report).splitlines() == [
-        "train 24, valid 6 pictures; 2 classes",
+        "train 24, valid 6 images; 2 classes",
+        "          train     valid",
+        "  cat        12         3",
+        "  dog        12         3",
         "  shorter sides of 20 to 30 pixels",
         "  left out: nothing",
     ]
@@ -48,7 +51,7 @@ def test_leaks(folders):
     }
     assert report.relabelled == report.repeated == []
     (line,) = [line for line in report.problems if "byte for byte" in line]
-    assert line.startswith("3 picture(s) of valid or test are in train too, byte for byte; first train/")
+    assert line.startswith("3 image(s) of valid or test are in train too, byte for byte; first train/")
     assert f"! {line}" in str(report)
 
 
@@ -63,7 +66,7 @@ def test_one_picture_under_two_labels(folders):
     }
     assert report.leaks == [("train/cat/cat4.png", "valid/dog/no cat.png")]
     assert report.repeated == [("train/cat/cat5.png", "train/cat/twin.png")]
-    assert "2 picture(s) have the same bytes as another and a different label" in str(report)
+    assert "2 image(s) have the same bytes as another and a different label" in str(report)
 
 
 def test_files_of_one_size_with_other_bytes_are_no_twins(folders):
@@ -83,8 +86,9 @@ def test_classes(folders, save_picture):
         data = load(folders)
     report = data.check()
     assert report.counts == {"cat": (16, 4), "dog": (6, 0)}
-    assert "1 class(es) have fewer than 10 training pictures: 'dog'" in report.problems
-    assert "1 class(es) have no picture in valid: 'dog'" in report.problems
+    few, unmeasured = report.problems
+    assert few.startswith("1 class(es) have fewer than 10 training images: 'dog' (6). Add images")
+    assert unmeasured.startswith("1 class(es) have no image in valid, so nothing is measured for them: 'dog'. Move")
 
 
 def test_classes_that_look_the_same(folders, save_picture):
@@ -103,9 +107,10 @@ def test_very_different_sizes_of_classes(tmp_path):
         data = ImageClassifierData.from_arrays(tmp_path, (x, y.astype(int)), (x, y.astype(int)), classes=names)
     assert len(caught) == 1
     assert any("very different size" in line for line in data.check().problems)
-    almost = np.arange(101) < 2  # 99 to 2
-    data = ImageClassifierData.from_arrays(tmp_path, (x[:101], almost.astype(int)), (x, y.astype(int)), classes=names)
-    assert not any("very different size" in line for line in data.check().problems)
+    for n, said in ((110, True), (109, False)):  # 100 or 99 to 10: no warning, and a line of the report from 10 to 1 on
+        ten = (np.arange(n) < 10).astype(int)
+        data = ImageClassifierData.from_arrays(tmp_path, (x[:n], ten), (x, y.astype(int)), classes=names)
+        assert any('class_weights="auto"' in line for line in data.check().problems) == said
 
 
 def test_a_class_without_a_row_is_no_division_by_zero(folders):
@@ -127,8 +132,9 @@ def test_shapes_and_odd_files(folders):
     assert report.scan.odd == {"grey": 1, "with the extension of another format": 1}
     shown = str(report)
     for line in (
-        "! 1 picture(s) are more than four times as long as wide; first train/cat/long.png",
-        "  1 picture(s) are smaller than the model's input; first test/small.png",
+        "! 1 image(s) are more than four times as long as wide, and lose their ends; first train/cat/long.png. Show "
+        "them whole: tfms_from_model(..., crop_type=CropType.NO)",
+        "  1 image(s) are smaller than the model's input; first test/small.png. They are enlarged",
         "  1 grey",
         "  1 with the extension of another format",
     ):
@@ -141,7 +147,10 @@ def test_bad_pictures_are_reported_not_raised(folders, on_bad):
     report = load(folders, on_bad=on_bad).check()
     assert report.scan.bad == {"train/cat/cat1.png": "empty file"}
     assert report.scan.decoded == 24
-    assert "! 1 picture(s) cannot be decoded; first train/cat/cat1.png: empty file" in str(report)
+    assert (
+        '! 1 image(s) cannot be decoded; first train/cat/cat1.png: empty file. Train without them: on_bad="skip"'
+        in str(report)
+    )
     if on_bad == "skip":
         assert report.counts["cat"] == (5, 4)
 

@@ -1,0 +1,80 @@
+"""Labels from file names: by a regular expression or by a function."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fastclf.data.bad_pictures import printable
+from fastclf.data.folders import check_classes
+from fastclf.data.listing import Found, pictures_in, some
+from fastclf.data.samples import Labels
+from fastclf.errors import LabelError
+
+
+def labelled_by_pattern(found: Found, pat: str | re.Pattern[str]) -> tuple[list[str], Labels, dict[str, int]]:
+    """Labels images by the group of a regular expression that is searched in their names; see `labelled_by_name`.
+
+    Raises:
+        ValueError: when the expression has no group, or several.
+        LabelError: when names do not match.
+    """
+    pattern = re.compile(pat)
+    if pattern.groups != 1:
+        raise ValueError(
+            f"from_name_re: pat must have one group in parentheses, the label, got {pattern.groups} in "
+            f"{pattern.pattern!r}. Write (?:...) around what is no label."
+        )
+    names = [found.inner(name) for name in pictures_in(found)]
+    others = [name for name in names if pattern.search(name) is None]
+    if others:
+        raise LabelError(
+            f"from_name_re: {pattern.pattern!r} matches {len(names) - len(others):,} of {len(names):,} names below "
+            f"{found.path / found.folder}, and not {some(others)}. Mend it, or use from_name_func, whose function may "
+            "return None for an image that is to be left out."
+        )
+    return labelled_by_name(found, lambda name: pattern.search(name)[1])  # type: ignore[index]
+
+
+def labelled_by_name(found: Found, label_func: Callable[[str], str | None]) -> tuple[list[str], Labels, dict[str, int]]:
+    """Labels images by a function of their names.
+
+    Args:
+        found: the files below a folder.
+        label_func: gets a name relative to the folder; returns its class, or None to leave the image out.
+
+    Returns:
+        File names, sorted by code point, their labels, and how many files of each kind are left out.
+
+    Raises:
+        FileNotFoundError: when there is no image.
+        LabelError: when a label is no text, or empty, or there is only one class.
+    """
+    where = found.folder
+    labelled = [(name, _checked(label_func(found.inner(name)), name)) for name in pictures_in(found)]
+    kept = [(name, label) for name, label in labelled if label is not None]
+    without = [name for name, label in labelled if label is None]
+    if without:
+        warnings.warn(
+            f"{where}: {len(without):,} image(s) have no label and are left out, first {printable(without[0])}.",
+            UserWarning,
+            stacklevel=5,
+        )
+    classes = sorted({label for _, label in kept})
+    check_classes(classes, where)
+    index = {name: i for i, name in enumerate(classes)}
+    y = np.array([index[label] for _, label in kept], np.int64)
+    ignored = found.ignored | {"other files": len(found.others), "images without a label": len(without)}
+    return [name for name, _ in kept], Labels(y, classes), ignored
+
+
+def _checked(label: Any, name: str) -> str | None:
+    if label is None or (isinstance(label, str) and label.strip()):
+        return label
+    raise LabelError(
+        f"{printable(name)}: its label must be a text that is not empty, got {label!r}. None leaves the image out."
+    )
