@@ -6,7 +6,8 @@ Importing this package touches no GPU and imports neither DALI nor timm.
 from fastclf.conv_learner import ConvLearner, HeadLearner
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.image import open_image
-from fastclf.data.split import get_cv_idxs
+from fastclf.data.options import Options
+from fastclf.data.split import get_cv_idxs, get_group_idxs
 from fastclf.data.transforms import (
     CropType,
     Cutout,
@@ -98,6 +99,7 @@ __all__ = [
     "ImageModelResults",
     "LabelError",
     "Learner",
+    "Options",
     "RandomBlur",
     "RandomDihedral",
     "RandomFlip",
@@ -119,6 +121,7 @@ __all__ = [
     "f1",
     "fbeta",
     "get_cv_idxs",
+    "get_group_idxs",
     "log_loss",
     "open_image",
     "plot_confusion_matrix",

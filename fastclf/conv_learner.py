@@ -139,8 +139,8 @@ class ConvLearner(_OwnHead):
             weights: a local file of weights for the body: a state dict in ``.pth`` or ``.safetensors``.
             seed: of the head's weights, the dropout masks and everything else random in training; the data's by
                 default.
-            **kwargs: ``crit``, ``class_weights`` and ``opt_fn``, see `Learner`; ``act_dtype``, the type of cached
-                activations, float16 or float32; ``tmp_name`` and ``models_name``, folders below the data's path.
+            **kwargs: ``crit``, ``class_weights``, ``opt_fn`` and ``clip``, see `Learner`; ``act_dtype``, the type of
+                cached activations, float16 or float32; ``tmp_name`` and ``models_name``, folders below the data's path.
 
         Raises:
             WeightsError: the weights cannot be had, or do not fit; says where to put the file.
@@ -209,6 +209,11 @@ class ConvLearner(_OwnHead):
         groups = LayerGroups([self.head])
         groups.bn_frozen = self.groups.bn_frozen
         return Stage(self.head, groups, self._rows)
+
+    def _how(self) -> dict[str, str]:
+        views = "" if self.views == 1 else f", {self.views} views of each"
+        state = f"on: the head trains on cached activations{views}" if self.precompute else "off"
+        return {"precompute": state} | super()._how()
 
     def _per_group(self, values: ArrayLike, name: str) -> NDArray[np.float64]:
         checked = self.groups.per_group(values, name)
@@ -303,7 +308,7 @@ class HeadLearner(_OwnHead):
     Args:
         data: rows ``[N, F]``: see `ImageClassifierData.from_arrays`.
         ps, xtra_fc, custom_head, metrics, seed: see `ConvLearner.pretrained`.
-        **kwargs: ``crit``, ``opt_fn``, ``models_name``, see `Learner`.
+        **kwargs: ``crit``, ``opt_fn``, ``clip``, ``models_name``, see `Learner`.
     """
 
     def __init__(

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from fastclf.data.classifier_data import ImageClassifierData
+from fastclf.describe import describe_learner
 from fastclf.errors import CheckpointError
 from fastclf.interrupts import Interrupts
 from fastclf.models.freezing import LayerGroups
@@ -30,6 +31,7 @@ from fastclf.training.metrics import name_of
 from fastclf.training.optimizer import SGDR
 from fastclf.training.recorder import Recorder
 from fastclf.training.schedule import Constant, Finder, Schedule, make_schedule, n_epochs
+from fastclf.training.scores import FitScores
 from fastclf.training.snapshot import unchanged, unchanged_if
 from fastclf.training.state import FitState, data_setting, put_back, told, where_it_stands
 from fastclf.training.steps import AutogradSteps, OptFn, Rates
@@ -59,12 +61,12 @@ class Learner(Saving):
             `fastclf.training.losses.class_weights`.
         metrics: functions of (predictions, targets), of torch tensors or numpy arrays.
         opt_fn: makes the optimizer, called as ``opt_fn(param_groups, lr=...)``; `SGDR` with momentum .9 by default.
+        clip: bound on the gradient's norm.
         seed: of everything random in training; the data's by default.
         models_name: folder below the data's path where models are saved.
 
     Attributes:
-        metrics, crit, opt_fn: as above; may be assigned.
-        clip: bound on the gradient's norm, or None; may be assigned.
+        metrics, crit, opt_fn, clip: as above; may be assigned.
         sched: rates and losses of the last fit or rate search, with their plots.
     """
 
@@ -78,6 +80,7 @@ class Learner(Saving):
         class_weights: str | ArrayLike | None = None,
         metrics: Sequence[Metric] = (),
         opt_fn: OptFn | None = None,
+        clip: float | None = None,
         seed: int | None = None,
         models_name: str = "models",
     ) -> None:
@@ -89,7 +92,7 @@ class Learner(Saving):
             raise ValueError("class_weights: crit replaces the default loss. Pass crit=NLL(weight=...) instead.")
         self.metrics = list(metrics)
         self.opt_fn: OptFn = opt_fn or SGDR
-        self.clip: float | None = None
+        self.clip = clip
         self.seed = data.seed if seed is None else seed
         self.sched = Recorder(Constant(), 0.0)
         self._models_name = models_name
@@ -102,6 +105,17 @@ class Learner(Saving):
     ) -> Learner:
         """A learner for a whole network of one's own, as one group unless ``groups`` are given; see `Learner`."""
         return Learner(data, model, groups or [model], **kwargs)
+
+    def __repr__(self) -> str:
+        """Describes the network, what of it trains, and how, in a few lines; computes nothing."""
+        return describe_learner(
+            type(self).__name__, self._info()["arch"], self._data, self.model, self.groups, self._how()
+        )
+
+    def _how(self) -> dict[str, str]:
+        """How it trains, for `repr`."""
+        metrics = ", ".join(map(name_of, self.metrics)) or "none"
+        return {"loss": name_of(self.crit), "optimizer": name_of(self.opt_fn), "metrics": metrics}
 
     def _stage(self) -> Stage:
         return Stage(self.model, self.groups, self._data)
@@ -209,7 +223,7 @@ class Learner(Saving):
             finally:
                 self._epochs = loop.first_epoch + loop.epoch + (loop.done > 0)
         self._say_waiting()
-        return values
+        return FitScores(values, ["val_loss", *map(name_of, self.metrics)])
 
     def _state_of(
         self, name: str | None, plan: dict[str, Any], rates: Rates, *, resume: bool
@@ -338,7 +352,7 @@ class Learner(Saving):
         return self.predict_with_targs(is_test)[0]
 
     def predict_with_targs(self, is_test: bool = False) -> tuple[Array, Array]:
-        """`predict`, and the targets (zeros for a test set)."""
+        """`predict`, and the targets (zeros for a test set without labels)."""
         stage = self._stage()
         return self._predict(stage.module, _set(stage.data, is_test, "val_dl", "test_dl"))
 

@@ -18,7 +18,7 @@ from fastclf.data.folders import FolderRules
 from fastclf.data.layout import find_sets
 from fastclf.data.listing import Found, find_files
 from fastclf.data.name_labels import labelled_by_name, labelled_by_pattern
-from fastclf.data.options import SEED, Options
+from fastclf.data.options import SEED, Options, explains_options
 from fastclf.data.samples import Labels
 from fastclf.data.sets import Tfms, check_tfms
 from fastclf.data.split import check_val_idxs
@@ -34,6 +34,7 @@ class ImageClassifierData(DataLoaders):
     """Pictures, or rows of activations, with labels: what `DataLoaders` holds, made by one of the methods below."""
 
     @classmethod
+    @explains_options
     def from_paths(
         cls,
         path: PathLike,
@@ -86,6 +87,7 @@ class ImageClassifierData(DataLoaders):
         return cls(path, trn, val, test, bs=bs, tfms=tfms, **options)
 
     @classmethod
+    @explains_options
     def from_name_re(
         cls,
         path: PathLike,
@@ -135,6 +137,7 @@ class ImageClassifierData(DataLoaders):
         )
 
     @classmethod
+    @explains_options
     def from_name_func(
         cls,
         path: PathLike,
@@ -212,6 +215,7 @@ class ImageClassifierData(DataLoaders):
         return cls(path, trn, val, test, bs=bs, tfms=tfms, **options)
 
     @classmethod
+    @explains_options
     def from_csv(
         cls,
         path: PathLike,
@@ -316,6 +320,7 @@ class ImageClassifierData(DataLoaders):
         return cls(path, trn, val, test, bs=bs, tfms=tfms, **options)
 
     @classmethod
+    @explains_options
     def from_arrays(
         cls,
         path: PathLike,

@@ -15,6 +15,7 @@ import torch
 from fastclf.data import arrays
 from fastclf.data.bad_pictures import MAX_PIXELS, OnBad, bind_together
 from fastclf.data.check import CheckReport, check_sets, class_counts
+from fastclf.data.describe import describe_data
 from fastclf.data.draws import Split
 from fastclf.data.duplicates import to_drop
 from fastclf.data.listing import inner_name, some
@@ -86,6 +87,10 @@ class DataLoaders:
             return RowLoader(ds, self._options, **how)
         assert self.tfms is not None
         return PictureLoader(ds, self.tfms[0 if train else 1], self._options, split, **how)
+
+    def __repr__(self) -> str:
+        """Describes sets, sizes and classes in a few lines."""
+        return describe_data(type(self).__name__, self.path, self._sets, self.sz, self.bs)
 
     @property
     def classes(self) -> list[str]:

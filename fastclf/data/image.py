@@ -16,6 +16,8 @@ from fastclf.data.transforms import Transforms
 from fastclf.errors import BackendError, BadImageError
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from fastclf.data.drawing import BatchMaker
 
 
@@ -47,10 +49,14 @@ def open_image(fn: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
 
 
 def transform_image(
-    tfms: Transforms, picture: npt.NDArray[Any], *, seed: int, epoch: int, row: int
+    tfms: Transforms, picture: npt.NDArray[Any] | Image.Image, *, seed: int, epoch: int, row: int
 ) -> npt.NDArray[np.float32]:
     """Transforms one picture, see `Transforms.__call__`."""
-    picture = np.asarray(picture)
+    from PIL import Image
+
+    if isinstance(picture, str | os.PathLike):
+        raise ValueError(f"Transforms: picture must be pixels, got the file name {picture!r}. Pass open_image(fn).")
+    picture = _pixels(picture) if isinstance(picture, Image.Image) else np.asarray(picture)
     if picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
         raise ValueError(
             f"Transforms: picture must be [H, W, 3], got {list(picture.shape)}. Pass one picture, as from open_image."
@@ -63,6 +69,18 @@ def transform_image(
     maker = _maker(tfms, picture.dtype == np.uint8)
     maker.feed([np.ascontiguousarray(picture)], draw(tfms, seed, epoch, Split.TRAIN, np.array([row])))
     return maker.take()[0].numpy()
+
+
+def _pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """The pixels of a PIL image as `open_image` reads them: upright, RGB, 16 bits scaled."""
+    from PIL import ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("I", "F"):
+        raise ValueError(f"Transforms: a PIL image must be of 8 or 16 bits, got mode {image.mode}. Scale it to RGB.")
+    if image.mode.startswith("I;16"):
+        return np.repeat(np.rint(np.asarray(image) / 257).astype(np.uint8)[:, :, None], 3, axis=2)
+    return np.asarray(image.convert("RGB"))
 
 
 @functools.lru_cache(maxsize=8)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+import inspect
+from collections.abc import Callable
+from typing import Any, TypedDict, TypeVar
 
 import torch
 
@@ -10,6 +12,7 @@ from fastclf.data.bad_pictures import OnBad
 from fastclf.data.loader import available_threads
 
 SEED = 42
+_Make = TypeVar("_Make", bound=Callable[..., Any])
 
 
 class Options(TypedDict, total=False):
@@ -31,6 +34,14 @@ class Options(TypedDict, total=False):
     on_bad: OnBad
     max_bad: int | None
     max_pixels: int
+
+
+def explains_options(make: _Make) -> _Make:
+    """Writes out `Options` in the docstring of a function that takes them, so that `help` shows each."""
+    if make.__doc__ and Options.__doc__:  # not under python -OO
+        _, _, words = inspect.cleandoc(Options.__doc__).partition("Attributes:\n")
+        make.__doc__ = inspect.cleandoc(make.__doc__).replace("    **options: see `Options`.", words)
+    return make
 
 
 def as_threads(num_workers: int | None) -> int:

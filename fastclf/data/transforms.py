@@ -10,7 +10,7 @@ import enum
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,9 @@ from fastclf.data.augmentations import (
     transforms_side_on,
     transforms_top_down,
 )
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = [
     "CropType",
@@ -127,12 +130,13 @@ class Transforms:
         }
 
     def __call__(
-        self, picture: npt.NDArray[Any], *, seed: int = 0, epoch: int = 0, row: int = 0
+        self, picture: npt.NDArray[Any] | Image.Image, *, seed: int = 0, epoch: int = 0, row: int = 0
     ) -> npt.NDArray[np.float32]:
         """Transforms one picture exactly as the loaders do.
 
         Args:
-            picture: `[H, W, 3]` uint8, or float in 0..1 as from `open_image`.
+            picture: `[H, W, 3]` uint8, or float in 0..1 as from `open_image`; or a PIL image, whose EXIF orientation
+                is applied.
             seed: with epoch and row, names the random draw of training transforms.
             epoch: see seed.
             row: see seed.

@@ -21,6 +21,13 @@ _MAX_ZEROS = 12
 _MAX_NAME = 28
 
 
+class Report(str):
+    """A table as text, which a notebook shows as `print` does."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 def confusion_matrix(
     y: ArrayLike | Tensor, preds: ArrayLike | Tensor, classes: Sequence[str] | None = None
 ) -> NDArray[np.int64]:
@@ -84,7 +91,7 @@ def plot_confusion_matrix(
     return ax
 
 
-def classification_report(y: ArrayLike | Tensor, preds: ArrayLike | Tensor, classes: Sequence[str]) -> str:
+def classification_report(y: ArrayLike | Tensor, preds: ArrayLike | Tensor, classes: Sequence[str]) -> Report:
     """Tabulate precision, recall, F1 and number of rows per class; what is undefined reads n/a.
 
     Averages leave undefined classes out.
@@ -110,7 +117,7 @@ def classification_report(y: ArrayLike | Tensor, preds: ArrayLike | Tensor, clas
     )
     # Only right of the names: a class may be called nan.
     width = max(len(name) for name in [*names, "weighted avg"])
-    return "\n".join(line[:width] + re.sub(r"\bnan\b", "n/a", line[width:]) for line in report.split("\n"))
+    return Report("\n".join(line[:width] + re.sub(r"\bnan\b", "n/a", line[width:]) for line in report.split("\n")))
 
 
 def _numpy(values: ArrayLike | Tensor) -> NDArray[Any]:

@@ -40,6 +40,8 @@ def plots(
     """
     import matplotlib.pyplot as plt
 
+    from fastclf.interpret.figure import ReturnedFigure
+
     pictures = [_picture(im, i) for i, im in enumerate(ims)]
     if titles is not None and len(titles) != len(pictures):
         raise ValueError(f"plots: titles must be one per picture, {len(pictures)}, got {len(titles)}")
@@ -47,7 +49,9 @@ def plots(
         raise ValueError(f"plots: rows must be 1 or more, got {rows}")
     columns = max(math.ceil(len(pictures) / rows), 1)
     size = figsize or (_SIDE * columns, _SIDE * rows * (1 if titles is None else 1.12) + 0.4 * (maintitle is not None))
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        rows, columns, figsize=size, squeeze=False, layout="constrained", FigureClass=ReturnedFigure
+    )
     for ax in axes.flat:
         ax.set_axis_off()
     for i, (ax, picture) in enumerate(zip(axes.flat, pictures, strict=False)):

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 Indices = NDArray[np.int64]
 
 
+_MAX_NAME = 30
+
+
 class ImageModelResults:
     """Predictions beside the pictures they were made for.
 
@@ -41,6 +44,8 @@ class ImageModelResults:
         values = log_preds.detach().cpu().float().numpy() if isinstance(log_preds, Tensor) else np.asarray(log_preds)
         if ds.is_multi or ds.is_reg:
             raise ValueError("ImageModelResults: ds must have one label per picture, got several, or numbers")
+        if not ds.labels.known:
+            raise ValueError("ImageModelResults: ds has no labels. Make the data with test_with_labels=True.")
         if values.shape != (len(ds), ds.c):
             hint = " Average the views first: np.log(np.exp(log_preds).mean(0))." if values.ndim == 3 else ""
             raise ValueError(
@@ -114,10 +119,15 @@ class ImageModelResults:
         )
 
     def _title(self, row: int, number: int) -> str:
-        """Probability of the class, and of the prediction where it is another."""
+        """The label, the prediction where it is another, their probabilities, and the file."""
         guess = self.preds[row]
-        shown = [number] if guess == number else [number, guess]
-        return "\n".join(f"{printable(self.ds.classes[k])} {self.probs[row, k]:.3f}" for k in shown)
+        lines = [f"true: {self._shown(row, number)}"]
+        if guess != number:
+            lines.append(f"predicted: {self._shown(row, guess)}")
+        return "\n".join([*lines, _shortened(self.ds.fnames[row]) if self.ds.fnames else f"row {row}"])
+
+    def _shown(self, row: int, number: int) -> str:
+        return f"{printable(self.ds.classes[number])} {self.probs[row, number]:.3f}"
 
     def _open(self, row: int) -> NDArray[Any]:
         if self.ds.images is not None:
@@ -128,3 +138,9 @@ class ImageModelResults:
         from fastclf.data.image import open_image
 
         return open_image(self.ds.path / self.ds.fnames[row])
+
+
+def _shortened(fname: str) -> str:
+    """The name of a file without its folders, as wide as an image at most."""
+    name = printable(fname.rpartition("/")[2])
+    return name if len(name) <= _MAX_NAME else f"...{name[3 - _MAX_NAME :]}"

@@ -5,7 +5,7 @@ Importing this module imports neither torchvision nor timm.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,8 @@ from fastclf.models.body import (
 from fastclf.models.weights import SkipInit, fetch, lite0_weights, load_into, read_weights
 
 if TYPE_CHECKING:
-    from fastclf.data.transforms import Transforms
+    from fastclf.data.augmentations import Augmentation
+    from fastclf.data.transforms import CropType, Transforms
 
 SOURCES = ("torchvision", "timm", "fastclf")
 _TORCHVISION_STATS = {"efficientnet_v2_l": HALF_STATS}
@@ -123,16 +124,32 @@ def stats_of(arch: Arch | str | Callable[..., Any]) -> Stats:
 
 
 def tfms_from_model(
-    arch: Arch | str | Callable[..., Any], sz: int, *args: Any, **kwargs: Any
+    arch: Arch | str | Callable[..., Any],
+    sz: int,
+    aug_tfms: Augmentation | Sequence[Augmentation] | None = None,
+    max_zoom: float | None = None,
+    pad: int = 0,
+    crop_type: CropType | None = None,
 ) -> tuple[Transforms, Transforms]:
     """Make the training and the validation transforms of an architecture: its mean and deviation, size ``sz``.
 
-    Further arguments are those of `fastclf.data.transforms.tfms_from_stats`: ``aug_tfms``, ``max_zoom``, ``pad``,
-    ``crop_type``.
+    Args:
+        arch: see `as_arch`.
+        sz: side of the square that the model sees, in pixels.
+        aug_tfms: augmentations of training, e.g. ``transforms_side_on``.
+        max_zoom: with probability 0.75 the training image is enlarged by U(1, max_zoom).
+        pad: mirrored border of training images, in pixels.
+        crop_type: how training takes the square (``CropType.RANDOM`` by default).
+
+    Returns:
+        (training, validation), see `fastclf.data.transforms.tfms_from_stats`.
+
+    Raises:
+        ValueError: an argument is out of its range, or the architecture is unknown.
     """
     from fastclf.data.transforms import tfms_from_stats
 
-    return tfms_from_stats(stats_of(arch), sz, *args, **kwargs)
+    return tfms_from_stats(stats_of(arch), sz, aug_tfms, max_zoom, pad, crop_type)
 
 
 def build_body(
