@@ -35,7 +35,10 @@ def load(path, **options):
 def advised(message, path):
     """The data that a call in a message gives, or that the arguments in it give."""
     if call := re.search(r"ImageClassifierData\.from_name_re\(.*?tfms=tfms\)", str(message)):
-        return eval(call[0], {"ImageClassifierData": ImageClassifierData, "path": path, "tfms": TFMS})
+        return eval(
+            call[0].replace("tfms=", "bs=4, tfms="),
+            {"ImageClassifierData": ImageClassifierData, "path": path, "tfms": TFMS},
+        )
     if name := re.search(r"trn_name='(.*?)'", str(message)):
         return load(path, trn_name=name[1])
     return load(re.search(r"pass the path '(.*?)'", str(message))[1])

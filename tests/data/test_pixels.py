@@ -1,5 +1,7 @@
 """The pixels that the graph draws, against Pillow and against a plain float64 computation of the same thing."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
@@ -236,6 +238,39 @@ def test_16_bit_is_scaled(rng, tmp_path):
     Image.fromarray(values).save(tmp_path / "x.png")
     picture = open_image(tmp_path / "x.png")
     assert np.abs(picture - (values / 65535)[..., None]).max() < 0.6 / 255
+
+
+def test_pil_images_are_taken_as_their_files_are(exif_photos):
+    """Upright, whatever their EXIF block says."""
+    _, val = tfms_from_stats(PLAIN, 64)
+    for fn in exif_photos:
+        with Image.open(fn) as im:
+            np.testing.assert_allclose(val(im), val(open_image(fn)), atol=1.1 / 255)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "1", "CMYK", "I;16"])
+def test_pil_images_of_any_mode(rng, tmp_path, mode):
+    _, val = tfms_from_stats(PLAIN, 16)
+    if mode == "I;16":
+        im = Image.fromarray(rng.integers(0, 65536, (16, 16)).astype(np.uint16))
+    else:
+        im = Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).convert(mode)
+    assert im.mode == mode
+    fn = tmp_path / ("x.jpg" if mode == "CMYK" else "x.png")
+    im.save(fn)
+    with Image.open(fn) as stored:
+        np.testing.assert_allclose(val(stored), val(open_image(fn)), atol=1e-6)
+
+
+def test_what_is_no_image_is_said():
+    _, val = tfms_from_stats(PLAIN, 16)
+    for name in ("a.jpg", Path("a.jpg")):
+        with pytest.raises(
+            ValueError, match=r"picture must be pixels, got the file name .*a\.jpg.*Pass open_image\(fn\)"
+        ):
+            val(name)
+    with pytest.raises(ValueError, match="of 8 or 16 bits, got mode F"):
+        val(Image.new("F", (20, 20)))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 700), (700, 1), (2, 3)])

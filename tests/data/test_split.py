@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastclf.data.split import check_val_idxs, get_cv_idxs, stratified_idxs, warn_single
+from fastclf.data.split import check_val_idxs, get_cv_idxs, get_group_idxs, stratified_idxs, warn_single
 
 
 def test_reference_numbers():
@@ -77,3 +77,52 @@ def test_val_idxs_that_do_not_fit(val_idxs, message):
     with pytest.raises(ValueError, match=message):
         check_val_idxs(val_idxs, 10)
     np.testing.assert_array_equal(check_val_idxs([3, 1], 10), [3, 1])
+
+
+@pytest.mark.parametrize("val_pct", [0.1, 0.2, 0.34, 0.5])
+def test_groups_are_never_divided(rng, val_pct):
+    """Random groups of random sizes, of one class or several: none is divided, every class is in train."""
+    for _ in range(5):
+        n = int(rng.integers(200, 500))
+        groups = rng.integers(0, 60, n)
+        y = np.where(rng.random(n) < 0.3, rng.integers(0, 4, n), groups % 4)
+        state = np.random.get_state()[1].copy()
+        idxs = get_group_idxs([f"g{g}" for g in groups], y.tolist(), val_pct, seed=5)
+        np.testing.assert_array_equal(np.random.get_state()[1], state)
+        assert idxs.dtype == np.int64
+        assert (np.diff(idxs) > 0).all()
+        train = np.setdiff1d(np.arange(n), idxs)
+        assert not set(groups[idxs]) & set(groups[train])
+        assert abs(len(idxs) - val_pct * n) < 0.06 * n
+        assert set(y[train]) == set(y)
+        np.testing.assert_array_equal(idxs, get_group_idxs(groups, y, val_pct, seed=5))
+        np.testing.assert_array_equal(check_val_idxs(idxs, n), idxs)
+
+
+def test_groups_without_classes(rng):
+    groups = rng.integers(0, 9, 60).tolist()
+    idxs = get_group_idxs(groups)
+    assert not {groups[i] for i in idxs} & {g for i, g in enumerate(groups) if i not in set(idxs.tolist())}
+
+
+def test_a_class_of_one_group_stays_in_train():
+    groups = ["alone"] * 10 + [f"g{i // 2}" for i in range(40)]
+    y = ["rare"] * 10 + [("a", "b")[i // 2 % 2] for i in range(40)]
+    for seed in range(5):
+        assert get_group_idxs(groups, y, seed=seed).min() >= 10
+
+
+@pytest.mark.parametrize(
+    ("groups", "y", "val_pct", "said"),
+    [
+        ([1, 2, 3], [0, 1], 0.2, "one length, got 3 and 2"),
+        ([1, 2, 3], None, 0.6, "at most .5, got 0.6"),
+        ([1, 2, 3], None, 0, "above 0"),
+        ([], None, 0.2, r"no split of 0 group\(s\)"),
+        ([1] * 9, None, 0.2, r"no split of 1 group\(s\)"),
+        ([1, 1, 2, 2], [0, 0, 1, 1], 0.5, r"no split of 2 group\(s\) leaves every class a training row"),
+    ],
+)
+def test_groups_that_cannot_be_split(groups, y, val_pct, said):
+    with pytest.raises(ValueError, match=said):
+        get_group_idxs(groups, y, val_pct)

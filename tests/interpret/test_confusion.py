@@ -124,3 +124,10 @@ def test_report_of_several_labels(rng):
 def test_report_refuses_numbers_of_no_class():
     with pytest.raises(ValueError, match="classification_report: y must be 0 to 1"):
         classification_report([0, 2], [0, 1], ["a", "b"])
+
+
+def test_a_notebook_shows_the_report_as_print_does():
+    report = classification_report([0, 1, 1], [0, 1, 0], ["cat", "dog"])
+    assert isinstance(report, str)
+    assert repr(report) == str(report)
+    assert repr(report).splitlines()[0].split() == ["precision", "recall", "f1-score", "support"]

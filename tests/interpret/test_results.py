@@ -1,3 +1,4 @@
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -58,9 +59,12 @@ def titles(figure):
 
 def test_plots_name_class_prediction_and_probability(results):
     figure = results.plot_most_incorrect("cat")
-    assert titles(figure) == ["cat 0.010\ndog 0.900", "cat 0.300\ndog 0.600"]
+    assert titles(figure) == [
+        "true: cat 0.010\npredicted: dog 0.900\nrow 3",
+        "true: cat 0.300\npredicted: dog 0.600\nrow 2",
+    ]
     assert figure.get_suptitle() == "Most incorrect: cat"
-    assert titles(results.plot_most_correct(0, n=2)) == ["cat 0.980", "cat 0.900"]
+    assert titles(results.plot_most_correct(0, n=2)) == ["true: cat 0.980\nrow 4", "true: cat 0.900\nrow 0"]
     assert len(titles(results.plot_most_uncertain(0))) == 4
     assert results.plot_most_incorrect("dog").get_suptitle() == "Most incorrect: dog (none)"
 
@@ -81,6 +85,33 @@ def test_pictures_are_read_from_files_and_from_arrays(tmp_path, rng):
             assert np.allclose(drawn / (255 if drawn.max() > 1 else 1), picture / 255, atol=1e-6)
     with pytest.raises(ValueError, match="got rows of activations"):
         ImageModelResults(dataset(tmp_path, [0, 0], rows=np.ones((2, 4))), log_preds).plot_most_correct(0)
+
+
+def test_captions_name_the_file(tmp_path):
+    names = ["valid/cat/a.png", "valid/cat/" + "x" * 40 + "end.png", "b\n.png"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (5, 4)).save(tmp_path / name)
+    found = ImageModelResults(dataset(tmp_path, [0, 0, 0], fnames=names), np.log([[0.8, 0.1, 0.1]] * 3))
+    lines = [title.split("\n")[-1] for title in titles(found.plot_most_correct(0))]
+    assert lines == ["a.png", "..." + "x" * 20 + "end.png", "b\\n.png"]
+
+
+def test_a_test_set_without_labels_has_no_wrong_images(tmp_path):
+    labels = Labels(np.zeros(3, np.int64), NAMES).zeros(7)
+    with pytest.raises(ValueError, match=r"ds has no labels.*test_with_labels=True"):
+        ImageModelResults(Dataset(tmp_path, labels), np.zeros((7, 3)))
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "inline", "qtagg", "agg"])
+def test_a_notebook_shows_a_figure_once(monkeypatch, backend):
+    """IPython first calls this: it closes the figure, which the inline backend would show again at the cell's end."""
+    figure = plots([np.zeros((4, 4))])
+    assert plt.fignum_exists(figure.number)
+    monkeypatch.setattr(plt, "get_backend", lambda: backend)
+    assert figure._repr_mimebundle_(include=None, exclude=None) == {}
+    assert plt.fignum_exists(figure.number) == ("inline" not in backend)
+    plt.close(figure)
 
 
 def test_misuse_names_the_argument(results, tmp_path):
