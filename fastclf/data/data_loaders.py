@@ -18,7 +18,7 @@ from fastclf.data.check import CheckReport, check_sets, class_counts
 from fastclf.data.describe import describe_data
 from fastclf.data.draws import Split
 from fastclf.data.duplicates import to_drop
-from fastclf.data.listing import inner_name, some
+from fastclf.data.listing import inner_name, some, tag_as_cache
 from fastclf.data.loader import Loader, LoaderOptions, RowLoader
 from fastclf.data.options import SEED, Options, as_device, as_threads
 from fastclf.data.picture_loader import PictureLoader
@@ -218,6 +218,7 @@ class DataLoaders:
                 "Smaller copies would be enlarged again."
             )
         folder = self.path / inner_name(new_path) / str(targ)
+        tag_as_cache(folder)
         with self.scanned_along():
             copies = [
                 None if ds is None else resized(ds, int(targ), folder, self._options.num_threads)

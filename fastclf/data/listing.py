@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import warnings
@@ -19,6 +20,8 @@ UNSUPPORTED = (".gif", ".heic", ".heif", ".avif", ".jxl", ".svg")
 
 OWN_FOLDERS = ("tmp", "models")
 """Where the library keeps its files, directly below the data's path: never classes."""
+CACHE_TAG = "CACHEDIR.TAG"
+"""A folder with this file holds what was made from other files; see https://bford.info/cachedir."""
 # What operating systems, NAS and archivers leave in any folder, in lower case; names with a leading dot aside.
 _SYSTEM = re.compile(
     r"__macosx|__pycache__|@eadir|@tmp|#recycle|#snapshot|@recycle|@recently-snapshot|\$recycle\.bin|lost\+found|lost\.dir"
@@ -43,8 +46,8 @@ class Found:
         pictures: names of pictures by their extension, relative to path, with forward slashes.
         others: names of other files.
         classes: names of the folders directly below, when they are not hidden.
-        hidden: names of files and folders that are hidden, or that an operating system or this library keeps for
-            itself; they are left out.
+        hidden: names of files and folders that are hidden, tagged as a cache, or that an operating system or this
+            library keeps for itself; they are left out.
         links: names of links to folders, which are left out.
         special: names of pipes, sockets and devices, which are left out: to open one may never end.
     """
@@ -176,6 +179,9 @@ class _Walk:
                 found.links.append(name)
                 return
         if entry.is_dir():
+            if Path(entry.path, CACHE_TAG).exists():
+                found.hidden.append(name)
+                return
             if top:
                 found.classes.append(entry.name)
             self.todo.append(name)
@@ -237,6 +243,13 @@ def some(names: Sequence[str]) -> str:
     """Quotes the first five of some names."""
     shown = ", ".join(repr(name) for name in names[:5])
     return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown or "none"
+
+
+def tag_as_cache(folder: Path) -> None:
+    """Marks a folder of files that were made from others, where it can be written: no listing takes them for data."""
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CACHE_TAG).write_text("Signature: 8a477f597d28d172789f06886806bc55\n# Copies made by fastclf.\n")
 
 
 def pictures_in(found: Found) -> list[str]:

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -137,14 +138,18 @@ def test_a_class_that_is_called_like_a_folder_of_the_library_is_said(bare, save_
         assert load(bare, trn_name=".").classes == ["cat", "dog"]
 
 
-def test_what_the_library_writes_is_no_class_later(bare):
+@pytest.mark.parametrize("new_path", ["tmp", "small", "cat/small", "."])
+def test_what_the_library_writes_is_no_class_later(bare, new_path):
     shutil.rmtree(bare / "valid")
     first = load(bare, trn_name=".")
-    first.resize(20)
-    first.scan()
-    data = load(bare, trn_name=".")
-    assert list(data.trn_ds.fnames) == list(first.trn_ds.fnames)
-    assert list(data.val_ds.fnames) == list(first.val_ds.fnames)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "'small' hold no image, and are no classes")
+        for _ in range(2):
+            copies = load(bare, trn_name=".").resize(20, new_path)
+            data = load(bare, trn_name=".")
+            for one, other in ((data.trn_ds, first.trn_ds), (data.val_ds, first.val_ds)):
+                assert list(one.fnames) == list(other.fnames)
+    assert sum(len(x) for x, _ in copies.fix_dl) == len(first.trn_ds)
 
 
 def test_a_set_within_another(folders):

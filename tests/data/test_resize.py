@@ -8,6 +8,7 @@ from PIL import Image
 
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.image import open_image
+from fastclf.data.listing import CACHE_TAG
 from fastclf.data.transforms import tfms_from_stats
 from fastclf.errors import BadImageError
 
@@ -31,7 +32,8 @@ def opened(fn):
 
 
 def copies(path):
-    return sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+    files = [file for file in path.rglob("*") if file.is_file() and file.name != CACHE_TAG]
+    return sorted(file.relative_to(path).as_posix() for file in files)
 
 
 def test_copies(data):
