@@ -74,16 +74,15 @@ def _classes(found: Found, present: set[str], rules: FolderRules) -> list[str]:
         classes, empty = sorted(present), []
     else:
         classes = found.classes
-    check_classes(classes, where, _deeper(found) if len(present) == 1 else "")
+    check_classes(classes, where, _deeper(found, classes[0]) if len(classes) == 1 else "")
     _check_empty(empty, where, rules)
     return classes
 
 
-def _deeper(found: Found) -> str:
-    """Says where classes are when a single folder holds all images, as many archives do; or nothing."""
-    inner = [found.inner(name).split("/", 1) for name in found.pictures]
-    folder = PurePosixPath(found.folder, inner[0][0]).as_posix()
-    names = [rest[0] for _, *rest in inner if rest]
+def _deeper(found: Found, only: str) -> str:
+    """Says where classes are when a single folder holds all images, as in many archives; or nothing."""
+    names = [found.inner(name).removeprefix(f"{only}/") for name in found.pictures if found.class_of(name) == only]
+    folder = PurePosixPath(found.folder, only).as_posix()
     deeper = sorted({name.split("/", 1)[0] for name in names if "/" in name})
     if len(deeper) > 1:
         return f" {folder} holds the folders {some(deeper)}: if these are the classes, pass trn_name={folder!r}."

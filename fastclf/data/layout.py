@@ -67,10 +67,12 @@ def _elsewhere(path: Path) -> str:
     """Says what a folder without 'train' holds, and the call that reads it."""
     if not path.is_dir():
         return f"{path} is no folder. Check the path."
+    if path.resolve().name.lower() in _ALIASES["train"]:
+        return f"It looks like the training set's own folder: pass the path {str(path.resolve().parent)!r}."
     folders = list(_two_levels(path))
     for folder in folders:
         if any(name.lower() in _ALIASES["train"] for name in look(folder)[0]):
-            return f"The sets lie one folder deeper: pass the path {str(folder)!r}."
+            return f"The sets lie deeper: pass the path {str(folder)!r}."
     for folder in sorted(folders, key=lambda folder: "train" not in folder.name.lower()):
         classes = [name for name in look(folder)[0] if look(folder / name)[1]]
         if len(classes) > 1:

@@ -165,9 +165,18 @@ def test_a_folder_around_the_sets(tmp_path_factory, folders, depth):
     outer = tmp_path_factory.mktemp("outer")
     inner = outer.joinpath(*["data"] * depth)
     shutil.copytree(folders, inner)
-    with pytest.raises(FileNotFoundError, match="The sets lie one folder deeper") as error:
+    with pytest.raises(FileNotFoundError, match="The sets lie deeper") as error:
         load(outer)
     assert len(advised(error.value, outer).trn_ds) == 12
+
+
+@pytest.mark.parametrize("name", ["train", "Training"])
+def test_the_folder_of_the_training_set_itself(folders, name):
+    if name != "train":
+        (folders / "train").rename(folders / name)
+    with pytest.raises(FileNotFoundError, match="It looks like the training set's own folder") as error:
+        load(folders / name)
+    assert len(advised(error.value, folders).trn_ds) == 12
 
 
 @pytest.mark.parametrize("place", [".", "PetImages", "archive/images"])
@@ -226,11 +235,16 @@ def test_flat_names_that_tell_nothing(tmp_path):
     assert "which gives" not in message
 
 
-def test_a_single_folder_around_the_classes(folders):
+def test_a_single_folder_around_the_classes(folders, save_picture):
     (folders / "train").rename(folders / "inner")
     (folders / "train").mkdir()
     (folders / "inner").rename(folders / "train" / "train")
-    with pytest.raises(LabelError, match=r"got 'train'.*holds the folders 'cat', 'dog'") as error:
+    (folders / "train" / "0.txt").touch()
+    save_picture(folders / "train" / "0.png")
+    with (
+        pytest.warns(UserWarning, match=r"2 file\(s\) are ignored"),
+        pytest.raises(LabelError, match=r"got 'train'.*holds the folders 'cat', 'dog'") as error,
+    ):
         load(folders)
     assert advised(error.value, folders).classes == ["cat", "dog"]
 
