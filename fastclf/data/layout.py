@@ -105,10 +105,13 @@ def flat(path: Path, folder: str, names: Sequence[str]) -> str:
         folder: below it.
         names: of the images, relative to the folder.
     """
+    table = next((file.name for file in sorted(path.glob("*.[ct]sv"))), None)
+    where = "Where a table does" if table is None else f"Where {table!r} does"
     return (
         f"{path / folder} holds {len(names):,} image(s) in no folder of a class, such as {some(names[:2])}. Where the "
         f"names tell the class: {by_name(folder, names) or _from_name_re(_EXAMPLE, folder)}; or from_name_func, with a "
-        f"function of the name. Where a table does: {_MAKER}.from_csv."
+        f"function of the name. {where}: {_MAKER}.from_csv(path, {folder!r}, {str(path / (table or 'labels.csv'))!r}, "
+        "tfms=tfms)."
     )
 
 

@@ -233,6 +233,21 @@ def test_flat_names_that_tell_nothing(tmp_path):
     assert "holds 1,121 image(s) in no folder of a class, such as 'IMG_0.jpg', 'IMG_1.jpg'" in message
     assert "folder='images', tfms=tfms)" in message
     assert "which gives" not in message
+    assert (
+        f"Where a table does: ImageClassifierData.from_csv(path, 'images', '{tmp_path}/labels.csv', tfms=tfms)"
+        in message
+    )
+
+
+def test_flat_folders_beside_a_table(tmp_path, save_picture):
+    for i in range(8):
+        save_picture(tmp_path / "train" / f"{i:x}.png")
+    (tmp_path / "tags.csv").write_text("id,tag\n" + "".join(f"{i:x}.png,{'ab'[i % 2]}\n" for i in range(8)))
+    with pytest.raises(FileNotFoundError, match=r"Where 'tags\.csv' does: ") as error:
+        load(tmp_path)
+    call = re.search(r"ImageClassifierData\.from_csv\(.*?tfms=tfms\)", str(error.value))[0]
+    names = {"ImageClassifierData": ImageClassifierData, "path": tmp_path, "tfms": TFMS}
+    assert eval(call.replace("tfms=", "bs=4, tfms="), names).classes == ["a", "b"]
 
 
 def test_a_single_folder_around_the_classes(folders, save_picture):
