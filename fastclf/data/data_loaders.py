@@ -18,7 +18,8 @@ from fastclf.data.check import CheckReport, check_sets, class_counts
 from fastclf.data.describe import describe_data
 from fastclf.data.draws import Split
 from fastclf.data.duplicates import to_drop
-from fastclf.data.listing import inner_name, some, tag_as_cache
+from fastclf.data.left_out import tag_as_cache
+from fastclf.data.listing import inner_name, some
 from fastclf.data.loader import Loader, LoaderOptions, RowLoader
 from fastclf.data.options import SEED, Options, as_device, as_threads
 from fastclf.data.picture_loader import PictureLoader

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastclf.data.bad_pictures import printable
-from fastclf.data.listing import OWN_FOLDERS, look, some
+from fastclf.data.left_out import OWN_FOLDERS
+from fastclf.data.listing import look, some
 
 # Other names that the folder of a set often has, in lower case.
 _ALIASES = {

@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
 import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from fastclf.data.bad_pictures import printable
+from fastclf.data.left_out import CACHE_TAG, OWN_FOLDERS, is_a_programs, is_hidden
 from fastclf.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".tif", ".tiff", ".webp", ".pnm", ".ppm", ".pgm", ".pbm", ".jp2")
 """What DALI decodes."""
 UNSUPPORTED = (".gif", ".heic", ".heif", ".avif", ".jxl", ".svg")
 """Pictures as well, so that they are named as bad ones and not passed over."""
-
-OWN_FOLDERS = ("tmp", "models")
-"""Where the library keeps its files, directly below the data's path: never classes."""
-CACHE_TAG = "CACHEDIR.TAG"
-"""A folder with this file holds what was made from other files; see https://bford.info/cachedir."""
-# What operating systems, NAS and archivers leave in any folder, in lower case; names with a leading dot aside.
-_SYSTEM = re.compile(
-    r"__macosx|__pycache__|@eadir|@tmp|#recycle|#snapshot|@recycle|@recently-snapshot|\$recycle\.bin|lost\+found|lost\.dir"
-    r"|system volume information|found\.000|(eh)?thumbs\.db|desktop\.ini|icon\r",
-    re.IGNORECASE,
-)
-# Hidden folders of programs that copy images into them. Any other hidden folder with images may be a class.
-_PROGRAMS = re.compile(
-    r"\.(_.*|ipynb_checkpoints|thumb.*|xvpics|picasa.*|cache|trash.*|appledouble|temporaryitems|nfs.*|sync.*|stversions"
-    r"|dropbox.*|git|dvc|idea|vscode)",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True)
@@ -46,8 +28,8 @@ class Found:
         pictures: names of pictures by their extension, relative to path, with forward slashes.
         others: names of other files.
         classes: names of the folders directly below, when they are not hidden.
-        hidden: names of files and folders that are hidden, tagged as a cache, or that an operating system or this
-            library keeps for itself; they are left out.
+        hidden: names of files and folders that are hidden, or that an operating system or this library keeps for
+            itself; they are left out.
         links: names of links to folders, which are left out.
         special: names of pipes, sockets and devices, which are left out: to open one may never end.
     """
@@ -179,8 +161,7 @@ class _Walk:
                 found.links.append(name)
                 return
         if entry.is_dir():
-            if Path(entry.path, CACHE_TAG).exists():
-                found.hidden.append(name)
+            if Path(entry.path, CACHE_TAG).exists():  # copies of what is listed elsewhere
                 return
             if top:
                 found.classes.append(entry.name)
@@ -197,11 +178,6 @@ _PICTURES = frozenset(EXTENSIONS + UNSUPPORTED)
 def is_image(name: str) -> bool:
     """Tells whether a file is an image, by its extension."""
     return name[name.rfind(".") :].lower() in _PICTURES
-
-
-def is_hidden(name: str) -> bool:
-    """Tells whether a file or folder is hidden, or an operating system keeps it for itself."""
-    return name.startswith(".") or _SYSTEM.fullmatch(name) is not None
 
 
 def look(folder: Path) -> tuple[list[str], list[str]]:
@@ -228,7 +204,7 @@ def _warn_links(found: Found) -> None:
 def _warn_hidden(found: Found) -> None:
     """Warns of folders beside the classes that are left out for their name and hold images: they may be classes."""
     beside = [name for name in found.hidden if "/" not in found.inner(name)]
-    unknown = [name for name in map(found.inner, beside) if not (_SYSTEM.fullmatch(name) or _PROGRAMS.fullmatch(name))]
+    unknown = [name for name in map(found.inner, beside) if not is_a_programs(name)]
     lost = [name for name in unknown if look(found.path / found.folder / name)[1]]
     if lost:
         warnings.warn(
@@ -243,13 +219,6 @@ def some(names: Sequence[str]) -> str:
     """Quotes the first five of some names."""
     shown = ", ".join(repr(name) for name in names[:5])
     return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown or "none"
-
-
-def tag_as_cache(folder: Path) -> None:
-    """Marks a folder of files that were made from others, where it can be written: no listing takes them for data."""
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CACHE_TAG).write_text("Signature: 8a477f597d28d172789f06886806bc55\n# Copies made by fastclf.\n")
 
 
 def pictures_in(found: Found) -> list[str]:

@@ -71,6 +71,13 @@ def test_the_whole_folder_but_test(flat):
         by_re(flat, "(rain|sun)")
 
 
+@pytest.mark.parametrize("new_path", ["tmp", "small", "."])
+def test_smaller_copies_are_no_images_of_their_own(flat, new_path):
+    before = by_re(flat, "(rain|sun)", test_name="test")
+    before.resize(20, new_path)
+    assert labels_of(by_re(flat, "(rain|sun)", test_name="test")) == labels_of(before)
+
+
 def test_none_leaves_an_image_out(flat):
     with pytest.warns(
         UserWarning, match=r"images: 2 image\(s\) have no label and are left out, first images/more/sun0"

@@ -8,7 +8,7 @@ from PIL import Image
 
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.image import open_image
-from fastclf.data.listing import CACHE_TAG
+from fastclf.data.left_out import CACHE_TAG
 from fastclf.data.transforms import tfms_from_stats
 from fastclf.errors import BadImageError
 
