@@ -16,10 +16,9 @@ from fastclf.data.check import warn_imbalance
 from fastclf.data.data_loaders import DataLoaders
 from fastclf.data.folders import FolderRules
 from fastclf.data.layout import find_sets
-from fastclf.data.listing import Found, find_files
-from fastclf.data.name_labels import labelled_by_name, labelled_by_pattern
+from fastclf.data.listing import find_files
+from fastclf.data.name_labels import label_by, labelled_by_name
 from fastclf.data.options import SEED, Options, explains_options
-from fastclf.data.samples import Labels
 from fastclf.data.sets import Tfms, check_tfms
 from fastclf.data.split import check_val_idxs
 
@@ -97,43 +96,47 @@ class ImageClassifierData(DataLoaders):
         folder: str = ".",
         val_idxs: ValIdxs = None,
         test_name: str | None = None,
+        test_with_labels: bool = False,
         *,
         val_pct: float = 0.2,
         groups: Callable[[str], Hashable] | None = None,
         allow_outside: bool = False,
         **options: Unpack[Options],
     ) -> Self:
-        """Reads pictures whose file names tell their class, such as 'cloudy12.jpg' with ``r"^([a-z]+)"``.
+        """Reads images whose file names tell their class, such as 'cloudy12.jpg' with ``r"^([a-z]+)"``.
 
         Args:
             path: the data's root.
             pat: a regular expression that is searched in each name, relative to folder; its one group is the class.
             bs: rows per batch.
             tfms: (training, validation) transforms, from `tfms_from_model`.
-            folder: the folder of the pictures, below path; by default path itself.
+            folder: the folder of the images, below path; by default path itself.
             val_idxs: rows for validation, of the names sorted by code point; by default `val_pct` of every class.
-            test_name: the folder of test pictures, which have no labels.
+            test_name: the folder of test images.
+            test_with_labels: whether their names tell their class, too.
             val_pct: see val_idxs.
             groups: see `from_paths`; names are relative to folder.
             allow_outside: see `from_paths`.
             **options: see `Options`.
 
         Raises:
-            FileNotFoundError: when the folder, or every picture in it, is missing.
+            FileNotFoundError: when the folder, or every image in it, is missing.
             LabelError: when names do not match, or give a single class.
             ValueError: when pat has no group, or several, or val_idxs do not fit.
         """
-        return cls._from_names(
+        return cls.from_name_func(
             path,
-            lambda found: labelled_by_pattern(found, pat),
+            label_by(pat),
             bs,
             tfms,
             folder,
             val_idxs,
             test_name,
-            sets.HoldOut(val_pct, options.get("seed", SEED), groups),
-            allow_outside,
-            options,
+            test_with_labels,
+            val_pct=val_pct,
+            groups=groups,
+            allow_outside=allow_outside,
+            **options,
         )
 
     @classmethod
@@ -147,69 +150,50 @@ class ImageClassifierData(DataLoaders):
         folder: str = ".",
         val_idxs: ValIdxs = None,
         test_name: str | None = None,
+        test_with_labels: bool = False,
         *,
         val_pct: float = 0.2,
         groups: Callable[[str], Hashable] | None = None,
         allow_outside: bool = False,
         **options: Unpack[Options],
     ) -> Self:
-        """Reads pictures whose class is a function of their name.
+        """Reads images whose class is a function of their name.
 
         Args:
             path: the data's root.
             label_func: gets a name relative to folder, such as 'a/cloudy12.jpg'; returns the class, or None to leave
-                the picture out.
+                the image out.
             bs: see `from_name_re`, as all that follows.
             tfms: see there.
             folder: see there.
             val_idxs: see there; rows without a class do not count.
             test_name: see there.
+            test_with_labels: see there.
             val_pct: see there.
             groups: see there.
             allow_outside: see there.
             **options: see `Options`.
 
         Raises:
-            FileNotFoundError: when the folder, or every picture in it, is missing.
+            FileNotFoundError: when the folder, or every image in it, is missing.
             LabelError: when a label is no text or empty, or there is a single class.
             ValueError: when val_idxs do not fit.
         """
-        return cls._from_names(
-            path,
-            lambda found: labelled_by_name(found, label_func),
-            bs,
-            tfms,
-            folder,
-            val_idxs,
-            test_name,
-            sets.HoldOut(val_pct, options.get("seed", SEED), groups),
-            allow_outside,
-            options,
-        )
-
-    @classmethod
-    def _from_names(
-        cls,
-        path: PathLike,
-        labelled: Callable[[Found], tuple[list[str], Labels, dict[str, int]]],
-        bs: int,
-        tfms: Tfms | None,
-        folder: str,
-        val_idxs: ValIdxs,
-        test_name: str | None,
-        hold_out: sets.HoldOut,
-        allow_outside: bool,
-        options: Options,
-    ) -> Self:
-        tfms, exclude = check_tfms(tfms), [] if test_name is None else [test_name]
-        found = find_files(Path(path), folder, exclude=exclude, allow_outside=allow_outside)
-        names, labels, ignored = labelled(found)
+        path, tfms, exclude = Path(path), check_tfms(tfms), [] if test_name is None else [test_name]
+        found = find_files(path, folder, exclude=exclude, allow_outside=allow_outside)
+        names, labels, ignored = labelled_by_name(found, label_func)
         if val_idxs is None:
-            val_idxs = hold_out.rows(found, names, labels)
-        elif hold_out.groups is not None:
+            val_idxs = sets.HoldOut(val_pct, options.get("seed", SEED), groups).rows(found, names, labels)
+        elif groups is not None:
             raise ValueError("groups: val_idxs name the validation rows already. Pass one of them.")
         rows = check_val_idxs(val_idxs, len(names))
-        trn, val, test = sets.from_rows(Path(path), tfms, names, labels, rows, ignored, test_name, allow_outside)
+        unlabelled = None if test_with_labels else test_name
+        trn, val, test = sets.from_rows(path, tfms, names, labels, rows, ignored, unlabelled, allow_outside)
+        if test_with_labels:
+            if test_name is None:
+                raise ValueError("test_with_labels=True needs the folder of test images: pass test_name=.")
+            test_files = find_files(path, test_name, allow_outside=allow_outside)
+            test = sets.labelled_set(path, tfms, *labelled_by_name(test_files, label_func, labels.classes))
         tables.check_trained(trn.labels, val.labels, folder)
         warn_imbalance(trn)
         return cls(path, trn, val, test, bs=bs, tfms=tfms, **options)

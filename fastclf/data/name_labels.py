@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,12 @@ from fastclf.data.samples import Labels
 from fastclf.errors import LabelError
 
 
-def labelled_by_pattern(found: Found, pat: str | re.Pattern[str]) -> tuple[list[str], Labels, dict[str, int]]:
-    """Labels images by the group of a regular expression that is searched in their names; see `labelled_by_name`.
+def label_by(pat: str | re.Pattern[str]) -> Callable[[str], str | None]:
+    """Makes a function that takes the label from a name: the group of a regular expression that is searched in it.
 
     Raises:
         ValueError: when the expression has no group, or several.
-        LabelError: when names do not match.
+        LabelError: later, when a name does not match.
     """
     pattern = re.compile(pat)
     if pattern.groups != 1:
@@ -29,30 +29,35 @@ def labelled_by_pattern(found: Found, pat: str | re.Pattern[str]) -> tuple[list[
             f"from_name_re: pat must have one group in parentheses, the label, got {pattern.groups} in "
             f"{pattern.pattern!r}. Write (?:...) around what is no label."
         )
-    names = [found.inner(name) for name in pictures_in(found)]
-    others = [name for name in names if pattern.search(name) is None]
-    if others:
-        raise LabelError(
-            f"from_name_re: {pattern.pattern!r} matches {len(names) - len(others):,} of {len(names):,} names below "
-            f"{found.path / found.folder}, and not {some(others)}. Mend it, or use from_name_func, whose function may "
-            "return None for an image that is to be left out."
-        )
-    return labelled_by_name(found, lambda name: pattern.search(name)[1])  # type: ignore[index]
+
+    def label(name: str) -> str | None:
+        match = pattern.search(name)
+        if match is None:
+            raise LabelError(
+                f"from_name_re: {pattern.pattern!r} does not match {name!r}. Mend it, move the file, or use "
+                "from_name_func, whose function may return None for an image that is to be left out."
+            )
+        return match[1]
+
+    return label
 
 
-def labelled_by_name(found: Found, label_func: Callable[[str], str | None]) -> tuple[list[str], Labels, dict[str, int]]:
+def labelled_by_name(
+    found: Found, label_func: Callable[[str], str | None], classes: Sequence[str] | None = None
+) -> tuple[list[str], Labels, dict[str, int]]:
     """Labels images by a function of their names.
 
     Args:
         found: the files below a folder.
         label_func: gets a name relative to the folder; returns its class, or None to leave the image out.
+        classes: the training classes, which name the indices; None to take them from the labels.
 
     Returns:
         File names, sorted by code point, their labels, and how many files of each kind are left out.
 
     Raises:
         FileNotFoundError: when there is no image.
-        LabelError: when a label is no text, or empty, or there is only one class.
+        LabelError: when a label is no text, or empty, or none of `classes`, or there is only one class.
     """
     where = found.folder
     labelled = [(name, _checked(label_func(found.inner(name)), name)) for name in pictures_in(found)]
@@ -64,12 +69,16 @@ def labelled_by_name(found: Found, label_func: Callable[[str], str | None]) -> t
             UserWarning,
             stacklevel=5,
         )
-    classes = sorted({label for _, label in kept})
-    check_classes(classes, where)
+    present = sorted({label for _, label in kept})
+    if classes is None:
+        classes = present
+        check_classes(classes, where)
+    elif unknown := [label for label in present if label not in classes]:
+        raise LabelError(f"{where}: {some(unknown)} are no classes of the training set, which has {some(classes)}.")
     index = {name: i for i, name in enumerate(classes)}
     y = np.array([index[label] for _, label in kept], np.int64)
     ignored = found.ignored | {"other files": len(found.others), "images without a label": len(without)}
-    return [name for name, _ in kept], Labels(y, classes), ignored
+    return [name for name, _ in kept], Labels(y, list(classes)), ignored
 
 
 def _checked(label: Any, name: str) -> str | None:

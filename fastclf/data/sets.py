@@ -66,7 +66,7 @@ def from_folders(
     if folders.test is not None:
         test_files = _found_in(path, folders, folders.test, rules)
         if test_with_labels:
-            test = _labelled_set(test_files, labels.classes, tfms, rules)
+            test = labelled_set(path, tfms, *labelled_by_folder(test_files, labels.classes, rules))
         else:
             test = _test_set(test_files, labels, tfms)
             _say_labels_of(test_files, labels.classes)
@@ -76,8 +76,8 @@ def from_folders(
         if hold_out.groups is not None:
             raise ValueError(f"groups: {path / folders.valid} is the validation set already. Leave groups out.")
         trn = Dataset(path, labels, names, tfms=tfms[0], ignored=ignored)
-        val = _labelled_set(_found_in(path, folders, folders.valid, rules), labels.classes, tfms, rules)
-        return trn, val, test
+        val_files = _found_in(path, folders, folders.valid, rules)
+        return trn, labelled_set(path, tfms, *labelled_by_folder(val_files, labels.classes, rules)), test
     val_idxs = hold_out.rows(found, names, labels)
     print(f"no folder valid: {len(val_idxs)} of {len(names)} pictures of {folders.train} are for validation")
     return *_split(path, names, labels, val_idxs, tfms, ignored), test
@@ -88,9 +88,9 @@ def _found_in(path: Path, folders: SetFolders, folder: str, rules: FolderRules) 
     return find_files(path, folder, exclude=folders.all_names, allow_outside=rules.allow_outside)
 
 
-def _labelled_set(found: Found, classes: list[str], tfms: Tfms, rules: FolderRules) -> Dataset:
-    names, labels, ignored = labelled_by_folder(found, classes, rules)
-    return Dataset(found.path, labels, names, tfms=tfms[1], ignored=ignored)
+def labelled_set(path: Path, tfms: Tfms, names: Sequence[str], labels: Labels, ignored: dict[str, int]) -> Dataset:
+    """A validation or test set of files that have their labels."""
+    return Dataset(path, labels, names, tfms=tfms[1], ignored=ignored)
 
 
 def _say_labels_of(found: Found, classes: Sequence[str]) -> None:

@@ -67,7 +67,7 @@ def test_a_function_names_the_class(flat):
 
 def test_the_whole_folder_but_test(flat):
     assert labels_of(by_re(flat, "(rain|sun)", test_name="test")) == TRUTH
-    with pytest.raises(LabelError, match=r"matches 10 of 12 names below .*, and not 'test/0.png', 'test/1.png'"):
+    with pytest.raises(LabelError, match=r"does not match 'test/0.png'. Mend it, move the file"):
         by_re(flat, "(rain|sun)")
 
 
@@ -76,6 +76,30 @@ def test_smaller_copies_are_no_images_of_their_own(flat, new_path):
     before = by_re(flat, "(rain|sun)", test_name="test")
     before.resize(20, new_path)
     assert labels_of(by_re(flat, "(rain|sun)", test_name="test")) == labels_of(before)
+
+
+def test_a_test_folder_with_labels(flat, save_picture):
+    for name in ("sun7.png", "more/rain8.png"):
+        save_picture(flat / "test" / name)
+    for i in range(2):
+        (flat / "test" / f"{i}.png").unlink()
+    for data in (
+        by_re(flat, "(rain|sun)", test_name="test", test_with_labels=True),
+        by_func(flat, lambda name: "rain" if "rain" in name else "sun", test_name="test", test_with_labels=True),
+    ):
+        assert list(data.test_ds.fnames) == ["test/more/rain8.png", "test/sun7.png"]
+        assert data.test_ds.y.tolist() == [0, 1]
+        assert data.test_ds.labels.known
+        assert labels_of(data) == TRUTH
+    with pytest.raises(LabelError, match="test: 'sun7' are no classes of the training set, which has 'rain', 'sun'"):
+        by_func(
+            flat,
+            lambda name: "sun7" if "7" in name else name.split("/")[-1][:-5],
+            test_name="test",
+            test_with_labels=True,
+        )
+    with pytest.raises(ValueError, match="pass test_name="):
+        by_re(flat, "(rain|sun)", folder="images", test_with_labels=True)
 
 
 def test_none_leaves_an_image_out(flat):
