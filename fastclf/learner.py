@@ -115,7 +115,8 @@ class Learner(Saving):
     def _how(self) -> dict[str, str]:
         """How it trains, for `repr`."""
         metrics = ", ".join(map(name_of, self.metrics)) or "none"
-        return {"loss": name_of(self.crit), "optimizer": name_of(self.opt_fn), "metrics": metrics}
+        optimizer = name_of(getattr(self.opt_fn, "func", self.opt_fn))  # what a functools.partial calls
+        return {"loss": name_of(self.crit), "optimizer": optimizer, "metrics": metrics}
 
     def _stage(self) -> Stage:
         return Stage(self.model, self.groups, self._data)

@@ -142,9 +142,8 @@ def test_decoupled_weight_decay_shrinks_weights_by_rate_times_decay(data):
 
 
 def test_clip_bounds_the_step(data):
-    learn = HeadLearner(data, ps=0, xtra_fc=[], opt_fn=lambda groups, lr: torch.optim.SGD(groups, lr))
+    learn = HeadLearner(data, ps=0, xtra_fc=[], opt_fn=lambda groups, lr: torch.optim.SGD(groups, lr), clip=1e-3)
     data.trn_dl.bs = len(data.trn_ds)
-    learn.clip = 1e-3
     before = parameters_of(learn)
     learn.fit(1.0, 1)
     assert (parameters_of(learn) - before).norm().item() == pytest.approx(1e-3, rel=1e-3)

@@ -1,6 +1,7 @@
 """What a notebook shows of data, learners and the scores of a fit: a few lines of plain text, without any work."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -89,6 +90,7 @@ def test_showing_a_learner_changes_nothing(tmp_path):
 def test_learners_without_a_network_of_ours(tmp_path, rng):
     data = row_data(tmp_path, rng)
     assert "group 0 model" in " ".join(repr(HeadLearner(data)).split())
+    assert "optimizer SGD " in " ".join(repr(HeadLearner(data, opt_fn=partial(torch.optim.SGD, momentum=0.9))).split())
     shown = repr(Learner.from_model_data(Head(10, 3), data, metrics=[]))
     assert shown.startswith("Learner: Head, activations, 3 classes")
     assert shown.splitlines()[-1].split() == ["metrics", "none"]
