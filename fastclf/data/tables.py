@@ -85,17 +85,18 @@ def labelled_by_table(
     names, there, remarks = _files_of(table, columns.file, files, rules)
     unlabelled = _unlabelled_test_rows(table, columns, parts)
     labelled = [i for i in there if i not in unlabelled]
-    labelled = _without_repeats(names, labelled, read_values(_take(table, labelled), columns, rules).texts, table)
+    values = read_values(_take(table, labelled), columns, rules)
+    texts = _without_repeats(names, dict(zip(labelled, values.texts, strict=True)), table)
+    labelled, values = [*texts], replace(values, texts=[*texts.values()])
     used = _take(table, labelled)
-    values = read_values(used, columns, rules)
     labels = as_labels(values, used, columns.labels[0] if len(columns.labels) == 1 else None)
     _say(table, columns, values, labels, remarks)
     result = _by_set(
         [names[i] for i in labelled], parts[labelled], labels, [names[i] for i in there if i in unlabelled]
     )
     if draw:
-        texts = [text for text, part in zip(values.texts, parts[labelled], strict=True) if part != TEST]
-        result = replace(result, val_idxs=_drawn(table.name, replace(values, texts=texts), val_pct, seed))
+        drawable = replace(values, texts=[text for row, text in texts.items() if parts[row] != TEST])
+        result = replace(result, val_idxs=_drawn(table.name, drawable, val_pct, seed))
     unused = len(set(found.pictures).difference(result.names, result.test_names))
     if unused:
         print(f"{table.name}: {unused} pictures in {found.folder} have no row and are not used")
@@ -161,30 +162,30 @@ def _write_missing(path: Path, rows: Sequence[tuple[str, str]]) -> Path | None:
     return None
 
 
-def _without_repeats(names: list[str], rows: list[int], texts: list[tuple[str, ...]], table: Table) -> list[int]:
-    """Returns the first row of each file, of rows that have these labels.
+def _without_repeats(names: list[str], texts: dict[int, tuple[str, ...]], table: Table) -> dict[int, tuple[str, ...]]:
+    """Keeps the first row of each file, of the labels by row.
 
     Raises:
         LabelError: when a later row has another label.
     """
-    first: dict[str, tuple[int, tuple[str, ...]]] = {}
+    first: dict[str, int] = {}
     differing = []
-    for row, text in zip(rows, texts, strict=True):
-        earlier, said = first.setdefault(names[row], (row, text))
-        if said != text:
+    for row, text in texts.items():
+        earlier = first.setdefault(names[row], row)
+        if texts[earlier] != text:
             differing.append(
                 f"{printable(names[row])} in {table.where[earlier]} and {table.where[row]}: "
-                f"{' '.join(said)!r} and {' '.join(text)!r}"
+                f"{' '.join(texts[earlier])!r} and {' '.join(text)!r}"
             )
     if differing:
         raise LabelError(
             f"{table.name}: {len(differing)} row(s) give another label than an earlier row of the same picture, first "
             f"{'; '.join(differing[:5])}. Keep one row for each picture."
         )
-    if len(first) < len(rows):
-        twins = len(rows) - len(first)
+    if len(first) < len(texts):
+        twins = len(texts) - len(first)
         warnings.warn(f"{table.name}: {twins} row(s) repeat another and are left out.", UserWarning, stacklevel=5)
-    return [row for row, _ in first.values()]
+    return {row: texts[row] for row in first.values()}
 
 
 def _by_set(names: list[str], parts: npt.NDArray[np.int64], labels: Labels, unlabelled: list[str]) -> Labelled:
@@ -213,10 +214,8 @@ def _say(table: Table, columns: Columns, values: Values, labels: Labels, remarks
     if columns.unused:
         shown = ", ".join(map(table.title, columns.unused[:5]))
         parts.append(f"not used: {shown}" + (" ..." if len(columns.unused) > 5 else ""))
-    if not values.is_reg and columns.labels:
-        parts.append(
-            f"multi={not values.is_multi}" + ("" if values.is_multi else " or label_delim=") + " would change that"
-        )
+    if values.otherwise:
+        parts.append(f"{values.otherwise} would change that")
     print("; ".join([*parts, *remarks]))
 
 

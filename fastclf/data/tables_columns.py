@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from fastclf.data.tables_files import Files
 from fastclf.data.tables_reading import Cell, Table
 from fastclf.data.tables_rules import Column, TableRules
@@ -57,8 +59,10 @@ def choose(table: Table, files: Files, rules: TableRules) -> Columns:
         file = _file_column(table, files, free)
         free.remove(file)
     if labels is None:
-        counted = [i for i in free if _is_row_number(table, i)] if len(free) > 1 else []
-        labels = _label_columns(table, files, rules, file, [i for i in free if i not in counted])
+        uncounted = [i for i in free if not _is_row_number(table, i)]
+        if uncounted or _have_folders(table, file):
+            free = uncounted
+        labels = _label_columns(table, files, rules, file, free)
     unused = [i for i in range(table.width) if i not in (file, split, *labels)]
     return Columns(file, labels, split, unused)
 
@@ -66,8 +70,7 @@ def choose(table: Table, files: Files, rules: TableRules) -> Columns:
 def _named_labels(table: Table, rules: TableRules) -> list[int] | None:
     if rules.label_col is None:
         return None
-    several = isinstance(rules.label_col, Sequence) and not isinstance(rules.label_col, str)
-    named: Sequence[Column] = rules.label_col if several else [rules.label_col]  # type: ignore[assignment,list-item]
+    named = [rules.label_col] if isinstance(rules.label_col, str | int) else list(rules.label_col)
     if not named:
         raise ValueError(f"{rules.call}: label_col must name a column, got an empty list.")
     return [_position(table, column, "label_col") for column in named]
@@ -76,7 +79,10 @@ def _named_labels(table: Table, rules: TableRules) -> list[int] | None:
 def _position(table: Table, column: Column, argument: str) -> int:
     """Returns the position of a column that is named, or numbered from 0."""
     header = table.header or []
+    if isinstance(column, bool) or not isinstance(column, str | int | np.integer):
+        raise TypeError(f"{argument} must be the name of a column or its number, got {column!r}.")
     if isinstance(column, str):
+        column = column.strip()
         if header.count(column) == 1:
             return header.index(column)
         if column in header:
@@ -86,8 +92,8 @@ def _position(table: Table, column: Column, argument: str) -> int:
             )
         if not header:
             raise DataError(f"{table.name} has no names of columns. Pass {argument}= as a number, counted from 0.")
-        near = difflib.get_close_matches(column.strip().lower(), [name.strip().lower() for name in header], 1)
-        mean = next((f" Did you mean {name!r}?" for name in header if [name.strip().lower()] == near), "")
+        near = difflib.get_close_matches(column.lower(), [name.lower() for name in header], 1)
+        mean = next((f" Did you mean {name!r}?" for name in header if [name.lower()] == near), "")
         raise DataError(f"{table.name} has no column {column!r} ({argument}), but {_some(header)}.{mean}")
     if not 0 <= column < table.width:
         raise DataError(f"{table.name} has columns 0 to {table.width - 1}, got {argument}={column!r}.")
@@ -113,20 +119,25 @@ def _file_column(table: Table, files: Files, free: Sequence[int]) -> int:
 
 
 def _is_row_number(table: Table, position: int) -> bool:
-    """Tells whether a column is pandas' index that was written along: without a name of its own, counting."""
-    if table.header is None or not re.fullmatch(r"(Unnamed: \d+)?|index", table.header[position]):
-        return False
+    """Tells whether a column without a name of its own numbers the rows, as pandas' index does when it is written."""
     cells = table.column(position)
-    return all(isinstance(cell, str) and re.fullmatch("[0-9]+", cell) for cell in cells) and len(set(cells)) == len(
-        cells
-    )
+    if table.header is None:
+        return any(cells == [str(i) for i in range(start, start + len(cells))] for start in (0, 1))
+    if not re.fullmatch(r"(Unnamed: \d+)?|index", table.header[position]):
+        return False
+    are_numbers = all(isinstance(cell, str) and re.fullmatch("[0-9]+", cell) for cell in cells)
+    return are_numbers and len(set(cells)) == len(cells)
+
+
+def _have_folders(table: Table, file: int) -> bool:
+    return all(isinstance(cell, str) and "/" in cell.replace("\\", "/").strip("/") for cell in table.column(file))
 
 
 def _label_columns(table: Table, files: Files, rules: TableRules, file: int, free: list[int]) -> list[int]:
     if len(free) == 1 or (free and rules.continuous):
         return free
     if not free:
-        if all(isinstance(cell, str) and "/" in cell.replace("\\", "/").strip("/") for cell in table.column(file)):
+        if _have_folders(table, file):
             return []
         raise DataError(
             f"{table.name}: found 1 column, of file names, and neither labels nor folders in the names. Add a column."
@@ -152,12 +163,12 @@ def _listing(table: Table, files: Files, rules: TableRules, file: int, free: Seq
     """Lists the columns with examples, and the call that would work."""
     lines = []
     values: dict[int, set[Cell]] = {}
-    for i in (file, *free):
+    for i in sorted((file, *free)):
         cells = table.column(i)
         values[i] = set(cells)
         examples = [_cut(repr(cell)) for cell in dict.fromkeys(cells[:_SAMPLE]) if cell not in ("", None)]
         what = "names of files" if i == file and any(map(files.find, cells[:_SAMPLE])) else ""
-        number = "" if table.header is None else f"{i}: "
+        number = f"{i}: " if table.title(i) != str(i) else ""
         lines.append(
             f"  {number}{table.title(i)}: {', '.join(examples[:4])} ({what or f'{len(values[i]):,} different'})"
         )

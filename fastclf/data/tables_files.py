@@ -83,6 +83,12 @@ class Files:
         return _only_one((PurePosixPath(name).name, name) for name in self.there)
 
     @cached_property
+    def _endings(self) -> list[str]:
+        """The suffixes of the files, most frequent first."""
+        counts = Counter(ending for name in self.there if (ending := PurePosixPath(name).suffix))
+        return [ending for ending, _ in counts.most_common(20)]
+
+    @cached_property
     def _stems(self) -> set[str]:
         return {name.rsplit(".", 1)[0] for name in self.there}
 
@@ -103,43 +109,60 @@ class Files:
 
     def looks_like_file(self, cell: Cell) -> bool:
         """Tells whether a cell is a file's name: there is such a file, or it ends like a picture."""
-        return isinstance(cell, str) and (_PICTURE.fullmatch(cell.strip()) is not None or self.find(cell) is not None)
+        if not isinstance(cell, str):
+            return False
+        return bool(_PICTURE.fullmatch(cell.strip()) or self.find(cell) or self.has_stem(cell))
 
     def hint(self, cells: Sequence[Cell]) -> str:
         """Says what would find the files of these names, which have none."""
         texts = [str(cell) for cell in cells]
-        endings = Counter(ending for name in self.there if (ending := PurePosixPath(name).suffix))
-        for ending in ("", *(ending for ending, _ in endings.most_common(20))):
-            other = Files(self.found, ending)
-            fixed = sum(other._in_folder(text) in self.there for text in texts) if ending != self.suffix else 0
+        looks = (self._other_suffix, self._other_delimiter, self._other_case, self._other_form, self._other_ending)
+        said = (look(texts) for look in (*looks, self._below, self._beside))
+        return next(filter(None, said), "Check the folder.")
+
+    def _other_suffix(self, texts: Sequence[str]) -> str:
+        for suffix in ("", *self._endings):
+            other = Files(self.found, suffix)
+            fixed = sum(other._in_folder(text) in self.there for text in texts) if suffix != self.suffix else 0
             if fixed:
-                return f"Did you mean suffix={ending!r}? It finds {fixed} of them."
-        renamed = Counter(
-            ending
-            for text in texts
-            for ending in endings
-            if (self.folder / text).with_suffix(ending).as_posix() in self.there
+                return f"Did you mean suffix={suffix!r}? It finds {fixed} of them."
+        return ""
+
+    def _other_delimiter(self, texts: Sequence[str]) -> str:
+        mark = next((mark for mark in ";\t|" if mark in texts[0]), None)
+        return f"Is the delimiter {mark!r}? Pass sep={mark!r}." if mark else ""
+
+    def _other_case(self, texts: Sequence[str]) -> str:
+        n = sum(self._by_case.get(self._in_folder(text).casefold()) == "" for text in texts)
+        return (
+            f"{n} of them are there in several spellings that differ in case. Write the one that is meant." if n else ""
         )
-        if renamed:
-            ending, count = renamed.most_common(1)[0]
-            return f"{count} of them are there as {ending!r}: change the suffix in the table."
+
+    def _other_form(self, texts: Sequence[str]) -> str:
         plain = {unicodedata.normalize("NFC", name) for name in self.there}
-        twins = sum(unicodedata.normalize("NFC", self._in_folder(text)) in plain for text in texts)
-        if twins:
-            return f"{twins} of them are there in another Unicode form (NFC or NFD). Write them as the files are named."
-        folded = Counter(name.casefold() for name in self.there)
-        twins = sum(folded[self._in_folder(text).casefold()] > 1 for text in texts)
-        if twins:
-            return f"{twins} of them are there in several spellings that differ in case. Write the one that is meant."
-        bases = Counter(PurePosixPath(name).name for name in self.there)
-        twins = sum(bases[PurePosixPath(f"{text}{self.suffix}").name] > 0 for text in texts)
-        if twins:
-            return f"{twins} of them are there in another folder. Write the folders that the files are in."
+        n = sum(unicodedata.normalize("NFC", self._in_folder(text)) in plain for text in texts)
+        if not n:
+            return ""
+        return f"{n} of them are there in another Unicode form (NFC or NFD). Write them as the files are named."
+
+    def _other_ending(self, texts: Sequence[str]) -> str:
+        stems = [PurePosixPath(self._in_folder(text)).with_suffix("").as_posix() for text in texts]
+        for ending in self._endings:
+            n = sum(stem + ending in self.there for stem in stems)
+            if n:
+                return f"{n} of them are there as {ending!r}: change the suffix in the table."
+        return ""
+
+    def _below(self, texts: Sequence[str]) -> str:
+        n = sum(PurePosixPath(f"{text}{self.suffix}").name in self._by_base for text in texts)
+        return f"{n} of them are there in another folder. Write the folders that the files are in." if n else ""
+
+    def _beside(self, texts: Sequence[str]) -> str:
         first = f"{texts[0]}{self.suffix}"
         home = next((entry.name for entry in self.found.path.iterdir() if (entry / first).is_file()), None)
-        if home is not None:
-            return f"{printable(first)} is in the folder {home!r}: with folder='.' files are found in all folders."
-        return "Check the folder."
+        if home is None:
+            return ""
+        return f"{printable(first)} is in the folder {home!r}: with folder='.' files are found in all folders."
 
     def missing_text(self, cells: Sequence[Cell], where: Sequence[str]) -> str:
         """Lists the first names that have no file."""

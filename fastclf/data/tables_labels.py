@@ -33,12 +33,14 @@ class Values:
         is_multi: whether a row may have several labels.
         is_reg: whether they are numbers to be predicted.
         how: how they were read, and why.
+        otherwise: what would read them in another way.
     """
 
     texts: list[tuple[str, ...]]
     is_multi: bool
     is_reg: bool
     how: str
+    otherwise: str = ""
 
 
 def read_values(table: Table, columns: Columns, rules: TableRules) -> Values:
@@ -110,9 +112,12 @@ def _by_indicator(table: Table, positions: list[int], rules: TableRules) -> Valu
             stacklevel=6,
         )
     if other is None and not rules.multi:
-        return Values(rows, False, False, f"one label per image in {titles}: every row has exactly one 1")
+        how = f"one label per image in {titles}: every row has exactly one 1"
+        return Values(rows, False, False, how, "multi=True")
     why = "" if other is None else f": {table.where[other]} has {len(rows[other])} columns with a 1"
-    return Values(rows, True, False, f"several labels per image in {titles}{why}")
+    return Values(
+        rows, True, False, f"several labels per image in {titles}{why}", "multi=False" if other is None else ""
+    )
 
 
 def _is_on(cell: Cell) -> bool:
@@ -130,7 +135,8 @@ def _refuse_cell(table: Table, positions: Sequence[int]) -> None:
             if not isinstance(cell, str) or cell.lower() not in ON | OFF:
                 raise LabelError(
                     f"{table.name}: {where} has {cell!r} in the label column {table.title(i)}: several label columns "
-                    "must hold 0 and 1, or -1 and 1. Pass one column as label_col, or continuous=True for numbers."
+                    "must hold 0 and 1, or -1 and 1. Decide what other values mean, e.g. from_df(PATH, folder, "
+                    "pd.read_csv(file).fillna(0).replace(-1, 1), ...); continuous=True predicts numbers."
                 )
 
 
@@ -150,11 +156,14 @@ def _by_text(table: Table, position: int, rules: TableRules) -> Values:
     if is_multi:
         texts = [_tags(cell, delim) for cell in cells]
         how = f"several labels per image {where}, " + (f"separated by {delim!r}{why}" if plain else "as lists")
-        return Values(texts, True, False, how)
+        return Values(texts, True, False, how, "multi=False" if len(plain) == len(cells) else "")
     for cell, line in zip(plain, table.where, strict=True):
         if not cell.strip():
             raise LabelError(f"{table.name}: {line} has no label. Fill it in, or remove the row.")
-    return Values([(cell,) for cell in plain], False, False, f"one label per image {where}{why}")
+    trimmed: list[tuple[str, ...]] = [(cell.strip(),) for cell in plain]
+    blanks = sum(text != cell for (text,), cell in zip(trimmed, plain, strict=True))
+    why += f"; blanks around {blanks} labels are taken off" if blanks else ""
+    return Values(trimmed, False, False, f"one label per image {where}{why}", "multi=True or label_delim=")
 
 
 def _unpacked(cells: Sequence[Cell]) -> Sequence[Cell]:

@@ -65,8 +65,8 @@ class Table:
         return [row[position] for row in self.rows]
 
     def title(self, position: int) -> str:
-        """Names a column in a message: by its name, or by its number where there are no names."""
-        return str(position) if self.header is None else repr(self.header[position])
+        """Names a column in a message: by its name, or by its number where it has none."""
+        return repr(self.header[position]) if self.header and self.header[position] else str(position)
 
     def headless(self) -> Table:
         """Takes the header for the first row."""
@@ -124,7 +124,7 @@ def read_csv(
         rows[0].insert(0, "")  # a header that does not name the first column, as R and CelebA write it
     header, header_where = None, ""
     if skip_header and rows:
-        header, header_where, rows, where = [str(cell) for cell in rows[0]], where[0], rows[1:], where[1:]
+        header, header_where, rows, where = [str(cell).strip() for cell in rows[0]], where[0], rows[1:], where[1:]
     table = Table(file.name, rows, where, header, header_where)
     _check_fields(table, sep, used)
     return table
@@ -190,7 +190,8 @@ def _records(text: str, sep: str, name: str, skipped: int) -> tuple[list[list[Ce
         numbered = [(number, line.split()) for number, line in enumerate(_LINE_END.split(text), skipped + 1)]
     else:
         lines = io.StringIO(text, newline="")
-        reader = csv.reader(lines, delimiter=sep, strict=True, skipinitialspace=sep == " ")
+        skip = sep == " " or f'{sep} "' in text  # what looks like a, "b, c" means a quoted field
+        reader = csv.reader(lines, delimiter=sep, strict=True, skipinitialspace=skip)
         try:
             numbered = [(skipped + reader.line_num, row) for row in reader]
         except csv.Error as error:
@@ -215,7 +216,7 @@ def read_df(df: pd.DataFrame) -> Table:
         "data frame",
         rows,
         [f"row {i}" for i in range(len(rows))],
-        [str(name) for name in df.columns],
+        [str(name).strip() for name in df.columns],
         index=index if len(index) == len(rows) else (),
     )
     _check_fields(table, None, "")
