@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,16 +36,20 @@ def check_sets(
     """Checks all that `ImageClassifierData.from_arrays` takes.
 
     Returns:
-        x of the training, the validation and, when it is given, the test set; and their labels, zeros for test.
+        x of the training, the validation and, when it is given, the test set; and their labels, zeros where test has
+        none.
     """
     sets = {"trn": trn, "val": val} | ({} if test is None else {"test": test})
-    xs = [_as_x(given[0] if isinstance(given, tuple) else given, name) for name, given in sets.items()]
-    _check_alike(xs)
-    labels = [*_as_labels(trn[1], val[1], classes, continuous=continuous)]
+    xs = {name: _as_x(given[0] if isinstance(given, tuple) else given, name) for name, given in sets.items()}
+    _check_alike([*xs.values()])
+    ys = {"trn": trn[1], "val": val[1]}
+    if isinstance(test, tuple) and test[1] is not None:
+        ys["test"] = test[1]
+    labels = _as_labels(ys, classes, continuous=continuous)
     _check_lengths(xs, labels)
-    if test is not None:
-        labels.append(labels[0].zeros(len(xs[2])))
-    return xs, labels
+    if test is not None and "test" not in ys:
+        labels["test"] = labels["trn"].zeros(len(xs["test"]))
+    return [*xs.values()], [*labels.values()]
 
 
 def _as_x(x: Any, name: str) -> npt.NDArray[Any]:
@@ -145,9 +149,10 @@ def _check_alike(xs: Sequence[npt.NDArray[Any]]) -> None:
             )
 
 
-def _check_lengths(xs: Sequence[npt.NDArray[Any]], ys: Sequence[Labels]) -> None:
+def _check_lengths(xs: Mapping[str, npt.NDArray[Any]], ys: Mapping[str, Labels]) -> None:
     """Raises ValueError where x and y differ in length."""
-    for x, y, name in zip(xs, ys, ("trn", "val"), strict=False):
+    for name, y in ys.items():
+        x = xs[name]
         if len(x) != len(y):
             raise ValueError(
                 f"from_arrays: {name} x and y must be equally long, got x {list(x.shape)} and y {list(y.y.shape)}. "
@@ -155,24 +160,38 @@ def _check_lengths(xs: Sequence[npt.NDArray[Any]], ys: Sequence[Labels]) -> None
             )
 
 
-def _as_labels(trn_y: Any, val_y: Any, classes: Sequence[str] | None, *, continuous: bool) -> tuple[Labels, Labels]:
-    """Checks the labels of the training and the validation set and maps names to indices.
+def _as_labels(ys: Mapping[str, Any], classes: Sequence[str] | None, *, continuous: bool) -> dict[str, Labels]:
+    """Checks the labels of the sets that have some, 'trn' among them, and maps names to indices.
 
     Raises:
         ValueError: when a shape or type is not one of those that `from_arrays` names.
         LabelError: when a label is out of range or unknown to the training set.
     """
-    trn, val = _as_array(trn_y, "trn y"), _as_array(val_y, "val y")
-    if trn.ndim != val.ndim or trn.shape[1:] != val.shape[1:] or trn.ndim not in (1, 2):
-        raise ValueError(
-            "from_arrays: y must be [N] or [N, C], the same for trn and val, got "
-            f"{list(trn.shape)} and {list(val.shape)}."
-        )
+    arrays = {name: _as_array(y, f"{name} y") for name, y in ys.items()}
+    trn = arrays["trn"]
+    for name, y in arrays.items():
+        if y.ndim not in (1, 2) or y.ndim != trn.ndim or y.shape[1:] != trn.shape[1:]:
+            raise ValueError(
+                f"from_arrays: y must be [N] or [N, C], the same for trn and {name}, got {list(trn.shape)} and "
+                f"{list(y.shape)}."
+            )
     if continuous:
-        return _numbers(trn, "trn"), _numbers(val, "val")
+        return {name: _numbers(y, name) for name, y in arrays.items()}
+    if trn.shape[1:] == (1,):
+        raise ValueError(f"from_arrays: y of one label per row must be [N], got {list(trn.shape)}. Pass y.ravel().")
     if trn.ndim == 2:
-        return _several(trn, "trn", classes), _several(val, "val", classes)
-    return _single(trn, val, classes)
+        labels = {name: _several(y, name, classes) for name, y in arrays.items()}
+        _say_one_hot(trn)
+        return labels
+    return _single(arrays, classes)
+
+
+def _say_one_hot(y: npt.NDArray[Any]) -> None:
+    if (y.sum(axis=1) == 1).all():
+        print(
+            f"from_arrays: several labels per row, as y is [N, {y.shape[1]}]; yet every row has exactly one 1: "
+            "y.argmax(1) would make it one label"
+        )
 
 
 def _numbers(y: npt.NDArray[Any], name: str) -> Labels:
@@ -198,22 +217,23 @@ def _several(y: npt.NDArray[Any], name: str, classes: Sequence[str] | None) -> L
     return Labels(y.astype(np.float32), names, is_multi=True)
 
 
-def _single(trn: npt.NDArray[Any], val: npt.NDArray[Any], classes: Sequence[str] | None) -> tuple[Labels, Labels]:
-    numbers = all(np.issubdtype(y.dtype, np.integer) for y in (trn, val))
+def _single(ys: dict[str, npt.NDArray[Any]], classes: Sequence[str] | None) -> dict[str, Labels]:
+    numbers = all(np.issubdtype(y.dtype, np.integer) for y in ys.values())
     if not numbers:
-        if not all(isinstance(label, str) for y in (trn, val) for label in y.tolist()):
+        if not all(isinstance(label, str) for y in ys.values() for label in y.tolist()):
+            types = " and ".join(str(y.dtype) for y in ys.values())
             raise LabelError(
-                f"from_arrays: y must be whole numbers or names, got {trn.dtype} and {val.dtype}. "
+                f"from_arrays: y must be whole numbers or names, got {types}. "
                 "For numbers to be predicted pass continuous=True."
             )
-        names = sorted(set(trn.tolist())) if classes is None else [str(name) for name in classes]
+        names = sorted(set(ys["trn"].tolist())) if classes is None else [str(name) for name in classes]
         index = {name: i for i, name in enumerate(names)}
-        trn, val = (np.array([index.get(label, -1) for label in y.tolist()], np.int64) for y in (trn, val))
+        ys = {part: np.array([index.get(label, -1) for label in y.tolist()], np.int64) for part, y in ys.items()}
     else:
-        top = int(trn.max()) if classes is None else len(classes) - 1
+        top = int(ys["trn"].max()) if classes is None else len(classes) - 1
         names = [str(i) for i in range(top + 1)] if classes is None else [str(name) for name in classes]
     check_classes(names, "from_arrays")
-    for y, name in ((trn, "trn"), (val, "val")):
+    for name, y in ys.items():
         outside = (y < 0) | (y >= len(names))
         if outside.any():
             row = int(outside.argmax())
@@ -222,12 +242,12 @@ def _single(trn: npt.NDArray[Any], val: npt.NDArray[Any], classes: Sequence[str]
                 + (f" ({y[row]})." if numbers else ".")
                 + " Pass classes= with all names, or mend the row."
             )
-    counts = np.bincount(trn, minlength=len(names))
+    counts = np.bincount(ys["trn"], minlength=len(names))
     if counts.min() == 0:
         raise LabelError(
             f"from_arrays: every class must have a training row, got none of {names[int(counts.argmin())]!r}. "
             "Number the classes 0..C-1 without a gap, or add rows."
         )
-    val_counts = np.bincount(val, minlength=len(names))
+    val_counts = np.bincount(ys["val"], minlength=len(names))
     warn_absent([name for name, count in zip(names, val_counts, strict=True) if count == 0], "val")
-    return Labels(trn.astype(np.int64), names), Labels(val.astype(np.int64), names)
+    return {name: Labels(y.astype(np.int64), names) for name, y in ys.items()}

@@ -19,8 +19,11 @@ from fastclf.data.layout import find_sets
 from fastclf.data.listing import find_files
 from fastclf.data.name_labels import label_by, labelled_by_name
 from fastclf.data.options import SEED, Options, explains_options
+from fastclf.data.samples import Dataset
 from fastclf.data.sets import Tfms, check_tfms
 from fastclf.data.split import check_val_idxs
+from fastclf.data.tables_reading import Table, read_csv, read_df
+from fastclf.data.tables_rules import Column, Missing, TableRules
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -214,46 +217,76 @@ class ImageClassifierData(DataLoaders):
         skip_header: bool = True,
         cat_separator: str = " ",
         *,
+        fn_col: Column | None = None,
+        label_col: Column | Sequence[Column] | None = None,
+        split_col: Column | None = None,
+        label_delim: str | None = None,
         multi: bool | None = None,
-        sep: str = ",",
+        missing: Missing = "raise",
+        val_csv: PathLike | None = None,
+        test_csv: PathLike | None = None,
+        sep: str | None = None,
         encoding: str = "utf-8-sig",
         val_pct: float = 0.2,
         allow_outside: bool = False,
         **options: Unpack[Options],
     ) -> Self:
-        """Reads pictures in path/folder, labelled by a table with a file name and a label in each row.
+        """Reads pictures in path/folder, labelled by a table with a file name and a label or labels in each row.
+
+        How the table was read is said in one line. Where it has more columns than a file and a label, those to use must
+        be named, unless all others hold 0 and 1. A table without labels takes the folder of each file for its class.
 
         Args:
             path: the data's root.
             folder: the folder of the pictures.
-            csv_fname: the table.
+            csv_fname: the table, below the working folder or below path.
             bs: rows per batch.
             tfms: (training, validation) transforms, from `tfms_from_model`.
             val_idxs: rows for validation, counted from 0 without the header; by default `val_pct` of every class.
             suffix: what a name in the table lacks, e.g. '.jpg'.
-            test_name: the folder of test pictures.
+            test_name: the folder of test pictures, which have no labels.
             continuous: whether the labels are numbers to be predicted; then every further column is one.
-            skip_header: whether the first line names the columns.
-            cat_separator: what stands between several labels; a space also means any white space.
-            multi: whether a picture may have several labels; by default, whether any row has several. Said in a line.
-            sep: what stands between columns.
-            encoding: of the table.
+            skip_header: whether the first line names the columns, unless it names a file.
+            cat_separator: what stands between several labels where there are several; the original's name.
+            fn_col: the column of the files, by name or counted from 0; by default the one that names most files.
+            label_col: the column of the labels; or a list of columns, one for each class, of 0 and 1, or -1 and 1; or
+                of numbers when continuous.
+            split_col: a column of 'train', 'valid' and 'test'; or of 0, 1, True and False, named is_valid or is_train.
+                Without rows for validation, they are drawn. Test rows may have labels.
+            label_delim: what stands between several labels; a blank means any white space.
+            multi: whether a picture may have several labels. By default, whether cells hold lists, '|' or ';', or words
+                that vary independently of each other: in more combinations than there are words that never stand alone.
+            missing: what happens when rows have no file: "raise" names them, "skip" goes on without them and lists them
+                in tmp/missing_images.csv.
+            val_csv: a table of the rows for validation, of the same columns.
+            test_csv: a table of the rows for test, of the same columns; its labels may be empty.
+            sep: what stands between columns; by default found out. A blank means any white space.
+            encoding: of the table; UTF-16 is known by its first bytes.
             val_pct: see val_idxs.
             allow_outside: see `from_paths`.
             **options: see `Options`.
 
         Raises:
             FileNotFoundError: when a folder, the table or the file of a row is missing.
-            LabelError: when a row cannot be used; names it.
-            ValueError: when val_idxs do not fit.
+            DataError: when the table or a column of it cannot be used.
+            LabelError: when a row cannot be used, or the column of the labels must be named; shows how.
+            ValueError: when val_idxs or other arguments do not fit.
         """
-        table = tables.read_csv(csv_fname, sep, encoding, skip_header)
-        form = tables.LabelForm(continuous, multi, cat_separator)
-        return cls._from_table(
-            path, folder, table, bs, tfms, val_idxs, suffix, test_name, form, val_pct, allow_outside, options
+        rules = TableRules(
+            "from_csv", suffix, continuous, multi, cat_separator, label_delim, fn_col, label_col, split_col, missing
+        )
+        files = {"train": csv_fname, "valid": val_csv, "test": test_csv}
+        read = {
+            part: read_csv(file, Path(path), sep, encoding, skip_header=skip_header)
+            for part, file in files.items()
+            if file is not None
+        }
+        return cls._from_tables(
+            path, folder, read, bs, tfms, val_idxs, test_name, rules, val_pct, allow_outside, options
         )
 
     @classmethod
+    @explains_options
     def from_df(
         cls,
         path: PathLike,
@@ -267,39 +300,53 @@ class ImageClassifierData(DataLoaders):
         continuous: bool = False,
         cat_separator: str = " ",
         *,
+        fn_col: Column | None = None,
+        label_col: Column | Sequence[Column] | None = None,
+        split_col: Column | None = None,
+        label_delim: str | None = None,
         multi: bool | None = None,
+        missing: Missing = "raise",
         val_pct: float = 0.2,
         allow_outside: bool = False,
         **options: Unpack[Options],
     ) -> Self:
-        """The same as `from_csv`, with a data frame: first column file names, second labels. The index is not used."""
-        form = tables.LabelForm(continuous, multi, cat_separator)
-        table = tables.read_df(df)
-        return cls._from_table(
-            path, folder, table, bs, tfms, val_idxs, suffix, test_name, form, val_pct, allow_outside, options
+        """The same as `from_csv`, with a data frame. A cell may hold a list of labels; the index is not used."""
+        rules = TableRules(
+            "from_df", suffix, continuous, multi, cat_separator, label_delim, fn_col, label_col, split_col, missing
+        )
+        read = {"train": read_df(df)}
+        return cls._from_tables(
+            path, folder, read, bs, tfms, val_idxs, test_name, rules, val_pct, allow_outside, options
         )
 
     @classmethod
-    def _from_table(
+    def _from_tables(
         cls,
         path: PathLike,
         folder: str,
-        table: tables.Table,
+        read: dict[str, Table],
         bs: int,
         tfms: Tfms | None,
         val_idxs: ValIdxs,
-        suffix: str,
         test_name: str | None,
-        form: tables.LabelForm,
+        rules: TableRules,
         val_pct: float,
         allow_outside: bool,
         options: Options,
     ) -> Self:
-        tfms, seed = check_tfms(tfms), options.get("seed", SEED)
-        found = find_files(Path(path), folder, allow_outside=allow_outside)
-        rows = tables.labelled_by_table(table, found, suffix, form, val_idxs, val_pct, seed)
-        trn, val, test = sets.from_rows(Path(path), tfms, *rows, test_name, allow_outside)
-        tables.check_trained(trn.labels, val.labels, table.name)
+        path, tfms, seed = Path(path), check_tfms(tfms), options.get("seed", SEED)
+        found = find_files(path, folder, allow_outside=allow_outside)
+        rows = tables.labelled_by_table(read, found, rules, val_idxs, val_pct, seed)
+        if rows.test_labels is not None and test_name is not None:
+            raise ValueError(
+                f"{rules.call}: the table has rows for test, and test_name={test_name!r} too. Pass one of them."
+            )
+        trn, val, test = sets.from_rows(
+            path, tfms, rows.names, rows.labels, rows.val_idxs, rows.ignored, test_name, allow_outside
+        )
+        if rows.test_labels is not None:
+            test = Dataset(path, rows.test_labels, rows.test_names, tfms=tfms[1])
+        tables.check_trained(trn.labels, val.labels, next(iter(read.values())).name)
         warn_imbalance(trn)
         return cls(path, trn, val, test, bs=bs, tfms=tfms, **options)
 
@@ -328,7 +375,7 @@ class ImageClassifierData(DataLoaders):
             bs: rows per batch.
             tfms: (training, validation) transforms, for pictures.
             classes: names of the classes 0, 1, ...; by default the numbers, or the sorted names in y.
-            test: x, or (x, y) whose y is not used.
+            test: x, or (x, y) with y as in val; without y, zeros stand in its place.
             continuous: whether y are numbers to be predicted.
             **options: see `Options`.
 

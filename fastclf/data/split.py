@@ -146,7 +146,7 @@ def check_val_idxs(val_idxs: Sequence[int] | npt.NDArray[np.int64], n: int) -> n
         ValueError: when they are not; names the first that is wrong.
     """
     idxs = np.asarray(val_idxs)
-    fix = "Pass e.g. get_cv_idxs(n)."
+    fix = "Pass np.flatnonzero(mask)." if idxs.dtype == bool else "Pass e.g. get_cv_idxs(n)."
     if idxs.ndim != 1 or len(idxs) == 0 or not np.issubdtype(idxs.dtype, np.integer):
         raise ValueError(
             f"val_idxs must be a list of row numbers, got shape {list(idxs.shape)} of {idxs.dtype}. {fix} "

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.transforms import tfms_from_stats
@@ -186,11 +187,45 @@ def test_numbers_to_predict():
         load(y=np.linspace(0, 1, 6))
 
 
-def test_a_test_set():
-    for test in (PICTURES[:4], (PICTURES[:4], None), (PICTURES[:4], [1] * 4)):
-        data = load(test=test)
-        assert data.test_ds.y.tolist() == [0] * 4
-        assert sum(len(x) for x, _ in data.test_dl) == 4
+@pytest.mark.parametrize(
+    ("test", "y"),
+    [(PICTURES[:4], [0] * 4), ((PICTURES[:4], None), [0] * 4), ((PICTURES[:4], [1, 0, 1, 1]), [1, 0, 1, 1])],
+)
+def test_a_test_set(test, y):
+    data = load(test=test)
+    assert data.test_ds.y.tolist() == y
+    assert torch.cat([served for _, served in data.test_dl]).tolist() == y
+
+
+def test_labels_of_a_test_set_are_checked_like_the_others():
+    names = ["dog", "cat"] * 3
+    assert load(y=names, test=(PICTURES, names)).test_ds.y.tolist() == [1, 0] * 3
+    several = np.array([[1, 1], [0, 1], [1, 0]] * 2)
+    np.testing.assert_array_equal(load(y=several, test=(PICTURES, several[::-1])).test_ds.y, several[::-1])
+    numbers = np.linspace(0, 1, 6, dtype=np.float32)
+    np.testing.assert_array_equal(load(y=numbers, test=(PICTURES, -numbers), continuous=True).test_ds.y, -numbers)
+    with pytest.raises(LabelError, match="test y must be one of the 2 classes, row 1 is not"):
+        load(test=(PICTURES[:2], [0, 2]))
+    with pytest.raises(ValueError, match="test x and y must be equally long"):
+        load(test=(PICTURES[:2], [0]))
+    with pytest.raises(ValueError, match="the same for trn and test"):
+        load(test=(PICTURES, several))
+
+
+def test_one_hot_labels_are_said_to_be_several(capsys):
+    """Keras' to_categorical."""
+    one_hot = np.eye(3)[[0, 1, 2, 0, 1, 2]]
+    assert load(y=one_hot).is_multi
+    assert "every row has exactly one 1: y.argmax(1)" in capsys.readouterr().out
+    load(y=np.vstack([one_hot[:5], [1, 1, 0]]))
+    assert capsys.readouterr().out == ""
+
+
+def test_labels_in_a_column():
+    """Keras' CIFAR-10."""
+    with pytest.raises(ValueError, match=r"must be \[N\], got \[6, 1\]. Pass y.ravel\(\)"):
+        load(y=np.array(Y)[:, None])
+    assert load(y=np.array(Y)[:, None], continuous=True).is_reg
 
 
 def test_pictures_need_transforms():

@@ -76,7 +76,7 @@ def test_multi_overrides(load, capsys):
     data = load(rows(["big dog", "cat"] * 5), multi=False)
     assert data.classes == ["big dog", "cat"]
     assert not data.is_multi
-    assert "label" not in capsys.readouterr().out
+    assert "one label per image in column 'label'; 2 classes" in capsys.readouterr().out
 
 
 def test_text_that_looks_like_something_else_stays_text(load):
@@ -121,16 +121,16 @@ def test_single_rows_stay_in_train(load):
 def test_a_test_folder(load, path, save_picture):
     for name in ("b", "a"):
         save_picture(path / "new" / f"{name}.png")
-    data = load(rows(["a b", "b"] * 5), test_name="new")
+    data = load(rows(["a b", "b"] * 5), test_name="new", multi=True)
     assert list(data.test_ds.fnames) == ["new/a.png", "new/b.png"]
     np.testing.assert_array_equal(data.test_ds.y, np.zeros((2, 2)))
 
 
 def test_without_header(load):
     text = "\n".join(f"{name},{label}" for name, label in rows(AB))
-    assert len(load(text, skip_header=False).trn_ds) == 8
-    with pytest.raises(LabelError, match=r"000.png is a picture. Pass skip_header=False"):
-        load(text)
+    for skip_header in (False, True):  # the first line names a file
+        data = load(text, skip_header=skip_header)
+        assert sorted([*data.trn_ds.fnames, *data.val_ds.fnames]) == [f"pics/{name}.png" for name in IDS]
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\n\n"])
@@ -155,8 +155,9 @@ def test_another_delimiter(load, mark, shown):
     with pytest.raises(
         DataError, match=rf"found 1 column with the delimiter ','. Is the delimiter {shown}\? Pass sep="
     ):
-        load(text)
+        load(text, sep=",")
     assert load(text, sep=mark).classes == ["a", "b"]
+    assert load(text).classes == ["a", "b"]
 
 
 @pytest.mark.parametrize("line", [2, 7, 11])
@@ -215,10 +216,20 @@ def test_no_table(path):
         ImageClassifierData.from_csv(path, "pics", path / "nothing.csv", 4, TFMS)
 
 
-def test_further_columns_are_not_used_in_silence(load):
-    text = "id,label,more\n" + "\n".join(f"{name},{label},x" for name, label in rows(AB))
-    with pytest.warns(UserWarning, match="has 3 columns"):
-        assert load(text).classes == ["a", "b"]
+def test_further_columns_are_not_used_in_silence(load, capsys):
+    text = "id,more,label\n" + "\n".join(f"{name},x{name},{label}" for name, label in rows(AB))
+    with pytest.raises(LabelError, match="has 3 columns, and which one holds the labels was not said") as error:
+        load(text)
+    shown = str(error.value).splitlines()
+    assert shown[1:4] == [
+        "  0: 'id': '000', '001', '002', '003' (names of files)",
+        "  1: 'more': 'x000', 'x001', 'x002', 'x003' (10 different)",
+        "  2: 'label': 'a', 'b' (2 different)",
+    ]
+    assert "from_csv(PATH, 'pics', 'labels.csv', tfms=tfms, fn_col='id', label_col='label')" in shown[4]
+    for column in ("label", 2):
+        assert load(text, label_col=column).classes == ["a", "b"]
+        assert "not used: 'more'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("label", ["", "  "])
@@ -228,10 +239,10 @@ def test_empty_label(load, label):
     assert load(rows([*AB[:4], label, *AB[5:]]), multi=True).trn_y[2].tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("name", ["", "/etc/x", "../x", "a/../../x", "a\\b", "a\0b"])
+@pytest.mark.parametrize("name", ["", "/etc/x", "../x", "a/../../x", "..\\x", "C:\\x", "a\0b"])
 def test_names_that_are_refused(load, name):
     table = rows(AB)
-    table[3] = (name, "a")
+    table[3] = (name, "b")
     with pytest.raises(LabelError, match="line 5 must name a file inside the folder"):
         load(table)
 
@@ -306,7 +317,7 @@ def test_repeated_rows(load):
     assert len(data.trn_ds) == 8
     with pytest.raises(
         LabelError,
-        match=r"2 row\(s\) give another label.*000 in line 2 and line 12: 'a' and 'b'; 001 in line 3 and line 13",
+        match=r"2 row\(s\) give another label.*000.png in line 2 and line 12: 'a' and 'b'; .*001.png in line 3",
     ):
         load([*rows(AB), ("000", "b"), ("001", "a")])
 
@@ -315,7 +326,7 @@ def test_class_in_validation_rows_only(load):
     with pytest.raises(LabelError, match="'rare' occur in validation rows only"):
         load(rows(["rare", *AB[1:]]))
     with pytest.raises(LabelError, match="'rare' occur in validation rows only"):
-        load(rows(["a rare", *AB[1:]]))
+        load(rows(["a rare", *AB[1:]]), multi=True)
 
 
 def test_class_without_validation_row(load):

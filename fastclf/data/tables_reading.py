@@ -1,0 +1,285 @@
+"""Rows of text, from a file or a data frame."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from fastclf.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Cell: TypeAlias = str | tuple[str, ...] | None
+"""Text; several labels, where a cell of a data frame holds a list; None, where it holds no value."""
+
+_DELIMITERS = ("\t", ",", ";", "|")
+_MARKS = {  # UTF-32 first: its mark begins with that of UTF-16
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_HEAD = 100
+_LINE_END = re.compile(r"\r\n|\r|\n")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells.
+
+    Attributes:
+        name: of the file, for messages.
+        rows: the cells of each row, equally many.
+        where: where each row stands, for messages: 'line 3'.
+        header: the names of the columns; None when nothing names them.
+        header_where: where the header stands.
+        index: of a data frame, where it holds text.
+        parts: for each row the set it belongs to, where the caller has one table for each.
+    """
+
+    name: str
+    rows: list[list[Cell]]
+    where: list[str]
+    header: list[str] | None = None
+    header_where: str = ""
+    index: Sequence[str] = ()
+    parts: Sequence[str] = ()
+
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        return len(self.rows[0])
+
+    def column(self, position: int) -> list[Cell]:
+        """Returns the cells of a column."""
+        return [row[position] for row in self.rows]
+
+    def title(self, position: int) -> str:
+        """Names a column in a message: by its name, or by its number where it has none."""
+        return repr(self.header[position]) if self.header and self.header[position] else str(position)
+
+    def headless(self) -> Table:
+        """Takes the header for the first row."""
+        assert self.header is not None
+        rows: list[list[Cell]] = [[*self.header], *self.rows]
+        where = [self.header_where, *self.where]
+        return replace(self, rows=rows, where=where, header=None)
+
+
+def find_csv(csv_fname: str | os.PathLike[str], path: Path) -> Path:
+    """Finds a table below the working folder or below the data's path.
+
+    Raises:
+        FileNotFoundError: when it is in neither.
+        ValueError: when another file of that name is in each.
+    """
+    here, there = Path(csv_fname), path / csv_fname
+    found = [file for file in (here, there) if file.is_file()]
+    if not found:
+        where = f"{here}" if here == there else f"{here}, and none {there}"
+        raise FileNotFoundError(f"from_csv: there is no file {where}. Check the path.")
+    if len(found) == 2 and not here.samefile(there):
+        raise ValueError(
+            f"from_csv: csv_fname must name one table, got {here.resolve()} and {there}. Pass a full path."
+        )
+    return found[0]
+
+
+def read_csv(
+    csv_fname: str | os.PathLike[str], path: Path, sep: str | None, encoding: str, *, skip_header: bool = True
+) -> Table:
+    """Reads a table as text: nothing is taken for a number or for missing, every line must have the same fields.
+
+    Args:
+        csv_fname: the table.
+        path: where it is looked for besides the working folder.
+        sep: what stands between the fields; a blank means any white space; None to find out.
+        encoding: of the text. A byte order mark of UTF-16 or UTF-32 is heeded whatever it is.
+        skip_header: whether the first line names the columns.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when the delimiter is not one character, or the encoding is unknown.
+        DataError: when it is empty, not in this encoding, or a line has another number of fields; names the line.
+    """
+    file = find_csv(csv_fname, path)
+    if sep is not None and (len(sep) != 1 or sep in '\r\n"'):
+        raise ValueError(
+            f"from_csv: sep must be one character, not a quote or a line's end, got {sep!r}. Pass e.g. ','."
+        )
+    text, skipped, named = _without_preamble(_decoded(file, encoding))
+    used = sep or named or _delimiter(text)
+    rows, where = _records(text, used, file.name, skipped)
+    if used == " " and len(rows) > 1 and all(len(row) == len(rows[0]) + 1 for row in rows[1:]):
+        rows[0].insert(0, "")  # a header that does not name the first column, as R and CelebA write it
+    header, header_where = None, ""
+    if skip_header and rows:
+        header, header_where, rows, where = [str(cell).strip() for cell in rows[0]], where[0], rows[1:], where[1:]
+    table = Table(file.name, rows, where, header, header_where)
+    _check_fields(table, sep, used)
+    return table
+
+
+def _decoded(file: Path, encoding: str) -> str:
+    content = file.read_bytes()
+    mark = next((name for mark, name in _MARKS.items() if content.startswith(mark)), None)
+    plain = encoding.lower().replace("_", "-")
+    try:
+        if mark is not None and not plain.startswith(mark):
+            if not plain.startswith("utf-8"):
+                raise DataError(f"{file.name} begins with the mark of {mark}. Pass encoding={mark!r}.")
+            encoding = mark
+        return content.decode(encoding).removeprefix("\ufeff")
+    except LookupError as error:
+        raise ValueError(f"from_csv: encoding must be a text encoding that Python knows, got {encoding!r}.") from error
+    except UnicodeError as error:
+        other = "utf-16" if content[:1000].count(0) > len(content[:1000]) // 4 else "latin-1"
+        raise DataError(f"{file.name} is not in {encoding}: {error}. Pass e.g. encoding={other!r}.") from error
+
+
+def _without_preamble(text: str) -> tuple[str, int, str | None]:
+    """Takes away a first line that is no row: Excel's 'sep=;', or the number of rows (CelebA).
+
+    Returns:
+        The rest, how many lines were taken away, and the delimiter that Excel names.
+    """
+    first, *rest = _LINE_END.split(text, maxsplit=1)
+    if not rest:
+        return text, 0, None
+    if excel := re.fullmatch(r'"?sep=(.)"?[,;\s]*', first, re.IGNORECASE):
+        return rest[0], 1, excel[1]
+    n = len(_LINE_END.split(rest[0].rstrip("\r\n")))
+    if re.fullmatch(r"\s*[0-9]{1,9}\s*", first) and int(first) in (n, n - 1):
+        return rest[0], 1, None
+    return text, 0, None
+
+
+def _delimiter(text: str) -> str:
+    """Finds what gives every one of the first lines the same number of fields, two or more."""
+    lines = _LINE_END.split(text, maxsplit=_HEAD)[:_HEAD]
+    widths = {sep: _widths(lines, sep) for sep in (*_DELIMITERS, " ")}
+    for sep, found in widths.items():
+        if found and found[-1] > 1 and len(set(found[1:])) <= 1 and found[-1] - found[0] in (0, int(sep == " ")):
+            return sep
+    often = {sep: sum(width > 1 for width in widths[sep]) for sep in _DELIMITERS}  # not everywhere: a line is odd
+    return max(often, key=often.__getitem__) if any(often.values()) else ","
+
+
+def _widths(lines: Sequence[str], sep: str) -> list[int]:
+    if sep == " ":
+        return [len(line.split()) for line in lines if line.strip()]
+    try:
+        return [len(row) for row in csv.reader(lines, delimiter=sep) if row]
+    except csv.Error:
+        return []
+
+
+def _records(text: str, sep: str, name: str, skipped: int) -> tuple[list[list[Cell]], list[str]]:
+    """Splits lines into fields, and says where each row stands; empty lines are none."""
+    if sep == " " and '"' not in text:
+        numbered = [(number, line.split()) for number, line in enumerate(_LINE_END.split(text), skipped + 1)]
+    else:
+        lines = io.StringIO(text, newline="")
+        skip = sep == " " or f'{sep} "' in text  # what looks like a, "b, c" means a quoted field
+        reader = csv.reader(lines, delimiter=sep, strict=True, skipinitialspace=skip)
+        try:
+            numbered = [(skipped + reader.line_num, row) for row in reader]
+        except csv.Error as error:
+            line = skipped + reader.line_num
+            raise DataError(f"{name}: line {line} is no proper row: {error}. Mend its quotes.") from error
+    return [[*row] for _, row in numbered if row], [f"line {number}" for number, row in numbered if row]
+
+
+def read_df(df: pd.DataFrame) -> Table:
+    """Takes the columns of a data frame as text, and lists in cells as several labels.
+
+    Raises:
+        TypeError: when it is none.
+        DataError: when it has no rows or columns.
+    """
+    if not hasattr(df, "iloc") or not hasattr(df, "columns"):
+        raise TypeError(f"from_df: df must be a pandas data frame, got {type(df).__name__}.")
+    columns = [_cells(df.iloc[:, position]) for position in range(df.shape[1])]
+    rows: list[list[Cell]] = [[*row] for row in zip(*columns, strict=True)]
+    index = [value for value in df.index if isinstance(value, str)]
+    table = Table(
+        "data frame",
+        rows,
+        [f"row {i}" for i in range(len(rows))],
+        [str(name).strip() for name in df.columns],
+        index=index if len(index) == len(rows) else (),
+    )
+    _check_fields(table, None, "")
+    return table
+
+
+def _cells(column: pd.Series[Any]) -> list[Cell]:
+    missing = column.isna().to_numpy(bool)
+    return [None if none else _cell(value) for none, value in zip(missing, column.tolist(), strict=True)]
+
+
+def _cell(value: Any) -> Cell:
+    if isinstance(value, np.ndarray):
+        value = value.reshape(-1).tolist()
+    if isinstance(value, list | tuple | set | frozenset):
+        return tuple(str(_plain(item)) for item in value)
+    return str(_plain(value))
+
+
+def _plain(value: Any) -> Any:
+    """Whole numbers without '.0': pandas makes floats of whole numbers beside a missing value."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _check_fields(table: Table, sep: str | None, used: str) -> None:
+    if not table.rows:
+        what = "only a header line" if table.header else "empty"
+        raise DataError(f"{table.name} is {what}. It must hold rows of a file name and a label.")
+    n = len(table.header or table.rows[0])
+    if n == 0 or (n == 1 and sep is not None):
+        first = "".join(table.header or map(str, table.rows[0]))
+        other = next((mark for mark in (*_DELIMITERS, " ") if mark != sep and mark in first), None)
+        hint = f"Is the delimiter {other!r}? Pass sep={other!r}." if other else "It needs file names and labels."
+        raise DataError(f"{table.name}: found {n} column{'' if n == 1 else 's'} with the delimiter {sep!r}. {hint}")
+    for row, where in zip(table.rows, table.where, strict=True):
+        if len(row) != n:
+            raise DataError(
+                f"{table.name}: {where} has {len(row)} fields, expected {n}. Quote a field that holds a {used!r}."
+            )
+
+
+def join(tables: dict[str, Table]) -> Table:
+    """Puts the tables of several sets one below the other.
+
+    Args:
+        tables: by the name of their set, 'train' first.
+
+    Raises:
+        DataError: when their columns differ.
+    """
+    first, *others = tables.values()
+    if not others:
+        return first
+    for other in others:
+        if other.width != first.width or other.header != first.header:
+            raise DataError(
+                f"{other.name} must have the columns of {first.name}: {first.header or first.width}, got "
+                f"{other.header or other.width}. Rename or reorder them."
+            )
+    return Table(
+        " + ".join(table.name for table in tables.values()),
+        [row for table in tables.values() for row in table.rows],
+        [f"{table.name} {where}" for table in tables.values() for where in table.where],
+        first.header,
+        parts=[part for part, table in tables.items() for _ in table.rows],
+    )

@@ -1,0 +1,49 @@
+"""What the caller has said about a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Column: TypeAlias = str | int
+Missing: TypeAlias = Literal["raise", "skip"]
+
+
+@dataclass(frozen=True)
+class TableRules:
+    """How a table is to be read; see `ImageClassifierData.from_csv`.
+
+    Raises:
+        ValueError: when an argument can never fit, or two contradict each other.
+    """
+
+    call: str
+    suffix: str = ""
+    continuous: bool = False
+    multi: bool | None = None
+    cat_separator: str = " "
+    label_delim: str | None = None
+    fn_col: Column | None = None
+    label_col: Column | Sequence[Column] | None = None
+    split_col: Column | None = None
+    missing: Missing = "raise"
+
+    def __post_init__(self) -> None:
+        if not self.cat_separator or self.label_delim == "":
+            name = "label_delim" if self.cat_separator else "cat_separator"
+            raise ValueError(f"{self.call}: {name} must not be empty. Pass e.g. ' '.")
+        if self.label_delim is not None and self.cat_separator not in (" ", self.label_delim):
+            raise ValueError(f"{self.call}: label_delim and cat_separator are one thing. Pass label_delim only.")
+        if self.label_delim is not None and (self.continuous or self.multi is False):
+            other = "continuous=True" if self.continuous else "multi=False"
+            raise ValueError(f"{self.call}: label_delim means several labels, {other} does not. Pass one of them.")
+        if self.missing not in ("raise", "skip"):
+            raise ValueError(f"{self.call}: missing must be 'raise' or 'skip', got {self.missing!r}.")
+
+    @property
+    def delim(self) -> str | None:
+        """What the caller says stands between several labels; None when nothing was said."""
+        if self.label_delim is not None:
+            return self.label_delim
+        return None if self.cat_separator == " " else self.cat_separator
