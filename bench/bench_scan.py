@@ -8,13 +8,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bench.photographs import many
 from bench.pictures_setting import MEAN, PICTURES, STD
 from bench.race import ROUNDS, summary
 from fastclf.data.classifier_data import ImageClassifierData
-from fastclf.data.pipeline import ScanPipeline
+from fastclf.data.pipeline import DecodePipeline, Source
 from fastclf.data.transforms import tfms_from_stats
 
 _BATCH = 64
@@ -57,8 +58,9 @@ def bench_scan(
 
 def decode(files: list[bytes], threads: int) -> None:
     """Decodes every file, one batch ahead of the one that is waited for."""
-    pipe = ScanPipeline(_BATCH, threads, decode=True)
-    batches = [files[start : start + _BATCH] for start in range(0, len(files), _BATCH)]
+    pipe = DecodePipeline(Source(), _BATCH, threads)
+    names = [np.frombuffer(file, np.uint8) for file in files]
+    batches = [names[start : start + _BATCH] for start in range(0, len(names), _BATCH)]
     pipe.feed(batches[0])
     for batch in batches[1:]:
         pipe.feed(batch)

@@ -166,8 +166,8 @@ class ConvLearner(_OwnHead):
         if not on:
             self._rows = None
             return
-        with self._data.scanned_along():
-            self._rows = self._cached_rows()
+        self._data.scan()
+        self._rows = self._cached_rows()
 
     def _cached_rows(self) -> ImageClassifierData:
         data = self._data

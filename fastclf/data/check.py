@@ -15,7 +15,7 @@ from fastclf.data.duplicates import Place, Sets, contradicts, same_bytes
 from fastclf.data.folders import lookalikes
 from fastclf.data.samples import Dataset, Labels
 from fastclf.data.scan import ScanReport
-from fastclf.data.seen import SeenFiles
+from fastclf.data.scan_cache import ScanCache
 
 NEAR_EMPTY = 10
 """A class with fewer training rows is reported."""
@@ -220,9 +220,9 @@ def _shapes(sets: Iterable[Dataset], sz: int | None) -> tuple[list[str], list[st
     for ds in sets:
         if not ds.fnames or ds.rows is not None:
             continue
-        seen = SeenFiles(ds.path)
+        cache = ScanCache(ds.path)
         for row in ds.bad.good_rows().tolist():
-            known = seen.named(ds.fnames[row])
+            known = cache.get(ds.fnames[row])
             if known is None:
                 continue
             short, long = sorted((known.height, known.width))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self, overload
 
@@ -25,9 +24,9 @@ from fastclf.data.options import SEED, Options, as_device, as_threads
 from fastclf.data.picture_loader import PictureLoader
 from fastclf.data.resize import resized
 from fastclf.data.samples import Dataset
-from fastclf.data.scan import ScanReport, decoded, scan_sets
+from fastclf.data.scan import ScanReport, scan_sets
 from fastclf.data.sets import Tfms
-from fastclf.errors import BadImageError, LabelError
+from fastclf.errors import LabelError
 from fastclf.philox import check_seed
 
 
@@ -146,22 +145,6 @@ class DataLoaders:
         """
         return scan_sets([*self._sets.values()], self._options.num_threads)
 
-    @contextmanager
-    def scanned_along(self) -> Iterator[None]:
-        """The scan for a block that decodes every picture anyway: headers before it, all else with it.
-
-        Raises:
-            BadImageError: when the block does; then it names all bad pictures of all sets.
-        """
-        scan_sets([*self._sets.values()], self._options.num_threads, decode=False)
-        try:
-            yield
-        except BadImageError:
-            self.scan()
-            raise
-        for ds in self._sets.values():
-            decoded(ds)
-
     def check(self) -> CheckReport:
         """Scans the pictures, and reports what is odd about the data: `print(data.check())`.
 
@@ -220,11 +203,11 @@ class DataLoaders:
             )
         folder = self.path / inner_name(new_path) / str(targ)
         tag_as_cache(folder)
-        with self.scanned_along():
-            copies = [
-                None if ds is None else resized(ds, int(targ), folder, self._options.num_threads)
-                for ds in (self.trn_ds, self.val_ds, self.test_ds)
-            ]
+        self.scan()
+        copies = [
+            None if ds is None else resized(ds, int(targ), folder, self._options.num_threads)
+            for ds in (self.trn_ds, self.val_ds, self.test_ds)
+        ]
         return self._replaced(copies, self.tfms)
 
     def with_rows(

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +25,12 @@ from fastclf.data.transforms import Transforms
 from fastclf.data.tuning import Tuning, fastest
 from fastclf.data.windows import Canvas, Windows, can_draw, draw_windows
 
+T = TypeVar("T")
+Pictures: TypeAlias = Sequence[npt.NDArray[Any]] | npt.NDArray[Any]
+
 _AHEAD = 3  # batches in the making while one is used
-_MEMORY = 1 << 29  # bytes that decoded pictures may take while they wait to be drawn
+_PART = 1 << 26  # pixels that are decoded at once, unless one image alone has more
+_IN_FLIGHT = 2 * _PART  # pixels that are being decoded, or wait to be used
 
 
 class BatchMaker(Protocol):
@@ -36,8 +40,14 @@ class BatchMaker(Protocol):
     def ahead(self) -> int:
         """How many batches should be in the making while one is used."""
 
-    def feed(self, pictures: Sequence[npt.NDArray[Any]] | npt.NDArray[Any], parameters: Parameters) -> None:
-        """Starts one batch: `[B]` file names as uint8 arrays or pictures, and the parameters of `draws.draw`."""
+    def feed(self, pictures: Pictures, parameters: Parameters, pixels: Sequence[int]) -> None:
+        """Starts one batch.
+
+        Args:
+            pictures: `[B]` file names as uint8 arrays, or images.
+            parameters: of `draws.draw`.
+            pixels: of each image: a batch of many is decoded in parts.
+        """
 
     def take(self) -> torch.Tensor:
         """Waits for the oldest batch: `[B, 3, sz, sz] float32`. Its memory is its own and is never written again.
@@ -78,38 +88,93 @@ def gpu_batch_maker(
     return fastest(situation, num_threads, build, work_done)
 
 
-class _Graphed(PicturePipeline):
-    def __init__(self, tfms: Transforms, source: Source, bs: int, device: torch.device, tuning: Tuning) -> None:
-        super().__init__(tfms, source, bs, device, tuning.num_threads)
-        self.ahead = tuning.ahead
+class _Parts:
+    """Batches in parts of bounded size, so that memory does not grow with the images of a batch.
 
+    Args:
+        run: starts one part.
+    """
 
-class _Drawn:
-    def __init__(self, tfms: Transforms, source: Source, bs: int, num_threads: int) -> None:
-        self._decoder = DecodePipeline(source, bs, num_threads)
-        self._tfms, self._threads = tfms, num_threads
-        self._canvas = Canvas(tfms.sz, source.top, tfms.mean, tfms.std)
-        self._fed: deque[Parameters] = deque()  # of the batches in the making
-        self._bytes = 0  # decoded, of the largest batch so far
-        self._memory = _Memory()
+    def __init__(self, run: Callable[[Pictures, Parameters], None]) -> None:
+        self._run = run
+        self._waiting: deque[tuple[Pictures, Parameters, int]] = deque()
+        self._running: deque[int] = deque()  # pixels of each part
+        self._batches: deque[list[Parameters]] = deque()  # of the parts of each batch
 
-    @property
-    def ahead(self) -> int:
-        """None before the size of pictures is known, then as many as fit into memory."""
-        return min(_AHEAD, _MEMORY // self._bytes) if self._bytes else 0
-
-    def feed(self, pictures: Sequence[npt.NDArray[Any]] | npt.NDArray[Any], parameters: Parameters) -> None:
+    def feed(self, pictures: Pictures, parameters: Parameters, pixels: Sequence[int]) -> None:
         """See `BatchMaker.feed`."""
-        self._fed.append(parameters)
-        self._decoder.feed(pictures)
+        parts = []
+        for rows in _split(pixels):
+            part = {name: values[rows] for name, values in parameters.items()}
+            self._waiting.append((pictures[rows], part, sum(pixels[rows])))
+            parts.append(part)
+        self._batches.append(parts)
+        self._start()
+
+    def take(self, wait: Callable[[], T]) -> Iterator[tuple[T, Parameters]]:
+        """Yields what `wait` returns for each part of the oldest batch, and the part's parameters."""
+        for parameters in self._batches.popleft():
+            made = wait()
+            self._running.popleft()
+            self._start()
+            yield made, parameters
+
+    def _start(self) -> None:
+        while self._waiting and (not self._running or sum(self._running) + self._waiting[0][2] <= _IN_FLIGHT):
+            pictures, parameters, pixels = self._waiting.popleft()
+            self._run(pictures, parameters)
+            self._running.append(pixels)
+
+
+def _split(pixels: Sequence[int]) -> Iterator[slice]:
+    start, total = 0, 0
+    for i, n in enumerate(pixels):
+        if i > start and total + n > _PART:
+            yield slice(start, i)
+            start, total = i, 0
+        total += n
+    yield slice(start, len(pixels))
+
+
+class _Graphed:
+    def __init__(self, tfms: Transforms, source: Source, bs: int, device: torch.device, tuning: Tuning) -> None:
+        self._graph = PicturePipeline(tfms, source, bs, device, tuning.num_threads)
+        self._parts = _Parts(self._graph.feed)
+        self.feed = self._parts.feed
+        self.ahead = tuning.ahead
 
     def take(self) -> torch.Tensor:
         """See `BatchMaker.take`."""
-        parameters, pictures = self._fed.popleft(), self._decoder.take()
-        self._bytes = max(self._bytes, sum(picture.nbytes for picture in pictures))
-        out = self._memory.floats(len(pictures), 3, self._canvas.sz, self._canvas.sz)
-        shapes = np.array([picture.shape[:2] for picture in pictures], np.int64)
-        draw_windows(pictures, windows_of(self._tfms, shapes, parameters), self._canvas, out, self._threads)
+        parts = [x for x, _ in self._parts.take(self._graph.take)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+class _Drawn:
+    ahead = _AHEAD
+
+    def __init__(self, tfms: Transforms, source: Source, bs: int, num_threads: int) -> None:
+        self._decoder = decoder = DecodePipeline(source, bs, num_threads)
+        self._parts = _Parts(lambda pictures, _: decoder.feed(pictures))
+        self._tfms, self._threads = tfms, num_threads
+        self._canvas = Canvas(tfms.sz, source.top, tfms.mean, tfms.std)
+        self._sizes: deque[int] = deque()  # of the batches in the making
+        self._memory = _Memory()
+
+    def feed(self, pictures: Pictures, parameters: Parameters, pixels: Sequence[int]) -> None:
+        """See `BatchMaker.feed`."""
+        self._sizes.append(len(pixels))
+        self._parts.feed(pictures, parameters, pixels)
+
+    def take(self) -> torch.Tensor:
+        """See `BatchMaker.take`."""
+        out = self._memory.floats(self._sizes.popleft(), 3, self._canvas.sz, self._canvas.sz)
+        start = 0
+        for pictures, parameters in self._parts.take(self._decoder.take):
+            end = start + len(pictures)
+            shapes = np.array([picture.shape[:2] for picture in pictures], np.int64)
+            windows = windows_of(self._tfms, shapes, parameters)
+            draw_windows(pictures, windows, self._canvas, out[start:end], self._threads)
+            start = end
         return out
 
 

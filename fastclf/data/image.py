@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastclf.data.bad_images import reason
+from fastclf.data.bad_pictures import MAX_PIXELS
 from fastclf.data.draws import Split, draw
 from fastclf.data.transforms import Transforms
+from fastclf.data.verified import CHANGED, VerifiedFiles
 from fastclf.errors import BackendError, BadImageError
+from fastclf.files import user_cache
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -39,13 +41,24 @@ def open_image(fn: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
     file = Path(fn)
     if not file.exists():
         raise FileNotFoundError(f"open_image: there is no file {file}. Check the path.")
-    try:
-        return decode(os.fsencode(file)).astype(np.float32) / np.float32(255)
-    except RuntimeError as error:
-        why = reason(file)
-        if why is None:
-            raise BackendError(f"open_image: DALI failed on {file}: {error}") from error
-        raise BadImageError(f"open_image: {file} cannot be decoded: {why}.", {str(file): why}) from error
+    name = os.path.abspath(file)[1:]  # noqa: PTH100  # links stay
+    files = _opened(user_cache())
+    for anew in (False, True):  # the copy of a file that Pillow has decoded may be lost
+        bad = files.bad([name], MAX_PIXELS, anew=anew)
+        if bad:
+            why = bad[name].removesuffix(CHANGED)
+            raise BadImageError(f"open_image: {file} cannot be decoded: {why}.", {str(file): why})
+        try:
+            return decode(files.file_of(name)).astype(np.float32) / np.float32(255)
+        except RuntimeError as error:
+            failure = error
+    raise BackendError(f"open_image: DALI failed on {file}: {failure}") from failure
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(_cache: Path) -> VerifiedFiles:
+    """All files that `open_image` has been asked for, while the user's cache folder is the same."""
+    return VerifiedFiles(Path("/"), 1)
 
 
 def transform_image(
@@ -67,7 +80,11 @@ def transform_image(
         if not (np.isfinite(low) and np.isfinite(high) and low >= 0 and high <= 1):
             raise ValueError(f"Transforms: picture of floats must be in 0..1, got {low:g}..{high:g}. Divide by 255.")
     maker = _maker(tfms, picture.dtype == np.uint8)
-    maker.feed([np.ascontiguousarray(picture)], draw(tfms, seed, epoch, Split.TRAIN, np.array([row])))
+    maker.feed(
+        [np.ascontiguousarray(picture)],
+        draw(tfms, seed, epoch, Split.TRAIN, np.array([row])),
+        [picture.shape[0] * picture.shape[1]],
+    )
     return maker.take()[0].numpy()
 
 

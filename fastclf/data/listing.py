@@ -12,9 +12,12 @@ from fastclf.data.bad_pictures import printable
 from fastclf.data.left_out import CACHE_TAG, OWN_FOLDERS, is_a_programs, is_hidden
 from fastclf.errors import DataError
 
-EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".tif", ".tiff", ".webp", ".pnm", ".ppm", ".pgm", ".pbm", ".jp2")
-"""What DALI decodes."""
-UNSUPPORTED = (".gif", ".heic", ".heif", ".avif", ".jxl", ".svg")
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".webp", ".avif", ".heic", ".heif", ".hif"),
+    *(".bmp", ".dib", ".tif", ".tiff", ".pnm", ".ppm", ".pgm", ".pbm", ".jp2", ".j2k", ".jpx", ".tga", ".pcx", ".ico"),
+)
+"""What DALI or Pillow decodes; HEIC with pillow-heif."""
+UNSUPPORTED = (".jxl", ".svg")
 """Pictures as well, so that they are named as bad ones and not passed over."""
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fastclf.data.bad_images import Headers, file_of, without_bad
 from fastclf.data.draws import Split, draw
 from fastclf.data.loader import Batch, Loader, LoaderOptions, Rows
 from fastclf.data.samples import Dataset
 from fastclf.data.transforms import Transforms
+from fastclf.data.verified import DatasetFiles
 from fastclf.data.waiting import Waiting
 from fastclf.errors import BackendError
 
@@ -50,7 +50,7 @@ class PictureLoader(Loader):
         super().__init__(ds, options, shuffle=shuffle, drop_single=drop_single)
         self.tfms = tfms
         self.split = split
-        self.headers = Headers(ds, max(1, min(self.bs, self.n)))
+        self.files = DatasetFiles(ds, options.num_threads)
         self._idle: list[BatchMaker] = []  # built ones that no running epoch uses
         self._process = os.getpid()
 
@@ -79,7 +79,6 @@ class PictureLoader(Loader):
     def close(self) -> None:
         """Gives back what makes batches, with its threads. The next epoch builds it anew."""
         self._idle.clear()
-        self.headers.close()
 
     def chunks(self, epoch: int) -> list[Rows]:
         """Returns the rows of each batch of an epoch."""
@@ -105,7 +104,8 @@ class PictureLoader(Loader):
 
     def feed(self, maker: BatchMaker, rows: Rows, epoch: int) -> None:
         """Starts a batch."""
-        maker.feed(self._pictures(rows), draw(self.tfms, self._options.seed, epoch, self.split, rows))
+        parameters = draw(self.tfms, self._options.seed, epoch, self.split, rows)
+        maker.feed(self._pictures(rows), parameters, self.files.pixels(rows))
 
     def _build(self) -> BatchMaker:
         from fastclf.data.drawing import batch_maker, gpu_batch_maker
@@ -122,7 +122,7 @@ class PictureLoader(Loader):
         """Makes the first batches, as an epoch would, for a measurement."""
         fed = 0
         for rows in self._chunks(np.arange(self.n))[:_TRIED]:
-            if self.headers.pass_all(rows):
+            if not self.files.bad(rows):
                 self.feed(maker, rows, 0)
                 fed += 1
             if fed > maker.ahead:
@@ -135,7 +135,7 @@ class PictureLoader(Loader):
         if self.ds.images is not None:
             images = self.ds.images[rows]
             return np.repeat(images, 3, axis=3) if images.shape[3] == 1 else images
-        return [np.frombuffer(file_of(self.ds, row), np.uint8) for row in rows.tolist()]
+        return [np.frombuffer(path, np.uint8) for path in self.files.paths(rows)]
 
 
 class _Flow:
@@ -166,14 +166,14 @@ class _Flow:
             self._fed -= 1
         if self._maker is not None:
             self._loader.return_maker(self._maker)
-        self._loader.headers.close()  # mostly there is nothing new to read in later epochs
+        self._loader.files.save()
 
     def _feed_ahead(self) -> None:
         """Feeds batches, but none with a picture that must not be decoded: its turn comes, and then it is mended."""
         self._maker = self._maker or self._loader.take_maker()
         while self._fed < min(len(self._chunks), max(1, self._maker.ahead)):
             rows = self._chunks[self._fed]
-            if not self._loader.headers.pass_all(rows):
+            if self._loader.files.bad(rows):
                 return
             self._loader.feed(self._maker, rows, self._epoch)
             self._fed += 1
@@ -187,7 +187,7 @@ class _Flow:
 
     def _mend(self, error: RuntimeError | None) -> None:
         """Leaves the bad pictures out of the next batch; it and those after it are fed again."""
-        rest = without_bad(self._loader.ds, self._chunks.popleft(), error)
+        rest = self._loader.files.without_bad(self._chunks.popleft(), error)
         self._fed = 0
         if self._loader.is_batch(rest):
             self._chunks.appendleft(rest)

@@ -14,7 +14,9 @@ Sizes are worked out in whole numbers inside the graph, because only the decoder
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,11 +123,14 @@ class DecodePipeline:
             return _source(source, gpu, mapped=bs > _MOST_OPEN)
 
         graphs = [_Graph(define, bs, torch.device("cpu"), num_threads) for _ in range(2)]
-        self._next, self._oldest = itertools.cycle(graphs), itertools.cycle(graphs)
+        self._next = itertools.cycle(graphs)
+        self._running: deque[_Graph] = deque()
 
     def feed(self, pictures: Sequence[npt.NDArray[Any]] | npt.NDArray[Any]) -> None:
         """Starts one batch, see `PicturePipeline.feed`."""
-        next(self._next).run({SOURCE: pictures})
+        graph = next(self._next)
+        graph.run({SOURCE: pictures})
+        self._running.append(graph)
 
     def take(self) -> list[npt.NDArray[Any]]:
         """Waits for the oldest batch: each picture `[H, W, 3]`.
@@ -133,7 +138,13 @@ class DecodePipeline:
         Raises:
             RuntimeError: when a picture of the batch cannot be read or decoded.
         """
-        pictures = next(self._oldest).wait()
+        try:
+            pictures = self._running.popleft().wait()
+        except RuntimeError:
+            while self._running:  # a graph must not be torn down beside one that runs
+                with suppress(RuntimeError):
+                    self._running.popleft().wait()
+            raise
         return [np.asarray(pictures[i]) for i in range(len(pictures))]
 
 
@@ -160,34 +171,6 @@ class ShrinkPipeline:
         return [np.array(pictures.at(i)) for i in range(len(files))]
 
 
-class ScanPipeline:
-    """Files to their shapes, by their headers alone or by decoding them whole.
-
-    `feed` starts a batch and returns at once; `take` waits for the oldest one. After an error the object is of no use.
-
-    Args:
-        bs: most files at once.
-        num_threads: threads that read and decode.
-        decode: whether to decode; only the shapes are kept.
-    """
-
-    def __init__(self, bs: int, num_threads: int, *, decode: bool) -> None:
-        self._graph = _Graph(_decoded_file if decode else _header, bs, torch.device("cpu"), num_threads)
-
-    def feed(self, files: Sequence[bytes]) -> None:
-        """Starts one batch of file names."""
-        self._graph.run({SOURCE: [np.frombuffer(file, np.uint8) for file in files]})
-
-    def take(self) -> npt.NDArray[np.int64]:
-        """Waits for the oldest batch: `[B, 3]` height, width and channels; with `decode`, after it was decoded.
-
-        Raises:
-            RuntimeError: when a file of the batch cannot be read, or has no header or no pixels that are known.
-        """
-        output = self._graph.wait()
-        return np.array(output.as_array() if output.dtype == types.INT64 else output.shape(), np.int64)
-
-
 def decode(file: bytes) -> npt.NDArray[np.uint8]:
     """Decodes one file to `[H, W, 3] uint8` RGB, orientation applied.
 
@@ -205,11 +188,6 @@ def _read(*, mapped: bool = True) -> Any:
 
 def _decoded_file(gpu: bool, *, mapped: bool = True, **how: Any) -> Any:
     return fn.decoders.image(_read(mapped=mapped), device="mixed" if gpu else "cpu", output_type=types.RGB, **how)
-
-
-def _header(_gpu: bool) -> Any:
-    encoded = _read()
-    return fn.peek_image_shape(encoded, image_type=types.ANY_DATA, dtype=types.INT64)
 
 
 def _shrunk(sz: int, gpu: bool) -> Any:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastclf.data.bad_images import Headers, Rows, without_bad
 from fastclf.data.samples import Dataset
+from fastclf.data.verified import DatasetFiles, Rows
 from fastclf.files import temporary_sibling
 from fastclf.progress import Progress
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _QUALITY = 95
 _FILES_AT_ONCE = 32
+_LOSSY = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".heic", ".heif", ".avif"))
 
 
 def resized(ds: Dataset, sz: int, folder: Path, num_threads: int) -> Dataset:
@@ -70,24 +71,23 @@ class _Shrink:
 
     def __init__(self, ds: Dataset, sz: int, num_threads: int) -> None:
         self._ds, self._sz, self._num_threads = ds, sz, num_threads
-        self._headers = Headers(ds, _FILES_AT_ONCE)
+        self._files = DatasetFiles(ds, num_threads)
         self._graph: ShrinkPipeline | None = None
 
     def __call__(self, rows: Rows) -> tuple[Rows, list[npt.NDArray[np.uint8]], list[int]]:
         """Returns the rows that are good, their pictures, and when the files were modified."""
         from fastclf.data.pipeline import ShrinkPipeline
 
-        if not self._headers.pass_all(rows):
-            rows = without_bad(self._ds, rows, None)
+        rows = self._files.without_bad(rows, None)
         while len(rows):
             files = [self._ds.path / self._ds.fnames[row] for row in rows]
             self._graph = self._graph or ShrinkPipeline(self._sz, _FILES_AT_ONCE, self._num_threads)
             try:
                 times = [file.stat().st_mtime_ns for file in files]
-                return rows, self._graph([os.fsencode(file) for file in files]), times
+                return rows, self._graph(self._files.paths(rows)), times
             except (RuntimeError, OSError) as error:
                 self._graph = None  # an error ends a graph's life
-                rows = without_bad(self._ds, rows, error)
+                rows = self._files.without_bad(rows, error)
         return rows, [], []
 
 
@@ -97,8 +97,8 @@ def _write(picture: npt.NDArray[Any], file: Path, mtime_ns: int) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_sibling(file)
     try:
-        # The extension names the format, as far as Pillow knows it: DALI looks at the content alone.
-        form = Image.registered_extensions().get(file.suffix.lower(), "JPEG")
+        # Formats that DALI decodes, whatever the extension: decoders look at the content alone.
+        form = "JPEG" if file.suffix.lower() in _LOSSY else "PNG"
         Image.fromarray(picture).save(temporary, format=form, quality=_QUALITY)
         os.utime(temporary, ns=(mtime_ns, mtime_ns))
         temporary.replace(file)

@@ -1,44 +1,20 @@
-"""Decodes every picture once, before anything is learnt from it, and names all that are bad at once.
+"""Decodes every image once, before anything is learnt from it, and names all that are bad at once.
 
-A truncated picture has a sound header, so only decoding it whole tells. Each block of files goes through the header
-(too many pixels: nothing that large is ever allocated) and then through the decoder that the loaders use. What was
-found good is remembered by name, size and time of modification.
+A truncated image has a sound header, so only decoding it whole tells. What was found is remembered as long as the file
+is unchanged.
 """
 
 from __future__ import annotations
 
-import itertools
-import os
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-from fastclf.data.bad_images import reason, too_large
 from fastclf.data.bad_pictures import note_together
 from fastclf.data.samples import Dataset
-from fastclf.data.seen import Seen, SeenFiles
+from fastclf.data.verified import VerifiedFiles
 from fastclf.errors import BadImageError
 from fastclf.progress import Progress
-
-if TYPE_CHECKING:
-    from fastclf.data.pipeline import ScanPipeline
-
-_FILES_AT_ONCE = 64
-_PIXELS_AT_ONCE = 1 << 25
-_UNDER_WAY = 2  # groups of files: while one is read, or waits for its last picture, the other is decoded
-_FORMATS = (
-    (b"\xff\xd8", (".jpg", ".jpeg", ".jpe")),
-    (b"\x89PNG", (".png",)),
-    (b"RIFF", (".webp",)),
-    (b"BM", (".bmp",)),
-    (b"II", (".tif", ".tiff")),
-    (b"MM", (".tif", ".tiff")),
-    (b"P", (".pnm", ".ppm", ".pgm", ".pbm")),
-    (b"\0\0\0\x0cjP", (".jp2",)),
-    (b"\xff\x4f", (".jp2",)),
-)
 
 
 @dataclass
@@ -63,29 +39,12 @@ class ScanReport:
         return f"{self.n:,} pictures, {self.decoded:,} decoded now, {len(self.bad)} bad{odd}"
 
 
-@dataclass(frozen=True)
-class _File:
-    """A file to look at: its data set, its row there, where it is, and what the file system tells."""
-
-    ds: Dataset
-    row: int
-    name: str
-    path: bytes
-    stat: os.stat_result
-
-
-_Group = list[tuple[_File, Seen]]  # with what has been seen of each so far
-_Shapes = list[list[int] | None]
-
-
-def scan_sets(sets: Sequence[Dataset], num_threads: int, *, decode: bool = True, raises: bool = True) -> ScanReport:
+def scan_sets(sets: Sequence[Dataset], num_threads: int, *, raises: bool = True) -> ScanReport:
     """Looks at every picture in files that is not known to be good, and notes the bad ones in `ds.bad`.
 
     Args:
         sets: of one data object.
         num_threads: threads that decode.
-        decode: False to read headers only, ahead of a pass that decodes every picture anyway and then calls
-            `decoded`.
         raises: False to report bad pictures and go on whatever the policy.
 
     Raises:
@@ -95,13 +54,19 @@ def scan_sets(sets: Sequence[Dataset], num_threads: int, *, decode: bool = True,
     report = ScanReport()
     if not sets:
         return report
-    scan = _Scan(sets, num_threads, decode, report)
+    rows = {id(ds): ds.bad.good_rows().tolist() for ds in sets}
+    names = {name: None for ds in sets for row in rows[id(ds)] for name in [ds.fnames[row]]}
+    files = VerifiedFiles(sets[0].path, num_threads)
     try:
-        scan.run()
+        with Progress(len(names), "scan", "pictures") as progress:
+            bad = files.bad([*names], sets[0].bad.max_pixels, done=progress.advance)
     finally:
-        scan.seen.save()
+        files.cache.save()
+    report.n, report.decoded = sum(map(len, rows.values())), files.decoded
+    report.odd = _odd(files, [name for name in names if name not in bad])
+    found = [{row: bad[name] for row in rows[id(ds)] if (name := ds.fnames[row]) in bad} for ds in sets]
     try:
-        note_together([(ds.bad, scan.bad[id(ds)]) for ds in sets])
+        note_together([(ds.bad, reasons) for ds, reasons in zip(sets, found, strict=True)])
     except BadImageError as error:
         if raises:
             raise
@@ -116,165 +81,12 @@ def _is_to_scan(ds: Dataset) -> bool:
     return bool(ds.fnames) and ds.rows is None and ds.path == ds.bad.path
 
 
-def decoded(ds: Dataset) -> None:
-    """Remembers that a pass has decoded every picture of a data set, after `scan_sets` had read the headers."""
-    if not _is_to_scan(ds):
-        return
-    seen = SeenFiles(ds.path)
-    for row in ds.bad.good_rows():
-        known = seen.named(ds.fnames[row])
-        if known is not None and not known.decoded:
-            seen.put(ds.fnames[row], known._replace(decoded=1))
-    seen.save()
-
-
-class _Scan:
-    """One run over some data sets; while files are decoded, the headers of the next ones are read."""
-
-    def __init__(self, sets: Sequence[Dataset], num_threads: int, decode: bool, report: ScanReport) -> None:
-        self.sets, self.decode, self.report = sets, decode, report
-        self.seen = SeenFiles(sets[0].path)
-        self.bad: dict[int, dict[int, str]] = {id(ds): {} for ds in sets}
-        self._headers = _Reader(num_threads, decode=False)
-        self._pixels = itertools.cycle([_Reader(num_threads, decode=True) for _ in range(_UNDER_WAY)])
-
-    def run(self) -> None:
-        total = sum(len(ds) for ds in self.sets)
-        under_way: deque[tuple[_Group, Future[_Shapes]]] = deque()
-        with ThreadPoolExecutor(_UNDER_WAY) as pool, Progress(total, "scan", "pictures") as progress:
-            for n, files in self._blocks():
-                wanted = self._with_headers(files)
-                for group in _groups(wanted) if self.decode else ():
-                    if len(under_way) == _UNDER_WAY:  # the oldest is that of the next reader
-                        self._note_decoded(*under_way.popleft())
-                    under_way.append((group, pool.submit(next(self._pixels), [file.path for file, _ in group])))
-                progress.advance(n)
-            while under_way:
-                self._note_decoded(*under_way.popleft())
-
-    def _blocks(self) -> Iterator[tuple[int, list[_File]]]:
-        """Yields the number of rows passed and the files among them that are not known."""
-        for ds in self.sets:
-            rows = ds.bad.good_rows()
-            for start in range(0, len(rows), _FILES_AT_ONCE):
-                block = rows[start : start + _FILES_AT_ONCE].tolist()
-                yield len(block), [file for row in block if (file := self._unknown(ds, row)) is not None]
-
-    def _unknown(self, ds: Dataset, row: int) -> _File | None:
-        name = ds.fnames[row]
-        path = os.fsencode(f"{ds.path}/{name}")
-        self.report.n += 1
-        try:
-            stat = os.stat(path)  # noqa: PTH116
-        except OSError:
-            self._note(ds, row)
-            return None
-        seen = self.seen.get(name, stat)
-        if seen is None or seen.decoded < self.decode or seen.height * seen.width > ds.bad.max_pixels:
-            return _File(ds, row, name, path, stat)
-        self._count_odd(seen)
-        return None
-
-    def _note(self, ds: Dataset, row: int, why: str | None = None) -> None:
-        why = why or reason(ds.path / ds.fnames[row], ds.bad.max_pixels) or "changed while it was scanned"
-        self.bad[id(ds)][row] = why
-
-    def _with_headers(self, files: list[_File]) -> _Group:
-        """Reads first bytes and headers; returns the files that may be decoded."""
-        heads = [(file, head) for file in files if (head := self._head(file)) is not None]
-        wanted = []
-        shapes = self._headers([file.path for file, _ in heads])
-        for (file, head), shape in zip(heads, shapes, strict=True):
-            if shape is None:
-                self._note(file.ds, file.row)
-                continue
-            height, width, channels = shape
-            if height * width > file.ds.bad.max_pixels:
-                self._note(file.ds, file.row, too_large(height, width, file.ds.bad.max_pixels))
-                continue
-            renamed = int(not file.name.lower().endswith(_extensions(head)))
-            seen = Seen(file.stat.st_size, file.stat.st_mtime_ns, height, width, channels, renamed, 0)
-            wanted.append((file, seen))
-            if not self.decode:
-                self._good(file, seen)
-        return wanted
-
-    def _head(self, file: _File) -> bytes | None:
-        """Reads the first bytes of a file; None, and the file is noted, when there are none."""
-        try:
-            head = _first_bytes(file.path)
-        except OSError:
-            head = b""
-        if not head:
-            self._note(file.ds, file.row)
-        return head or None
-
-    def _note_decoded(self, group: _Group, shapes: Future[_Shapes]) -> None:
-        for (file, seen), shape in zip(group, shapes.result(), strict=True):
-            if shape is None:
-                self._note(file.ds, file.row)
-            else:
-                self.report.decoded += 1
-                self._good(file, seen._replace(decoded=1))
-
-    def _good(self, file: _File, seen: Seen) -> None:
-        self.seen.put(file.name, seen)
-        self._count_odd(seen)
-
-    def _count_odd(self, seen: Seen) -> None:
-        if seen.renamed:
-            self.report.odd["with the extension of another format"] += 1
-        if seen.channels != 3:
-            self.report.odd[{1: "grey", 2: "grey with transparency"}.get(seen.channels, "with 4 channels")] += 1
-
-
-def _first_bytes(path: bytes) -> bytes:
-    handle = os.open(path, os.O_RDONLY)  # far quicker than a file object, for many small files
-    try:
-        return os.read(handle, 16)
-    finally:
-        os.close(handle)
-
-
-def _extensions(head: bytes) -> tuple[str, ...]:
-    return next((extensions for magic, extensions in _FORMATS if head.startswith(magic)), ())
-
-
-def _groups(wanted: _Group) -> Iterator[_Group]:
-    """Splits a block so that what is decoded at once fits into memory."""
-    group: _Group = []
-    pixels = 0
-    for file, seen in wanted:
-        pixels += seen.height * seen.width
-        if group and pixels > _PIXELS_AT_ONCE:
-            yield group
-            group, pixels = [], seen.height * seen.width
-        group.append((file, seen))
-    if group:
-        yield group
-
-
-class _Reader:
-    """Reads files in batches and finds those that fail, since one file fails its whole batch."""
-
-    def __init__(self, num_threads: int, *, decode: bool) -> None:
-        self._num_threads, self._decode = num_threads, decode
-        self._pipe: ScanPipeline | None = None
-
-    def __call__(self, files: Sequence[bytes]) -> _Shapes:
-        """Reads files: height, width and channels of each, None where it fails."""
-        if not files:
-            return []
-        from fastclf.data.pipeline import ScanPipeline
-
-        if self._pipe is None:
-            self._pipe = ScanPipeline(_FILES_AT_ONCE, self._num_threads, decode=self._decode)
-        try:
-            self._pipe.feed(files)
-            return [*self._pipe.take().tolist()]
-        except RuntimeError:
-            self._pipe = None
-        if len(files) == 1:
-            return [None]
-        half = len(files) // 2
-        return [*self(files[:half]), *self(files[half:])]
+def _odd(files: VerifiedFiles, names: Sequence[str]) -> Counter[str]:
+    odd: Counter[str] = Counter()
+    for known in map(files.cache.get, names):
+        assert known is not None
+        if known.renamed:
+            odd["with the extension of another format"] += 1
+        if known.channels != 3:
+            odd[{1: "grey", 2: "grey with transparency"}.get(known.channels, "with 4 channels")] += 1
+    return odd

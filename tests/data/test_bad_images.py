@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fastclf.data.bad_images import Headers
 from PIL import Image
 
-from fastclf.data.bad_images import Headers
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.image import open_image
 from fastclf.data.scan import scan_sets

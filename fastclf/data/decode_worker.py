@@ -1,0 +1,406 @@
+"""Program of the child process that decodes files which nobody has decoded before: a crash of a decoder ends it alone.
+
+`decode_process` starts it. It reads requests from standard input and writes answers to standard output, one JSON value
+per line, and ends when its input does. It imports neither torch nor fastclf, so that it starts in half a second.
+
+A JPEG, PNG or simple WebP is decoded by DALI, as the loaders will do. Everything else, and every file of which DALI's
+decoder complains, is decoded by Pillow; of that a lossless copy is written, which the loaders decode instead.
+"""
+
+# DALI makes most of its functions at run time, so its types are not known.
+# mypy: disable-error-code="attr-defined, no-untyped-call"
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import re
+import sys
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from nvidia.dali import Pipeline, fn, types
+from PIL import Image, ImageCms, TiffImagePlugin
+
+FILES_AT_ONCE = 64
+PIXELS_AT_ONCE = 1 << 25
+
+_NOT_OPENED = {"EPS"}  # Pillow would run Ghostscript on it
+_NAMES = {"MPO": "JPEG", "WEBP": "WebP", "JPEG2000": "JPEG 2000", "HEIF": "HEIC"}
+_MAGIC = (
+    (b"GIF8", "damaged or truncated GIF"),
+    (b"<svg", "unsupported format SVG"),
+    (b"<?xml", "unsupported format SVG or XML"),
+    (b"\xff\x0a", "unsupported format JPEG XL"),
+    (b"\0\0\0\x0cJXL ", "unsupported format JPEG XL"),
+    (b"<", "not a picture but a text or web page"),
+    (b"\xff\xd8", "damaged or truncated JPEG"),
+    (b"\x89PNG", "damaged or truncated PNG"),
+    (b"RIFF", "damaged or truncated WebP"),
+    (b"II*\0", "damaged or truncated TIFF"),
+    (b"MM\0*", "damaged or truncated TIFF"),
+    (b"BM", "damaged or truncated BMP"),
+    (b"\0\0\0\x0cjP", "damaged or truncated JPEG 2000"),
+    (b"\xff\x4f\xff\x51", "damaged or truncated JPEG 2000"),
+    (b"%!PS", "unsupported format EPS"),
+)
+_HEIC = "unsupported format HEIC, which pip install pillow-heif adds"
+_ISO_MEDIA = {b"heic": _HEIC, b"heix": _HEIC, b"mif1": _HEIC, b"avif": "unsupported format AVIF"}
+_HARMLESS = re.compile(rb"libpng warning: [^\n]*(iCCP|sRGB|gAMA|cHRM|tIME|eXIf)[^\n]*\n?")
+_JPEG = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}
+_EXTENSIONS = {
+    "JPEG": _JPEG,
+    "MPO": _JPEG,
+    "PNG": {".png", ".apng"},
+    "WEBP": {".webp"},
+    "GIF": {".gif"},
+    "TIFF": {".tif", ".tiff"},
+    "BMP": {".bmp", ".dib"},
+    "DIB": {".bmp", ".dib"},
+    "PPM": {".pnm", ".ppm", ".pgm", ".pbm", ".pfm"},
+    "JPEG2000": {".jp2", ".j2k", ".jpx", ".jpf", ".jpc"},
+    "AVIF": {".avif", ".avifs"},
+    "HEIF": {".heic", ".heif", ".hif"},
+}
+_ORIENTATION, _BITS, _PLANAR = 274, 258, 284  # tags of TIFF and EXIF
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class BadFileError(Exception):
+    """A file that cannot be decoded; the text says why."""
+
+
+class CopyError(Exception):
+    """A copy that cannot be written; the text says why."""
+
+
+@dataclass
+class _File:
+    """One file of a request.
+
+    Attributes:
+        row: its place in the request.
+        path: as the file system has it.
+        copy: where a copy goes.
+        shape: height and width, orientation applied; as the header says, later as decoded.
+        channels: that the file holds; 3 for a palette.
+        renamed: whether its extension names another format.
+        direct: whether DALI is right for this kind of file.
+    """
+
+    row: int
+    path: bytes
+    copy: str
+    shape: tuple[int, int] = (0, 0)
+    channels: int = 3
+    renamed: bool = False
+    direct: bool = False
+
+
+class _Graph:
+    """DALI's decoder for a group of files; the only graph of this process. An error ends its life."""
+
+    def __init__(self, num_threads: int) -> None:
+        self._pipe = Pipeline(FILES_AT_ONCE, num_threads, None, prefetch_queue_depth=1, exec_dynamic=True)
+        with self._pipe:
+            encoded = fn.io.file.read(fn.external_source(name="path", ndim=1, dtype=types.UINT8, device="cpu"))
+            self._pipe.set_outputs(fn.decoders.image(encoded, device="cpu", output_type=types.RGB))
+        self._pipe.build()
+
+    def run(self, group: Sequence[_File]) -> None:
+        self._pipe.feed_input("path", [np.frombuffer(file.path, np.uint8) for file in group])
+        self._pipe.schedule_run()
+
+    def shapes(self) -> list[tuple[int, ...]]:
+        (output,) = self._pipe.share_outputs()
+        self._pipe.release_outputs()
+        return [tuple(shape[:2]) for shape in output.shape()]
+
+
+class _Worker:
+    """Answers requests."""
+
+    def __init__(self, answers: Any) -> None:
+        self._answers = answers
+        self._threads = 0
+        self._graph: _Graph | None = None
+        self._in_flight: list[_File] = []  # while DALI decodes a group, the headers of the next files are read
+
+    def answer(self, request: dict[str, Any]) -> None:
+        """Decodes the files of a request; says of each what came of it."""
+        if request["threads"] != self._threads:
+            self._graph, self._threads = None, request["threads"]
+        files = [_File(i, os.fsencode(path), copy) for i, (path, copy) in enumerate(request["files"])]
+        for start in range(0, len(files), FILES_AT_ONCE):
+            block = files[start : start + FILES_AT_ONCE]
+            self._say(hand=[file.row for file in block])
+            sound = [file for file in block if self._has_header(file, request)]
+            for group in _groups([file for file in sound if file.direct]):
+                self._finish()
+                self._start(group)
+            for group in _groups([file for file in sound if not file.direct]):
+                self._finish()
+                self._copy(group)
+        self._finish()
+        self._say(end=True)
+
+    def _say(self, **answer: Any) -> None:
+        self._answers.write(json.dumps(answer) + "\n")
+        self._answers.flush()
+
+    def _good(self, file: _File, *, copied: bool) -> None:
+        shape = [*file.shape, file.channels, int(file.renamed)]
+        self._say(row=file.row, shape=shape, copied=copied)
+
+    def _has_header(self, file: _File, request: dict[str, Any]) -> bool:
+        try:
+            _read_header(file)
+        except BadFileError as error:
+            self._say(row=file.row, why=str(error))
+            return False
+        if file.shape[0] * file.shape[1] > request["max_pixels"]:
+            self._say(row=file.row, shape=[*file.shape, file.channels, int(file.renamed)], copied=None)
+            return False
+        file.direct = file.direct and not request["pillow"]
+        return True
+
+    def _start(self, group: list[_File]) -> None:
+        self._graph = self._graph or _Graph(self._threads)
+        _complaints()
+        self._graph.run(group)
+        self._in_flight = group
+
+    def _finish(self) -> None:
+        """Waits for the group in flight. One that fails is halved until the file to blame is alone: Pillow's turn."""
+        group, self._in_flight = self._in_flight, []
+        if not group:
+            return
+        assert self._graph is not None
+        try:
+            shapes = self._graph.shapes()
+            sound = not _complaints()
+        except RuntimeError:
+            self._graph, sound = None, False
+        if sound:
+            odd = [file for file, shape in zip(group, shapes, strict=True) if file.shape != shape]
+            for file in group:
+                if file not in odd:
+                    self._good(file, copied=False)
+            self._copy(odd)
+        elif len(group) == 1:
+            self._copy(group)
+        else:
+            for half in (group[: len(group) // 2], group[len(group) // 2 :]):
+                self._start(half)
+                self._finish()
+
+    def _copy(self, group: list[_File]) -> None:
+        with ThreadPoolExecutor(self._threads) as pool:
+            copies = [(file, pool.submit(_write_copy, file)) for file in group]
+        for file, copy in copies:
+            try:
+                copy.result()
+            except BadFileError as error:
+                self._say(row=file.row, why=str(error))
+            except CopyError as error:
+                self._say(row=file.row, unkept=str(error))
+            else:
+                self._good(file, copied=True)
+
+
+def _groups(files: list[_File]) -> Iterator[list[_File]]:
+    """Splits files so that what is decoded at once fits into memory."""
+    group: list[_File] = []
+    pixels = 0
+    for file in files:
+        pixels += file.shape[0] * file.shape[1]
+        if group and pixels > PIXELS_AT_ONCE:
+            yield group
+            group, pixels = [], file.shape[0] * file.shape[1]
+        group.append(file)
+    if group:
+        yield group
+
+
+def _complaints() -> bytes:
+    """What decoders have written to standard error, which is a file, since the last call; harmless lines aside."""
+    size = os.fstat(2).st_size
+    if not size:
+        return b""
+    text = os.pread(2, size, 0)
+    os.ftruncate(2, 0)
+    os.lseek(2, 0, os.SEEK_SET)
+    return _HARMLESS.sub(b"", text).strip()
+
+
+def _opened(path: bytes) -> Image.Image:
+    try:
+        return Image.open(path, formats=[name for name in Image.ID if name not in _NOT_OPENED])
+    except OSError as error:
+        if error.errno is not None:
+            raise BadFileError(error.strerror) from error
+        raise BadFileError(_why(path)) from error
+    except Exception as error:  # whatever a parser of a damaged file stumbles over
+        raise BadFileError(_why(path)) from error
+
+
+def _why(path: bytes) -> str:
+    """Says what a file is that has no header which Pillow knows."""
+    head = _first_bytes(path)
+    if not head:
+        return "empty file"
+    if head[4:8] == b"ftyp" and head[8:12] in _ISO_MEDIA:
+        return _ISO_MEDIA[head[8:12]]
+    return next((why for magic, why in _MAGIC if head.startswith(magic)), "damaged, or no known picture format")
+
+
+def _first_bytes(path: bytes) -> bytes:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(handle, 16)
+    finally:
+        os.close(handle)
+
+
+def _read_header(file: _File) -> None:
+    with _opened(file.path) as image:
+        orientation = _orientation(image)
+        width, height = image.size
+        file.shape = (width, height) if orientation > 4 else (height, width)
+        bands = image.getbands()
+        file.channels = 3 if bands[0] == "P" else len(bands)
+        extension = Path(os.fsdecode(file.path)).suffix.lower()
+        file.renamed = extension not in _EXTENSIONS.get(image.format or "", {extension})
+        file.direct = _is_direct(image, file.path)
+
+
+def _is_direct(image: Image.Image, path: bytes) -> bool:
+    """Tells whether DALI decodes this kind of file to the same pixels as Pillow."""
+    if image.format in (
+        "JPEG",
+        "MPO",
+    ):  # of four channels, or RGB, DALI and Pillow may see the Adobe marker differently
+        return image.mode == "L" or (image.mode == "RGB" and image.info.get("adobe_transform") != 0)
+    if image.format == "PNG":
+        return not getattr(image, "is_animated", False)
+    if image.format == "WEBP" and image.mode == "RGB":
+        return _first_bytes(path)[12:] in (b"VP8 ", b"VP8L")  # without metadata, alpha, or frames
+    return False
+
+
+def _orientation(image: Image.Image) -> int:
+    with suppress(Exception):  # of broken metadata, which says nothing
+        value = image.getexif().get(_ORIENTATION, 1)
+        return value if value in _TURNS else 1
+    return 1
+
+
+def _write_copy(file: _File) -> None:
+    pixels = _decoded(file.path)
+    file.shape = pixels.shape[:2]
+    try:
+        Image.fromarray(pixels).save(file.copy, "PNG", compress_level=1)
+    except OSError as error:
+        raise CopyError(error.strerror or str(error)) from error
+
+
+def _decoded(path: bytes) -> npt.NDArray[np.uint8]:
+    """Decodes a file by Pillow: `[H, W, 3]`, orientation applied."""
+    with _opened(path) as image:
+        name = _NAMES.get(image.format or "", image.format)
+        try:
+            _refuse_what_pillow_gets_wrong(image)
+            image.load()
+            turn = _TURNS.get(_orientation(image))
+            image = image if turn is None else image.transpose(turn)
+            return _as_rgb(image)
+        except BadFileError:
+            raise
+        except MemoryError as error:
+            raise BadFileError("not enough memory to decode it") from error
+        except Exception as error:
+            text = " ".join(str(error).split())[:100]
+            raise BadFileError(f"damaged or truncated {name}" + (f": {text}" if text else "")) from error
+
+
+def _refuse_what_pillow_gets_wrong(image: Image.Image) -> None:
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        tags = image.tag_v2
+        if tags.get(_PLANAR) == 2 and max(tags.get(_BITS, (1,))) > 8:
+            raise BadFileError("TIFF with 16-bit planes, one per colour: store the colours of a pixel together")
+
+
+def _as_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return np.repeat(_scaled(image)[:, :, None], 3, axis=2)
+    if image.mode == "LAB":
+        lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB")
+        assert converted is not None
+        image = converted
+    if image.mode in ("P", "PA", "LA", "La", "RGBa"):
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    if image.mode == "LA":
+        image = image.convert("RGBA")
+    if image.mode != "RGBA":  # whose conversion to RGB would be the same
+        image = image.convert("RGB")
+    return np.ascontiguousarray(np.asarray(image)[:, :, :3])
+
+
+def _scaled(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Scales grey of more than 8 bits to 8: white is 65,535, or what holds all values where the kind does not say."""
+    values = np.asarray(image).astype(np.float64)
+    if not (np.isfinite(values).all() and values.min() >= 0):
+        raise BadFileError("grey values below 0 or not finite")
+    white = 65535.0
+    if not image.mode.startswith("I;16") and image.format not in ("PNG", "PPM"):
+        whites = ([1.0] if image.mode == "F" else []) + [255.0, 65535.0, 4294967295.0]
+        white = next((white for white in whites if values.max() <= white), 0.0)
+    if not white:
+        raise BadFileError("grey values of an unknown range")
+    return np.rint(values * (255 / white)).astype(np.uint8)
+
+
+def _read_requests(requests: queue.SimpleQueue[dict[str, Any]]) -> None:
+    for line in sys.stdin.buffer:
+        requests.put(json.loads(line))
+    os._exit(0)  # whoever asked is gone; a decoder may be busy for ever
+
+
+def main() -> None:
+    """Answers requests until standard input ends."""
+    warnings.simplefilter("ignore")
+    answers = os.fdopen(os.dup(1), "w", encoding="ascii")
+    os.dup2(2, 1)  # lines that native decoders print do not get between the answers
+    requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_read_requests, args=(requests,), daemon=True).start()
+    Image.MAX_IMAGE_PIXELS = None  # `max_pixels` is the bound
+    Image.init()
+    with suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+    worker = _Worker(answers)
+    while True:
+        worker.answer(requests.get())
+
+
+if __name__ == "__main__":
+    main()
