@@ -6,6 +6,7 @@ Importing this module imports neither torchvision nor timm.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from fastclf.models.body import (
     stages_before_pool,
 )
 from fastclf.models.weights import SkipInit, fetch, lite_weights, load_into, read_weights
+from fastclf.models.whole_body import WholeBody
 
 if TYPE_CHECKING:
     from fastclf.data.transforms import Transforms
@@ -140,7 +142,10 @@ def tfms_from_model(
 def build_body(
     arch: Arch | str | Callable[..., Any], pretrained: bool = True, weights: str | Path | None = None
 ) -> Body:
-    """Build the body of an architecture: the network up to its pool, in two layer groups.
+    """Build the body of an architecture: the network without its classifier, in two layer groups.
+
+    A convolutional network is cut at its pool; its features are the maximum and the average of every feature map. A
+    transformer's features are what its own classifier gets: see `fastclf.models.timm_nets`.
 
     Args:
         arch: see `as_arch`.
@@ -151,7 +156,7 @@ def build_body(
         The body, on the CPU, in evaluation mode.
 
     Raises:
-        ValueError: the architecture is unknown, or cannot be cut at a pool.
+        ValueError: the architecture is unknown, or cannot be cut into two groups.
         WeightsError: weights cannot be had or do not fit.
         BackendError: a package that the architecture or its weights come from is not installed.
     """
@@ -161,19 +166,27 @@ def build_body(
         from fastclf.models import timm_nets
 
         return timm_nets.build_body(arch.name, pretrained, file).eval()
-    return _build_sequential(arch, pretrained, file).eval()
+    return _build(arch, pretrained, file).eval()
 
 
-def _build_sequential(arch: Arch, pretrained: bool, file: Path | None) -> Body:
+def _build(arch: Arch, pretrained: bool, file: Path | None) -> Body:
     random = file is None and not pretrained
     if random:
         model = _network(arch, init=True)
     else:
         with SkipInit():
             model = _network(arch, init=False)
+    if torchvision_nets.attends(model):
+        network, plan = torchvision_nets.transformer(arch.name)
+        with nullcontext() if random else SkipInit():
+            model = network.make()
+        if not random:
+            _load(arch, model, [name for name in model.state_dict() if not name.startswith(plan.unused)], file)
+        return WholeBody(network, model, plan, stats_of(arch))
     stages, split, channels = _cut(arch, model)
     if not random:
-        _load(arch, model, stages, file)
+        kept = tuple(f"{path}." for path, _ in stages)
+        _load(arch, model, [name for name in model.state_dict() if name.startswith(kept)], file)
     named = [(path.replace(".", "_"), stage) for path, stage in stages]
     return SequentialBody(str(arch), named, split, channels, stats_of(arch))
 
@@ -189,16 +202,14 @@ def _cut(arch: Arch, model: nn.Module) -> tuple[list[Stage], int, int]:
     return stages, half_depth_split(stages), lite.CHANNELS
 
 
-def _load(arch: Arch, model: nn.Module, stages: list[Stage], file: Path | None) -> None:
-    names = list(model.state_dict())
+def _load(arch: Arch, model: nn.Module, used: list[str], file: Path | None) -> None:
     if file is not None:
         state, origin = read_weights(file), str(file)
     elif arch.source == "fastclf":
-        state, origin = lite_weights(arch.name, names)
+        state, origin = lite_weights(arch.name, model.state_dict())
     else:
         origin = torchvision_nets.weights_url(arch.name)
         state = fetch(origin)
     if arch.source == "torchvision":
         state = torchvision_nets.current_names(state)
-    kept = tuple(f"{path}." for path, _ in stages)
-    load_into(model, [name for name in names if name.startswith(kept)], state, origin)
+    load_into(model, used, state, origin)
