@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.peers.process import peer_processes
 from bench.race import race, ratios, summary
 from fastclf.models.archs import as_arch, build_body
-from fastclf.models.head import AdaptiveConcatPool2d
+from fastclf.models.body import Body
 from fastclf.models.net import Net
 
 PEERS = {
@@ -39,11 +39,11 @@ class BodySetting:
     size: int = 224
     batch: int = 32
 
-    def network(self) -> nn.Sequential:
+    def network(self) -> Body:
         """Body and pool, the same random weights for everybody."""
         torch.set_num_threads(self.threads)
         torch.manual_seed(0)
-        return nn.Sequential(build_body(as_arch(self.arch), pretrained=False), AdaptiveConcatPool2d()).eval()
+        return build_body(as_arch(self.arch), pretrained=False)
 
     def pictures(self) -> Tensor:
         """``[batch, 3, size, size]``."""
@@ -75,9 +75,7 @@ def bench_body(benchmark: Any, threads: int, quick: bool, arch: str) -> None:
     setting = BodySetting(arch, threads)
     peers = PEERS if quick else PEERS | COMPILED
     flop = setting.flop()
-    body, pool = setting.network()
-    net, x = Net(body.to(memory_format=torch.channels_last), nn.Identity()), setting.pictures()
-    net.pool = pool
+    net, x = Net(setting.network().to(memory_format=torch.channels_last), nn.Identity()), setting.pictures()
 
     def ours(_: int) -> np.ndarray:
         with torch.inference_mode():

@@ -18,13 +18,18 @@ from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.loader import Loader
 from fastclf.data.picture_loader import PictureLoader
 from fastclf.files import publish
+from fastclf.interrupts import Interrupts
 from fastclf.learner import Learner, Metric, Stage
 from fastclf.models.archs import Arch, build_body
+from fastclf.models.body import Body
 from fastclf.models.export import to_onnx
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.head import Head, check_custom_head
 from fastclf.models.net import Net
+from fastclf.training.callbacks import Callback
+from fastclf.training.loop import TrainLoop
 from fastclf.training.metrics import accuracy
+from fastclf.training.steps import Rates
 
 
 def _make_head(
@@ -43,6 +48,11 @@ def _make_head(
         raise ValueError("custom_head replaces the whole head: leave ps and xtra_fc out")
     check_custom_head(custom_head, n_in, data.c, final)
     return custom_head
+
+
+def _check_size(body: Body, data: ImageClassifierData) -> None:
+    if data.tfms is not None:
+        body.check_size(data.tfms[1].sz)
 
 
 def _metrics_for(data: ImageClassifierData, metrics: Sequence[Metric] | None) -> Sequence[Metric]:
@@ -132,7 +142,7 @@ class ConvLearner(_OwnHead):
                 averages. The pass takes K times as long, and its file is K times as large.
             ps: dropout probabilities: one for all linear layers, or one each; [.25, ..., .5] by default.
             xtra_fc: widths of the head's hidden layers; [512] by default.
-            custom_head: takes the pooled features ``[B, 2C]``, gives log-probabilities (probabilities when several
+            custom_head: takes the body's features ``[B, F]``, gives log-probabilities (probabilities when several
                 labels) ``[B, c]``, and replaces the head.
             metrics: functions of (predictions, targets); accuracy by default where there is one label.
             pretrained: False for a body with random weights.
@@ -149,7 +159,8 @@ class ConvLearner(_OwnHead):
         if data.has_rows:
             raise ValueError("ConvLearner: data holds activations, not pictures; use HeadLearner(data)")
         body = build_body(arch, pretrained, weights)
-        head = _make_head(data, 2 * body.channels, ps, xtra_fc, custom_head, seed)
+        _check_size(body, data)
+        head = _make_head(data, body.n_features, ps, xtra_fc, custom_head, seed)
         learn = cls(data, Net(body, head), metrics=_metrics_for(data, metrics), seed=seed, views=views, **kwargs)
         learn.precompute = precompute
         return learn
@@ -215,6 +226,11 @@ class ConvLearner(_OwnHead):
         state = f"on: the head trains on cached activations{views}" if self.precompute else "off"
         return {"precompute": state} | super()._how()
 
+    def _loop(self, rates: Rates, hooks: Sequence[Callback], interrupts: Interrupts) -> TrainLoop:
+        if self._rows is None and self._data.tfms is not None:
+            self.model.prepare(self._data.tfms[1].sz)
+        return super()._loop(rates, hooks, interrupts)
+
     def _per_group(self, values: ArrayLike, name: str) -> NDArray[np.float64]:
         checked = self.groups.per_group(values, name)
         if self._rows is None:
@@ -242,6 +258,7 @@ class ConvLearner(_OwnHead):
         """Goes on with other pictures of the same classes; under precompute, with their activations."""
         if data.has_rows:
             raise ValueError("set_data: data holds activations, not pictures")
+        _check_size(self.model.body, data)
         super().set_data(data)
         self.precompute = self.precompute
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from bench.lesson import LessonSetting, Told
-from fastclf.models.weights import lite0_weights
+from fastclf.models.weights import lite_weights
 
 LR = 1e-2  # the best of 3e-3, 1e-2 and 2e-2: accuracy .935, .955 and .935 at its best setting
 
@@ -58,5 +58,5 @@ def load_weights(body: Any) -> None:
     import timm
 
     names = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
-    weights, _ = lite0_weights(names)
+    weights, _ = lite_weights("efficientnet_lite0", names)
     body.load_state_dict({name: weights[name] for name in body.state_dict()})

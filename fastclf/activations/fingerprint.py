@@ -26,17 +26,17 @@ def fingerprint(
 ) -> str:
     """SHA-256 (hex) of the canonical description of an activation file.
 
-    Covers the architecture, every weight and buffer of the body, the transforms, the number of augmented views and the
-    seed that they are drawn with, the versions of the picture pipeline and of the file, the dtypes of the forward pass
-    and of the file, and the pictures in their order: relative path, size in bytes and modification time, or, for
-    arrays, a hash of their values. Labels have no part in it.
+    Covers the architecture, every weight and buffer of the body and how it pools, the transforms, the number of
+    augmented views and the seed that they are drawn with, the versions of the picture pipeline and of the file, the
+    dtypes of the forward pass and of the file, and the pictures in their order: relative path, size in bytes and
+    modification time, or, for arrays, a hash of their values. Labels have no part in it.
     """
     description = {
         "schema": SCHEMA,
         "pipeline": PIPELINE_VERSION,
         "arch": body.arch,
         "weights": body.state_sha256(),
-        "features": "max+average pool",
+        "features": body.pooling,
         "transforms": transforms,
         "views": views,
         "dtype": dtype,

@@ -62,7 +62,7 @@ def activations(
 def _once(net: Net, loader: PictureLoader, folders: Sequence[Path], dtype: str, what: str, views: int) -> NDArray[Any]:
     key = _key(net, loader, dtype, views)
     pictures = f"{loader.n:,} pictures" + (f", {views} augmented views of each" if views > 1 else "")
-    shape = (views * loader.n, 2 * net.body.channels)
+    shape = (views * loader.n, net.body.n_features)
     return stored(
         Job(key, shape, dtype, what, pictures, partial(_still_bad, loader.ds, loader.files)),
         folders,
@@ -119,7 +119,7 @@ def _blocks(net: Net, loader: PictureLoader, done: int, views: int, what: str) -
                 progress.advance(last - done)
                 done = last
             if done < (view + 1) * n:  # the last pictures are bad
-                nothing = np.empty((0, 2 * net.body.channels), np.float32)
+                nothing = np.empty((0, net.body.n_features), np.float32)
                 yield _block(nothing, np.empty(0, np.int64), done, (view + 1) * n, loader.ds)
                 done = (view + 1) * n
     line = pictures.waiting.line(f"activations of {what}")

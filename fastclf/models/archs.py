@@ -6,13 +6,14 @@ Importing this module imports neither torchvision nor timm.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from fastclf.models import lite0, torchvision_nets
+from fastclf.models import lite, torchvision_nets
 from fastclf.models.body import (
     HALF_STATS,
     IMAGENET_STATS,
@@ -23,7 +24,8 @@ from fastclf.models.body import (
     half_depth_split,
     stages_before_pool,
 )
-from fastclf.models.weights import SkipInit, fetch, lite0_weights, load_into, read_weights
+from fastclf.models.weights import SkipInit, fetch, lite_weights, load_into, read_weights
+from fastclf.models.whole_body import WholeBody
 
 if TYPE_CHECKING:
     from fastclf.data.augmentations import Augmentation
@@ -59,8 +61,8 @@ class Arch:
             raise ValueError(f"Arch: source must be one of {', '.join(SOURCES)}, got {self.source!r}")
         if self.source == "torchvision":
             object.__setattr__(self, "name", _ALIASES.get(self.name, self.name))
-        if self.source == "fastclf" and self.name != "efficientnet_lite0":
-            raise ValueError(f"Arch: fastclf defines efficientnet_lite0 only, got {self.name!r}")
+        if self.source == "fastclf" and self.name not in lite.SCALES:
+            raise ValueError(f"Arch: fastclf defines {', '.join(lite.SCALES)} only, got {self.name!r}")
 
     def __str__(self) -> str:
         return f"{self.source}:{self.name}"
@@ -82,6 +84,8 @@ densenet161 = Arch("torchvision", "densenet161")
 densenet169 = Arch("torchvision", "densenet169")
 densenet201 = Arch("torchvision", "densenet201")
 efficientnet_lite0 = Arch("fastclf", "efficientnet_lite0")
+efficientnet_lite1 = Arch("fastclf", "efficientnet_lite1")
+efficientnet_lite2 = Arch("fastclf", "efficientnet_lite2")
 
 
 def as_arch(arch: Arch | str | Callable[..., Any]) -> Arch:
@@ -155,7 +159,10 @@ def tfms_from_model(
 def build_body(
     arch: Arch | str | Callable[..., Any], pretrained: bool = True, weights: str | Path | None = None
 ) -> Body:
-    """Build the body of an architecture: the network up to its pool, in two layer groups.
+    """Build the body of an architecture: the network without its classifier, in two layer groups.
+
+    A convolutional network is cut at its pool; its features are the maximum and the average of every feature map. A
+    transformer's features are what its own classifier gets: see `fastclf.models.timm_nets`.
 
     Args:
         arch: see `as_arch`.
@@ -166,7 +173,7 @@ def build_body(
         The body, on the CPU, in evaluation mode.
 
     Raises:
-        ValueError: the architecture is unknown, or cannot be cut at a pool.
+        ValueError: the architecture is unknown, or cannot be cut into two groups.
         WeightsError: weights cannot be had or do not fit.
         BackendError: a package that the architecture or its weights come from is not installed.
     """
@@ -176,44 +183,50 @@ def build_body(
         from fastclf.models import timm_nets
 
         return timm_nets.build_body(arch.name, pretrained, file).eval()
-    return _build_sequential(arch, pretrained, file).eval()
+    return _build(arch, pretrained, file).eval()
 
 
-def _build_sequential(arch: Arch, pretrained: bool, file: Path | None) -> Body:
+def _build(arch: Arch, pretrained: bool, file: Path | None) -> Body:
     random = file is None and not pretrained
     if random:
         model = _network(arch, init=True)
     else:
         with SkipInit():
             model = _network(arch, init=False)
+    if torchvision_nets.attends(model):
+        network, plan = torchvision_nets.transformer(arch.name)
+        with nullcontext() if random else SkipInit():
+            model = network.make()
+        if not random:
+            _load(arch, model, [name for name in model.state_dict() if not name.startswith(plan.unused)], file)
+        return WholeBody(network, model, plan, stats_of(arch))
     stages, split, channels = _cut(arch, model)
     if not random:
-        _load(arch, model, stages, file)
+        kept = tuple(f"{path}." for path, _ in stages)
+        _load(arch, model, [name for name in model.state_dict() if name.startswith(kept)], file)
     named = [(path.replace(".", "_"), stage) for path, stage in stages]
     return SequentialBody(str(arch), named, split, channels, stats_of(arch))
 
 
 def _network(arch: Arch, init: bool) -> nn.Module:
-    return lite0.efficientnet_lite0() if arch.source == "fastclf" else torchvision_nets.build(arch.name, init)
+    return lite.build(arch.name) if arch.source == "fastclf" else torchvision_nets.build(arch.name, init)
 
 
 def _cut(arch: Arch, model: nn.Module) -> tuple[list[Stage], int, int]:
     if arch.source == "torchvision":
         return torchvision_nets.cut(arch.name, model)
     stages, _ = stages_before_pool(model)
-    return stages, half_depth_split(stages), lite0.CHANNELS
+    return stages, half_depth_split(stages), lite.CHANNELS
 
 
-def _load(arch: Arch, model: nn.Module, stages: list[Stage], file: Path | None) -> None:
-    names = list(model.state_dict())
+def _load(arch: Arch, model: nn.Module, used: list[str], file: Path | None) -> None:
     if file is not None:
         state, origin = read_weights(file), str(file)
     elif arch.source == "fastclf":
-        state, origin = lite0_weights(names)
+        state, origin = lite_weights(arch.name, model.state_dict())
     else:
         origin = torchvision_nets.weights_url(arch.name)
         state = fetch(origin)
     if arch.source == "torchvision":
         state = torchvision_nets.current_names(state)
-    kept = tuple(f"{path}." for path, _ in stages)
-    load_into(model, [name for name in names if name.startswith(kept)], state, origin)
+    load_into(model, used, state, origin)

