@@ -68,6 +68,7 @@ from fastclf.training.metrics import (
     f1,
     fbeta,
     log_loss,
+    mean_average_precision,
     precision,
     recall,
 )
@@ -120,6 +121,7 @@ __all__ = [
     "fbeta",
     "get_cv_idxs",
     "log_loss",
+    "mean_average_precision",
     "open_image",
     "plot_confusion_matrix",
     "plots",
