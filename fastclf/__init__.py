@@ -71,6 +71,7 @@ from fastclf.training.metrics import (
     f1,
     fbeta,
     log_loss,
+    mean_average_precision,
     precision,
     recall,
 )
@@ -127,6 +128,7 @@ __all__ = [
     "get_cv_idxs",
     "get_group_idxs",
     "log_loss",
+    "mean_average_precision",
     "open_image",
     "plot_confusion_matrix",
     "plots",

@@ -28,7 +28,8 @@ from fastclf.models.head import Head, check_custom_head
 from fastclf.models.net import Net
 from fastclf.training.callbacks import Callback
 from fastclf.training.loop import TrainLoop
-from fastclf.training.metrics import accuracy
+from fastclf.training.losses import constant_logits
+from fastclf.training.metrics import accuracy, mean_average_precision
 from fastclf.training.steps import Rates
 
 
@@ -43,7 +44,8 @@ def _make_head(
     final = "none" if data.is_reg else "sigmoid" if data.is_multi else "log_softmax"
     if custom_head is None:
         seed = data.seed if seed is None else seed
-        return Head(n_in, data.c, ps=ps, xtra_fc=xtra_fc, final=final, seed=seed)
+        bias = constant_logits(data.trn_ds.labels)
+        return Head(n_in, data.c, ps=ps, xtra_fc=xtra_fc, final=final, seed=seed, bias=bias)
     if ps is not None or xtra_fc is not None:
         raise ValueError("custom_head replaces the whole head: leave ps and xtra_fc out")
     check_custom_head(custom_head, n_in, data.c, final)
@@ -58,7 +60,7 @@ def _check_size(body: Body, data: ImageClassifierData) -> None:
 def _metrics_for(data: ImageClassifierData, metrics: Sequence[Metric] | None) -> Sequence[Metric]:
     if metrics is not None:
         return metrics
-    return [] if data.is_multi or data.is_reg else [accuracy]
+    return [] if data.is_reg else [mean_average_precision if data.is_multi else accuracy]
 
 
 class _OwnHead(Learner):
@@ -144,7 +146,8 @@ class ConvLearner(_OwnHead):
             xtra_fc: widths of the head's hidden layers; [512] by default.
             custom_head: takes the body's features ``[B, F]``, gives log-probabilities (probabilities when several
                 labels) ``[B, c]``, and replaces the head.
-            metrics: functions of (predictions, targets); accuracy by default where there is one label.
+            metrics: functions of (predictions, targets); by default accuracy where there is one label, and
+                `mean_average_precision` where there are several.
             pretrained: False for a body with random weights.
             weights: a local file of weights for the body: a state dict in ``.pth`` or ``.safetensors``.
             seed: of the head's weights, the dropout masks and everything else random in training; the data's by
@@ -306,6 +309,9 @@ class ConvLearner(_OwnHead):
         augmented = self._rows.test_aug_dl if is_test else self._rows.aug_dl
         views = [self._predict(self.head, augmented, view)[0] for view in range(n_aug)]
         return np.stack([first, *views]), targets
+
+    def _columns(self) -> int | None:
+        return 2 * self.model.body.channels
 
     def _module_for(self, ndim: int) -> nn.Module:
         return self.head if ndim == 2 else self.model

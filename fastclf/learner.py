@@ -19,9 +19,17 @@ from fastclf.interrupts import Interrupts
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.summary import summary_table
 from fastclf.saving import Saving
-from fastclf.training.callbacks import Callback, SaveBest, SaveCycles, StopDivergence
+from fastclf.training.callbacks import Callback, EndSearch, SaveBest, SaveCycles
 from fastclf.training.engine import EngineSteps, unknown_to_engine
-from fastclf.training.evaluate import Crit, Objective, scores_of, validate
+from fastclf.training.evaluate import (
+    Crit,
+    Objective,
+    check_final_layer,
+    loss_of_constant,
+    scores_of,
+    validate,
+)
+from fastclf.training.inputs import as_batch, check_batch_norm
 from fastclf.training.loop import Steps, TrainLoop, derived_seed, seeded
 from fastclf.training.losses import class_weights as weights_of
 from fastclf.training.losses import default_loss
@@ -35,8 +43,10 @@ from fastclf.training.scores import FitScores
 from fastclf.training.snapshot import unchanged, unchanged_if
 from fastclf.training.state import FitState, data_setting, put_back, told, where_it_stands
 from fastclf.training.steps import AutogradSteps, OptFn, Rates
+from fastclf.training.suggestions import RateSuggestions, suggest
 
 Array = NDArray[Any]
+_SEARCH_STEPS = 100  # of lr_find, at least
 
 
 @dataclass(frozen=True)
@@ -219,7 +229,11 @@ class Learner(Saving):
             self._fits = fits
             try:
                 values = loop.fit(
-                    epochs, self._validate, [name_of(m) for m in self.metrics], lambda: self._keep(state, loop)
+                    epochs,
+                    self._validate,
+                    [name_of(m) for m in self.metrics],
+                    lambda: self._keep(state, loop),
+                    loss_of_constant(self.crit, self._data.trn_ds.labels, self._data.val_dl),
                 )
             finally:
                 self._epochs = loop.first_epoch + loop.epoch + (loop.done > 0)
@@ -272,11 +286,19 @@ class Learner(Saving):
     @explains_gpu_memory(trains=True)
     def lr_find(
         self, start_lr: ArrayLike = 1e-5, end_lr: float = 10, wds: ArrayLike | None = None, *, linear: bool = False
-    ) -> None:
-        """Trains for an epoch while the rate rises from ``start_lr`` to ``end_lr``; `sched.plot` then shows the loss.
+    ) -> RateSuggestions:
+        """Train while the rate rises from ``start_lr`` to ``end_lr``, print and return suggestions for the rate.
 
-        Stops when the smoothed loss is NaN or above four times its best. Weights, BatchNorm statistics, generators
-        and modes are afterwards, and after an interrupt, what they were before, bit for bit.
+        The search takes an epoch; where that has fewer than 100 batches, it goes over the data again until 100. It
+        stops when the smoothed loss is NaN or above four times its best. `sched.plot` then draws the loss over the rate
+        and marks the suggestions. Weights, BatchNorm statistics, generators and modes are afterwards, and after an
+        interrupt, what they were before, bit for bit.
+
+        Args:
+            start_lr: the lowest rate: one number, or one per layer group. Suggestions are for the last group.
+            end_lr: the highest rate of the last group.
+            wds: see `fit`.
+            linear: whether the rate rises on a straight line, instead of by a constant factor per step.
         """
         self.data.scan()
         stage = self._stage()
@@ -284,19 +306,26 @@ class Learner(Saving):
         last = float(np.asarray(start_lr, dtype=np.float64).reshape(-1)[-1])
         if not 0 < last < end_lr:
             raise ValueError(f"lr_find: rates must rise from above 0, got start_lr {last:g} and end_lr {end_lr:g}")
-        rates = self._rates(start_lr, wds, Finder(nb, end_lr / last, linear), decoupled=False)
+        steps = max(nb, _SEARCH_STEPS)
+        rates = self._rates(start_lr, wds, Finder(steps, end_lr / last, linear), decoupled=False)
         self.sched = Recorder(rates.schedule, last)
         with Interrupts() as interrupts, unchanged(stage.module), self._seeded("lr_find", self._fits):
-            self._loop(rates, [StopDivergence()], interrupts).run_epoch(allow_nan=True)
+            self._loop(rates, [EndSearch(steps)], interrupts).search()
+        self.sched.suggestions = suggest(self.sched.lrs, self.sched.losses)
+        print(f"lr_find: {len(self.sched.lrs)} steps; {self.sched.suggestions}")
+        return self.sched.suggestions
 
     def _loop(self, rates: Rates, hooks: Sequence[Callback], interrupts: Interrupts) -> TrainLoop:
         stage = self._stage()
+        stage.groups.set_modes()
+        check_batch_norm(stage.module, stage.data.trn_dl)
         steps = self._steps(stage, rates)
         return TrainLoop(steps, stage.groups, _batches(stage), self.sched, hooks, interrupts, self._epochs)
 
     def _steps(self, stage: Stage, rates: Rates) -> Steps:
         """Trains cached rows in the native engine where it knows head, loss and optimizer, else through autograd."""
         module, loader, crit = stage.module, stage.data.trn_dl, self.crit
+        check_final_layer(module, crit)
         unknown = unknown_to_engine(module, loader, crit, self.opt_fn)
         if unknown is None:
             return EngineSteps(module, loader, crit, self.opt_fn, rates)  # type: ignore[arg-type]
@@ -362,8 +391,12 @@ class Learner(Saving):
         return self._predict(self._module_for_loader(dl), dl)[0]
 
     def predict_array(self, x: ArrayLike | Tensor) -> Array:
-        """Predictions ``[B, c]`` for transformed pictures ``[B, 3, h, w]``, or for activations ``[B, F]``."""
-        batch = torch.as_tensor(x if isinstance(x, Tensor) else np.asarray(x, dtype=np.float32)).to(self._data.device)
+        """Predictions ``[B, c]`` for transformed pictures ``[B, 3, h, w]``, or for activations ``[B, F]``.
+
+        Raises:
+            ValueError: it is something else: one picture, channels last, pixels that are not transformed.
+        """
+        batch = as_batch(x, self._data.tfms and self._data.tfms[1], self._columns()).to(self._data.device)
         objective = Objective(self._module_for(batch.ndim), self.crit)
         objective.module.eval()
         with torch.inference_mode():
@@ -388,6 +421,11 @@ class Learner(Saving):
         scores, targets = scores_of(objective, dl, epoch)
         with torch.inference_mode():
             return _numpy(objective.output(scores)), _numpy(targets)
+
+    def _columns(self) -> int | None:
+        """Columns of the rows that `predict_array` takes, or None where it takes none."""
+        rows = self._data.trn_ds.rows
+        return None if rows is None else rows.shape[1]
 
     def _module_for(self, ndim: int) -> nn.Module:
         """The module that takes a batch of ``ndim`` dimensions."""

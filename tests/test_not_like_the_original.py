@@ -10,7 +10,8 @@ from helpers import COLOURS, picture_data, three_colours, tiny_learner, write_pi
 from sklearn.metrics import f1_score
 
 from fastclf import CropType, ImageClassifierData, LabelError, accuracy, accuracy_np, tfms_from_stats
-from fastclf.training.schedule import SGDR
+from fastclf.training.recorder import Recorder
+from fastclf.training.schedule import SGDR, Constant
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -196,11 +197,15 @@ def test_lr_find_leaves_no_trace_also_when_interrupted(folder, precompute, monke
     same()
 
 
-def test_a_short_rate_search_has_a_plot(folder):
+def test_rate_searches_on_few_rows_and_short_fits_have_a_plot(folder):
     learn = tiny_learner(picture_data(folder), precompute=True)
     learn.lr_find()
-    assert 0 < len(learn.sched.lrs) <= 5
-    assert len(learn.sched.plot().lines[0].get_xdata()) == len(learn.sched.lrs)
+    assert 50 < len(learn.sched.lrs) <= 100
+    assert len(learn.sched.plot().lines[0].get_xdata()) == len(learn.sched.lrs) - 15
+    short = Recorder(Constant(), 1.0)
+    for step in range(5):
+        short.batch(1.0, step)
+    assert len(short.plot().lines[0].get_xdata()) == 5
 
 
 def test_several_labels_are_decided_from_the_whole_table_and_said(tmp_path, capsys):

@@ -23,8 +23,8 @@ class Labels:
     """The labels of some rows, and what they mean.
 
     Attributes:
-        y: `[N] int64` class indices; `[N, C] float32` of 0 and 1 where a row may have several labels; `[N]` or
-            `[N, k] float32` for regression.
+        y: `[N] int64` class indices; `[N, C] float32` of 0 and 1 where a row may have several labels; `[N, k] float32`
+            for regression, of one number too: predictions are so, and no difference of the two broadcasts.
         classes: the names of the classes; empty for regression.
         is_multi: whether a row may have several labels.
         is_reg: whether the labels are numbers to be predicted.
@@ -37,15 +37,17 @@ class Labels:
     is_reg: bool = False
     known: bool = True
 
+    def __post_init__(self) -> None:
+        if self.is_reg and self.y.ndim == 1:
+            object.__setattr__(self, "y", self.y[:, None])
+
     def __len__(self) -> int:
         return len(self.y)
 
     @property
     def c(self) -> int:
         """Number of classes, or of numbers to predict."""
-        if not self.is_reg:
-            return len(self.classes)
-        return 1 if self.y.ndim == 1 else self.y.shape[1]
+        return int(self.y.shape[1]) if self.is_reg else len(self.classes)
 
     def take(self, rows: npt.NDArray[np.int64]) -> Labels:
         """Returns the labels of some of the rows."""

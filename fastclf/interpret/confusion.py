@@ -14,11 +14,13 @@ from fastclf.data.bad_pictures import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import PowerNorm
 
 # Above so many classes, numbers in the cells are too small to read; above the second, zeros only distract.
 _MAX_NUMBERS = 40
 _MAX_ZEROS = 12
 _MAX_NAME = 28
+_LABEL_COLUMNS = ["true\npositive", "false\nnegative", "false\npositive", "true\nnegative"]
 
 
 class Report(str):
@@ -31,20 +33,24 @@ class Report(str):
 def confusion_matrix(
     y: ArrayLike | Tensor, preds: ArrayLike | Tensor, classes: Sequence[str] | None = None
 ) -> NDArray[np.int64]:
-    """Count how often each class was taken for each.
+    """Count how often each class was taken for each; with several labels, how often each was predicted and right.
 
     Args:
-        y: ``[N]`` class numbers, the right ones.
-        preds: ``[N]`` class numbers, the predicted ones.
+        y: ``[N]`` class numbers, the right ones; or ``[N, C]`` zeros and ones where rows have several labels.
+        preds: the same, predicted: ``probs.argmax(1)``, or ``probs > 0.5`` where rows have several labels.
         classes: names of all classes; their number is the matrix's size even where a class has no rows. Without them
             it is the largest class number plus one.
 
     Returns:
-        ``[c, c] int64``: entry (i, j) counts rows of class i that were predicted as j.
+        ``[c, c] int64``: entry (i, j) counts rows of class i that were predicted as j. With several labels
+        ``[c, 2, 2] int64``, a matrix per label: entry (k, i, j) counts rows that have label k (i = 1) or lack it (0),
+        and for which it was predicted (j = 1) or not (0); as scikit-learn's ``multilabel_confusion_matrix``.
 
     Raises:
-        ValueError: shapes differ, or something is no number of a class.
+        ValueError: shapes differ, or something is no number of a class, or neither zero nor one.
     """
+    if _numpy(y).ndim == 2:
+        return _label_matrices(_numpy(y), _numpy(preds), None if classes is None else len(classes))
     true, predicted = _class_numbers("confusion_matrix", y, preds, None if classes is None else len(classes))
     c = max(true.max(initial=-1), predicted.max(initial=-1)) + 1 if classes is None else len(classes)
     return np.bincount(true * c + predicted, minlength=c * c).astype(np.int64).reshape(c, c)
@@ -58,12 +64,13 @@ def plot_confusion_matrix(
     cmap: str = "Blues",
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw a confusion matrix: a row per class, a column per prediction.
+    """Draw a confusion matrix: a row per class, a column per prediction; several labels: a row per label.
 
     Args:
-        cm: ``[c, c]`` counts, see `confusion_matrix`.
+        cm: ``[c, c]`` counts, or ``[c, 2, 2]`` for several labels, see `confusion_matrix`.
         classes: names of the c classes.
-        normalize: show shares of each row in place of counts; a class without rows stays empty.
+        normalize: show shares of each class's rows in place of counts (several labels: of the rows that have the label,
+            and of those that lack it); a class without rows stays empty.
         title: above the matrix.
         cmap: name of a matplotlib colour map.
         ax: where to draw; by default a new figure whose size follows the number of classes.
@@ -72,22 +79,26 @@ def plot_confusion_matrix(
         The axes; ``.figure`` is the figure.
 
     Raises:
-        ValueError: the matrix is not ``[c, c]``.
+        ValueError: the matrix is neither ``[c, c]`` nor ``[c, 2, 2]``.
     """
     values = np.asarray(cm)
     c = len(classes)
-    if values.shape != (c, c) or c == 0:
+    if values.shape not in ((c, c), (c, 2, 2)) or c == 0:
         raise ValueError(
-            f"plot_confusion_matrix: cm must be [{c}, {c}] for {c} classes, got {list(values.shape)}. "
-            "Pass classes to confusion_matrix too."
+            f"plot_confusion_matrix: cm must be [{c}, {c}] for {c} classes, or [{c}, 2, 2] for {c} labels, got "
+            f"{list(values.shape)}. Pass classes to confusion_matrix too."
         )
     if normalize:
-        totals = values.sum(1, keepdims=True)
-        values = np.divide(values, totals, out=np.full((c, c), np.nan), where=totals > 0)
-    ax = _square_axes(c) if ax is None else ax
+        totals = values.sum(-1, keepdims=True)
+        values = np.divide(values, totals, out=np.full(values.shape, np.nan), where=totals > 0)
+    names = [_shorten(printable(str(name))) for name in classes]
+    several = values.ndim == 3
+    if several:  # those who have the label first
+        values = values[:, ::-1, ::-1].reshape(c, 4)
+    ax = _sized_axes(values.shape[1], c) if ax is None else ax
     _paint(ax, values, normalize, cmap)
-    _name_axes(ax, [_shorten(printable(str(name))) for name in classes])
-    ax.set(xlabel="predicted", ylabel="true", title=title)
+    _name_axes(ax, _LABEL_COLUMNS if several else names, names)
+    ax.set(title=title, **({} if several else {"xlabel": "predicted", "ylabel": "true"}))
     return ax
 
 
@@ -109,7 +120,7 @@ def classification_report(y: ArrayLike | Tensor, preds: ArrayLike | Tensor, clas
     names = [printable(str(name)) for name in classes]
     true, predicted = _numpy(y), _numpy(preds)
     if true.ndim == 2:
-        _require_indicators(true, predicted, len(names))
+        _require_indicators("classification_report", true, predicted, len(names))
     else:
         true, predicted = _class_numbers("classification_report", y, preds, len(names))
     report: str = metrics.classification_report(
@@ -124,13 +135,20 @@ def _numpy(values: ArrayLike | Tensor) -> NDArray[Any]:
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
+def _label_matrices(true: NDArray[Any], predicted: NDArray[Any], c: int | None) -> NDArray[np.int64]:
+    _require_indicators("confusion_matrix", true, predicted, true.shape[1] if c is None else c)
+    true, predicted = true > 0, predicted > 0
+    cells = [(t & p).sum(0) for t in (~true, true) for p in (~predicted, predicted)]
+    return np.stack(cells, 1).astype(np.int64).reshape(-1, 2, 2)
+
+
 def _class_numbers(
     name: str, y: ArrayLike | Tensor, preds: ArrayLike | Tensor, c: int | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     true, predicted = _numpy(y), _numpy(preds)
     for what, values in (("y", true), ("preds", predicted)):
         if values.ndim != 1 or not (np.issubdtype(values.dtype, np.integer) or not values.size):
-            hint = " Take their argmax(1)." if values.ndim == 2 else ""
+            hint = " Take their argmax(1)." if what == "preds" and values.ndim == 2 else ""
             raise ValueError(
                 f"{name}: {what} must be [N] class numbers, got {list(values.shape)} {values.dtype}.{hint}"
             )
@@ -142,25 +160,28 @@ def _class_numbers(
     return true.astype(np.int64), predicted.astype(np.int64)
 
 
-def _require_indicators(true: NDArray[Any], predicted: NDArray[Any], c: int) -> None:
+def _require_indicators(name: str, true: NDArray[Any], predicted: NDArray[Any], c: int) -> None:
     if true.shape != predicted.shape or true.shape[1] != c:
-        raise ValueError(
-            f"classification_report: y and preds must be [N, {c}], got {list(true.shape)} and {list(predicted.shape)}"
-        )
+        raise ValueError(f"{name}: y and preds must be [N, {c}], got {list(true.shape)} and {list(predicted.shape)}")
     if not (np.isin(true, (0, 1)).all() and np.isin(predicted, (0, 1)).all()):
-        raise ValueError("classification_report: several labels must be zeros and ones. Compare probabilities first.")
+        raise ValueError(f"{name}: several labels must be zeros and ones. Compare probabilities first: probs > 0.5.")
 
 
 def _shorten(name: str) -> str:
     return name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…"
 
 
-def _square_axes(c: int) -> Axes:
+def _sized_axes(columns: int, rows: int) -> Axes:
     import matplotlib.pyplot as plt
 
-    side = 3 + (0.55 * c if c <= _MAX_ZEROS else 3.6 + 0.28 * c if c <= _MAX_NUMBERS else 10 + 0.12 * c)
-    _, ax = plt.subplots(figsize=(side, side), layout="constrained")
+    height = 3 + _side(rows)
+    _, ax = plt.subplots(figsize=(height if columns == rows else 3 + 0.9 * columns, height), layout="constrained")
     return ax
+
+
+def _side(c: int) -> float:
+    """Inches of c cells."""
+    return 0.55 * c if c <= _MAX_ZEROS else 3.6 + 0.28 * c if c <= _MAX_NUMBERS else 10 + 0.12 * c
 
 
 def _font_size(c: int) -> float:
@@ -170,37 +191,39 @@ def _font_size(c: int) -> float:
 def _paint(ax: Axes, values: NDArray[Any], normalize: bool, cmap: str) -> None:
     from matplotlib.colors import PowerNorm
 
-    c = len(values)
+    c, columns = values.shape
     top = 1.0 if normalize else max(float(values.max()), 1.0)
-    # Where colours stand alone, single confusions must show beside a class's many right answers: their root is drawn.
-    image = ax.imshow(values, cmap=cmap, norm=PowerNorm(1 if c <= _MAX_NUMBERS else 0.5, 0, top))
-    ax.set_xticks(np.arange(0.5, c - 1), minor=True)
+    # Where colours stand alone, single confusions must show beside a class's many right answers, and so must a rare
+    # label's few rows beside the many without it: their root is drawn.
+    norm = PowerNorm(1 if c <= _MAX_NUMBERS and c == columns else 0.5, 0, top)
+    image = ax.imshow(values, cmap=cmap, norm=norm, aspect="equal" if c == columns else "auto")
+    ax.set_xticks(np.arange(0.5, columns - 1), minor=True)
     ax.set_yticks(np.arange(0.5, c - 1), minor=True)
     ax.grid(which="minor", color="0.9", linewidth=0.5)
     if c <= _MAX_NUMBERS:
-        _write_numbers(ax, values, normalize, top)
+        _write_numbers(ax, values, normalize, norm)
     else:
         ax.figure.colorbar(image, ax=ax, aspect=60, pad=0.01)
 
 
-def _write_numbers(ax: Axes, values: NDArray[Any], normalize: bool, top: float) -> None:
+def _write_numbers(ax: Axes, values: NDArray[Any], normalize: bool, norm: PowerNorm) -> None:
     c = len(values)
     size = _font_size(c) - (1 if normalize and c > _MAX_ZEROS else 0)
-    for row, column in np.ndindex(c, c):
+    for row, column in np.ndindex(*values.shape):
         value = values[row, column]
         if np.isnan(value) or (value == 0 and c > _MAX_ZEROS):
             continue
         text = f"{value:.2f}" if normalize else f"{int(value)}"
-        colour = "white" if value > top / 2 else "0.6" if value == 0 else "black"
+        colour = "white" if norm(value) > 0.5 else "0.6" if value == 0 else "black"
         ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
 
 
-def _name_axes(ax: Axes, names: list[str]) -> None:
-    size = _font_size(len(names))
+def _name_axes(ax: Axes, columns: list[str], rows: list[str]) -> None:
+    size = _font_size(len(rows))
     # Signs such as $ in a name are no formula.
-    ax.set_yticks(range(len(names)), names, parse_math=False, fontsize=size)
+    ax.set_yticks(range(len(rows)), rows, parse_math=False, fontsize=size)
     # Names stand upright unless they fit beside each other.
-    room = ax.bbox.width * 72 / ax.figure.dpi / len(names)
-    upright = max(len(name) for name in names) * size * 0.6 > 0.8 * room
-    ax.set_xticks(range(len(names)), names, rotation=90 if upright else 0, parse_math=False, fontsize=size)
+    room = ax.bbox.width * 72 / ax.figure.dpi / len(columns)
+    upright = max(len(line) for name in columns for line in name.split("\n")) * size * 0.6 > 0.8 * room
+    ax.set_xticks(range(len(columns)), columns, rotation=90 if upright else 0, parse_math=False, fontsize=size)
     ax.tick_params(which="both", length=0)

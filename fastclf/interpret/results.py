@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,9 +18,7 @@ if TYPE_CHECKING:
     from fastclf.data.samples import Dataset
 
 Indices = NDArray[np.int64]
-
-
-_MAX_NAME = 30
+_TITLE_WIDTH = 32  # characters above an image
 
 
 class ImageModelResults:
@@ -27,37 +26,46 @@ class ImageModelResults:
 
     A class is given by its number or its name. Rows without a prediction (NaN) are left out everywhere.
 
+    Where pictures have several labels, each label is a question of its own: a picture is wrong where it has the label
+    and was not predicted to (a probability of at most .5), or lacks it and was.
+
     Args:
         ds: the pictures with their labels, such as ``data.val_ds``.
-        log_preds: ``[N, C]`` log-probabilities in the same order, such as ``learn.predict()``.
+        log_preds: ``[N, C]`` log-probabilities (probabilities when several labels) in the same order, such as
+            ``learn.predict()``.
 
     Attributes:
         ds: as above.
         probs: ``[N, C] float64`` probabilities.
-        preds: ``[N] int64`` predicted classes.
+        preds: ``[N] int64`` predicted classes; with several labels ``[N, C] int64`` zeros and ones.
 
     Raises:
-        ValueError: the predictions do not belong to these pictures, or are no log-probabilities of one label.
+        ValueError: the predictions do not belong to these pictures, or are no (log-)probabilities.
     """
 
     def __init__(self, ds: Dataset, log_preds: ArrayLike | Tensor) -> None:
         values = log_preds.detach().cpu().float().numpy() if isinstance(log_preds, Tensor) else np.asarray(log_preds)
-        if ds.is_multi or ds.is_reg:
-            raise ValueError("ImageModelResults: ds must have one label per picture, got several, or numbers")
+        if ds.is_reg:
+            raise ValueError("ImageModelResults: ds must have classes, got numbers to be predicted")
         if not ds.labels.known:
             raise ValueError("ImageModelResults: ds has no labels. Make the data with test_with_labels=True.")
         if values.shape != (len(ds), ds.c):
-            hint = " Average the views first: np.log(np.exp(log_preds).mean(0))." if values.ndim == 3 else ""
+            average = "preds.mean(0)" if ds.is_multi else "np.log(np.exp(log_preds).mean(0))"
+            hint = f" Average the views first: {average}." if values.ndim == 3 else ""
             raise ValueError(
                 f"ImageModelResults: log_preds must be [{len(ds)}, {ds.c}], one row per picture and one column per "
                 f"class, got {list(values.shape)}.{hint}"
             )
         self.ds = ds
-        self.probs: NDArray[np.float64] = np.exp(values.astype(np.float64))
+        values = values.astype(np.float64)
+        self.probs: NDArray[np.float64] = values if ds.is_multi else np.exp(values)
         self._known = ~np.isnan(self.probs).any(1)
-        if not np.allclose(self.probs[self._known].sum(1), 1, atol=0.02):
+        known = self.probs[self._known]
+        if ds.is_multi and not ((known >= 0) & (known <= 1)).all():
+            raise ValueError("ImageModelResults: several labels need probabilities, got values outside of 0..1")
+        if not ds.is_multi and not np.allclose(known.sum(1), 1, atol=0.02):
             raise ValueError("ImageModelResults: log_preds must be log-probabilities; of probabilities, take np.log")
-        self.preds: Indices = self.probs.argmax(1).astype(np.int64)
+        self.preds: Indices = (self.probs > 0.5 if ds.is_multi else self.probs.argmax(1)).astype(np.int64)
 
     def most_correct(self, cls: int | str, n: int = 4) -> Indices:
         """Find the rows of a class that were predicted right, the surest first.
@@ -66,26 +74,33 @@ class ImageModelResults:
             ``[n or fewer] int64`` rows of the dataset.
         """
         number = self._number(cls)
-        return self._rows(number, self.preds == number, -self.probs[:, number], n)
+        return self._rows(self._has(number) & self._said(number), -self.probs[:, number], n)
 
     def most_incorrect(self, cls: int | str, n: int = 4) -> Indices:
         """Find the rows of a class that were taken for another, those with the least of its probability first.
 
+        With several labels also those that lack it and were predicted to have it; the surest mistakes first.
+
         Returns:
             ``[n or fewer] int64`` rows of the dataset.
         """
         number = self._number(cls)
-        return self._rows(number, self.preds != number, self.probs[:, number], n)
+        has = self._has(number)
+        wrong = has != self._said(number)
+        return self._rows(wrong if self.ds.is_multi else wrong & has, -np.abs(has - self.probs[:, number]), n)
 
     def most_uncertain(self, cls: int | str, n: int = 4) -> Indices:
         """Find the rows of a class whose probability of it is nearest to 1/C, nearest first.
 
+        With several labels, of all rows those nearest to .5.
+
         Returns:
             ``[n or fewer] int64`` rows of the dataset.
         """
         number = self._number(cls)
-        distance = np.abs(self.probs[:, number] - 1 / self.probs.shape[1])
-        return self._rows(number, np.ones(len(self.preds), bool), distance, n)
+        undecided = 0.5 if self.ds.is_multi else 1 / self.probs.shape[1]
+        wanted = np.ones(len(self.preds), bool) if self.ds.is_multi else self._has(number)
+        return self._rows(wanted, np.abs(self.probs[:, number] - undecided), n)
 
     def plot_most_correct(self, cls: int | str, n: int = 4) -> Figure:
         """Draw what `most_correct` finds."""
@@ -107,8 +122,16 @@ class ImageModelResults:
             return int(cls)
         raise ValueError(f"cls must be one of {', '.join(classes)}, or 0 to {len(classes) - 1}, got {cls!r}")
 
-    def _rows(self, number: int, wanted: NDArray[np.bool_], order: NDArray[np.float64], n: int) -> Indices:
-        rows = np.flatnonzero((self.ds.y == number) & wanted & self._known)
+    def _has(self, number: int) -> NDArray[np.bool_]:
+        """Which rows have a label."""
+        return np.asarray(self.ds.y[:, number] > 0 if self.ds.is_multi else self.ds.y == number)
+
+    def _said(self, number: int) -> NDArray[np.bool_]:
+        """Which rows were predicted to have it."""
+        return np.asarray(self.preds[:, number] > 0 if self.ds.is_multi else self.preds == number)
+
+    def _rows(self, wanted: NDArray[np.bool_], order: NDArray[np.float64], n: int) -> Indices:
+        rows = np.flatnonzero(wanted & self._known)
         return rows[np.argsort(order[rows], kind="stable")][:n]
 
     def _plot(self, what: str, cls: int | str, rows: Indices) -> Figure:
@@ -119,12 +142,17 @@ class ImageModelResults:
         )
 
     def _title(self, row: int, number: int) -> str:
-        """The label, the prediction where it is another, their probabilities, and the file."""
+        """The true label or labels, what else was predicted, their probabilities, and the file."""
+        file = _shortened(self.ds.fnames[row]) if self.ds.fnames else f"row {row}"
+        if self.ds.is_multi:
+            true = [printable(self.ds.classes[k]) for k in np.flatnonzero(self.ds.y[row])]
+            lines = textwrap.wrap(f"true: {', '.join(true) or 'none'}", _TITLE_WIDTH)
+            return "\n".join([*lines, self._shown(row, number), file])
         guess = self.preds[row]
         lines = [f"true: {self._shown(row, number)}"]
         if guess != number:
             lines.append(f"predicted: {self._shown(row, guess)}")
-        return "\n".join([*lines, _shortened(self.ds.fnames[row]) if self.ds.fnames else f"row {row}"])
+        return "\n".join([*lines, file])
 
     def _shown(self, row: int, number: int) -> str:
         return f"{printable(self.ds.classes[number])} {self.probs[row, number]:.3f}"
@@ -143,4 +171,4 @@ class ImageModelResults:
 def _shortened(fname: str) -> str:
     """The name of a file without its folders, as wide as an image at most."""
     name = printable(fname.rpartition("/")[2])
-    return name if len(name) <= _MAX_NAME else f"...{name[3 - _MAX_NAME :]}"
+    return name if len(name) <= _TITLE_WIDTH else f"...{name[3 - _TITLE_WIDTH :]}"

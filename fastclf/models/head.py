@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from fastclf import ops
@@ -64,7 +65,8 @@ def resolve_ps(ps: float | Sequence[float] | None, n_hidden: int) -> list[float]
 class Head(nn.Module):
     """Per width in ``xtra_fc``: BatchNorm, Dropout, Linear, ReLU; then BatchNorm, Dropout, Linear(c) and ``final``.
 
-    ``layers`` ends with the logits. Weights are Kaiming-normal (He et al., 2015), biases zero; p = 0 omits a dropout.
+    ``layers`` ends with the logits. Weights are Kaiming-normal (He et al., 2015), biases zero but for the last layer's
+    where ``bias`` is given; p = 0 omits a dropout.
 
     Args:
         n_in: features per row.
@@ -73,6 +75,7 @@ class Head(nn.Module):
         xtra_fc: widths of the hidden layers, ``[512]`` by default.
         final: ``log_softmax`` (one label), ``sigmoid`` (several) or ``none`` (regression).
         seed: of the initial weights, and of the dropout masks until a fit sets its own.
+        bias: ``[c]`` of the last layer: the logits that are right on average.
     """
 
     FINALS = ("log_softmax", "sigmoid", "none")
@@ -86,6 +89,7 @@ class Head(nn.Module):
         xtra_fc: Sequence[int] | None = None,
         final: str = "log_softmax",
         seed: int = 0,
+        bias: ArrayLike | None = None,
     ) -> None:
         super().__init__()
         if final not in self.FINALS:
@@ -98,6 +102,9 @@ class Head(nn.Module):
         self.layers = nn.Sequential(*self._blocks())
         self.final: nn.Module = {"log_softmax": nn.LogSoftmax(1), "sigmoid": nn.Sigmoid(), "none": nn.Identity()}[final]
         self._init_weights(seed)
+        if bias is not None:
+            with torch.no_grad():
+                self.layers[-1].bias.copy_(torch.as_tensor(bias))  # type: ignore[operator]
 
     def _blocks(self) -> list[nn.Module]:
         sizes = [self.n_in, *self.widths, self.c]

@@ -96,15 +96,16 @@ class SaveCycles(Callback):
         self.epochs, self.cycles = int(state["epochs"]), int(state["cycles"])
 
 
-class StopDivergence(Callback):
-    """Ends a rate search once the smoothed loss is NaN or above four times its best."""
+class EndSearch(Callback):
+    """Ends a rate search after ``steps`` batches, or once the smoothed loss is NaN or above four times its best."""
 
-    def __init__(self) -> None:
-        self.best = float("inf")
+    def __init__(self, steps: int) -> None:
+        self.steps, self.best = steps, float("inf")
 
     def on_batch_end(self, loss: float) -> bool | None:
-        """Compares."""
-        if not loss <= 4 * self.best:
+        """Counts and compares."""
+        self.steps -= 1
+        if self.steps == 0 or not loss <= 4 * self.best:
             return True
         self.best = min(self.best, loss)
         return None

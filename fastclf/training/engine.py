@@ -5,13 +5,14 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from fastclf.data.loader import RowLoader
 from fastclf.models.head import Head
 from fastclf.ops import HeadEngine, HeadLoss, HeadRates, HeadSpec
 from fastclf.training.evaluate import Crit
-from fastclf.training.losses import BCE, NLL
+from fastclf.training.losses import BCE, NLL, gradient_scale
 from fastclf.training.optimizer import SGDR
 from fastclf.training.steps import OptFn, Rates
 
@@ -37,12 +38,13 @@ class EngineSteps:
         assert rows is not None
         assert momentum is not None
         wd = 0.0 if rates.wds is None else float(rates.wds[-1])
+        self._scale = gradient_scale(crit, spec.n_out)
         self.chunk = max(1, int(_FLOP_PER_CHUNK / (spec.flop_per_row * loader.bs)))
         self._engine = HeadEngine(
             spec,
             rows,
             loader.targets,
-            loss=HeadLoss("nll" if isinstance(crit, NLL) else "bce", crit.weight, crit.label_smoothing),
+            loss=_head_loss(crit, spec.n_out, self._scale),
             rates=HeadRates(float(rates.lrs[-1]), rates.schedule, momentum, wd, rates.decoupled, rates.clip),
             max_batch=loader.bs,
             seed=head.clock.seed,
@@ -62,10 +64,10 @@ class EngineSteps:
         """Trains on the epoch's next ``n`` batches, or those that there still are, and returns their losses."""
         bs = self._loader.bs
         rows = self._order[self._done * bs : (self._done + n) * bs]
-        losses: list[float] = self._engine.train(rows, bs, self.step, frozen_bn=not self._bn.training).tolist()
+        minimised: list[float] = self._engine.train(rows, bs, self.step, frozen_bn=not self._bn.training).tolist()
         self._done += n
-        self.step += len(losses)
-        return losses
+        self.step += len(minimised)
+        return [loss / self._scale for loss in minimised]
 
     def state_dict(self) -> dict[str, Any]:
         """Momenta and counters, for a fit that goes on later."""
@@ -75,6 +77,14 @@ class EngineSteps:
         """Takes what `state_dict` gave."""
         self.step = state["step"]
         self._engine.load_momenta(state["momenta"])
+
+
+def _head_loss(crit: NLL | BCE, n_out: int, scale: float) -> HeadLoss:
+    """The loss as the engine minimises it: `gradient_scale` times the one that is shown, by way of class weights."""
+    if isinstance(crit, NLL):
+        return HeadLoss("nll", crit.weight, crit.label_smoothing)
+    weight = torch.ones(n_out) if crit.weight is None else crit.weight
+    return HeadLoss("bce", weight * scale, crit.label_smoothing)
 
 
 def unknown_to_engine(module: nn.Module, loader: object, crit: Crit, opt_fn: OptFn) -> str | None:

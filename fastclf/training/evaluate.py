@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastclf.data.loader import Loader, RowLoader
+from fastclf.data.samples import Labels
 from fastclf.models.head import Head
 from fastclf.models.net import Net, head_of
 from fastclf.models.precision import autocast
 from fastclf.ops import HeadSpec, predict
 from fastclf.progress import track
-from fastclf.training.losses import LogitLoss
+from fastclf.training.losses import NLL, LogitLoss, constant_loss, gradient_scale, unweighted, wants_logits
 from fastclf.training.metrics import evaluate_metric
 
 Crit = Callable[[Tensor, Tensor], Tensor]
@@ -25,7 +26,7 @@ Crit = Callable[[Tensor, Tensor], Tensor]
 class Objective:
     """How a module's output becomes a loss, and a prediction.
 
-    The losses of `fastclf.training.losses` meet the head's logits, which is stable; any other meets its output.
+    Losses that take logits (`wants_logits`) meet those of a head of ours; any other meets the module's output.
     """
 
     module: nn.Module
@@ -33,7 +34,7 @@ class Objective:
 
     @property
     def _head(self) -> Head | None:
-        return head_of(self.module) if isinstance(self.crit, LogitLoss) else None
+        return head_of(self.module) if wants_logits(self.crit) else None
 
     @property
     def head_spec(self) -> HeadSpec | None:
@@ -53,20 +54,49 @@ class Objective:
 
     def loss(self, scores: Tensor, y: Tensor) -> Tensor:
         """The loss of `scores`."""
+        scores = shaped_as(y, scores)
         if self._head is not None and isinstance(self.crit, LogitLoss):
             return self.crit.from_logits(scores, y)
         return self.crit(scores, y)
+
+    def training_loss(self, scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """What is minimised, and the loss that is shown of it: see `gradient_scale`."""
+        loss = self.loss(scores, y)
+        return loss * gradient_scale(self.crit, scores[0].numel()), loss
 
     def output(self, scores: Tensor) -> Tensor:
         """The prediction that belongs to `scores`: log-probabilities, probabilities or values."""
         return scores if self._head is None else self._head.final(scores)
 
 
+def check_final_layer(module: nn.Module, crit: Crit) -> None:
+    """Raise ValueError where a loss that takes logits would meet probabilities, and squash them once more."""
+    if not (isinstance(crit, NLL) or (wants_logits(crit) and not isinstance(crit, LogitLoss))):
+        return
+    last = module.head if isinstance(module, Net) else module
+    while isinstance(last, nn.Sequential) and len(last):
+        last = last[-1]
+    if isinstance(last, nn.Sigmoid | nn.Softmax):
+        name = getattr(crit, "__name__", type(crit).__name__)
+        wanted = (
+            "log-probabilities, so end it in nn.LogSoftmax(1)" if isinstance(crit, NLL) else "logits, so leave it out"
+        )
+        raise ValueError(
+            f"crit: the model ends in nn.{type(last).__name__} and gives probabilities, but {name} takes {wanted}; "
+            "or take a loss of probabilities, such as nn.BCELoss()."
+        )
+
+
+def shaped_as(y: Tensor, scores: Tensor) -> Tensor:
+    """Return predictions ``[B]`` of one number as targets are, ``[B, 1]``: nothing may broadcast to ``[B, B]``."""
+    return scores.reshape(y.shape) if y.is_floating_point() and scores.numel() == y.numel() else scores
+
+
 def scores_of(objective: Objective, loader: Loader, epoch: int = 0, what: str = "predict") -> tuple[Tensor, Tensor]:
     """Scores ``[N, c]`` and targets of the rows of ``loader``, on the CPU; the module in eval mode.
 
     Rows are in data set order, and NaN where the loader serves none because the picture is bad. A loader that shuffles
-    gives the rows that it serves, in its own order.
+    gives the rows that it serves, in its own order. In a regression, scores have the shape of the targets.
     """
     objective.module.eval()
     spec = objective.head_spec
@@ -77,7 +107,9 @@ def scores_of(objective: Objective, loader: Loader, epoch: int = 0, what: str = 
         for x, y in track(loader.batches(epoch), len(loader), what, "batches"):
             scores.append(objective.scores(x).cpu())
             targets.append(y.cpu())
-    return (torch.cat(scores), torch.cat(targets)) if loader.shuffle else _at_their_places(torch.cat(scores), loader)
+    found, y = torch.cat(scores), torch.cat(targets)
+    found = shaped_as(y, found)
+    return (found, y) if loader.shuffle else _at_their_places(found, loader)
 
 
 def _at_their_places(scores: Tensor, loader: Loader) -> tuple[Tensor, Tensor]:
@@ -91,11 +123,27 @@ def _at_their_places(scores: Tensor, loader: Loader) -> tuple[Tensor, Tensor]:
 
 
 def validate(objective: Objective, loader: Loader, metrics: Sequence[Callable[..., Any]]) -> list[float]:
-    """``[loss, metric, ...]`` of the whole set that ``loader`` serves: each exact, none a mean of batch means."""
+    """``[loss, metric, ...]`` of the whole set that ``loader`` serves: each exact, none a mean of batch means.
+
+    The loss is that without class weights, which can be compared with and without them.
+    """
     scores, targets = scores_of(objective, loader, what="validate")
     if len(loader.served) < loader.n:
         served = torch.from_numpy(loader.served)
         scores, targets = scores[served], targets[served]
-    loss = float(objective.loss(scores, targets).detach())
+    loss = float(replace(objective, crit=unweighted(objective.crit)).loss(scores, targets).detach())
     output = objective.output(scores)
     return [loss, *(evaluate_metric(metric, output, targets) for metric in metrics)]
+
+
+def loss_of_constant(crit: Crit, train: Labels, loader: Loader) -> float | None:
+    """The loss on the rows that ``loader`` serves of a prediction that looks at none of them; None for other losses.
+
+    Args:
+        crit: the loss; one of the user's own may take anything, so its constant is not known.
+        train: the labels that the prediction is made from, see `constant_logits`.
+        loader: serves the validation set.
+    """
+    if not isinstance(crit, LogitLoss):
+        return None
+    return constant_loss(crit, train, loader.targets[torch.from_numpy(loader.served)])

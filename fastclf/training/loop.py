@@ -22,6 +22,8 @@ from fastclf.training.callbacks import Callback, wants_batches
 from fastclf.training.recorder import Recorder
 from fastclf.training.snapshot import LastGood
 
+_LARGE = 1e4  # a value that no longer fits its column with six decimals
+
 
 class Steps(Protocol):
     """Something that trains on the next batches of an epoch."""
@@ -170,14 +172,27 @@ class TrainLoop:
                 )
             return None
 
+    def search(self) -> None:
+        """Trains epoch after epoch until a callback stops it; losses need not be finite."""
+        while not self.stopped:
+            self.run_epoch(allow_nan=True)
+            self.epoch, self.done = self.epoch + 1, 0
+
     def fit(
-        self, n_epochs: int, validate: Callable[[], list[float]], names: Sequence[str], keep: Callable[[], None]
+        self,
+        n_epochs: int,
+        validate: Callable[[], list[float]],
+        names: Sequence[str],
+        keep: Callable[[], None],
+        constant: float | None,
     ) -> list[float]:
         """Trains up to ``n_epochs``; prints the table; returns ``[val_loss, metric, ...]`` of the last epoch.
 
-        Calls ``keep`` after each epoch, and when an interrupt ends the fit where everything is consistent.
+        Calls ``keep`` after each epoch, and when an interrupt ends the fit where everything is consistent. The
+        validation loss of a prediction that never changes, ``constant``, stands beside the first epoch; a fit that ends
+        above it says so.
         """
-        table = _Table(("trn_loss", "val_loss", *names))
+        table = _Table(("trn_loss", "val_loss", *names), constant)
         good = LastGood(self.groups.groups[self.groups.frozen_to :])
         if not good.take(self.steps.step):
             raise DivergedError("fit: the model holds values that are not finite; load a saved model first.")
@@ -195,7 +210,10 @@ class TrainLoop:
                 self._tolerant("the state of the fit", keep)
             raise
         self._call("on_train_end")
-        return self.recorder.last()
+        values = self.recorder.last()
+        if constant is not None and values[0] > constant:
+            print(_worse_than_constant(values[0], constant))
+        return values
 
     def _run_safely(self, good: LastGood) -> None:
         """Trains for an epoch; where it diverges, the modules hold the last good values again."""
@@ -265,16 +283,26 @@ def _advice(good: int, *, first: bool) -> str:
     )
 
 
-class _Table:
-    """The lines that a fit prints."""
+def _worse_than_constant(loss: float, constant: float) -> str:
+    return (
+        f"The validation loss {loss:.6f} is above {constant:.6f}, that of a constant prediction: the model has learned "
+        "nothing that holds for new data. Train longer, or with another rate (see lr_find)."
+    )
 
-    def __init__(self, columns: Sequence[str]) -> None:
+
+class _Table:
+    """The lines that a fit prints; the first epoch's ends with the loss of a constant prediction."""
+
+    def __init__(self, columns: Sequence[str], constant: float | None) -> None:
         self._widths = [max(12, len(name) + 2) for name in columns]
+        self._beside = "" if constant is None else f"   (val_loss of a constant: {constant:.6f})"
         self._print("epoch", columns)
 
     def row(self, epoch: int, values: Sequence[float]) -> None:
         """Prints an epoch's values, n/a where one is undefined."""
-        self._print(f"{epoch:5d}", ["n/a" if math.isnan(value) else f"{value:.6f}" for value in values])
+        cells = ["n/a" if math.isnan(v) else f"{v:.6f}" if abs(v) < _LARGE else f"{v:.4e}" for v in values]
+        self._print(f"{epoch:5d}", cells, self._beside)
+        self._beside = ""
 
-    def _print(self, first: str, cells: Sequence[str]) -> None:
-        print(f"{first} " + "".join(c.rjust(w) for c, w in zip(cells, self._widths, strict=True)), flush=True)
+    def _print(self, first: str, cells: Sequence[str], beside: str = "") -> None:
+        print(f"{first} " + "".join(c.rjust(w) for c, w in zip(cells, self._widths, strict=True)) + beside, flush=True)

@@ -1,18 +1,25 @@
 """The losses that go with a head: on its final output, and, stably, on its logits.
 
 Each averages over rows, so one call over a whole set gives that set's exact loss.
+
+A row with several labels (or several numbers to predict) has one term in the loss per label. The loss that is shown is
+their mean, which can be compared between sets. Training follows the gradient of their sum (`gradient_scale`): the
+log-likelihood of a row is the sum over its labels, and so one rate serves one label and many.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+
+from fastclf.data.samples import Labels
 
 
 def _weight(weight: Tensor | None, like: Tensor) -> Tensor | None:
@@ -65,11 +72,11 @@ class BCE:
 
 @dataclass(frozen=True)
 class L1:
-    """Mean absolute error of predictions and targets of the same shape (one target: ``[B]`` or ``[B, 1]``)."""
+    """Mean absolute error of predictions and targets ``[B, k]``."""
 
     def __call__(self, out: Tensor, y: Tensor) -> Tensor:
         """The loss of predictions."""
-        return F.l1_loss(out, y.reshape(out.shape))
+        return F.l1_loss(out, y)
 
     def from_logits(self, logits: Tensor, y: Tensor) -> Tensor:
         """The same: a regression head has no final function."""
@@ -77,15 +84,85 @@ class L1:
 
 
 LogitLoss = NLL | BCE | L1
+T = TypeVar("T")
+
+# Losses that take logits, by package and name; their subclasses do, too.
+_OF_LOGITS = {
+    "torch": {
+        "BCEWithLogitsLoss",
+        "CrossEntropyLoss",
+        "MultiLabelSoftMarginLoss",
+        "MultiMarginLoss",
+        "binary_cross_entropy_with_logits",
+        "cross_entropy",
+        "multilabel_soft_margin_loss",
+        "multi_margin_loss",
+    },
+    "torchvision": {"sigmoid_focal_loss"},
+    "timm": {
+        "AsymmetricLossMultiLabel",
+        "AsymmetricLossSingleLabel",
+        "BinaryCrossEntropy",
+        "LabelSmoothingCrossEntropy",
+        "SoftTargetCrossEntropy",
+    },
+}
+
+
+def wants_logits(crit: object) -> bool:
+    """Whether a loss is known to take logits: ours can, and so do those of torch, torchvision and timm that say so."""
+    if isinstance(crit, LogitLoss):
+        return True
+    if isinstance(crit, partial):
+        return wants_logits(crit.func)
+    kinds = [crit] if hasattr(crit, "__name__") else type(crit).__mro__
+    return any(kind.__name__ in _OF_LOGITS.get(kind.__module__.partition(".")[0], ()) for kind in kinds)
+
+
+def gradient_scale(crit: object, columns: int) -> float:
+    """Return what training multiplies a loss's gradient with: the labels (or numbers) of a row that it averages over.
+
+    1 for the negative log-likelihood of one label, and for losses of the user's own.
+    """
+    return float(columns) if isinstance(crit, BCE | L1) else 1.0
+
+
+def unweighted(crit: T) -> T:
+    """Return the loss without its class weights: what is shown of a validation set, with weights and without."""
+    return replace(crit, weight=None) if isinstance(crit, NLL | BCE) else crit
+
+
+def constant_logits(labels: Labels) -> NDArray[np.float64]:
+    """Return the logits ``[C]`` of the best prediction that does not look at the image.
+
+    One label: logarithms of the class frequencies, less their mean. Several: the log-odds of each label. Half a row is
+    added to every count, which keeps them finite (Haldane, 1956; Anscombe, 1956). Regression: the medians.
+    """
+    y = labels.y
+    if labels.is_reg:
+        return np.atleast_1d(np.median(y.astype(np.float64), axis=0))
+    if labels.is_multi:
+        positive = y.sum(0, dtype=np.float64)
+        return np.asarray(np.log((positive + 0.5) / (len(y) - positive + 0.5)))
+    logs = np.log(np.bincount(y, minlength=labels.c) + 0.5)
+    return np.asarray(logs - logs.mean())
+
+
+def constant_loss(crit: LogitLoss, train: Labels, y: Tensor) -> float:
+    """Return the unweighted loss on targets ``y`` of the `constant_logits` of a training set."""
+    logits = torch.from_numpy(constant_logits(train)).expand(len(y), -1)
+    return float(unweighted(crit).from_logits(logits, y.double() if y.is_floating_point() else y))
 
 
 def class_weights(given: str | ArrayLike, y: NDArray[Any], c: int) -> Tensor:
     """Weights ``[C] float32`` of the classes in a loss.
 
     Args:
-        given: one number per class, finite and not negative; or ``"auto"``: the mean number of rows of the classes that
-            have any, over the class's own (one label: ``N / (C * rows)``, "balanced" in scikit-learn). A class without
-            rows weighs 1.
+        given: one number per class, finite and not negative; or ``"auto"``: in proportion to ``1 / sqrt(rows)``, the
+            mean over the training set's labels being 1, so that a rate that is right without weights is right with
+            them. (``1 / rows``, "balanced" in scikit-learn, lets a class of three rows dominate. Square roots of
+            frequencies: Mikolov et al., 2013; for images, Mahajan et al., "Exploring the Limits of Weakly Supervised
+            Pretraining", 2018.) A class without rows weighs as much as one with one.
         y: labels of the training set: ``[N]`` class numbers, or ``[N, C]`` of zeros and ones.
         c: number of classes.
 
@@ -95,9 +172,10 @@ def class_weights(given: str | ArrayLike, y: NDArray[Any], c: int) -> Tensor:
     if isinstance(given, str):
         if given != "auto":
             raise ValueError(f'class_weights: class_weights must be "auto" or one number per class, got {given!r}')
-        rows = np.bincount(y, minlength=c) if y.ndim == 1 else y.sum(0)
-        there = rows > 0
-        weights = np.where(there, rows[there].mean() / np.maximum(rows, 1), 1.0)
+        rows = np.bincount(y, minlength=c) if y.ndim == 1 else y.sum(0, dtype=np.float64)
+        weights = 1 / np.sqrt(np.maximum(rows, 1))
+        # With several labels, every row has a term of every label, whether it bears the label or not.
+        weights /= np.average(weights, weights=rows) if y.ndim == 1 else weights.mean()
     else:
         weights = np.asarray(given, dtype=np.float64)
         if weights.shape != (c,) or not (np.isfinite(weights) & (weights >= 0)).all() or not weights.any():

@@ -109,6 +109,25 @@ def fbeta(beta: float, thresh: float | None = None) -> Metric:
     return metric
 
 
+def mean_average_precision(preds: Values, targs: Values) -> float:
+    """Mean over labels of the average precision: how well each label's probability ranks the rows, without a threshold.
+
+    Average precision is the precision at every positive row, averaged (Zhu, 2004); rows of equal probability count as
+    one step, as in scikit-learn's ``average_precision_score``. Labels without a positive row are left out.
+
+    Args:
+        preds: ``[N, C]`` probabilities (or logits).
+        targs: ``[N, C]`` of zeros and ones.
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    p, y = _arrays("mean_average_precision", preds, targs)
+    if y.ndim != 2:
+        raise ValueError("mean_average_precision: targets must be [N, C] zeros and ones. Use accuracy for one label.")
+    return np.nan if _has_nan(p) else _mean(_average_precisions(p, y > 0))
+
+
 def log_loss(preds: Values, targs: Values) -> float:
     """Mean negative log-likelihood; of each decision where rows have several labels.
 
@@ -175,6 +194,19 @@ def _counts(name: str, preds: Values, targs: Values, thresh: float | None) -> tu
     if y.ndim == 1 and n_classes == 2:
         counts = [count[1:] for count in counts]
     return counts[0], counts[1], counts[2]
+
+
+def _average_precisions(p: Floats, positive: NDArray[np.bool_]) -> Floats:
+    """Of every column that has a positive row."""
+    p, positive = p[:, positive.any(0)], positive[:, positive.any(0)]
+    order = np.argsort(-p, axis=0, kind="stable")
+    p, hits = np.take_along_axis(p, order, 0), np.take_along_axis(positive, order, 0)
+    ends = np.ones(p.shape, bool)  # whether a row is the last of those with its probability
+    ends[:-1] = p[:-1] != p[1:]
+    place = np.where(ends, np.arange(len(p))[:, None], len(p))
+    end = np.minimum.accumulate(place[::-1], axis=0)[::-1]
+    precision = np.take_along_axis(hits.cumsum(0), end, 0) / (end + 1)
+    return np.asarray((precision * hits).sum(0) / hits.sum(0))
 
 
 def _mean_ratio(part: Floats, whole: Floats) -> float:

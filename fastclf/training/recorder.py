@@ -12,6 +12,8 @@ from fastclf.training.schedule import Schedule
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from fastclf.training.suggestions import RateSuggestions
+
 SMOOTHING = 0.98
 _PER_BATCH = ("lrs", "losses", "momentums")
 
@@ -25,6 +27,7 @@ class Recorder:
         losses: the smoothed training loss after each batch: ``avg = .98 avg + .02 loss``, debiased.
         momentums: the momentum in each batch, where the schedule sets it.
         val_losses, rec_metrics: the validation loss and the metrics after each epoch.
+        suggestions: what a rate search suggests; None for a fit.
     """
 
     def __init__(self, schedule: Schedule, lr: float) -> None:
@@ -34,6 +37,7 @@ class Recorder:
         self.momentums: list[float] = []
         self.val_losses: list[float] = []
         self.rec_metrics: list[list[float]] = []
+        self.suggestions: RateSuggestions | None = None
 
     def batch(self, loss: float, step: int) -> float:
         """Notes the loss of the next batch, trained at ``step`` of the schedule, and returns the smoothed loss."""
@@ -90,7 +94,7 @@ class Recorder:
         return ax
 
     def plot(self, n_skip: int = 10, n_skip_end: int = 5, ax: Axes | None = None) -> Axes:
-        """Draws the smoothed training loss over the rate, on a log axis.
+        """Draws the smoothed training loss over the rate, on a log axis, and marks what a rate search suggests.
 
         The first ``n_skip`` and last ``n_skip_end`` batches are left out when as many batches remain.
         """
@@ -100,7 +104,16 @@ class Recorder:
         losses = np.asarray(self.losses[chosen])
         ax.plot(self.lrs[chosen], losses, marker="" if len(losses) > 20 else ".")
         ax.set_xscale("log")
+        if self.suggestions is not None:
+            self._mark(ax, self.suggestions.rates())
         return ax
+
+    def _mark(self, ax: Axes, rates: dict[str, float]) -> None:
+        for number, (name, rate) in enumerate(rates.items(), 1):
+            loss = np.interp(np.log(rate), np.log(self.lrs), self.losses)
+            ax.plot(rate, loss, "o", color=f"C{number}", label=f"{name}: {rate:.1e}")
+        if rates:
+            ax.legend()
 
 
 def _axes(ax: Axes | None, xlabel: str, ylabel: str) -> Axes:

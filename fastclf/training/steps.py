@@ -92,8 +92,8 @@ class AutogradSteps:
             _set_rates(self.optimizer, self.rates, self.step)
         if self._head is not None:
             self._head.clock.step = self.step
-        loss = self.objective.loss(self.objective.scores(x), y)
-        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        minimised, loss = self.objective.training_loss(self.objective.scores(x), y)
+        self._scaler.scale(minimised).backward()  # type: ignore[no-untyped-call]
         if self.rates.clip is not None:
             self._scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self._parameters, self.rates.clip)

@@ -91,7 +91,7 @@ def test_numbers_to_predict(load):
     assert data.is_reg
     assert data.c == 1
     assert data.classes == []
-    np.testing.assert_array_equal(data.val_y, np.float32([0, 0.5]))
+    np.testing.assert_array_equal(data.val_y, np.float32([[0], [0.5]]))
     two = load("id,x,y\n" + "\n".join(f"{name},{i},{-i}" for i, name in enumerate(IDS)), continuous=True)
     assert two.c == 2
     assert two.trn_y.shape == (8, 2)
@@ -106,7 +106,7 @@ def test_default_split_is_stratified(load, capsys):
     assert np.bincount(data.val_y).tolist() == [2, 2]
     assert "4 of 10 pictures are for validation" in capsys.readouterr().out
     assert list(load(rows(AB), val_idxs=None, val_pct=0.4, seed=3).val_ds.fnames) == list(data.val_ds.fnames)
-    assert load(rows([str(i) for i in range(10)]), val_idxs=None, continuous=True).val_y.shape == (2,)
+    assert load(rows([str(i) for i in range(10)]), val_idxs=None, continuous=True).val_y.shape == (2, 1)
 
 
 def test_single_rows_stay_in_train(load):

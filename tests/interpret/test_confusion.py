@@ -98,7 +98,9 @@ def test_an_empty_matrix_of_counts_is_drawn():
 
 
 def test_a_matrix_of_another_size_is_refused():
-    with pytest.raises(ValueError, match=r"cm must be \[3, 3\] for 3 classes, got \[2, 2\]"):
+    with pytest.raises(
+        ValueError, match=r"cm must be \[3, 3\] for 3 classes, or \[3, 2, 2\] for 3 labels, got \[2, 2\]"
+    ):
         plot_confusion_matrix(np.eye(2), ["a", "b", "c"])
 
 
@@ -131,3 +133,43 @@ def test_a_notebook_shows_the_report_as_print_does():
     assert isinstance(report, str)
     assert repr(report) == str(report)
     assert repr(report).splitlines()[0].split() == ["precision", "recall", "f1-score", "support"]
+
+
+@pytest.mark.parametrize(("n", "c"), [(0, 3), (1, 2), (60, 5), (300, 70)])
+def test_matrices_of_several_labels_match_scikit_learn(rng, n, c):
+    y, preds = (rng.integers(0, 2, (n, c)) for _ in range(2))
+    names = [f"label {i}" for i in range(c)]
+    expected = reference.multilabel_confusion_matrix(y, preds) if n else np.zeros((c, 2, 2))
+    for a, b in ((y, preds), (torch.tensor(y).float(), preds > 0)):
+        found = confusion_matrix(a, b, names)
+        assert found.dtype == np.int64
+        assert found.shape == (c, 2, 2)
+        assert (found == expected).all()
+    assert confusion_matrix(y, preds).shape == (c, 2, 2)
+
+
+def test_several_labels_that_are_no_zeros_and_ones_are_refused(rng):
+    y = rng.integers(0, 2, (6, 3))
+    with pytest.raises(ValueError, match=r"Compare probabilities first: probs > 0\.5"):
+        confusion_matrix(y, rng.uniform(0.1, 0.9, (6, 3)))
+    with pytest.raises(ValueError, match=r"y and preds must be \[N, 3\], got \[6, 3\] and \[6\]"):
+        confusion_matrix(y, y.argmax(1))
+    with pytest.raises(ValueError, match=r"must be \[N, 2\]"):
+        confusion_matrix(y, y, ["a", "b"])
+
+
+@pytest.mark.parametrize("c", [2, 5, 23, 60])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_the_plot_of_several_labels_has_a_row_per_label(rng, c, normalize):
+    cm = rng.integers(0, 50, (c, 2, 2))
+    cm[0, 1] = 0
+    ax = plot_confusion_matrix(cm, [f"label ${i}" for i in range(c)], normalize=normalize)
+    ax.figure.canvas.draw()
+    drawn = np.ma.filled(ax.images[0].get_array(), np.nan)
+    (tn, fp), (fn, tp) = np.moveaxis(cm, 0, -1)
+    with np.errstate(invalid="ignore"):
+        positive, negative = (tp + fn, fp + tn) if normalize else (1, 1)
+        expected = np.stack([tp / positive, fn / positive, fp / negative, tn / negative], 1)
+    np.testing.assert_allclose(drawn, expected)
+    assert [tick.get_text() for tick in ax.get_yticklabels()][1] == "label $1"
+    assert [tick.get_text() for tick in ax.get_xticklabels()[:2]] == ["true\npositive", "false\nnegative"]

@@ -126,9 +126,37 @@ def test_misuse_names_the_argument(results, tmp_path):
         results.most_correct("cow")
     with pytest.raises(ValueError, match="got -1"):
         results.plot_most_uncertain(-1)
+    with pytest.raises(ValueError, match="must have classes, got numbers"):
+        ImageModelResults(Dataset(tmp_path, Labels(np.zeros((7, 3), np.float32), [], is_reg=True)), np.zeros((7, 3)))
     several = Dataset(tmp_path, Labels(np.zeros((7, 3), np.float32), NAMES, is_multi=True))
-    with pytest.raises(ValueError, match="one label per picture"):
-        ImageModelResults(several, np.zeros((7, 3)))
+    with pytest.raises(ValueError, match=r"need probabilities, got values outside of 0\.\.1"):
+        ImageModelResults(several, np.full((7, 3), -0.1))
+    with pytest.raises(ValueError, match=r"Average the views first: preds\.mean\(0\)"):
+        ImageModelResults(several, np.zeros((5, 7, 3)))
+
+
+def test_several_labels_match_a_plain_search(rng, tmp_path):
+    n = 150
+    probs, y = rng.uniform(size=(n, 3)), rng.integers(0, 2, (n, 3)).astype(np.float32)
+    probs[7] = np.nan
+    found = ImageModelResults(Dataset(tmp_path, Labels(y, NAMES, is_multi=True)), probs)
+    rows = [i for i in range(n) if i != 7]
+    for k, name in enumerate(NAMES):
+        p, has = probs[:, k], y[:, k] > 0
+        right = sorted((i for i in rows if has[i] and p[i] > 0.5), key=lambda i: -p[i])
+        wrong = sorted((i for i in rows if has[i] != (p[i] > 0.5)), key=lambda i: p[i] if has[i] else 1 - p[i])
+        unsure = sorted(rows, key=lambda i: abs(p[i] - 0.5))
+        assert found.most_correct(name, 9).tolist() == right[:9]
+        assert found.most_incorrect(name, 9).tolist() == wrong[:9]
+        assert found.most_uncertain(name, 9).tolist() == unsure[:9]
+
+
+def test_titles_of_several_labels_name_the_true_ones(tmp_path):
+    y = np.float32([[1, 0, 1], [0, 0, 0]])
+    ds = Dataset(tmp_path, Labels(y, NAMES, is_multi=True), images=np.zeros((2, 5, 4, 3), np.uint8))
+    found = ImageModelResults(ds, np.array([[0.9, 0.8, 0.2], [0.1, 0.7, 0.3]]))
+    assert titles(found.plot_most_incorrect("dog")) == ["true: cat, owl\ndog 0.800", "true: none\ndog 0.700"]
+    assert titles(found.plot_most_incorrect("owl")) == ["true: cat, owl\nowl 0.200"]
 
 
 def test_plots_takes_pictures_of_any_size_and_kind(rng):

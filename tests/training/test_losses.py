@@ -1,9 +1,24 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
-from sklearn.utils.class_weight import compute_class_weight
+import torch.nn.functional as F
+from torch import nn
 
-from fastclf.training.losses import BCE, L1, NLL, class_weights, default_loss
+from fastclf.data.samples import Labels
+from fastclf.training.losses import (
+    BCE,
+    L1,
+    NLL,
+    class_weights,
+    constant_logits,
+    constant_loss,
+    default_loss,
+    gradient_scale,
+    unweighted,
+    wants_logits,
+)
 
 
 def test_nll_with_weights_and_smoothing_matches_float64(rng):
@@ -37,9 +52,86 @@ def test_bce_of_extreme_logits_has_a_gradient():
     assert logits.grad.item() == pytest.approx(1)
 
 
-def test_l1_of_one_target_does_not_broadcast():
-    out, y = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([1.0, 2.0, 5.0])
-    assert float(L1()(out, y)) == pytest.approx(2 / 3)
+def labels(kind, y, c):
+    names = [] if kind == "numbers" else [str(k) for k in range(c)]
+    return Labels(y, names, is_multi=kind == "several", is_reg=kind == "numbers")
+
+
+def drawn(kind, rng, n, c):
+    if kind == "one":
+        return np.concatenate([np.arange(c), rng.integers(0, c, n - c)])
+    if kind == "several":
+        return (rng.random((n, c)) < rng.uniform(0.02, 0.98, c)).astype(np.float32)
+    return (rng.normal(30, 5, (n, c))).astype(np.float32)
+
+
+@pytest.mark.parametrize(("kind", "crit"), [("one", NLL), ("several", BCE), ("numbers", L1)])
+def test_no_other_constant_is_much_better_on_the_training_set(kind, crit, rng):
+    """The half row that is added costs less than 1 / n of a likelihood; any shift of the logits costs more."""
+    n, c = int(rng.integers(200, 500)), int(rng.integers(2, 9))
+    y = drawn(kind, rng, n, c)
+    logits, train = constant_logits(labels(kind, y, c)), labels(kind, y, c)
+    assert logits.shape == (c,)
+
+    def loss(z):
+        z = np.broadcast_to(z, (n, c))
+        if kind == "one":
+            return np.mean(np.log(np.exp(z).sum(1)) - z[np.arange(n), y])
+        return np.mean(np.logaddexp(0, z) - y * z) if kind == "several" else np.mean(np.abs(z - y))
+
+    ours = constant_loss(crit(), train, torch.from_numpy(y))
+    assert ours == pytest.approx(loss(logits), rel=1e-9)
+    assert all(loss(logits + rng.normal(0, 1, c)) > ours - c / n for _ in range(20))
+
+
+def test_the_constant_of_balanced_classes_is_zero_and_a_label_nobody_has_stays_finite():
+    assert np.abs(constant_logits(labels("one", np.arange(60) % 6, 6))).max() < 1e-12
+    never_always = np.tile(np.float32([0, 1]), (9, 1))
+    np.testing.assert_allclose(constant_logits(labels("several", never_always, 2)), [np.log(0.5 / 9.5), np.log(19)])
+
+
+def test_the_constant_is_measured_without_class_weights(rng):
+    y = drawn("several", rng, 50, 3)
+    plain = constant_loss(BCE(), labels("several", y, 3), torch.from_numpy(y))
+    assert plain == constant_loss(BCE(torch.tensor([9.0, 1, 0])), labels("several", y, 3), torch.from_numpy(y))
+    crit = nn.L1Loss()
+    assert unweighted(crit) is crit
+
+
+def test_only_losses_that_average_over_a_row_are_scaled():
+    assert [gradient_scale(crit, 7) for crit in (NLL(), BCE(), L1(), nn.BCELoss())] == [1, 7, 7, 1]
+
+
+class Focal(nn.BCEWithLogitsLoss):
+    """A user's own, made from one that takes logits."""
+
+
+@pytest.mark.parametrize(
+    ("crit", "wants"),
+    [
+        (nn.BCEWithLogitsLoss(), True),
+        (Focal(), True),
+        (nn.CrossEntropyLoss(label_smoothing=0.1), True),
+        (nn.MultiLabelSoftMarginLoss(), True),
+        (F.binary_cross_entropy_with_logits, True),
+        (partial(F.cross_entropy, reduction="sum"), True),
+        (nn.BCELoss(), False),
+        (nn.NLLLoss(), False),
+        (nn.MSELoss(), False),
+        (F.nll_loss, False),
+        (lambda out, y: (out - y).mean(), False),
+    ],
+)
+def test_losses_that_take_logits_are_known(crit, wants):
+    assert wants_logits(crit) is wants
+
+
+def test_losses_of_torchvision_and_timm_that_take_logits_are_known():
+    ops = pytest.importorskip("torchvision.ops")
+    assert wants_logits(ops.sigmoid_focal_loss)
+    loss = pytest.importorskip("timm.loss")
+    assert wants_logits(loss.AsymmetricLossMultiLabel())
+    assert wants_logits(loss.BinaryCrossEntropy())
 
 
 @pytest.mark.parametrize(("multi", "reg", "kind"), [(False, False, NLL), (True, False, BCE), (False, True, L1)])
@@ -47,18 +139,26 @@ def test_default_loss(multi, reg, kind):
     assert isinstance(default_loss(is_multi=multi, is_reg=reg), kind)
 
 
-def test_auto_weights_are_those_of_balanced_classes(rng):
-    y = rng.permutation(np.repeat([0, 1, 2], [1000, 10, 1]))
-    ours = class_weights("auto", y, 3)
-    expected = compute_class_weight("balanced", classes=np.arange(3), y=y)
-    np.testing.assert_allclose(ours, expected, rtol=1e-6)
+def test_auto_weights_are_inverse_roots_and_one_in_the_mean_of_rows(rng):
+    rows = rng.integers(1, 2000, 5)
+    y = rng.permutation(np.repeat(np.arange(5), rows))
+    ours = class_weights("auto", y, 5).double().numpy()
+    np.testing.assert_allclose(ours / ours[0], np.sqrt(rows[0] / rows), rtol=1e-6)
+    assert ours[y].mean() == pytest.approx(1)
 
 
-def test_auto_weights_of_a_class_without_rows_are_one():
-    y = np.array([0, 0, 0, 2])
-    np.testing.assert_allclose(class_weights("auto", y, 4), [2 / 3, 1, 2, 1])
-    tags = np.array([[1, 0, 0], [1, 0, 1], [1, 0, 0]], np.float32)
-    np.testing.assert_allclose(class_weights("auto", tags, 3), [2 / 3, 1, 2])
+def test_auto_weights_of_several_labels_are_one_in_the_mean_of_labels(rng):
+    rows = np.array([900, 90, 9, 1])
+    y = np.stack([rng.permutation(np.arange(1000) < n) for n in rows], 1).astype(np.float32)
+    ours = class_weights("auto", y, 4).double().numpy()
+    np.testing.assert_allclose(ours / ours[0], np.sqrt(rows[0] / rows), rtol=1e-6)
+    assert ours.mean() == pytest.approx(1)
+
+
+def test_auto_weights_of_a_class_without_rows_are_those_of_a_class_with_one():
+    weights = class_weights("auto", np.array([0, 0, 0, 2]), 4)
+    assert weights.isfinite().all()
+    assert weights[1] == weights[2] == weights[3] > weights[0]
 
 
 @pytest.mark.parametrize("given", ["balanced", [1, 2], [1, -1, 2], [0, 0, 0], [1, np.nan, 1], [[1, 2, 3]]])

@@ -13,6 +13,7 @@ from fastclf.training.metrics import (
     f1,
     fbeta,
     log_loss,
+    mean_average_precision,
     name_of,
     precision,
     recall,
@@ -203,3 +204,21 @@ def test_a_failing_metric_is_named():
         evaluate_metric(broken, torch.zeros(2, 3), torch.zeros(2))
     with pytest.raises(ValueError, match="metric '<lambda>' must return one number"):
         evaluate_metric(lambda preds, _: preds, torch.zeros(2, 3), torch.zeros(2))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mean_average_precision_matches_scikit_learn(several, kind, rng):
+    p, y = several
+    y[0, 0] = 1
+    p[:, -1] = rng.integers(0, 4, len(p)) / 4  # ties
+    there = [k for k in range(y.shape[1]) if y[:, k].any()]
+    expected = np.mean([reference.average_precision_score(y[:, k], p[:, k]) for k in there])
+    assert mean_average_precision(*as_kind(kind, p, y)) == pytest.approx(expected, abs=1e-12)
+
+
+def test_mean_average_precision_where_it_is_undefined(rng):
+    p = rng.uniform(size=(5, 2))
+    assert np.isnan(mean_average_precision(p, np.zeros((5, 2))))
+    assert np.isnan(mean_average_precision(np.full((5, 2), np.nan), np.ones((5, 2))))
+    with pytest.raises(ValueError, match="Use accuracy for one label"):
+        mean_average_precision(p, np.zeros(5, np.int64))

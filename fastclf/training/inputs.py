@@ -1,0 +1,75 @@
+"""Checks of what a user hands to `predict_array`, and of batches that cannot train."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from fastclf.data.transforms import Transforms
+
+_REMEDY = "Pass tfms(open_image(fn))[None] with tfms = data.tfms[1]."
+_ROOM = 4  # times the range of transformed images: other mean and deviation stay below, pixels 0..255 do not
+
+
+def as_batch(x: ArrayLike | Tensor, tfms: Transforms | None, columns: int | None) -> Tensor:
+    """Return ``x`` as a float32 batch.
+
+    Args:
+        x: transformed images ``[B, 3, h, w]``, or rows of activations ``[B, F]``.
+        tfms: the validation transforms; None where no images are taken.
+        columns: F; None where no rows are taken.
+
+    Raises:
+        ValueError: it is something else, or images that have not been transformed; says what to do.
+    """
+    try:
+        batch = x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise _refusal(tfms, columns, f"a {type(x).__name__}: {error}.") from error
+    shape = f"{list(batch.shape)} {batch.dtype}".replace("torch.", "")
+    if batch.ndim == 2 and columns == batch.shape[1]:
+        return batch.float()
+    if tfms is None or batch.ndim != 4:
+        raise _refusal(tfms, columns, f"{shape}.{_batch_hint(batch, tfms, columns)}")
+    if batch.shape[1] != 3:
+        where = " Channels come first, and images are transformed." if batch.shape[3] == 3 else ""
+        raise _refusal(tfms, columns, f"{shape}.{where} {_REMEDY}")
+    if not batch.is_floating_point():
+        raise _refusal(tfms, columns, f"{shape}: these pixels are not transformed. {_REMEDY}")
+    batch = batch.float()
+    low, high = _range(tfms)
+    if batch.numel() and (batch.min() < _ROOM * low or batch.max() > _ROOM * high):
+        got = f"values of {float(batch.min()):g} to {float(batch.max()):g} instead of about {low:.1f} to {high:.1f}"
+        raise _refusal(tfms, columns, f"{got}: these pixels are not transformed. {_REMEDY}")
+    return batch
+
+
+def _batch_hint(batch: Tensor, tfms: Transforms | None, columns: int | None) -> str:
+    if tfms is not None and batch.ndim == 3:
+        return " For one transformed image pass x[None]." if len(batch) == 3 else f" {_REMEDY}"
+    return " For one row pass x[None]." if batch.ndim == 1 and columns == len(batch) else ""
+
+
+def _range(tfms: Transforms) -> tuple[float, float]:
+    """The lowest and the highest value of a transformed image."""
+    pairs = list(zip(tfms.mean, tfms.std, strict=True))
+    return min(-mean / std for mean, std in pairs), max((1 - mean) / std for mean, std in pairs)
+
+
+def _refusal(tfms: Transforms | None, columns: int | None, got: str) -> ValueError:
+    forms = ["transformed images [B, 3, h, w]"] if tfms is not None else []
+    forms += [f"activations [B, {columns}]"] if columns is not None else []
+    return ValueError(f"predict_array: x must be {' or '.join(forms)}, got {got}")
+
+
+def check_batch_norm(module: nn.Module, loader: Any) -> None:
+    """Raise ValueError where batches of one row meet a BatchNorm over rows that trains; modes are those of training."""
+    if loader.bs == 1 and any(isinstance(layer, nn.BatchNorm1d) and layer.training for layer in module.modules()):
+        raise ValueError(
+            f"fit: bs=1 cannot train BatchNorm, which needs two rows in a batch, got {loader.n} training row(s) in "
+            "batches of one. Make the data with bs=2 or more, or call learn.bn_freeze(True)."
+        )
