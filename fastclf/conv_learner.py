@@ -311,7 +311,7 @@ class ConvLearner(_OwnHead):
         return np.stack([first, *views]), targets
 
     def _columns(self) -> int | None:
-        return 2 * self.model.body.channels
+        return self.model.body.n_features
 
     def _module_for(self, ndim: int) -> nn.Module:
         return self.head if ndim == 2 else self.model
