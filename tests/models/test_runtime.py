@@ -46,9 +46,7 @@ TRANSFORMERS = {
     "pvt_v2_b0": 64,
     "pit_ti_224": 224,
     "hiera_tiny_224": 224,
-    "cait_xxs24_224": 224,
     "levit_128s": 224,
-    "mixer_s32_224": 224,
     "mobilevit_xxs": 64,
     "torchvision:vit_b_32": 64,
     "torchvision:swin_t": 64,
@@ -105,7 +103,7 @@ def randomised(arch, size=64):
         body = build_body(arch, pretrained=False)
     randomise(body)
     for module in body.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.momentum = 0.5
             module.train()
     with torch.no_grad():
