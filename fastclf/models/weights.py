@@ -8,7 +8,6 @@ import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
 from importlib import import_module
 from pathlib import Path, PosixPath
 from typing import Any
@@ -183,10 +182,13 @@ def check_reachable(url: str) -> None:
     """Ask for ``url`` once, for as long as a person waits: libraries that download ask many times, or for ever.
 
     Raises:
-        OSError: nobody answers.
+        OSError: nobody answers, or a server that cannot serve.
     """
-    with suppress(HTTPError):  # an answer; what it means is found out by whoever downloads
+    try:
         urlopen(Request(url, method="HEAD"), timeout=_PATIENCE).close()
+    except HTTPError as answer:  # whoever downloads finds out what it means
+        if answer.code >= 500:
+            raise
 
 
 def fetch(url: str) -> dict[str, Tensor]:

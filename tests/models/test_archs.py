@@ -1,7 +1,9 @@
 import io
+import socket
 import subprocess
 import sys
 from argparse import Namespace
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -455,6 +457,29 @@ def test_offline_says_where_the_file_belongs(tmp_path, monkeypatch):
     assert str(place) in str(caught.value)
     assert "pretrained=False" in str(caught.value)
     assert not list(place.parent.iterdir())
+
+
+@pytest.mark.parametrize("status", [None, 503])
+def test_a_server_that_never_answers_or_cannot_serve_is_left_at_once(monkeypatch, status):
+    monkeypatch.setattr(weights, "_PATIENCE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/weights.pth"
+        if status is None:
+            with pytest.raises(OSError, match="timed out"):
+                weights.check_reachable(url)
+            return
+        with ThreadPoolExecutor(1) as pool:
+            answered = pool.submit(answer_once, server, status)
+            with pytest.raises(OSError, match="503"):
+                weights.check_reachable(url)
+            assert answered.result().startswith(b"HEAD /weights.pth")
+
+
+def answer_once(server, status):
+    with server.accept()[0] as connection:
+        asked = connection.recv(4096)
+        connection.sendall(b"HTTP/1.1 %d no\r\nContent-Length: 0\r\n\r\n" % status)
+        return asked
 
 
 # State

@@ -14,4 +14,7 @@ Pictures per second at 224 pixels, batches of 32, two threads of a Zen 3 process
 
 So torch.compile is no candidate: it was never the fastest, and needs a compiler. Folding BatchNorm in torch is none
 either: 1.3 times torch on EfficientNet-Lite0, where ONNX Runtime was 2.4 times (a busy Zen 1 processor).
+
+Transformers gain too: ONNX Runtime gives 2.5 times as many images per second as torch for ViT-S/16, 3.9 times for
+Swin-T (medians of five pairs at 224 pixels, batches of 16, on a busy two-core machine).
 """

@@ -35,7 +35,7 @@ def _writes(*names: str) -> Callable[[Callable[..., Names]], Callable[..., Names
 
 def _needs(condition: bool, what: str) -> None:
     if not condition:
-        raise UnknownOperationError(f"nothing is known here that does {what} in ONNX")
+        raise UnknownOperationError(f"{what} cannot be written as ONNX")
 
 
 def _pair(values: Sequence[int]) -> list[int]:

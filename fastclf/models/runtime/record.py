@@ -1,7 +1,8 @@
 """A network's forward pass as an ONNX graph: run once, every operation that the input reaches is written down.
 
 torch's own exporter is not used: the one that traces is announced to be removed, and the one that follows it needs
-two more packages and several times as long. A recording holds for its picture size, whose numbers are part of it
+two more packages and several times as long (EfficientNet-Lite0 8 s instead of 1, Swin-T 82 s instead of 3, on a busy
+machine), for a graph that is no faster. A recording holds for its picture size, whose numbers are part of it
 (paddings, shapes), and for any number of pictures.
 """
 
@@ -73,7 +74,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return out
         known = func.name().removeprefix("aten::").partition(".")[0].removesuffix("_")
         if known not in OPERATIONS:
-            raise UnknownOperationError(f"nothing is known here that does {func.name()} in ONNX")
+            raise UnknownOperationError(f"{func.name()} cannot be written as ONNX")
         names = OPERATIONS[known](self, out, *args, **kwargs)
         values = out if isinstance(out, list | tuple) else [out]
         for value, name in zip(
