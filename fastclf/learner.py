@@ -66,7 +66,9 @@ class Learner(Saving):
         model: takes what the loaders serve and gives what ``crit`` takes: with the default loss, log-probabilities
             (one label), probabilities (several) or values (regression), ``[B, c]``.
         groups: submodules that together hold every parameter, first layers first.
-        crit: the loss, a function of (output, targets).
+        crit: the loss, a function of (output, targets). One of torch, torchvision or timm that takes logits gets them
+            where the head is ours; where the model ends in probabilities it is refused. Targets of a regression are
+            ``[B, k]``, as predictions are, and so they reach a loss or metric.
         class_weights: of the classes in the default loss: one number each, or ``"auto"``, the rarer the heavier; see
             `fastclf.training.losses.class_weights`.
         metrics: functions of (predictions, targets), of torch tensors or numpy arrays.

@@ -1,4 +1,4 @@
-"""Several labels (and several numbers) train as one does: start, rate, shown losses, and losses of the user's own."""
+"""Several labels train as one does: start, rate, shown losses; losses of the user's own; shapes of a regression."""
 
 from functools import partial
 

@@ -2,9 +2,9 @@
 
 Each averages over rows, so one call over a whole set gives that set's exact loss.
 
-A row with several labels (or several numbers to predict) has one term in the loss per label. The loss that is shown is
-their mean, which can be compared between sets. Training follows the gradient of their sum (`gradient_scale`): the
-log-likelihood of a row is the sum over its labels, and so one rate serves one label and many.
+A row with several labels has one term in the loss per label. The loss that is shown is their mean, which can be
+compared between sets. Training follows the gradient of their sum (`gradient_scale`): the log-likelihood of a row is the
+sum over its labels, and so one rate serves one label and many.
 """
 
 from __future__ import annotations
@@ -120,11 +120,8 @@ def wants_logits(crit: object) -> bool:
 
 
 def gradient_scale(crit: object, columns: int) -> float:
-    """Return what training multiplies a loss's gradient with: the labels (or numbers) of a row that it averages over.
-
-    1 for the negative log-likelihood of one label, and for losses of the user's own.
-    """
-    return float(columns) if isinstance(crit, BCE | L1) else 1.0
+    """Return what training multiplies a loss's gradient with: for `BCE` the labels of a row that it averages over."""
+    return float(columns) if isinstance(crit, BCE) else 1.0
 
 
 def unweighted(crit: T) -> T:

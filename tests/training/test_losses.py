@@ -98,8 +98,8 @@ def test_the_constant_is_measured_without_class_weights(rng):
     assert unweighted(crit) is crit
 
 
-def test_only_losses_that_average_over_a_row_are_scaled():
-    assert [gradient_scale(crit, 7) for crit in (NLL(), BCE(), L1(), nn.BCELoss())] == [1, 7, 7, 1]
+def test_only_the_loss_of_several_labels_is_scaled():
+    assert [gradient_scale(crit, 7) for crit in (NLL(), BCE(), L1(), nn.BCELoss())] == [1, 7, 1, 1]
 
 
 class Focal(nn.BCEWithLogitsLoss):
