@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -159,7 +160,8 @@ class Files:
 
     def _beside(self, texts: Sequence[str]) -> str:
         first = f"{texts[0]}{self.suffix}"
-        home = next((entry.name for entry in self.found.path.iterdir() if (entry / first).is_file()), None)
+        folders = self.found.path.iterdir()
+        home = next((folder.name for folder in folders if os.path.isfile(folder / first)), None)  # noqa: PTH113 any text
         if home is None:
             return ""
         return f"{printable(first)} is in the folder {home!r}: with folder='.' files are found in all folders."
