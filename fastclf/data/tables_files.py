@@ -31,6 +31,7 @@ class Files:
     def __init__(self, found: Found, suffix: str) -> None:
         self.found, self.suffix = found, suffix
         self.folder = PurePosixPath(found.folder)
+        self.prefix = "" if found.folder == "." else f"{found.folder}/"
         self.there = {*found.pictures, *found.others}
 
     def find(self, cell: Cell) -> tuple[str, str] | None:
@@ -42,6 +43,8 @@ class Files:
         """
         if not isinstance(cell, str) or not cell:
             return None
+        if (plain := f"{self.prefix}{cell}{self.suffix}") in self.there:  # most names, without making a path of them
+            return plain, EXACT
         exact = self._in_folder(cell)
         if exact in self.there:
             return exact, EXACT
@@ -81,7 +84,7 @@ class Files:
 
     @cached_property
     def _by_base(self) -> dict[str, str]:
-        return _only_one((PurePosixPath(name).name, name) for name in self.there)
+        return _only_one((name.rpartition("/")[2], name) for name in self.there)
 
     @cached_property
     def _endings(self) -> list[str]:
