@@ -335,7 +335,8 @@ class ImageClassifierData(DataLoaders):
         options: Options,
     ) -> Self:
         path, tfms, seed = Path(path), check_tfms(tfms), options.get("seed", SEED)
-        found = find_files(path, folder, allow_outside=allow_outside)
+        exclude = [] if test_name is None else [test_name]
+        found = find_files(path, folder, exclude=exclude, allow_outside=allow_outside)
         rows = tables.labelled_by_table(read, found, rules, val_idxs, val_pct, seed)
         if rows.test_labels is not None and test_name is not None:
             raise ValueError(

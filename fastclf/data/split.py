@@ -124,6 +124,33 @@ def _all_in(labels: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> bool:
     return len(np.unique(labels[rows])) == int(labels.max(initial=-1)) + 1
 
 
+def tag_groups(rows: Sequence[tuple[str, ...]], few: int = 5) -> list[Hashable]:
+    """Groups rows of several labels for `stratified_idxs`: by their combination, or by their rarest label.
+
+    Where labels are many, most combinations occur in a row or two; by themselves none of these would ever be validated.
+
+    Args:
+        rows: the labels of each row.
+        few: a combination with fewer rows is put to the others of its rarest label.
+
+    Returns:
+        A group for each row such that every label keeps a row for training.
+    """
+    combinations = Counter(rows)
+    counts = Counter(tag for tags in rows for tag in tags)
+    kept = {tag for tags, n in combinations.items() if n >= few for tag in tags}
+    groups: list[Hashable] = []
+    for row, tags in enumerate(rows):
+        if combinations[tags] >= few or not tags:
+            groups.append(tags)
+        elif kept.issuperset(tags):
+            groups.append(min(tags, key=lambda tag: (counts[tag], tag)))
+        else:  # the first row of a label, which stays in train as the only one of its group
+            kept.update(tags)
+            groups.append(row)
+    return groups
+
+
 def warn_single(names: Sequence[str]) -> None:
     """Warns of classes with a single row, which `stratified_idxs` leaves to training.
 

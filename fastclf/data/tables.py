@@ -20,7 +20,7 @@ from fastclf.data.bad_pictures import printable
 from fastclf.data.folders import warn_absent
 from fastclf.data.listing import Found
 from fastclf.data.samples import Labels
-from fastclf.data.split import stratified_idxs, warn_single
+from fastclf.data.split import stratified_idxs, tag_groups, warn_single
 from fastclf.data.tables_columns import Columns, choose
 from fastclf.data.tables_files import EXACT, Files
 from fastclf.data.tables_labels import Values, as_labels, check_no_missing, read_values
@@ -201,7 +201,8 @@ def _drawn(name: str, values: Values, val_pct: float, seed: int) -> npt.NDArray[
     if not values.is_multi and not values.is_reg:
         warn_single([text for (text,) in values.texts])
     n = len(values.texts)
-    val_idxs = stratified_idxs([()] * n if values.is_reg else values.texts, val_pct, seed)
+    groups = [()] * n if values.is_reg else tag_groups(values.texts) if values.is_multi else values.texts
+    val_idxs = stratified_idxs(groups, val_pct, seed)
     print(f"{name}: {len(val_idxs)} of {n} pictures are for validation; val_idxs= or split_col= names others")
     return val_idxs
 

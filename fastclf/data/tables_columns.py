@@ -147,6 +147,11 @@ def _label_columns(table: Table, files: Files, rules: TableRules, file: int, fre
     raise LabelError(_listing(table, files, rules, file, free))
 
 
+def distinct_cells(table: Table, columns: Sequence[int]) -> set[Cell]:
+    """Returns what some columns hold, each once."""
+    return {row[i] for row in table.rows for i in columns}
+
+
 def is_indicator(table: Table, columns: Sequence[int]) -> bool:
     """Tells whether columns hold nothing but 0 and 1, or -1 and 1."""
     cells = {

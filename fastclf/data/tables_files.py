@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -30,6 +31,7 @@ class Files:
     def __init__(self, found: Found, suffix: str) -> None:
         self.found, self.suffix = found, suffix
         self.folder = PurePosixPath(found.folder)
+        self.prefix = "" if found.folder == "." else f"{found.folder}/"
         self.there = {*found.pictures, *found.others}
 
     def find(self, cell: Cell) -> tuple[str, str] | None:
@@ -41,6 +43,8 @@ class Files:
         """
         if not isinstance(cell, str) or not cell:
             return None
+        if (plain := f"{self.prefix}{cell}{self.suffix}") in self.there:  # most names, without making a path of them
+            return plain, EXACT
         exact = self._in_folder(cell)
         if exact in self.there:
             return exact, EXACT
@@ -80,7 +84,7 @@ class Files:
 
     @cached_property
     def _by_base(self) -> dict[str, str]:
-        return _only_one((PurePosixPath(name).name, name) for name in self.there)
+        return _only_one((name.rpartition("/")[2], name) for name in self.there)
 
     @cached_property
     def _endings(self) -> list[str]:
@@ -159,7 +163,8 @@ class Files:
 
     def _beside(self, texts: Sequence[str]) -> str:
         first = f"{texts[0]}{self.suffix}"
-        home = next((entry.name for entry in self.found.path.iterdir() if (entry / first).is_file()), None)
+        folders = self.found.path.iterdir()
+        home = next((folder.name for folder in folders if os.path.isfile(folder / first)), None)  # noqa: PTH113 any text
         if home is None:
             return ""
         return f"{printable(first)} is in the folder {home!r}: with folder='.' files are found in all folders."

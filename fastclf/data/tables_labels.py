@@ -12,7 +12,7 @@ import numpy as np
 
 from fastclf.data.folders import check_classes
 from fastclf.data.samples import Labels
-from fastclf.data.tables_columns import OFF, ON, Columns, is_indicator
+from fastclf.data.tables_columns import OFF, ON, Columns, distinct_cells, is_indicator
 from fastclf.data.tables_reading import Cell, Table
 from fastclf.data.tables_rules import TableRules
 from fastclf.errors import DataError, LabelError
@@ -95,7 +95,9 @@ def _by_folder(table: Table, file: int, rules: TableRules) -> Values:
 def _by_indicator(table: Table, positions: list[int], rules: TableRules) -> Values:
     if not is_indicator(table, positions):
         _refuse_cell(table, positions)
-    rows = [tuple(sorted(_column_class(table, i) for i in positions if _is_on(row[i]))) for row in table.rows]
+    on = {cell for cell in distinct_cells(table, positions) if isinstance(cell, str) and cell.lower() in ON}
+    classes = sorted((_column_class(table, i), i) for i in positions)
+    rows = [tuple([name for name, i in classes if row[i] in on]) for row in table.rows]
     other = next((i for i, texts in enumerate(rows) if len(texts) != 1), None)
     titles = _titles(table, positions)
     if other is not None and rules.multi is False:
@@ -118,10 +120,6 @@ def _by_indicator(table: Table, positions: list[int], rules: TableRules) -> Valu
     return Values(
         rows, True, False, f"several labels per image in {titles}{why}", "multi=False" if other is None else ""
     )
-
-
-def _is_on(cell: Cell) -> bool:
-    return isinstance(cell, str) and cell.lower() in ON
 
 
 def _column_class(table: Table, position: int) -> str:

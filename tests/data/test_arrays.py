@@ -203,7 +203,8 @@ def test_labels_of_a_test_set_are_checked_like_the_others():
     several = np.array([[1, 1], [0, 1], [1, 0]] * 2)
     np.testing.assert_array_equal(load(y=several, test=(PICTURES, several[::-1])).test_ds.y, several[::-1])
     numbers = np.linspace(0, 1, 6, dtype=np.float32)
-    np.testing.assert_array_equal(load(y=numbers, test=(PICTURES, -numbers), continuous=True).test_ds.y, -numbers)
+    served = load(y=numbers, test=(PICTURES, -numbers), continuous=True).test_ds.y
+    np.testing.assert_array_equal(served.ravel(), -numbers)
     with pytest.raises(LabelError, match="test y must be one of the 2 classes, row 1 is not"):
         load(test=(PICTURES[:2], [0, 2]))
     with pytest.raises(ValueError, match="test x and y must be equally long"):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastclf.data.split import check_val_idxs, get_cv_idxs, get_group_idxs, stratified_idxs, warn_single
+from fastclf.data.split import check_val_idxs, get_cv_idxs, get_group_idxs, stratified_idxs, tag_groups, warn_single
 
 
 def test_reference_numbers():
@@ -61,6 +61,28 @@ def test_val_pct_out_of_range(val_pct):
 def test_too_few_rows_to_split():
     with pytest.raises(ValueError, match="got 3 row"):
         stratified_idxs(["a", "b", "c"], 0.2, 1)
+
+
+def test_rows_of_many_labels_are_validated_as_often_as_others(rng):
+    """40 attributes, as in CelebA: hardly any combination occurs twice."""
+    names = [f"{i:02}" for i in range(40)]
+    rates = rng.uniform(0.02, 0.6, 40)
+    rows = [tuple(name for name, on in zip(names, row, strict=True) if on) for row in rng.random((4000, 40)) < rates]
+    rows += [("only",), ("only", "01", "02"), ("once", "03")]
+    idxs = stratified_idxs(tag_groups(rows), 0.25, 1)
+    assert len(idxs) == round(len(rows) * 0.25)
+    drawn, trained = [rows[i] for i in idxs], [rows[i] for i in set(range(len(rows))) - set(idxs.tolist())]
+    assert {tag for tags in trained for tag in tags} == {*names, "only", "once"}
+    for name, rate in zip(names, rates, strict=True):
+        n = sum(name in tags for tags in rows)
+        deviation = np.sqrt(len(rows) * rate * 0.25 * 0.75) + 1
+        assert abs(sum(name in tags for tags in drawn) - n * 0.25) < 5 * deviation, name
+
+
+def test_combinations_that_are_frequent_keep_their_shares(rng):
+    rows = [("a",), ("a", "b"), ("b",), ()] * 100
+    drawn = [rows[i] for i in stratified_idxs(tag_groups(rows), 0.2, int(rng.integers(99)))]
+    assert [drawn.count(row) for row in rows[:4]] == [20] * 4
 
 
 def test_single_rows_are_named():

@@ -75,7 +75,7 @@ label_texts = st.text(letters, min_size=1, max_size=6).filter(str.strip) | st.sa
 def whole_tables(draw):
     """Rows of (name, label) such that every class has a row for training, and row ``val`` is for validation."""
     names = draw(st.lists(st.sampled_from(NAMES), min_size=3, unique=True))
-    pool = draw(st.lists(label_texts, min_size=2, max_size=4, unique=True))
+    pool = draw(st.lists(label_texts, min_size=2, max_size=4, unique_by=str.strip))
     rows = [(name, draw(st.sampled_from(pool))) for name in names]
     counts = Counter(label for _, label in rows)
     may = [i for i, (_, label) in enumerate(rows) if counts[label] > 1]
@@ -99,11 +99,11 @@ def test_what_a_table_says_is_what_the_data_has(root, tally, table, header, sep,
         content = text.getvalue().encode(encoding)
     except UnicodeEncodeError:
         return tally.count("not to be encoded")
-    assume(header[0] not in NAMES)  # then the first line is taken for a row without skip_header=False
+    assume(not any(cell.strip() in NAMES for cell in header))  # a first line that names a file is a row
     reading = "utf-8-sig" if encoding == "utf-8" else encoding
     data = read(root, content, sep=sep, encoding=reading, multi=False, val_idxs=[val])
-    assert labels_of(data) == {file_of(name): label for name, label in rows}
-    assert data.classes == sorted({label for _, label in rows})
+    assert labels_of(data) == {file_of(name): label.strip() for name, label in rows}
+    assert sorted(data.classes) == sorted({label.strip() for _, label in rows})
     assert list(data.val_ds.fnames) == [file_of(rows[val][0])]
     return tally.count("round trip")
 
@@ -182,7 +182,7 @@ def contents(draw):
 @fuzzed
 @given(
     content=contents(),
-    sep=st.sampled_from([","] * 12 + [*SEPARATORS, "", "ab", "\r", "\0", "ä"]),
+    sep=st.sampled_from([None] * 9 + [","] * 9 + [*SEPARATORS, "", "ab", "\r", "\0", "ä"]),
     encoding=encodings,
     skip_header=st.booleans(),
     continuous=st.sampled_from([False, False, True]),
@@ -208,12 +208,70 @@ def test_any_table(root, tally, content, folder, **options):
     assert np.isfinite(data.trn_y).all()
     text = content.decode(options["encoding"])
     if '"' not in text and not data.is_multi and not data.is_reg:
-        lines = [line.split(options["sep"]) for line in re.split(r"\r\n|\r|\n", text) if line]
-        said = {
-            (PurePosixPath(folder) / f"{n}{options['suffix']}").as_posix(): y
-            for n, y, *_ in lines[options["skip_header"] :]
-        }
-        assert labels_of(data) == said
+        lines = [line for line in re.split(r"\r\n|\r|\n", text) if line]
+        for name, label in labels_of(data).items():  # one line says so
+            stem = PurePosixPath(name).name.removesuffix(".png").casefold()
+            assert any(label in line and stem in line.casefold() for line in lines) or label == name.split("/")[-2]
+    return tally.count("data")
+
+
+SPELLINGS = [str, str, str, "{} ".format, "pics/{}".format, str.upper, lambda name: name.replace("/", "\\")]
+KINDS = {"label": ["a", "a", "b", "b c"], "split": ["train", "train", "Valid", "test"], "noise": ["x", "y", ""]}
+KINDS |= {"is_valid": ["0", "0", "1"], "flag": ["0", "1"], "fold": ["0", "1", "2"]}
+
+
+@st.composite
+def columns(draw):
+    """Columns of any kind, in any order: {title: cells}, the first of which name files, and how to ask for them."""
+    names = draw(st.lists(st.sampled_from([name for name in NAMES if "\n" not in name]), min_size=7, unique=True))
+    found = {"file": [draw(st.sampled_from(SPELLINGS))(name) for name in names]}
+    if draw(st.integers(0, 4)) == 0:
+        found["file"][1] = "gone"
+    for title in ["label", *draw(st.lists(st.sampled_from([*KINDS][1:]), unique=True, max_size=2))]:
+        found[title] = [draw(st.sampled_from(KINDS[title])) for _ in names]
+    order, headed, options = draw(st.permutations([*found])), draw(st.sampled_from([True, True, False])), {}
+    for option, title in (("fn_col", "file"), ("label_col", "label"), ("split_col", draw(st.sampled_from(order)))):
+        often = None if option == "split_col" and title not in ("split", "is_valid") else title
+        wanted = draw(st.sampled_from([often] * 60 + [*KINDS, None, None, 7]))
+        by_number = wanted in order and draw(st.sampled_from([True, headed]))
+        if wanted is not None:
+            options[option] = order.index(wanted) if by_number else wanted
+    return names, found, order, headed, options
+
+
+@fuzzed
+@given(
+    table=columns(),
+    sep=st.sampled_from([",", ";", "\t", "|"]),
+    missing=st.sampled_from(["raise", "skip"]),
+)
+def test_any_columns(root, tally, table, sep, missing):
+    """Whatever columns there are and are asked for: the labels of the one that was asked for, or an error."""
+    names, found, order, headed, options = table
+    text = io.StringIO()
+    csv.writer(text, delimiter=sep).writerows(
+        [order] * headed + [*zip(*(found[title] for title in order), strict=True)]
+    )
+    content, file = text.getvalue().encode(), root.parent / "labels.csv"
+    file.write_bytes(content)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            data = ImageClassifierData.from_csv(
+                root, "pics", file, 4, TFMS, suffix=".png", missing=missing, multi=False, device="cpu", **options
+            )
+    except (DataError, FileNotFoundError) as error:
+        return tally.refused(error, r"labels\.csv")
+    except ValueError as error:
+        return tally.refused(error, ARGUMENT)
+    if "label_col" in options:
+        asked = options["label_col"]
+        labels = found[asked if isinstance(asked, str) else order[asked]]
+        rows = zip(names, found["file"], labels, strict=True)
+        said = labels_of(data)
+        if data.test_ds is not None:
+            said |= {name: data.classes[y] for name, y in zip(data.test_ds.fnames, data.test_ds.y, strict=True)}
+        assert said == {file_of(name): label for name, spelt, label in rows if spelt != "gone"}
     return tally.count("data")
 
 
