@@ -17,7 +17,8 @@ GREY16 = np.linspace(0, 65535, 45 * 63).reshape(45, 63).astype(np.uint16)
 
 def saved(image, form, **options):
     buffer = io.BytesIO()
-    image.copy().save(buffer, form, **options)  # an image keeps how it was saved
+    others = [other.copy() for other in options.pop("append_images", ())]  # an image keeps how it was saved
+    image.copy().save(buffer, form, **options, **({"append_images": others} if others else {}))
     return buffer.getvalue()
 
 
@@ -31,6 +32,25 @@ def png16(values, colour_type):
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def planar_tiff(values):
+    """A TIFF of one plane per colour, `[H, W, 3]` of 8 or 16 bits: Pillow does not write them."""
+    height, width = values.shape[:2]
+    planes = [values[:, :, i].tobytes() for i in range(3)]
+    sizes, bits = [len(plane) for plane in planes], [8 * values.itemsize] * 3
+    after = 8 + 2 + 12 * 10 + 4
+    start = after + 6 + 12 + 12
+    offsets = [start + sum(sizes[:i]) for i in range(3)]
+    tags = [(256, "I", [width]), (257, "I", [height]), (258, "H", bits), (259, "H", [1]), (262, "H", [2])]
+    tags += [(273, "I", offsets), (277, "H", [3]), (278, "I", [height]), (279, "I", sizes), (284, "H", [2])]
+    entries = extra = b""
+    for tag, kind, numbers in tags:
+        packed = struct.pack(f"<{len(numbers)}{kind}", *numbers)
+        if len(packed) > 4:
+            packed, extra = struct.pack("<I", after + len(extra)), extra + packed
+        entries += struct.pack("<HHI", tag, {"H": 3, "I": 4}[kind], len(numbers)) + packed.ljust(4, b"\0")
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4) + extra + b"".join(planes)
 
 
 def exif(orientation):
@@ -110,7 +130,7 @@ def kinds():
         "packed.tga": saved(rgba, "TGA", compression="tga_rle"),
         "rgb.pcx": saved(rgb, "PCX"),
         "rgba.ico": saved(rgba.resize((64, 64)), "ICO", sizes=[(64, 64)]),
-        "planar.tif": saved(rgb, "TIFF", tiffinfo={284: 2}, compression="tiff_lzw"),
+        "planar.tif": planar_tiff(PIXELS),
         "big.tif": saved(rgb, "TIFF", big_tiff=True),
         "rgb.tif": saved(rgb, "TIFF"),
         "16 bits.tif": saved(grey16, "TIFF"),
@@ -125,7 +145,7 @@ def kinds():
         "palette.tif": saved(palette, "TIFF"),
         "pages.tif": saved(rgb, "TIFF", **more),
     }
-    for packed in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "lzma", "zstd", "jpeg", "webp"):
+    for packed in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "lzma", "zstd", "jpeg"):
         found[f"{packed}.tif"] = saved(rgb, "TIFF", compression=packed)
     for packed in ("group3", "group4", "tiff_ccitt"):
         found[f"{packed}.tif"] = saved(bits, "TIFF", compression=packed)

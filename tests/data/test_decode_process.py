@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from image_kinds import PIXELS, expected, kinds, saved
+from image_kinds import PIXELS, expected, kinds, planar_tiff, saved
 from PIL import Image
 
 from fastclf.data import decode_process
@@ -22,6 +22,7 @@ from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.decode_process import CRASHED, HUNG, Task, decode
 from fastclf.data.decode_worker import PIXELS_AT_ONCE, _File, _groups
 from fastclf.data.image import open_image
+from fastclf.data.scan_cache import ScanCache
 from fastclf.data.transforms import tfms_from_stats
 from fastclf.errors import BackendError, BadImageError
 
@@ -34,7 +35,10 @@ def test_every_kind_has_pillows_pixels(tmp_path, name):
     file.write_bytes(kinds()[name])
     want, got = expected(file), np.rint(open_image(file) * 255)
     assert got.shape == want.shape
-    assert np.abs(got - want).max() <= (8 if name == "lab.tif" else 1)  # LAB of 8 bits is coarse
+    if name == "lab.tif":  # of 8 bits, which are coarse
+        assert np.abs(got - want).mean() < 2
+    else:
+        assert np.abs(got - want).max() <= 1
 
 
 @pytest.mark.parametrize("name", ["cut.tif", "cut.jp2", "cut.gif", "cut.bmp", "cut.avif", "cut.webp", "cut.tga"])
@@ -69,23 +73,7 @@ def test_what_is_no_file_is_never_opened(folders):
 
 
 def test_a_tiff_that_pillow_reads_wrongly_is_refused(tmp_path):
-    """16 bits, one plane per colour."""
-    planes = [np.full((4, 5), value, "<u2").tobytes() for value in (65535, 0, 30000)]
-    tags = [(256, 4, 5), (257, 4, 4), (259, 3, 1), (262, 3, 2), (277, 3, 3), (278, 4, 4), (284, 3, 2)]
-    many = [(258, 3, [16] * 3), (273, 4, None), (279, 4, [len(plane) for plane in planes])]
-    first = 8 + 2 + 12 * (len(tags) + len(many)) + 4
-    start = first + 6 + 12 + 12
-    many[1] = (273, 4, [start, start + 40, start + 80])
-    entries, extra = [], b""
-    for tag, kind, value in sorted(tags + many, key=lambda tag: tag[0]):
-        size = "uint16" if kind == 3 else "uint32"
-        if isinstance(value, list):
-            entries.append(np.array([tag, kind], "<u2").tobytes() + np.array([3, first + len(extra)], "<u4").tobytes())
-            extra += np.array(value, size).tobytes()
-        else:
-            entries.append(np.array([tag, kind], "<u2").tobytes() + np.array([1, value], "<u4").tobytes())
-    head = b"II*\0\x08\0\0\0" + np.uint16(len(entries)).tobytes()
-    (tmp_path / "x.tif").write_bytes(head + b"".join(entries) + bytes(4) + extra + b"".join(planes))
+    (tmp_path / "x.tif").write_bytes(planar_tiff(PIXELS.astype("<u2") * 257))
     with pytest.raises(BadImageError, match="TIFF with 16-bit planes"):
         open_image(tmp_path / "x.tif")
 
@@ -127,9 +115,9 @@ def test_a_process_that_is_killed_is_started_again(tmp_path):
     want = outcome(files)
     assert [known.copied for known in want[:6]] == [True, False, False, False, False, True]
     assert want[-1].why == "damaged or truncated JPEG"
-    for after in (0.0, 0.3, 0.5, 0.6, 0.7, 0.8):
+    for after in (0.05, 0.4, 0.7, 1.0):
         decode_process._stop()
-        killer = threading.Timer(after, lambda: decode_process._process._child.kill())
+        killer = threading.Timer(after, lambda: decode_process._process and decode_process._process._child.kill())
         killer.start()
         assert outcome(files) == want
         killer.join()
@@ -169,7 +157,7 @@ CRASH = textwrap.dedent(
     """
     kept = worker._decoded, worker._Graph.run
     def decoded(path):
-        if b"crash" in path: os.kill(os.getpid(), signal.SIGSEGV)
+        if b"fatal" in path: os.kill(os.getpid(), signal.SIGSEGV)
         if b"hang" in path: time.sleep(1000)
         return kept[0](path)
     def run(self, group):
@@ -182,10 +170,10 @@ CRASH = textwrap.dedent(
 
 def test_a_file_that_crashes_its_decoder_is_named_and_no_other(tmp_path, program):
     program(CRASH)
-    names = ["0.jpg", "crash.tif", "1.tif", "dali.jpg", "2.jpg", "crash2.tif", "3.png"]
+    names = ["0.jpg", "fatal.tif", "1.tif", "dali.jpg", "2.png"]
     found = outcome(written(tmp_path / "x", names))
-    assert [known.why for known in found] == ["", CRASHED, "", "", "", CRASHED, ""]
-    assert [known.copied for known in found] == [False, None, True, True, False, None, False]  # Pillow decodes dali.jpg
+    assert [known.why for known in found] == ["", CRASHED, "", "", ""]
+    assert [known.copied for known in found] == [False, None, True, True, False]  # Pillow decodes dali.jpg
 
 
 def test_a_file_on_which_a_decoder_does_not_end_is_named(tmp_path, program, monkeypatch):
@@ -267,8 +255,7 @@ def odd_data(tmp_path):
     """Images of which Pillow makes copies."""
     for part in ("train", "valid"):
         for name in ("a", "b"):
-            written(tmp_path / part / name, []) if (tmp_path / part).exists() else (tmp_path / part).mkdir()
-            (tmp_path / part / name).mkdir(exist_ok=True)
+            (tmp_path / part / name).mkdir(parents=True)
             for kind in ("animated.gif", "tiff_lzw.tif", "16 bits.tif", "rgb.bmp", "turned 6.webp"):
                 (tmp_path / part / name / kind).write_bytes(kinds()[kind])
     return ImageClassifierData.from_paths(tmp_path, 4, TFMS, device="cpu")
@@ -287,12 +274,13 @@ def test_lost_copies_are_made_again(odd_data):
 
 def test_a_copy_goes_with_the_version_of_its_file(odd_data):
     odd_data.scan()
-    copies = {file.name for file in Path(os.environ["XDG_CACHE_HOME"]).rglob("*.png")}
+    folder = ScanCache(odd_data.path).folder
+    copies = {file.name for file in folder.glob("*.png")}
     assert len(copies) == 20
     changed = odd_data.path / "train/a/rgb.bmp"
     changed.write_bytes(kinds()["grey.bmp"])
     odd_data.scan()
-    now = {file.name for file in Path(os.environ["XDG_CACHE_HOME"]).rglob("*.png")}
+    now = {file.name for file in folder.glob("*.png")}
     assert len(now) == 20
     assert len(now & copies) == 19
 
