@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 from fastclf.errors import BackendError
 
 CRASHED = "the decoder crashed on it"
+HUNG = "the decoder did not end"
 _PROGRAM = Path(__file__).with_name("decode_worker.py")
-_HANGS = 300.0  # seconds without an answer
+_HANGS = 120.0  # seconds without an answer, of which one tells each group of images
 _STARTS = 4  # in vain, one after another
 _FILES_AT_ONCE = 4096  # of a request
 
@@ -85,6 +86,7 @@ class _Run:
         n = len(task.files)
         self._requests = deque([*range(i, min(i + _FILES_AT_ONCE, n))] for i in range(0, n, _FILES_AT_ONCE))
         self._in_vain = 0
+        self._hung = False
 
     def run(self) -> None:
         while self._requests:
@@ -104,7 +106,8 @@ class _Run:
         pillow = self._task.pillow or self._deaths[rows[0]] > 0
         files = [self._task.files[row] for row in rows]
         request = {"max_pixels": self._task.max_pixels, "threads": self._task.num_threads, "pillow": pillow}
-        for answer in _started().answers({"files": files, **request}):
+        process = _started()
+        for answer in process.answers({"files": files, **request}):
             self._in_vain = 0
             if "end" in answer:
                 return True
@@ -121,6 +124,7 @@ class _Run:
             del left[row]
             height, width, channels, renamed = answer.get("shape", (0, 0, 0, 0))
             self._note(row, Decoded(height, width, channels, renamed, answer.get("copied"), answer.get("why", "")))
+        self._hung = process.hung
         return False
 
     def _after_death(self, suspects: list[int], others: list[int]) -> None:
@@ -133,8 +137,8 @@ class _Run:
         elif len(suspects) == 1:
             row = suspects[0]
             self._deaths[row] += 1
-            if self._deaths[row] > 2:
-                self._note(row, Decoded(why=CRASHED))
+            if self._hung or self._deaths[row] > 2:
+                self._note(row, Decoded(why=HUNG if self._hung else CRASHED))
             else:
                 self._requests.appendleft([row])
         else:
@@ -142,9 +146,14 @@ class _Run:
 
 
 class _Process:
-    """The running child."""
+    """The running child.
+
+    Attributes:
+        hung: whether it was silent for too long.
+    """
 
     def __init__(self) -> None:
+        self.hung = False
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._child = subprocess.Popen(
             [sys.executable, "-P", str(_PROGRAM)],
@@ -175,6 +184,7 @@ class _Process:
                 return
             *lines, text = (text + piece).split(b"\n")
             yield from lines
+        self.hung = True
 
     def stop(self) -> str:
         """Ends it, and returns its last words."""

@@ -336,8 +336,13 @@ def _decoded(path: bytes) -> npt.NDArray[np.uint8]:
         except MemoryError as error:
             raise BadFileError("not enough memory to decode it") from error
         except Exception as error:
-            text = " ".join(str(error).split())[:100]
-            raise BadFileError(f"damaged or truncated {name}" + (f": {text}" if text else "")) from error
+            raise BadFileError(f"damaged or truncated {name}{_details(name, error)}") from error
+
+
+def _details(name: str | None, error: Exception) -> str:
+    """What Pillow says, of a format with many kinds, some of which it does not know."""
+    text = " ".join(str(error).split())[:100]
+    return f", or of an unknown kind: {text}" if text and name not in ("JPEG", "PNG", "GIF", "WebP") else ""
 
 
 def _refuse_what_pillow_gets_wrong(image: Image.Image) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _QUALITY = 95
 _FILES_AT_ONCE = 32
-_LOSSY = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".heic", ".heif", ".avif"))
+_PHOTOGRAPHS = (".jfif", ".mpo", ".heic", ".heif", ".hif", ".avif")
 
 
 def resized(ds: Dataset, sz: int, folder: Path, num_threads: int) -> Dataset:
@@ -98,7 +98,8 @@ def _write(picture: npt.NDArray[Any], file: Path, mtime_ns: int) -> None:
     temporary = temporary_sibling(file)
     try:
         # Formats that DALI decodes, whatever the extension: decoders look at the content alone.
-        form = "JPEG" if file.suffix.lower() in _LOSSY else "PNG"
+        form = Image.registered_extensions().get(file.suffix.lower(), "")
+        form = form if form in ("JPEG", "PNG", "WEBP") else "JPEG" if file.suffix.lower() in _PHOTOGRAPHS else "PNG"
         Image.fromarray(picture).save(temporary, format=form, quality=_QUALITY)
         os.utime(temporary, ns=(mtime_ns, mtime_ns))
         temporary.replace(file)

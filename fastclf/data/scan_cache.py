@@ -74,11 +74,15 @@ class ScanCache:
     Kept in the user's cache folder, never beside the images: who made those could say anything of their sizes, and a
     decoder allocates what it is told. A cache that is damaged, was written with another decoder, or lies where others
     may write, is ignored.
+
+    Attributes:
+        folder: where the copies are.
     """
 
     def __init__(self, path: Path) -> None:
         own = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:16]
         self._place = user_cache() / "scans" / own / _NAME
+        self.folder = self._place.parent
         self._files = self._read()
         self._new: dict[str, Verdict] = {}
 
@@ -99,10 +103,14 @@ class ScanCache:
         key = hashlib.sha256(json.dumps([name, *version]).encode()).hexdigest()[:32]
         return self.folder / f"{key}.png"
 
-    @property
-    def folder(self) -> Path:
-        """Where the copies are: the user's cache folder, or, where that cannot be written, a temporary one."""
-        return _writable(self._place.parent)
+    def prepare(self) -> None:
+        """Makes the folder for copies: in the user's cache folder, or a temporary one where that cannot be written."""
+        try:
+            _make_private(self._place.parent)
+            with tempfile.TemporaryFile(dir=self._place.parent):
+                self.folder = self._place.parent
+        except OSError:
+            self.folder = _temporary()
 
     def save(self) -> None:
         """Writes the verdicts, whole or not at all; where that cannot be, the next scan decodes the files again."""
@@ -144,16 +152,6 @@ def _decoders() -> str:
 def _make_private(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     check_private(folder)
-
-
-@cache
-def _writable(folder: Path) -> Path:
-    try:
-        _make_private(folder)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError:
-        return _temporary()
 
 
 @cache

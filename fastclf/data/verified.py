@@ -93,6 +93,7 @@ class VerifiedFiles:
         self, new: dict[str, os.stat_result], max_pixels: int, pillow: bool, done: Callable[[int], object]
     ) -> None:
         names = list(new)
+        self.cache.prepare()
         copies = [self.cache.copy_of(name, version_of(new[name])) for name in names]
         temporary = [temporary_sibling(copy) for copy in copies]
         left = set(range(len(names)))

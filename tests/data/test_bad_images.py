@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fastclf.data.bad_images import Headers
 from PIL import Image
 
 from fastclf.data.classifier_data import ImageClassifierData
+from fastclf.data.decode_process import decode
 from fastclf.data.image import open_image
 from fastclf.data.scan import scan_sets
 from fastclf.data.transforms import tfms_from_stats
@@ -38,8 +38,8 @@ BAD = {
     "without its end": (encoded()[:-20], "damaged or truncated JPEG"),
     "page": (b"<html>404 not found</html>", "text or web page"),
     "half a png": (encoded("PNG")[:3000], "damaged or truncated PNG"),
-    "gif": (encoded("GIF"), "unsupported format GIF"),
-    "heic": (b"\0\0\0\x18ftypheic" + b"\0" * 50, "unsupported format HEIC"),
+    "half a gif": (encoded("GIF")[:1000], "damaged or truncated GIF"),
+    "heic": (b"\0\0\0\x18ftypheic" + b"\0" * 50, "HEIC"),
     "resource fork": (b"\0\5\x16\7" * 30, "no known picture format"),
 }
 
@@ -100,6 +100,7 @@ def test_a_loop_left_before_a_bad_picture(folders):
 
 def test_a_file_taken_away_after_the_scan(folders):
     data = ImageClassifierData.from_paths(folders, 4, TFMS)
+    data.scan()
     (folders / "valid/cat/cat2.png").unlink()
     with pytest.raises(BadImageError, match=r"valid/cat/cat2.png: not found; changed since the scan"):
         list(data.val_dl)
@@ -214,19 +215,20 @@ def test_max_pixels_may_be_raised_or_lowered(folders):
         list(data.val_dl)
 
 
-def test_headers_are_read_once(folders, monkeypatch):
+def test_files_are_decoded_by_the_child_process_once(folders, monkeypatch):
     data = ImageClassifierData.from_paths(folders, 4, TFMS)
     scan_sets([data.trn_ds], 1)
-    reads = []
-    peek = Headers._peek
-    monkeypatch.setattr(Headers, "_peek", lambda self, files: reads.append(len(files)) or peek(self, files))
+    asked = []
+    monkeypatch.setattr(
+        "fastclf.data.verified.decode", lambda task, note: asked.append(len(task.files)) or decode(task, note)
+    )
     for _ in range(2):
         for dl in (data.fix_dl, data.trn_dl, data.val_dl):
             assert sum(len(x) for x, _ in dl) == dl.n
-    assert reads == [4, 4]  # of valid, which no scan has read
+    assert asked == [4, 4]  # of valid, which no scan has read
     Image.new("RGB", (9, 9)).save(folders / "train/cat/cat1.png")
     assert sum(len(x) for x, _ in data.fix_dl) == 12
-    assert reads == [4, 4, 1]
+    assert asked == [4, 4, 1]
 
 
 def test_smaller_copies_of_the_pictures_that_can_be_decoded(folders):

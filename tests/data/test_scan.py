@@ -18,9 +18,10 @@ from PIL import Image
 
 from fastclf.data.bad_pictures import MAX_PIXELS
 from fastclf.data.classifier_data import ImageClassifierData
+from fastclf.data.decode_process import decode
 from fastclf.data.image import open_image
-from fastclf.data.pipeline import ScanPipeline
 from fastclf.data.transforms import tfms_from_stats
+from fastclf.data.verified import VerifiedFiles
 from fastclf.errors import BadImageError
 
 TFMS = tfms_from_stats(([0.5] * 3, [0.5] * 3), 16)
@@ -32,20 +33,12 @@ def load(path, **options):
 
 @pytest.fixture
 def decodes(monkeypatch):
-    """How many files each batch of the decoder had, as they come."""
-    batches = []
-
-    class Counted(ScanPipeline):
-        def __init__(self, bs, num_threads, *, decode):
-            super().__init__(bs, num_threads, decode=decode)
-            self.counts = batches if decode else []
-
-        def feed(self, files):
-            self.counts.append(len(files))
-            super().feed(files)
-
-    monkeypatch.setattr("fastclf.data.pipeline.ScanPipeline", Counted)
-    return batches
+    """How many files the child process is asked to decode at a time."""
+    asked = []
+    monkeypatch.setattr(
+        "fastclf.data.verified.decode", lambda task, note: asked.append(len(task.files)) or decode(task, note)
+    )
+    return asked
 
 
 def test_good_pictures(folders, decodes):
@@ -95,7 +88,7 @@ def test_every_bad_file_is_named_and_nothing_else(tmp_path, on_bad, capsys):
         report = data.scan()
         found = report.bad
         assert f"{len(expected)} of {n} pictures cannot be decoded" in capsys.readouterr().out
-        assert report.odd["with the extension of another format"] == 2
+        assert report.odd["with the extension of another format"] == 3
         assert report.odd["grey"] == 3
         for ds in (data.trn_ds, data.val_ds, data.test_ds):
             bad = {ds.fnames[row] for row in ds.bad.reasons}
@@ -221,12 +214,14 @@ def memory_of(folders):
 
 
 def test_what_is_remembered(folders):
-    """Every good file, in a folder of the user's own."""
+    """Every file, in a folder of the user's own; a bad one with its reason."""
     (folders / "train/cat/cat0.png").write_bytes(b"")
     data = load(folders, on_bad="skip")
     assert data.scan().decoded == 24
     memory = memory_of(folders)
-    assert set(json.loads(memory.read_bytes())["files"]) == names_of(data)
+    files = json.loads(memory.read_bytes())["files"]
+    assert set(files) == names_of(data) | {"train/cat/cat0.png"}
+    assert {name for name, values in files.items() if values[-1]} == {"train/cat/cat0.png"}
     assert memory.parent.stat().st_mode & 0o777 == 0o700
     assert load(folders, on_bad="skip").scan().decoded == 0
 
@@ -302,58 +297,67 @@ def test_a_memory_with_other_values_is_not_believed(folders, value):
 
 
 def test_an_interrupted_scan_remembers_what_it_has_seen(folders, monkeypatch):
-    monkeypatch.setattr("fastclf.data.scan._FILES_AT_ONCE", 5)
-    take = ScanPipeline.take
-    taken = []
+    def interrupted(task, note):
+        noted = []
 
-    def interrupted(self):
-        taken.append(1)
-        if len(taken) == 7:
-            raise KeyboardInterrupt
-        return take(self)
+        def until_the_seventh(row, decoded):
+            note(row, decoded)
+            noted.append(row)
+            if len(noted) == 7:
+                raise KeyboardInterrupt
 
-    monkeypatch.setattr(ScanPipeline, "take", interrupted)
+        decode(task, until_the_seventh)
+
+    monkeypatch.setattr("fastclf.data.verified.decode", interrupted)
     with pytest.raises(KeyboardInterrupt):
         load(folders).scan()
     assert [file.name for file in memory_of(folders).parent.iterdir()] == ["scanned.json"]
-    monkeypatch.setattr(ScanPipeline, "take", take)
-    assert 0 < load(folders).scan().decoded < 25
+    monkeypatch.setattr("fastclf.data.verified.decode", decode)
+    assert load(folders).scan().decoded == 18
 
 
-def test_a_pass_that_decodes_everything_is_a_scan(folders, decodes):
-    """Headers before the pass; then the pictures count as decoded, and no scan decodes them again."""
-    data = load(folders)
-    with data.scanned_along():
-        for dl in (data.fix_dl, data.val_dl, data.test_dl):
-            assert sum(len(x) for x, _ in dl) == dl.n
-    assert decodes == []
+def test_two_processes_that_scan_keep_what_the_other_has_found(folders):
+    one, other = load(folders), load(folders)
+    first, second = VerifiedFiles(folders, 1), VerifiedFiles(folders, 1)
+    assert first.bad(list(one.trn_ds.fnames), MAX_PIXELS) == {}
+    assert second.bad(list(other.val_ds.fnames), MAX_PIXELS) == {}
+    first.cache.save()
+    second.cache.save()
+    assert load(folders).scan().decoded == 5
+
+
+def test_precompute_scans_first(folders, decodes):
+    """Bad images of all sets are named together, before the pass begins."""
+    tiny_learner(load(folders), precompute=True)
+    assert sum(decodes) == 25
     assert load(folders).scan().decoded == 0
     (folders / "train/cat/cat0.png").write_bytes(encoded()[:600])
     (folders / "test/4.jpg").write_bytes(encoded()[:600])
-    with pytest.raises(BadImageError, match="2 of 25 pictures"), data.scanned_along():  # of all sets, not of one batch
-        list(data.fix_dl)
-    assert load(folders, on_bad="skip").scan().decoded == 0
+    with pytest.raises(BadImageError, match="2 of 25 pictures"):
+        tiny_learner(load(folders), precompute=True)
 
 
-def test_a_pass_that_was_left_early_is_no_scan(folders):
-    data = load(folders)
-    with pytest.raises(KeyboardInterrupt), data.scanned_along():
-        list(data.fix_dl)
-        raise KeyboardInterrupt
-    assert load(folders).scan().decoded == 25
-
-
-def test_headers_alone_find_what_must_not_be_decoded(folders):
-    for name in ("zero.jpg", "html.jpg", "bomb.png", "phone.heic"):
-        (folders / "train/cat" / name).write_bytes(bad_files()[name][0])
-    data = load(folders)
-    with pytest.raises(BadImageError, match="4 of 29 pictures"), data.scanned_along():
-        raise AssertionError("the pass must not begin")
+def test_scan_check_loaders_and_learner_name_the_same(tmp_path, capsys):
+    write_pictures(tmp_path, {f"{part}/{name}": 9 for part in ("train", "valid") for name in COLOURS})
+    for name, (content, _) in bad_files().items():
+        (tmp_path / "train/red" / name).write_bytes(content)
+    scanned = picture_data(tmp_path, on_bad="skip").scan().bad
+    assert len(scanned) == len(bad_files())
+    checked = picture_data(tmp_path, on_bad="skip").check().scan.bad
+    memory_of(tmp_path).unlink()
+    served = picture_data(tmp_path, on_bad="skip")
+    list(served.fix_dl)
+    learnt = picture_data(tmp_path, on_bad="skip")
+    tiny_learner(learnt, precompute=True)
+    for ds in (served.trn_ds, learnt.trn_ds):
+        assert {ds.fnames[row]: why for row, why in ds.bad.reasons.items()} == scanned
+    assert checked == scanned
 
 
 def test_smaller_copies_need_no_scan(folders, decodes):
     small = load(folders).resize(20)
-    assert (small.scan().n, decodes) == (0, [])
+    assert decodes == [25]
+    assert small.scan().n == 0
     assert load(folders).scan().decoded == 0  # the copies were made from pictures that could be decoded
 
 
@@ -362,13 +366,6 @@ def test_arrays_need_no_scan(tmp_path):
     data = ImageClassifierData.from_arrays(tmp_path, (x, [0, 1, 0, 1]), (x, [0, 1, 0, 1]), 4, TFMS)
     assert data.scan().n == 0
     np.testing.assert_array_equal(data.trn_ds.bad.good_rows(), np.arange(4))
-
-
-def test_pictures_larger_than_a_batch_may_be_are_decoded_in_groups(folders, decodes, monkeypatch):
-    monkeypatch.setattr("fastclf.data.scan._PIXELS_AT_ONCE", 3000)
-    assert load(folders).scan().decoded == 25
-    assert max(decodes) < 4
-    assert sum(decodes) == 25
 
 
 def test_names_in_the_list_are_one_line_and_no_formula(folders, save_picture):
