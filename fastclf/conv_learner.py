@@ -66,6 +66,7 @@ def _metrics_for(data: ImageClassifierData, metrics: Sequence[Metric] | None) ->
 class _OwnHead(Learner):
     """Saves and loads whole networks and heads alone under the same tensor names, ``head.*`` for the head's."""
 
+    _heads = 1
     head: nn.Module
 
     def _class_tensors(self, tensors: dict[str, Tensor]) -> list[str]:
@@ -220,8 +221,7 @@ class ConvLearner(_OwnHead):
     def _stage(self) -> Stage:
         if self._rows is None:
             return super()._stage()
-        groups = LayerGroups([self.head])
-        groups.bn_frozen = self.groups.bn_frozen
+        groups = LayerGroups([self.head], heads=1, bn_frozen=self.groups.bn_frozen)
         return Stage(self.head, groups, self._rows)
 
     def _how(self) -> dict[str, str]:

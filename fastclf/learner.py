@@ -42,7 +42,7 @@ from fastclf.training.schedule import Constant, Finder, Schedule, make_schedule,
 from fastclf.training.scores import FitScores
 from fastclf.training.snapshot import unchanged, unchanged_if
 from fastclf.training.state import FitState, data_setting, put_back, told, where_it_stands
-from fastclf.training.steps import AutogradSteps, OptFn, Rates
+from fastclf.training.steps import FINE_TUNING_CLIP, AutogradSteps, OptFn, Rates
 from fastclf.training.suggestions import RateSuggestions, suggest
 
 Array = NDArray[Any]
@@ -73,7 +73,8 @@ class Learner(Saving):
             `fastclf.training.losses.class_weights`.
         metrics: functions of (predictions, targets), of torch tensors or numpy arrays.
         opt_fn: makes the optimizer, called as ``opt_fn(param_groups, lr=...)``; `SGDR` with momentum .9 by default.
-        clip: bound on the gradient's norm.
+        clip: bound on the gradient's norm. None bounds it at 10 while a pretrained body trains with BatchNorm's own
+            statistics, see `bn_freeze`, and else not at all; ``float("inf")`` never does.
         seed: of everything random in training; the data's by default.
         models_name: folder below the data's path where models are saved.
 
@@ -81,6 +82,8 @@ class Learner(Saving):
         metrics, crit, opt_fn, clip: as above; may be assigned.
         sched: rates and losses of the last fit or rate search, with their plots.
     """
+
+    _heads = 0  # how many of the last groups are a new head, not part of a body
 
     def __init__(
         self,
@@ -98,7 +101,7 @@ class Learner(Saving):
     ) -> None:
         self._data = data
         self.model = model.to(data.device)
-        self.groups = LayerGroups(groups)
+        self.groups = LayerGroups(groups, heads=self._heads)
         self.crit: Crit = crit or _loss_for(data, class_weights)
         if crit is not None and class_weights is not None:
             raise ValueError("class_weights: crit replaces the default loss. Pass crit=NLL(weight=...) instead.")
@@ -204,6 +207,7 @@ class Learner(Saving):
         if n_cycle < 1:
             raise ValueError(f"fit: n_cycle must be at least 1, got {n_cycle}")
         self.data.scan()  # what is skipped counts in no batch
+        self._settle_fine_tuning()
         schedule = make_schedule(_batches(self._stage()), cycle_len, cycle_mult, use_clr, use_clr_beta)
         rates = self._rates(lrs, wds, schedule, decoupled=use_wd_sched)
         epochs = n_epochs(n_cycle, cycle_len, cycle_mult)
@@ -272,6 +276,7 @@ class Learner(Saving):
             "seed": self.seed,
             "frozen groups": self.groups.frozen_to,
             "bn_freeze": self.groups.bn_frozen,
+            "BatchNorm layers that keep their statistics": len(self.groups.kept),
             "autograd": unknown_to_engine(stage.module, stage.data.trn_dl, self.crit, self.opt_fn),
         }
 
@@ -303,6 +308,7 @@ class Learner(Saving):
             linear: whether the rate rises on a straight line, instead of by a constant factor per step.
         """
         self.data.scan()
+        self._settle_fine_tuning()
         stage = self._stage()
         nb = _batches(stage)
         last = float(np.asarray(start_lr, dtype=np.float64).reshape(-1)[-1])
@@ -335,6 +341,19 @@ class Learner(Saving):
             self._say_once(f"{unknown} is not known to the native engine: the head trains through autograd")
         return AutogradSteps(Objective(module, crit), stage.groups, loader, self.opt_fn, rates)
 
+    def _settle_fine_tuning(self) -> None:
+        """Decides for the fit to come what BatchNorm does, and says what was decided without the user's word."""
+        self.groups.settle_batch_norm()
+        if not self.groups.fine_tunes:
+            return
+        decided = []
+        if self.groups.bn_frozen is None:
+            decided.append("BatchNorm keeps its statistics (bn_freeze(False) updates them)")
+        if self.clip is None:
+            decided.append(f"the gradient's norm is bounded at {FINE_TUNING_CLIP:g} (clip)")
+        if decided:
+            self._say_once(f"fine-tuning a pretrained body: {' and '.join(decided)}, or small data sets get worse")
+
     def _say_once(self, text: str) -> None:
         if text not in self._said:
             print(text)
@@ -346,7 +365,7 @@ class Learner(Saving):
             schedule,
             None if wds is None else self._per_group(wds, "wds"),
             decoupled,
-            self.clip,
+            FINE_TUNING_CLIP if self.clip is None and self.groups.fine_tunes else self.clip,
         )
 
     def _per_group(self, values: ArrayLike, name: str) -> NDArray[np.float64]:
@@ -362,7 +381,7 @@ class Learner(Saving):
     # Freezing
 
     def freeze_to(self, n: int) -> None:
-        """Freezes the layer groups before index ``n`` and makes the others trainable."""
+        """Freezes the layer groups before index ``n`` and makes the others trainable; see `bn_freeze`."""
         self.groups.freeze_to(n)
 
     def freeze(self) -> None:
@@ -370,11 +389,21 @@ class Learner(Saving):
         self.freeze_to(-1)
 
     def unfreeze(self) -> None:
-        """Makes all layer groups trainable."""
+        """Makes all layer groups trainable; see `bn_freeze`."""
         self.freeze_to(0)
 
     def bn_freeze(self, frozen: bool) -> None:
-        """Whether BatchNorm uses and keeps its running statistics in groups that train, too."""
+        """Whether BatchNorm of groups that train normalises with its running statistics and keeps them.
+
+        In frozen groups it always does. Without a call, it depends on the body:
+
+        - One that was pretrained, so that its BatchNorm came with statistics, trains with them, and the head with those
+          that it has from earlier fits. Statistics of small batches would change the features at once, more than
+          training mends. As nothing then keeps activations in bounds, the gradient's norm is bounded, see ``clip``.
+        - One with random weights learns its statistics, and so does a network of one's own with new BatchNorm.
+
+        BatchNorm's weights (scale and shift) train in either case. The first fit that this concerns says so.
+        """
         self.groups.bn_frozen = frozen
 
     # Predicting

@@ -11,6 +11,7 @@ from fastclf.checkpoint import class_order, load_checkpoint, load_tensors, reord
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.errors import CheckpointError
 from fastclf.interrupts import Interrupts
+from fastclf.models.freezing import LayerGroups
 from fastclf.training.metrics import Metric, name_of
 from fastclf.training.state import PREFIX
 
@@ -19,6 +20,7 @@ class Saving:
     """The part of `Learner` that saves and loads."""
 
     model: nn.Module
+    groups: LayerGroups
     metrics: list[Metric]
     _data: ImageClassifierData
     _models_name: str
@@ -52,6 +54,8 @@ class Saving:
         target, tensors = self._target_of(tensors)
         with Interrupts():  # not half of it
             load_tensors(target, tensors, f"{path} holds {info.get('arch', 'another model')}")
+        if target is self.model:
+            self.groups.pretrained = bool(info.get("pretrained", self.groups.pretrained))
 
     def _state(self) -> dict[str, Tensor]:
         """The tensors to save, under the names that they have in a file."""
@@ -72,6 +76,7 @@ class Saving:
         data = self._data
         return {
             "arch": type(self.model).__name__,
+            "pretrained": self.groups.pretrained,
             "classes": [str(name) for name in data.classes],
             "sz": data.sz,
             "transforms": None if data.tfms is None else data.tfms[1].describe(),

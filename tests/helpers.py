@@ -42,8 +42,8 @@ def picture_data(folder, sz=16, bs=8, augs=(RandomFlip(),), crop_type=None, **kw
     return ImageClassifierData.from_paths(folder, bs=bs, tfms=tfms, **kwargs)
 
 
-def tiny_body(seed=0):
-    """Two groups of a convolution with BatchNorm, 6 feature maps."""
+def tiny_body(seed=0, pretrained=False):
+    """Two groups of a convolution with BatchNorm, 6 feature maps; pretrained, on noise that is no picture here."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         stages = [
@@ -54,13 +54,19 @@ def tiny_body(seed=0):
             ("bn2", nn.BatchNorm2d(6)),
             ("relu2", nn.ReLU()),
         ]
-        return SequentialBody("test:tiny", stages, 3, 6, HALF).eval()
+        body = SequentialBody("test:tiny", stages, 3, 6, HALF)
+        if pretrained:
+            for _ in range(50):
+                body(0.5 + 2 * torch.randn(16, 3, 16, 16))
+        return body.eval()
 
 
-def tiny_learner(data, precompute=False, ps=0.2, seed=0, **kwargs):
+def tiny_learner(data, precompute=False, ps=0.2, seed=0, pretrained=False, **kwargs):
     final = "none" if data.is_reg else "sigmoid" if data.is_multi else "log_softmax"
     head = Head(12, data.c, ps=ps, xtra_fc=[8], final=final, seed=seed)
-    learn = ConvLearner(data, Net(tiny_body(), head), **{"seed": seed, "metrics": [accuracy]} | kwargs)
+    learn = ConvLearner(
+        data, Net(tiny_body(pretrained=pretrained), head), **{"seed": seed, "metrics": [accuracy]} | kwargs
+    )
     learn.precompute = precompute
     return learn
 

@@ -116,12 +116,12 @@ def copy_of(layer):
     return copy.deepcopy(layer)
 
 
-@pytest.mark.parametrize("precompute", [True, False])
-def test_pictures(tmp_path, precompute):
+@pytest.mark.parametrize(("precompute", "pretrained"), [(True, False), (False, False), (False, True)])
+def test_pictures(tmp_path, precompute, pretrained):
     folder = three_colours(tmp_path / "data")
 
     def make():
-        learn = tiny_learner(picture_data(folder), precompute=precompute)
+        learn = tiny_learner(picture_data(folder), precompute=precompute, pretrained=pretrained)
         if not precompute:
             learn.unfreeze()
         return learn
@@ -312,7 +312,7 @@ def test_another_learner_is_refused(tmp_path, rng):
     refused("metrics: ", HeadLearner(data(), metrics=[]))
     learn = HeadLearner(data())
     learn.bn_freeze(True)
-    refused("bn_freeze: False there, True here", learn)
+    refused("bn_freeze: None there, True here", learn)
 
 
 def test_frozen_otherwise_is_refused(tmp_path):

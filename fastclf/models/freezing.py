@@ -1,4 +1,9 @@
-"""Layer groups: which of them train, at which rate, and in which mode their layers run."""
+"""Layer groups: which of them train, at which rate, and in which mode their layers run.
+
+A network that was pretrained is fine-tuned with the statistics that its BatchNorm came with, as Keras' guide "Transfer
+learning and fine-tuning" advises: those of a small batch change the features so much that what follows no longer fits
+them. ``bench/README.md`` has the measurements.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +17,28 @@ from torch.nn.modules.batchnorm import _NormBase
 
 
 class LayerGroups:
-    """The groups of one network, first layers first; the last is the head.
+    """The groups of one network, first layers first.
+
+    Args:
+        groups: modules that together hold every parameter.
+        heads: how many of the last groups are new; the others, the body, may be pretrained.
 
     Attributes:
         frozen_to: groups before this index are frozen: no gradients, and evaluation mode (BatchNorm uses and keeps
             its running statistics).
-        bn_frozen: BatchNorm of trainable groups uses and keeps its running statistics too.
+        bn_frozen: whether BatchNorm of trainable groups uses and keeps its running statistics too. None decides by
+            the layer: while a pretrained body trains, every layer that has statistics when a fit begins keeps them.
+        pretrained: whether BatchNorm of the body came with statistics.
+        kept: BatchNorm layers of trainable groups that keep their statistics; see `settle_batch_norm`.
     """
 
-    def __init__(self, groups: Sequence[nn.Module], frozen_to: int = 0) -> None:
+    def __init__(self, groups: Sequence[nn.Module], *, heads: int = 0, bn_frozen: bool | None = None) -> None:
         self.groups = list(groups)
-        self.bn_frozen = False
-        self.freeze_to(frozen_to)
+        self.bn_frozen = bn_frozen
+        self._n_body = len(self.groups) - heads
+        self.pretrained = any(map(_has_statistics, self._batch_norm(0, self._n_body)))
+        self.freeze_to(0)
+        self.settle_batch_norm()
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -36,14 +51,30 @@ class LayerGroups:
         for index, group in enumerate(self.groups):
             group.requires_grad_(index >= self.frozen_to)
 
+    def settle_batch_norm(self) -> None:
+        """Decide which BatchNorm layers keep their statistics, until it is called again: at the start of each fit."""
+        trainable = self._batch_norm(self.frozen_to, len(self))
+        if self.bn_frozen is None:
+            body_trains = self.pretrained and bool(self._batch_norm(self.frozen_to, self._n_body))
+            self.kept = [layer for layer in trainable if body_trains and _has_statistics(layer)]
+        else:
+            self.kept = trainable if self.bn_frozen else []
+
+    @property
+    def fine_tunes(self) -> bool:
+        """Whether a pretrained body trains with the statistics that it came with."""
+        return self.pretrained and bool(self.kept) and self.frozen_to < self._n_body
+
     def set_modes(self) -> None:
         """Puts every layer into its mode for training; called again each epoch, since evaluation changes it."""
         for index, group in enumerate(self.groups):
             group.train(index >= self.frozen_to)
-        if self.bn_frozen:
-            for layer in chain.from_iterable(group.modules() for group in self.groups):
-                if isinstance(layer, _NormBase):
-                    layer.eval()
+        for layer in self.kept:
+            layer.eval()
+
+    def _batch_norm(self, first: int, end: int) -> list[_NormBase]:
+        modules = chain.from_iterable(group.modules() for group in self.groups[first:end])
+        return [module for module in modules if isinstance(module, _NormBase)]
 
     def trainable(self) -> list[tuple[int, list[nn.Parameter]]]:
         """``(group index, its parameters)`` of every group that trains and has parameters."""
@@ -62,3 +93,9 @@ class LayerGroups:
         if not (np.isfinite(array).all() and (array >= 0).all()):
             raise ValueError(f"{name} must be finite and not negative, got {array.tolist()}")
         return array
+
+
+def _has_statistics(layer: _NormBase) -> bool:
+    """Whether running statistics are others than those that a new layer begins with."""
+    mean, var = layer.running_mean, layer.running_var
+    return mean is not None and var is not None and bool((mean != 0).any() or (var != 1).any())

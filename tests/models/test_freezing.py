@@ -6,9 +6,24 @@ from torch import nn
 from fastclf.models.freezing import LayerGroups
 
 
+def three(heads=1, pretrained=(), **kwargs):
+    """Three groups with a BatchNorm layer each; those in ``pretrained`` come with statistics."""
+    modules = [nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)) for _ in range(3)]
+    for index in pretrained:
+        modules[index][1].running_mean.uniform_(1, 2)
+    return LayerGroups(modules, heads=heads, **kwargs)
+
+
+def updates(groups):
+    """Which BatchNorm layers update their statistics in a fit that begins now."""
+    groups.settle_batch_norm()
+    groups.set_modes()
+    return [group[1].training for group in groups.groups]
+
+
 @pytest.fixture
 def groups():
-    return LayerGroups([nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)) for _ in range(3)])
+    return three()
 
 
 def trains(groups):
@@ -41,14 +56,59 @@ def test_batchnorm_of_frozen_groups_keeps_its_statistics(groups):
     assert changed == [False, True, True]
 
 
-def test_bn_freeze_covers_trainable_groups_and_modes_come_back(groups):
+@pytest.mark.parametrize("pretrained", [(), (0, 1)])
+def test_bn_freeze_covers_trainable_groups_and_modes_come_back(pretrained):
+    groups = three(pretrained=pretrained)
     groups.bn_frozen = True
-    groups.set_modes()
-    assert [group[1].training for group in groups.groups] == [False] * 3
+    assert updates(groups) == [False] * 3
     assert [group[0].training for group in groups.groups] == [True] * 3
     groups.bn_frozen = False
+    assert updates(groups) == [True] * 3
+    assert not groups.fine_tunes
+    groups.freeze_to(1)
+    assert updates(groups) == [False, True, True]
+
+
+def test_a_new_network_learns_its_statistics_in_every_fit(groups):
+    assert updates(groups) == [True] * 3
+    for group in groups.groups:
+        group(torch.randn(8, 3))
+    assert updates(groups) == [True] * 3
+    assert not groups.fine_tunes
+
+
+def test_a_pretrained_body_that_trains_keeps_its_statistics():
+    groups = three(pretrained=(0, 1))
+    assert updates(groups) == [False, False, True]
+    assert groups.fine_tunes
+    groups.groups[2][1](torch.randn(8, 3))
     groups.set_modes()
-    assert all(group[1].training for group in groups.groups)
+    assert groups.groups[2][1].training  # until the fit is over
+    assert updates(groups) == [False] * 3
+    groups.freeze_to(1)
+    assert updates(groups) == [False] * 3
+    assert groups.fine_tunes
+
+
+def test_a_head_alone_learns_its_statistics_whatever_the_body():
+    groups = three(pretrained=(0, 1, 2))
+    groups.freeze_to(-1)
+    assert updates(groups) == [False, False, True]
+    assert not groups.fine_tunes
+    assert updates(three(heads=3, pretrained=(0, 1, 2))) == [True] * 3
+
+
+def test_a_network_of_ones_own_is_a_body_as_a_whole():
+    assert updates(three(heads=0, pretrained=(2,))) == [True, True, False]
+
+
+def test_a_body_without_statistics_has_none_to_keep():
+    body = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.BatchNorm1d(3, track_running_stats=False))
+    groups = LayerGroups([body, nn.BatchNorm1d(3)], heads=1)
+    groups.groups[1](torch.randn(8, 3))
+    groups.settle_batch_norm()
+    assert not groups.pretrained
+    assert groups.kept == []
 
 
 def test_per_group(groups):
