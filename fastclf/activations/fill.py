@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastclf.activations.store import Accept, older_files, open_activations
-from fastclf.activations.writer import ActivationWriter, TakenOverError, as_block
+from fastclf.activations.writer import ActivationWriter, as_block
 from fastclf.errors import ActivationFileError
 from fastclf.files import check_private
 from fastclf.interrupts import Interrupts
 
 Blocks: TypeAlias = Iterator[tuple[NDArray[np.float32], dict[int, str]]]
 
-_TRIES = 20  # each goes on from the blocks that the one before has left
+_TRIES = 3  # somebody may remove or damage a file that has just been published
 _TOLD_AFTER = 3  # blocks: the first also builds the graph of the pictures and the body's runtime
 _LONG = 10.0  # seconds
 _said: set[Path] = set()
@@ -108,19 +108,35 @@ def stored(
         found = _found(job, folders)
         if found is not None:
             return found
-        try:
-            with ExitStack() as stack:
-                sink = _filled(job, _sink(job, folders, stack), blocks)
-                if not still():
-                    if isinstance(sink, ActivationWriter):
-                        sink.drop()
-                    raise StaleError(f"{job.what}: pictures were changed while their activations were computed")
-                if isinstance(sink, MemoryRows):
-                    return sink.result()
-                sink.finish()
-        except TakenOverError:
-            continue
+        with ExitStack() as stack:
+            sink = _filled(job, _sink(job, folders, stack), blocks)
+            if not still():
+                if isinstance(sink, ActivationWriter):
+                    sink.drop()
+                raise StaleError(f"{job.what}: pictures were changed while their activations were computed")
+            kept_in_memory = _finished(job, sink)
+        if kept_in_memory is not None:
+            return kept_in_memory
     raise ActivationFileError(f"activations of {job.what}: other processes keep removing {folders[0] / job.key}")
+
+
+def _finished(job: Job, sink: ActivationWriter | MemoryRows) -> NDArray[Any] | None:
+    """Publishes the file; the rows themselves where no file can be had."""
+    if isinstance(sink, ActivationWriter):
+        try:
+            sink.finish()
+        except OSError as error:
+            return _in_memory(job, sink, error).result()
+        return None
+    return sink.result()
+
+
+def _in_memory(job: Job, writer: ActivationWriter, error: OSError) -> MemoryRows:
+    """Takes the rows out of a file that the disk does not take."""
+    _warn(job, writer.final.parent, error)
+    memory = MemoryRows(job, writer.rows_so_far())
+    writer.drop()
+    return memory
 
 
 def _found(job: Job, folders: Sequence[Path]) -> NDArray[Any] | None:
@@ -180,11 +196,8 @@ def _written(
         sink.write(rows, bad)
     except OSError as error:
         assert isinstance(sink, ActivationWriter)
-        _warn(job, sink.final.parent, error)
-        memory = MemoryRows(job, sink.rows_so_far())
-        sink.drop()
-        memory.write(rows, bad)
-        return memory
+        sink = _in_memory(job, sink, error)
+        sink.write(rows, bad)
     return sink
 
 
