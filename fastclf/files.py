@@ -27,16 +27,17 @@ _OTHERS_MAY_WRITE = 0o022
 def user_cache() -> Path:
     """The user's own folder for what can be computed again: $XDG_CACHE_HOME/fastclf, else ~/.cache/fastclf.
 
-    Source: the XDG Base Directory Specification, which lets relative paths be ignored. A user without a home folder
-    gets a temporary one, which lasts as long as the process.
+    Source: the XDG Base Directory Specification, which lets relative paths be ignored. A user without a home folder, or
+    with one that cannot be written, as in containers, gets a temporary one, which lasts as long as the process.
     """
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if base.is_absolute():
         return base / "fastclf"
-    try:
-        return Path.home() / ".cache" / "fastclf"
-    except RuntimeError:
-        return _temporary_cache()
+    with suppress(RuntimeError):  # neither $HOME nor an entry in the list of users
+        folder = Path.home() / ".cache" / "fastclf"
+        if folder.is_dir() or os.access(next(parent for parent in folder.parents if parent.exists()), os.W_OK):
+            return folder
+    return _temporary_cache()
 
 
 @cache
@@ -49,7 +50,7 @@ def _temporary_cache() -> Path:
             shutil.rmtree(folder, ignore_errors=True)
 
     atexit.register(remove)
-    say(f"no home folder: caches are kept in {folder} until this process ends; set XDG_CACHE_HOME to keep them")
+    say(f"no home folder to write in: caches lie in {folder} until this process ends; set XDG_CACHE_HOME to keep them")
     return folder
 
 
@@ -181,6 +182,18 @@ def _remove_left_behind(folder: Path) -> None:
         if is_left_behind(entry) and not entry.is_dir():
             with suppress(OSError):
                 entry.unlink()
+
+
+def require_folder(folder: Path) -> None:
+    """Checks that the folder of some data is still where it was.
+
+    Raises:
+        FileNotFoundError: it is not; says what to do.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"the data's folder {folder} is not found: it was moved or removed. Make the data anew from where it is."
+        )
 
 
 def check_private(folder: Path) -> None:

@@ -12,6 +12,6 @@ def fitting(text: str, stream: TextIO | None = None) -> str:
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
-def say(text: str) -> None:
-    """Prints a line at once, whatever the terminal's encoding."""
-    print(fitting(text), flush=True)
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Prints a line at once, whatever the stream's (stdout's) encoding."""
+    print(fitting(text, stream), file=stream, flush=True)

@@ -21,6 +21,7 @@ from fastclf.activations.writer import ActivationWriter, as_block
 from fastclf.errors import ActivationFileError
 from fastclf.files import check_private
 from fastclf.interrupts import Interrupts
+from fastclf.terminal import say
 
 Blocks: TypeAlias = Iterator[tuple[NDArray[np.float32], dict[int, str]]]
 
@@ -161,7 +162,7 @@ def _sink(job: Job, folders: Sequence[Path], stack: ExitStack) -> ActivationWrit
             _warn(job, folder, error)
             continue
         left = f", going on after {writer.rows_done:,} rows" if writer.rows_done else ""
-        print(f"{job.what}: computing activations of {job.rows}, {job.size / 1e6:.1f} MB, into {folder}{left}")
+        say(f"{job.what}: computing activations of {job.rows}, {job.size / 1e6:.1f} MB, into {folder}{left}")
         _say_older(folder)
         return writer
     return MemoryRows(job)
@@ -186,6 +187,8 @@ def _filled(
         if isinstance(sink, ActivationWriter):
             sink.drop()  # it could never be finished
         raise
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_stopped(job, sink)) from None
     return sink
 
 
@@ -199,6 +202,14 @@ def _written(
         sink = _in_memory(job, sink, error)
         sink.write(rows, bad)
     return sink
+
+
+def _stopped(job: Job, sink: ActivationWriter | MemoryRows) -> str:
+    """What Ctrl-C leaves of a pass, and how to go on."""
+    kept = "are lost"
+    if isinstance(sink, ActivationWriter):
+        kept = f"are kept in {sink.final.parent}; do it again to go on"
+    return f"activations of {job.what} were stopped: {sink.rows_done:,} of {job.shape[0]:,} rows {kept}."
 
 
 class _Pace:
@@ -219,7 +230,7 @@ class _Pace:
         if self._blocks == _TOLD_AFTER:
             rate = self._rows / (time.monotonic() - self._start)
             if self._left > _LONG * rate:
-                print(f"{self._what}: about {_duration(self._left / rate)} at {rate:.3g} pictures/s")
+                say(f"{self._what}: about {_duration(self._left / rate)} at {rate:.3g} pictures/s")
 
 
 def _duration(seconds: float) -> str:
@@ -239,7 +250,7 @@ def _say_older(folder: Path) -> None:
     older = older_files(folder)
     if older and folder not in _said:
         _said.add(folder)
-        print(f"{len(older)} files in {folder} are of another version of fastclf; they are not used and may be deleted")
+        say(f"{len(older)} files in {folder} are of another version of fastclf; they are not used and may be deleted")
 
 
 def _free_memory() -> int:

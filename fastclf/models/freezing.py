@@ -14,16 +14,18 @@ from torch.nn.modules.batchnorm import _NormBase
 class LayerGroups:
     """The groups of one network, first layers first; the last is the head.
 
+    Making this object changes no parameter: what was frozen before stays so until `freeze_to`.
+
     Attributes:
         frozen_to: groups before this index are frozen: no gradients, and evaluation mode (BatchNorm uses and keeps
             its running statistics).
         bn_frozen: BatchNorm of trainable groups uses and keeps its running statistics too.
     """
 
-    def __init__(self, groups: Sequence[nn.Module], frozen_to: int = 0) -> None:
+    def __init__(self, groups: Sequence[nn.Module]) -> None:
         self.groups = list(groups)
+        self.frozen_to = 0
         self.bn_frozen = False
-        self.freeze_to(frozen_to)
 
     def __len__(self) -> int:
         return len(self.groups)
