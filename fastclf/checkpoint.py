@@ -1,4 +1,4 @@
-"""Saved models: ``NAME.json`` and the tensors it points to, ``NAME.<hash>.safetensors``.
+"""Saved models: ``NAME.json`` and the tensors it points to, ``NAME.<random>.safetensors``.
 
 The JSON file is put in place last and in one step, so a save that is cut off leaves the earlier model whole.
 Nothing is pickled.
@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Mapping
@@ -41,7 +42,8 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str
 
     data = save(_apart(tensors))
     digest = hashlib.sha256(data).hexdigest()
-    weights = path.with_name(f"{path.name}.{digest[:12]}.safetensors")
+    # A name of its own for every save: another process may just be removing what it has saved of the same content.
+    weights = path.with_name(f"{path.name}.{secrets.token_hex(6)}.safetensors")
     manifest = {
         "format": FORMAT,
         "versions": {name: version(name) for name in ("fastclf", "torch")},
@@ -51,15 +53,19 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str
     }
     manifest["check"] = _checksum(manifest)
     text = json.dumps(manifest, indent=1, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    older = _older(path, weights)
+    older: list[Path] = []
     try:
         publish(weights, lambda temporary: write_new(temporary, data))
+        older = _older(path)
         publish(_manifest_of(path), lambda temporary: write_new(temporary, text))
     except OSError as error:
         raise CheckpointError(f"save: {_reason(error, path, len(data) + len(text))}") from error
-    for file in older:
+    finally:
         with suppress(OSError):
-            file.unlink()
+            current = _weights_of(path)
+            for file in (*older, weights):
+                if file.name != current:
+                    file.unlink(missing_ok=True)
 
 
 def _checksum(manifest: Mapping[str, Any]) -> str:
@@ -94,20 +100,26 @@ def _manifest_of(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def _older(path: Path, keep: Path) -> list[Path]:
-    """The weights of this name that nothing points to once ``keep`` is saved.
+def _weights_of(path: Path) -> str | None:
+    """The file of weights that model ``path`` points to; None where there is no such model, or it is damaged."""
+    with suppress(FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+        return str(json.loads(_manifest_of(path).read_bytes())["weights"])
+    return None
+
+
+def _older(path: Path) -> list[Path]:
+    """The weights of this name that nothing points to once others are saved.
 
     Those of the model that is replaced, and those left from a save that was cut off long ago. Others may belong to a
     process that is just saving under the same name.
     """
-    try:
-        replaced = json.loads(_manifest_of(path).read_bytes())["weights"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        replaced = None
+    replaced = None
+    with suppress(OSError):
+        replaced = _weights_of(path)
     found = []
     for file in path.parent.iterdir() if path.parent.is_dir() else ():
         middle = file.name.removeprefix(path.name + ".").removesuffix(".safetensors")
-        if file.name != f"{path.name}.{middle}.safetensors" or len(middle) != 12 or file == keep:
+        if file.name != f"{path.name}.{middle}.safetensors" or len(middle) != 12:
             continue
         with suppress(OSError):
             if file.name == replaced or time.time() - file.stat().st_mtime > _LONG:
@@ -124,28 +136,23 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     from safetensors.torch import load
 
-    info = read_info(path)
-    try:
-        data = (path.parent / info["weights"]).read_bytes()
-    except OSError:
-        info = read_info(path)  # another process may have saved meanwhile: then the JSON points to other weights
-        data = _read(path, info["weights"])
-    weights = path.parent / info["weights"]
+    info, data = read_info(path), None
+    while data is None:
+        weights = path.parent / info["weights"]
+        try:
+            data = weights.read_bytes()
+        except OSError as error:
+            before, info = info, read_info(path)  # another process may have saved: then it points to other weights
+            if info["weights"] == before["weights"]:
+                raise CheckpointError(
+                    f"load: {_manifest_of(path)} points to {weights.name}, which cannot be read: {error.strerror}"
+                ) from error
     if hashlib.sha256(data).hexdigest() != info["sha256"]:
         raise CheckpointError(f"load: {weights} is damaged: its sha256 is not the one that was saved")
     try:
         return load(data), info
     except Exception as error:  # SafetensorError, but also KeyError or RuntimeError, as the damage will have it
         raise CheckpointError(f"load: {weights} is no safetensors file: {error!r}") from error
-
-
-def _read(path: Path, weights: str) -> bytes:
-    try:
-        return (path.parent / weights).read_bytes()
-    except OSError as error:
-        raise CheckpointError(
-            f"load: {_manifest_of(path)} points to {weights}, which cannot be read: {error.strerror}"
-        ) from error
 
 
 def read_info(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fastclf.files import temporary_sibling, user_cache
+from fastclf.files import temporary_sibling, user_cache, write_new
 
 _ROUNDS, _SECONDS = 3, 1.5
 
@@ -57,15 +57,14 @@ def _remember(file: Path, text: str) -> None:
     """Puts ``text`` in place in one step, unless a file that can be read is there."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_sibling(file)
-    temporary.write_text(text)
     try:
-        if _choice_in(file) is None:
-            file.unlink(missing_ok=True)
+        write_new(temporary, text.encode())
         os.link(temporary, file)
     except FileExistsError:
-        pass
+        if _choice_in(file) is None:  # damaged
+            temporary.replace(file)
     finally:
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
 
 
 def measure(ways: Mapping[str, Callable[[], object]]) -> dict[str, float]:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from fastclf.terminal import say
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command that ``argv`` (the process's own by default) names."""
@@ -22,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         run(arguments.data, arguments.out)
     else:
-        print(environment())
+        say(environment())
 
 
 def environment() -> str:

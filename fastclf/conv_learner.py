@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fastclf.activations.places import places_for
 from fastclf.activations.precompute import activations
+from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.loader import Loader
 from fastclf.data.picture_loader import PictureLoader
@@ -26,11 +27,15 @@ from fastclf.models.export import to_onnx
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.head import Head, check_custom_head
 from fastclf.models.net import Net
+from fastclf.terminal import say
 from fastclf.training.callbacks import Callback
 from fastclf.training.loop import TrainLoop
 from fastclf.training.losses import constant_logits
 from fastclf.training.metrics import accuracy, mean_average_precision
 from fastclf.training.steps import Rates
+
+Statistics: TypeAlias = tuple[Sequence[float], Sequence[float]]
+_SAME_STATISTICS = 0.01  # 2.55 of 255: means of data sets of photographs differ by more
 
 
 def _make_head(
@@ -111,10 +116,14 @@ class ConvLearner(_OwnHead):
         self.views = views
         self._act_dtype, self._tmp_name = act_dtype, tmp_name
         self._rows: ImageClassifierData | None = None
+        self._trained_with: Statistics | None = None
         model.body.to(memory_format=torch.channels_last)  # faster than channels first, on processors as on GPUs
-        self.freeze()
+        for group in model.groups[:-1]:
+            group.requires_grad_(False)
+        self.groups.frozen_to = len(self.groups) - 1  # as `freeze` does, but what is frozen inside a head stays so
 
     @classmethod
+    @long_call("no learner was made; call it again.")
     def pretrained(
         cls,
         arch: Arch | str | Callable[..., Any],
@@ -166,6 +175,8 @@ class ConvLearner(_OwnHead):
         _check_size(body, data)
         head = _make_head(data, body.n_features, ps, xtra_fc, custom_head, seed)
         learn = cls(data, Net(body, head), metrics=_metrics_for(data, metrics), seed=seed, views=views, **kwargs)
+        if pretrained or weights is not None:
+            learn._check_statistics((body.mean, body.std))
         learn.precompute = precompute
         return learn
 
@@ -177,6 +188,7 @@ class ConvLearner(_OwnHead):
         return self._rows is not None
 
     @precompute.setter
+    @long_call("what was computed is kept; do it again to go on.")
     def precompute(self, on: bool) -> None:
         if not on:
             self._rows = None
@@ -215,7 +227,7 @@ class ConvLearner(_OwnHead):
         if dl is None:
             return None
         assert isinstance(dl, PictureLoader)
-        folders = places_for(self._data.path / self._tmp_name)
+        folders = places_for(self._data.below(self._tmp_name))
         return activations(self.model, dl, folders, dtype=self._act_dtype, what=name, views=views)
 
     def _stage(self) -> Stage:
@@ -243,7 +255,7 @@ class ConvLearner(_OwnHead):
                 f"{name}: under precompute only the head trains; its {checked[-1]:g} is used. "
                 "unfreeze() or set precompute = False to train other groups.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=6,
             )
         return checked[-1:]
 
@@ -254,7 +266,7 @@ class ConvLearner(_OwnHead):
         """
         super().freeze_to(n)
         if self.precompute and self.groups.frozen_to < len(self.groups) - 1:
-            print("precompute is off: the body trains on pictures")
+            say("precompute is off: the body trains on pictures")
             self.precompute = False
 
     def set_data(self, data: ImageClassifierData) -> None:
@@ -263,13 +275,36 @@ class ConvLearner(_OwnHead):
             raise ValueError("set_data: data holds activations, not pictures")
         _check_size(self.model.body, data)
         super().set_data(data)
+        self._check_statistics(self._trained_with)
         self.precompute = self.precompute
+
+    def _note_origin(self, info: dict[str, Any]) -> None:
+        tfms = info.get("transforms")
+        if isinstance(tfms, dict) and {"mean", "std"} <= tfms.keys():
+            self._check_statistics((tfms["mean"], tfms["std"]))
+
+    def _check_statistics(self, trained_with: Statistics | None) -> None:
+        """Warns where the transforms normalise pictures in another way than the weights were trained with."""
+        self._trained_with = trained_with
+        if trained_with is None or self._data.tfms is None:
+            return
+        tfms = self._data.tfms[1]
+        if not np.allclose(trained_with, (tfms.mean, tfms.std), atol=_SAME_STATISTICS):
+            (mean, std), (data_mean, data_std) = trained_with, (tfms.mean, tfms.std)
+            warnings.warn(
+                f"the weights were trained on pictures normalised with mean {tuple(mean)} and deviation {tuple(std)}, "
+                f"and the data's transforms use mean {tuple(data_mean)} and deviation {tuple(data_std)}: predictions "
+                "are worse for it. Make the data with tfms_from_model(arch, sz), with the arch of the learner.",
+                UserWarning,
+                stacklevel=4,
+            )
 
     def load(self, name: str) -> None:
         """Loads what `save` stored, see `Learner.load`; under precompute, activations follow the loaded body."""
         super().load(name)
         self.precompute = self.precompute
 
+    @long_call("nothing was written; call it again.")
     def export(self, name: str) -> Path:
         """Writes the whole classifier as an ONNX file, ``NAME.onnx`` in the models folder, for use without fastclf.
 
@@ -290,6 +325,7 @@ class ConvLearner(_OwnHead):
         publish(path, lambda temporary: temporary.write_bytes(model))
         return path
 
+    @long_call(NOTHING_CHANGED)
     def TTA(self, n_aug: int = 4, is_test: bool = False) -> tuple[NDArray[Any], NDArray[Any]]:  # noqa: N802
         """Predictions for the pictures as they are and for ``n_aug`` augmented views, see `Learner.TTA`.
 

@@ -11,6 +11,7 @@ import matplotlib as mpl
 import numpy as np
 
 import fastclf as fc
+from fastclf.terminal import say
 
 
 def run(data_folder: Path | None, out: Path) -> None:
@@ -23,7 +24,7 @@ def run(data_folder: Path | None, out: Path) -> None:
         lesson = Lesson(data_folder, 224, [1e-4, 1e-3, 1e-2], out / "plots")
     for step in (lesson.look, lesson.frozen, lesson.find, lesson.augmented, lesson.unfrozen, lesson.results):
         step()
-    print(f"\nThe whole lesson took {time.monotonic() - start:.0f} s.")
+    say(f"\nThe whole lesson took {time.monotonic() - start:.0f} s.")
 
 
 def write_digits(folder: Path) -> Path:
@@ -63,48 +64,48 @@ class Lesson:
     def look(self) -> None:
         """Shows a few training pictures as the network will see them."""
         data = self.data
-        say(f"Pictures: {len(data.trn_ds):,} to train on, {len(data.val_ds):,} to validate; {data.c} classes.")
+        headline(f"Pictures: {len(data.trn_ds):,} to train on, {len(data.val_ds):,} to validate; {data.c} classes.")
         x, y = next(iter(data.trn_dl))
         figure = fc.plots(data.trn_ds.denorm(x[:8]), rows=2, titles=[data.classes[k] for k in y[:8].tolist()])
         self.keep(figure, "pictures")
 
     def frozen(self) -> None:
         """Caches activations and trains the head on them."""
-        say("precompute=True runs the pretrained body once over all pictures; the head then trains in seconds.")
+        headline("precompute=True runs the pretrained body once over all pictures; the head then trains in seconds.")
         self.learn = fc.ConvLearner.pretrained(fc.efficientnet_lite0, self.data, precompute=True)
         timed(lambda: self.learn.fit(1e-2, 3))
 
     def find(self) -> None:
         """Searches for a learning rate with a new head; the activations are there already."""
-        say("lr_find raises the rate batch by batch: choose one where the loss still falls clearly.")
+        headline("lr_find raises the rate batch by batch: choose one where the loss still falls clearly.")
         fresh = fc.ConvLearner.pretrained(fc.efficientnet_lite0, self.data, precompute=True)
         fresh.lr_find()
         self.keep(fresh.sched.plot(), "lr_find")
 
     def augmented(self) -> None:
         """Trains the head on augmented pictures."""
-        say("precompute=False: the head now sees each picture turned, zoomed and lit anew in every epoch.")
+        headline("precompute=False: the head now sees each picture turned, zoomed and lit anew in every epoch.")
         self.learn.precompute = False
         timed(lambda: self.learn.fit(1e-2, 1, cycle_len=1))
 
     def unfrozen(self) -> None:
         """Trains all layers, with one rate per layer group and restarts."""
-        say("unfreeze, three rates for three layer groups, and SGDR: cycles of 1, 2 and 4 epochs (cycle_mult=2).")
+        headline("unfreeze, three rates for three layer groups, and SGDR: cycles of 1, 2 and 4 epochs (cycle_mult=2).")
         self.learn.unfreeze()
         timed(lambda: self.learn.fit(self.rates, 3, cycle_len=1, cycle_mult=2))
         self.keep(self.learn.sched.plot_lr(), "rates")
 
     def results(self) -> None:
         """Averages predictions over augmented views and shows where they are wrong."""
-        say("TTA: predictions averaged over each picture and four augmented views of it.")
+        headline("TTA: predictions averaged over each picture and four augmented views of it.")
         log_preds, y = self.learn.TTA()
         probs = np.mean(np.exp(log_preds), 0)
-        print(f"accuracy without TTA {fc.accuracy_np(log_preds[0], y):.4f}, with TTA {fc.accuracy_np(probs, y):.4f}")
+        say(f"accuracy without TTA {fc.accuracy_np(log_preds[0], y):.4f}, with TTA {fc.accuracy_np(probs, y):.4f}")
         cm = fc.confusion_matrix(y, probs.argmax(1), classes=self.data.classes)
-        print(cm)
+        say(str(cm))
         self.keep(fc.plot_confusion_matrix(cm, self.data.classes), "confusion")
         self.learn.save("demo")
-        print(f"The model is saved as 'demo' in {self.data.path / 'models'}: learn.load('demo') brings it back.")
+        say(f"The model is saved as 'demo' in {self.data.path / 'models'}: learn.load('demo') brings it back.")
 
     def keep(self, drawn: Any, name: str) -> None:
         """Saves a figure, or the figure of axes, as PNG and prints its path."""
@@ -114,16 +115,16 @@ class Lesson:
         path = self.plots / f"{name}.png"
         figure.savefig(path, dpi=100)
         plt.close(figure)
-        print(f"saved {path}")
+        say(f"saved {path}")
 
 
-def say(text: str) -> None:
+def headline(text: str) -> None:
     """Prints the line before a step."""
-    print(f"\n# {text}", flush=True)
+    say(f"\n# {text}")
 
 
 def timed(step: Callable[[], Any]) -> None:
     """Runs a step and prints how long it took."""
     start = time.monotonic()
     step()
-    print(f"({time.monotonic() - start:.1f} s)")
+    say(f"({time.monotonic() - start:.1f} s)")

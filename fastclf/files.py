@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
+import hashlib
 import os
 import platform
 import re
 import secrets
+import shutil
+import tempfile
 import time
-import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-_TEMPORARY = re.compile(r"\.tmp-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}$")
+from fastclf.terminal import say
+
+_TEMPORARY = re.compile(r"\.tmp-(?:([0-9a-f]+)-(\d+)-(?:(\d+)-)?)?[0-9a-f]{8}$")
 _LONG = 24 * 3600.0  # seconds: nobody leaves a file that is being written alone for so long
 _OTHERS_MAY_WRITE = 0o022
 
@@ -22,53 +27,107 @@ _OTHERS_MAY_WRITE = 0o022
 def user_cache() -> Path:
     """The user's own folder for what can be computed again: $XDG_CACHE_HOME/fastclf, else ~/.cache/fastclf.
 
-    Source: the XDG Base Directory Specification, which lets relative paths be ignored.
+    Source: the XDG Base Directory Specification, which lets relative paths be ignored. A user without a home folder, or
+    with one that cannot be written, as in containers, gets a temporary one, which lasts as long as the process.
     """
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (base if base.is_absolute() else Path.home() / ".cache") / "fastclf"
+    if base.is_absolute():
+        return base / "fastclf"
+    with suppress(RuntimeError):  # neither $HOME nor an entry in the list of users
+        folder = Path.home() / ".cache" / "fastclf"
+        if folder.is_dir() or os.access(next(parent for parent in folder.parents if parent.exists()), os.W_OK):
+            return folder
+    return _temporary_cache()
+
+
+@cache
+def _temporary_cache() -> Path:
+    """A new folder, which nobody else can have put something into."""
+    folder, maker = Path(tempfile.mkdtemp(prefix="fastclf-")), os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == maker:  # not a forked child
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    say(f"no home folder to write in: caches lie in {folder} until this process ends; set XDG_CACHE_HOME to keep them")
+    return folder
 
 
 @cache
 def _machine() -> str:
-    """Where process numbers mean the same: a host, or a container on it."""
+    """Where process numbers and their start times mean the same: one boot of a kernel, in one container.
+
+    A host's name does not tell: hosts that share a folder may have the same. Where the system tells nothing, it is a
+    name that no other process has, so that nobody takes this process for dead.
+    """
     try:
-        numbers = str(Path("/proc/self/ns/pid").readlink())
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        spaces = [str(Path(f"/proc/self/ns/{kind}").readlink()) for kind in ("pid", "time")]
     except OSError:
-        numbers = ""
-    return f"{zlib.crc32(f'{platform.node()} {numbers}'.encode()):08x}"
+        return secrets.token_hex(8)
+    return hashlib.sha256(f"{boot}{platform.node()}{spaces}".encode()).hexdigest()[:16]
+
+
+def _process(pid: int) -> tuple[str, str] | None:
+    """State of a process, and when it was started, in ticks since the machine was; None where that cannot be told."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return fields[0], fields[19]
+    except (OSError, IndexError):
+        return None
 
 
 def temporary_sibling(path: Path) -> Path:
-    """A name beside ``path`` that nobody else uses: ``NAME.tmp-<machine>-<pid>-<random>``."""
-    return path.with_name(f"{path.name}.tmp-{_machine()}-{os.getpid()}-{secrets.token_hex(4)}")
+    """A name beside ``path`` that nobody else uses, and that tells who does: its machine, process and start."""
+    pid = os.getpid()
+    _, start = _process(pid) or ("", "0")
+    return path.with_name(f"{path.name}.tmp-{_machine()}-{pid}-{start}-{secrets.token_hex(4)}")
+
+
+def given_up_sibling(path: Path) -> Path:
+    """A temporary name beside ``path`` for what its process has given up: `is_left_behind` at once."""
+    return path.with_name(f"{path.name}.tmp-{secrets.token_hex(4)}")
 
 
 def is_left_behind(path: Path) -> bool:
-    """Whether ``path`` is a `temporary_sibling` whose maker was killed.
+    """Whether ``path`` is a temporary file or folder that nobody writes any more.
 
-    It was, when its process ran on this machine and is no more, or when nothing was written for a day. In doubt it
-    lives: the folder may be shared with other machines.
+    That is one with a `given_up_sibling`'s name, one whose process ran on this machine and is no more, or one into
+    which nothing was written for a day. In doubt its process lives: the folder may be shared with other machines.
     """
     match = _TEMPORARY.search(path.name)
     if match is None:
         return False
-    machine, pid = match[1], int(match[2])
-    if machine == _machine() and not _lives(pid):
+    machine, pid, start = match.groups()
+    if machine is None:
         return True
+    if machine == _machine():
+        return not _lives(int(pid), start)
     try:
-        return time.time() - path.lstat().st_mtime > _LONG
+        return time.time() - _last_written(path) > _LONG
     except OSError:
         return False  # gone meanwhile
 
 
-def _lives(pid: int) -> bool:
+def _lives(pid: int, start: str) -> bool:
+    """Whether process ``pid`` is the one that was started at ``start``: numbers are given again."""
+    found = _process(pid)
+    if found is not None:
+        return found[0] not in "ZX" and found[1] == start  # zombie, dead
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except (PermissionError, OverflowError):
-        return True
+        pass
     return True
+
+
+def _last_written(path: Path) -> float:
+    """When a file, or a folder with the files in it, was modified."""
+    inside = path.iterdir() if path.is_dir() and not path.is_symlink() else ()
+    return max(float(entry.lstat().st_mtime) for entry in (path, *inside))
 
 
 def sync_folder(folder: Path) -> None:
@@ -123,6 +182,18 @@ def _remove_left_behind(folder: Path) -> None:
         if is_left_behind(entry) and not entry.is_dir():
             with suppress(OSError):
                 entry.unlink()
+
+
+def require_folder(folder: Path) -> None:
+    """Checks that the folder of some data is still where it was.
+
+    Raises:
+        FileNotFoundError: it is not; says what to do.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"the data's folder {folder} is not found: it was moved or removed. Make the data anew from where it is."
+        )
 
 
 def check_private(folder: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.describe import describe_learner
 from fastclf.errors import CheckpointError
@@ -19,6 +20,7 @@ from fastclf.interrupts import Interrupts
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.summary import summary_table
 from fastclf.saving import Saving
+from fastclf.terminal import say
 from fastclf.training.callbacks import Callback, EndSearch, SaveBest, SaveCycles
 from fastclf.training.engine import EngineSteps, unknown_to_engine
 from fastclf.training.evaluate import (
@@ -152,6 +154,7 @@ class Learner(Saving):
 
     # Training
 
+    @long_call("the model holds what it has learnt.")
     @explains_gpu_memory(trains=True)
     def fit(
         self,
@@ -173,7 +176,8 @@ class Learner(Saving):
         """Trains the groups that are not frozen, with a new optimizer, and prints a line per epoch.
 
         Ctrl-C and SIGTERM end the fit after the step that is being made (Ctrl-C twice: at once); then Ctrl-C raises
-        KeyboardInterrupt, and SIGTERM ends the process with code 143. Everything is consistent then.
+        KeyboardInterrupt, which says where the fit was stopped, and SIGTERM ends the process with code 143. Everything
+        is consistent then.
 
         Args:
             lrs: the highest rate: one number, or one per layer group.
@@ -220,6 +224,8 @@ class Learner(Saving):
         state, saved = self._state_of(state_name, plan, rates, resume=resume)
         fits = self._fits + 1 if saved is None else saved["fits"]
         hooks = list(callbacks)
+        for name in filter(None, (best_save_name, cycle_save_name)):
+            self._model_path(name)  # a name or a folder that will not do is an error now, not after an epoch
         if best_save_name:
             hooks.append(SaveBest(self.save, best_save_name))
         if cycle_save_name:
@@ -241,6 +247,8 @@ class Learner(Saving):
                     lambda: self._keep(state, loop),
                     loss_of_constant(self.crit, self._data.trn_ds.labels, self._data.val_dl),
                 )
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(_stopped(loop, interrupts, state_name)) from None
             finally:
                 self._epochs = loop.first_epoch + loop.epoch + (loop.done > 0)
         self._say_waiting()
@@ -260,7 +268,7 @@ class Learner(Saving):
         saved = state.read() if resume else None
         if saved is not None:
             loop = saved["loop"]
-            print(f"fit: {name!r} {'is over' if loop['finished'] else 'goes on'} after {loop['steps']['step']} steps")
+            say(f"fit: {name!r} {'is over' if loop['finished'] else 'goes on'} after {loop['steps']['step']} steps")
         return state, saved
 
     def _setting(self, plan: dict[str, Any], rates: Rates) -> dict[str, Any]:
@@ -288,8 +296,9 @@ class Learner(Saving):
     def _say_waiting(self) -> None:
         line = self.data.trn_dl.waiting.line("train")
         if line is not None:
-            print(line)
+            say(line)
 
+    @long_call("the model is as it was before.")
     @explains_gpu_memory(trains=True)
     def lr_find(
         self, start_lr: ArrayLike = 1e-5, end_lr: float = 10, wds: ArrayLike | None = None, *, linear: bool = False
@@ -320,7 +329,7 @@ class Learner(Saving):
         with Interrupts() as interrupts, unchanged(stage.module), self._seeded("lr_find", self._fits):
             self._loop(rates, [EndSearch(steps)], interrupts).search()
         self.sched.suggestions = suggest(self.sched.lrs, self.sched.losses)
-        print(f"lr_find: {len(self.sched.lrs)} steps; {self.sched.suggestions}")
+        say(f"lr_find: {len(self.sched.lrs)} steps; {self.sched.suggestions}")
         return self.sched.suggestions
 
     def _loop(self, rates: Rates, hooks: Sequence[Callback], interrupts: Interrupts) -> TrainLoop:
@@ -356,7 +365,7 @@ class Learner(Saving):
 
     def _say_once(self, text: str) -> None:
         if text not in self._said:
-            print(text)
+            say(text)
             self._said.add(text)
 
     def _rates(self, lrs: ArrayLike, wds: ArrayLike | None, schedule: Schedule, *, decoupled: bool) -> Rates:
@@ -408,19 +417,30 @@ class Learner(Saving):
 
     # Predicting
 
+    @long_call(NOTHING_CHANGED)
     def predict(self, is_test: bool = False) -> Array:
-        """Log-probabilities (probabilities when several labels) ``[N, c]`` of the validation or test set, in order."""
+        """Log-probabilities (probabilities when several labels) ``[N, c]`` of the validation or test set, in order.
+
+        NaN in rows whose pictures cannot be decoded and are skipped.
+        """
         return self.predict_with_targs(is_test)[0]
 
+    @long_call(NOTHING_CHANGED)
     def predict_with_targs(self, is_test: bool = False) -> tuple[Array, Array]:
-        """`predict`, and the targets (zeros for a test set without labels)."""
+        """`predict`, and the targets (zeros for a test set without labels).
+
+        The target of a row without a prediction is -1 (NaN where targets are floats), so that `confusion_matrix`,
+        `classification_report` and all metrics leave it out. ``data.val_y`` has the true ones.
+        """
         stage = self._stage()
         return self._predict(stage.module, _set(stage.data, is_test, "val_dl", "test_dl"))
 
+    @long_call(NOTHING_CHANGED)
     def predict_dl(self, dl: Any) -> Array:
         """Predictions ``[N, c]`` for every row that a loader of pictures or of activations serves."""
         return self._predict(self._module_for_loader(dl), dl)[0]
 
+    @long_call(NOTHING_CHANGED)
     def predict_array(self, x: ArrayLike | Tensor) -> Array:
         """Predictions ``[B, c]`` for transformed pictures ``[B, 3, h, w]``, or for activations ``[B, F]``.
 
@@ -433,18 +453,21 @@ class Learner(Saving):
         with torch.inference_mode():
             return _numpy(objective.output(objective.scores(batch)))
 
+    @long_call(NOTHING_CHANGED)
     def TTA(self, n_aug: int = 4, is_test: bool = False) -> tuple[Array, Array]:  # noqa: N802
         """Predictions for the pictures as they are and for ``n_aug`` augmented views: ``[1 + n_aug, N, c]``, targets.
 
-        Average probabilities: ``np.mean(np.exp(log_preds), 0)`` (one label), ``np.mean(preds, 0)`` (several).
+        Average probabilities: ``np.mean(np.exp(log_preds), 0)`` (one label), ``np.mean(preds, 0)`` (several). Rows
+        without a prediction: as in `predict` and `predict_with_targs`.
         """
         if self._data.has_rows:
             raise ValueError("TTA: needs pictures, and this data holds activations")
         plain = _set(self._data, is_test, "val_dl", "test_dl")
         augmented = _set(self._data, is_test, "aug_dl", "test_aug_dl")
-        first, targets = self._predict(self.model, plain)
-        views = [self._predict(self.model, augmented, epoch)[0] for epoch in range(n_aug)]
-        return np.stack([first, *views]), targets
+        passes = [self._predict(self.model, plain)]
+        passes += [self._predict(self.model, augmented, epoch) for epoch in range(n_aug)]
+        # The last pass knows of every picture that has turned out to be bad meanwhile.
+        return np.stack([predictions for predictions, _ in passes]), passes[-1][1]
 
     @explains_gpu_memory(trains=False)
     def _predict(self, module: nn.Module, dl: Any, epoch: int = 0) -> tuple[Array, Array]:
@@ -465,11 +488,12 @@ class Learner(Saving):
     def _module_for_loader(self, dl: Any) -> nn.Module:
         return self._module_for(2 if dl.ds.rows is not None else 4)
 
+    @long_call(NOTHING_CHANGED)
     def summary(self) -> None:
         """Prints a table of the layers that are in use, their output shapes and parameters."""
         stage = self._stage()
         x, _ = next(stage.data.val_dl.batches(0))
-        print(summary_table(stage.module, x[:2]))
+        say(summary_table(stage.module, x[:2]))
 
 
 def _loss_for(data: ImageClassifierData, class_weights: str | ArrayLike | None) -> Crit:
@@ -478,6 +502,16 @@ def _loss_for(data: ImageClassifierData, class_weights: str | ArrayLike | None) 
     if data.is_reg:
         raise ValueError("class_weights: the labels are numbers to be predicted, not classes. Leave it out.")
     return default_loss(is_multi=data.is_multi, is_reg=False, weight=weights_of(class_weights, data.trn_y, data.c))
+
+
+def _stopped(loop: TrainLoop, interrupts: Interrupts, state_name: str | None) -> str:
+    """What Ctrl-C leaves of a fit, and how to go on."""
+    where = f"fit was stopped after {loop.epoch} epoch(s) and {loop.done} of {loop.batches} batches"
+    if not interrupts.at_rest:
+        return f"{where}, in the middle of a step: load a saved model, or make a new learner."
+    if state_name is None:
+        return f"{where}; the model holds what it has learnt. With state_name= a fit can go on where it was stopped."
+    return f"{where}; the model holds what it has learnt. The same call with resume=True goes on."
 
 
 def _batches(stage: Stage) -> int:

@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from fastclf.terminal import say
+
 T = TypeVar("T")
 
 SILENT_SECONDS = 2.0
@@ -43,7 +45,7 @@ class Progress:
         left = (self.total - self._done) / rate
         share = self._done / self.total
         text = f"{self.what}: {self._done}/{self.total} ({share:.0%}), {rate:.3g} {self.unit}/s, {left:.0f} s left"
-        print(text, file=sys.stderr, flush=True)
+        say(text, sys.stderr)
 
     def close(self) -> None:
         """Removes the bar."""

@@ -30,6 +30,7 @@ class Saving:
 
         Raises:
             CheckpointError: the folder cannot be written, or the disk is full; an earlier model of that name stays.
+            FileNotFoundError: the data's folder is gone.
         """
         save_checkpoint(self._model_path(name), self._state(), self._info())
 
@@ -56,6 +57,10 @@ class Saving:
             load_tensors(target, tensors, f"{path} holds {info.get('arch', 'another model')}")
         if target is self.model:
             self.groups.pretrained = bool(info.get("pretrained", self.groups.pretrained))
+        self._note_origin(info)
+
+    def _note_origin(self, info: dict[str, Any]) -> None:
+        """Takes note of how the tensors that were loaded had been trained."""
 
     def _state(self) -> dict[str, Tensor]:
         """The tensors to save, under the names that they have in a file."""
@@ -86,4 +91,4 @@ class Saving:
     def _model_path(self, name: str) -> Path:
         if not name or name != name.strip() or "/" in name or name.startswith("."):
             raise ValueError(f"save/load: name must be a plain file name, got {name!r}")
-        return self._data.path / self._models_name / name
+        return self._data.below(self._models_name) / name

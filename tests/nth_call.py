@@ -1,6 +1,5 @@
 """Makes the N-th call to the operating system fail, or end the process."""
 
-import fcntl
 import os
 import signal
 from collections.abc import Callable
@@ -22,7 +21,7 @@ CALLS = [
         "scandir",
         "close",
     )
-] + [(fcntl, "flock")]
+]
 
 
 class NthCall:

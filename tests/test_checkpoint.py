@@ -21,7 +21,7 @@ from torch import nn
 
 from fastclf import CheckpointError, HeadLearner, ImageClassifierData, Learner, WeightsError, checkpoint
 from fastclf.checkpoint import load_checkpoint, load_tensors, save_checkpoint
-from fastclf.files import is_left_behind, temporary_sibling
+from fastclf.files import given_up_sibling, is_left_behind, temporary_sibling
 from fastclf.models.weights import read_weights
 
 OLD, NEW = {"w": torch.zeros(700)}, {"w": torch.ones(700), "more": torch.arange(5)}
@@ -147,17 +147,42 @@ def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_are_not(tmp_p
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     mine = temporary_sibling(tmp_path / "model.json")
-    _, machine, _, token = mine.name.rsplit("-", 3)
-    start = mine.name.split("-")[0]
-    dead = tmp_path / f"{start}-{machine}-{child.pid}-{token}"
-    elsewhere = tmp_path / f"{start}-00000000-{child.pid}-{token}"
-    old = tmp_path / f"other{start}-00000000-{child.pid}-{token}"
-    for file in (mine, dead, elsewhere, old, tmp_path / "my.tmp-notes"):
+    base, machine, pid, start, token = mine.name.rsplit("-", 4)
+    dead = tmp_path / f"{base}-{machine}-{child.pid}-{start}-{token}"
+    number_given_again = tmp_path / f"{base}-{machine}-{pid}-{int(start) - 1}-{token}"
+    elsewhere = tmp_path / f"{base}-{'0' * 16}-{child.pid}-{start}-{token}"
+    older_version = tmp_path / f"{base}-00000000-{child.pid}-{token}"
+    old = tmp_path / f"other{base}-{'0' * 16}-{child.pid}-{start}-{token}"
+    given_up = given_up_sibling(tmp_path / "model.json")
+    files = (mine, dead, number_given_again, elsewhere, older_version, old, given_up)
+    for file in (*files, tmp_path / "my.tmp-notes"):
         file.write_text("")
     os.utime(old, (time.time() - 100_000,) * 2)
-    assert [is_left_behind(f) for f in (mine, dead, elsewhere, old)] == [False, True, False, True]
+    assert [is_left_behind(f) for f in files] == [False, True, True, False, False, True, True]
     save_checkpoint(tmp_path / "model", OLD, INFO)
-    assert {mine.name, elsewhere.name, "my.tmp-notes"} == {name for name in names(tmp_path) if ".tmp-" in name}
+    left = {mine.name, elsewhere.name, older_version.name, "my.tmp-notes"}
+    assert left == {name for name in names(tmp_path) if ".tmp-" in name}
+
+
+def test_a_folder_of_another_machine_lives_while_something_is_written_into_it(tmp_path):
+    folder = tmp_path / f"k.tmp-{'0' * 16}-1-1-00000000"
+    folder.mkdir()
+    (folder / "rows").write_text("")
+    long_ago = (time.time() - 100_000,) * 2
+    os.utime(folder, long_ago)
+    assert not is_left_behind(folder)
+    os.utime(folder / "rows", long_ago)
+    assert is_left_behind(folder)
+
+
+def test_a_zombie_is_dead(tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+    base, machine, _, _, token = temporary_sibling(tmp_path / "m").name.rsplit("-", 4)
+    assert fields[0] == "Z"
+    assert is_left_behind(tmp_path / f"{base}-{machine}-{child.pid}-{fields[19]}-{token}")
+    child.wait()
 
 
 def test_two_processes_that_save_under_one_name_lose_neither(tmp_path, monkeypatch):

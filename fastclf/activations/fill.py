@@ -17,14 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastclf.activations.store import Accept, older_files, open_activations
-from fastclf.activations.writer import ActivationWriter, TakenOverError, as_block
+from fastclf.activations.writer import ActivationWriter, as_block
 from fastclf.errors import ActivationFileError
 from fastclf.files import check_private
 from fastclf.interrupts import Interrupts
+from fastclf.terminal import say
 
 Blocks: TypeAlias = Iterator[tuple[NDArray[np.float32], dict[int, str]]]
 
-_TRIES = 20  # each goes on from the blocks that the one before has left
+_TRIES = 3  # somebody may remove or damage a file that has just been published
 _TOLD_AFTER = 3  # blocks: the first also builds the graph of the pictures and the body's runtime
 _LONG = 10.0  # seconds
 _said: set[Path] = set()
@@ -108,19 +109,35 @@ def stored(
         found = _found(job, folders)
         if found is not None:
             return found
-        try:
-            with ExitStack() as stack:
-                sink = _filled(job, _sink(job, folders, stack), blocks)
-                if not still():
-                    if isinstance(sink, ActivationWriter):
-                        sink.drop()
-                    raise StaleError(f"{job.what}: pictures were changed while their activations were computed")
-                if isinstance(sink, MemoryRows):
-                    return sink.result()
-                sink.finish()
-        except TakenOverError:
-            continue
+        with ExitStack() as stack:
+            sink = _filled(job, _sink(job, folders, stack), blocks)
+            if not still():
+                if isinstance(sink, ActivationWriter):
+                    sink.drop()
+                raise StaleError(f"{job.what}: pictures were changed while their activations were computed")
+            kept_in_memory = _finished(job, sink)
+        if kept_in_memory is not None:
+            return kept_in_memory
     raise ActivationFileError(f"activations of {job.what}: other processes keep removing {folders[0] / job.key}")
+
+
+def _finished(job: Job, sink: ActivationWriter | MemoryRows) -> NDArray[Any] | None:
+    """Publishes the file; the rows themselves where no file can be had."""
+    if isinstance(sink, ActivationWriter):
+        try:
+            sink.finish()
+        except OSError as error:
+            return _in_memory(job, sink, error).result()
+        return None
+    return sink.result()
+
+
+def _in_memory(job: Job, writer: ActivationWriter, error: OSError) -> MemoryRows:
+    """Takes the rows out of a file that the disk does not take."""
+    _warn(job, writer.final.parent, error)
+    memory = MemoryRows(job, writer.rows_so_far())
+    writer.drop()
+    return memory
 
 
 def _found(job: Job, folders: Sequence[Path]) -> NDArray[Any] | None:
@@ -145,7 +162,7 @@ def _sink(job: Job, folders: Sequence[Path], stack: ExitStack) -> ActivationWrit
             _warn(job, folder, error)
             continue
         left = f", going on after {writer.rows_done:,} rows" if writer.rows_done else ""
-        print(f"{job.what}: computing activations of {job.rows}, {job.size / 1e6:.1f} MB, into {folder}{left}")
+        say(f"{job.what}: computing activations of {job.rows}, {job.size / 1e6:.1f} MB, into {folder}{left}")
         _say_older(folder)
         return writer
     return MemoryRows(job)
@@ -170,6 +187,8 @@ def _filled(
         if isinstance(sink, ActivationWriter):
             sink.drop()  # it could never be finished
         raise
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_stopped(job, sink)) from None
     return sink
 
 
@@ -180,12 +199,17 @@ def _written(
         sink.write(rows, bad)
     except OSError as error:
         assert isinstance(sink, ActivationWriter)
-        _warn(job, sink.final.parent, error)
-        memory = MemoryRows(job, sink.rows_so_far())
-        sink.drop()
-        memory.write(rows, bad)
-        return memory
+        sink = _in_memory(job, sink, error)
+        sink.write(rows, bad)
     return sink
+
+
+def _stopped(job: Job, sink: ActivationWriter | MemoryRows) -> str:
+    """What Ctrl-C leaves of a pass, and how to go on."""
+    kept = "are lost"
+    if isinstance(sink, ActivationWriter):
+        kept = f"are kept in {sink.final.parent}; do it again to go on"
+    return f"activations of {job.what} were stopped: {sink.rows_done:,} of {job.shape[0]:,} rows {kept}."
 
 
 class _Pace:
@@ -206,7 +230,7 @@ class _Pace:
         if self._blocks == _TOLD_AFTER:
             rate = self._rows / (time.monotonic() - self._start)
             if self._left > _LONG * rate:
-                print(f"{self._what}: about {_duration(self._left / rate)} at {rate:.3g} pictures/s")
+                say(f"{self._what}: about {_duration(self._left / rate)} at {rate:.3g} pictures/s")
 
 
 def _duration(seconds: float) -> str:
@@ -226,7 +250,7 @@ def _say_older(folder: Path) -> None:
     older = older_files(folder)
     if older and folder not in _said:
         _said.add(folder)
-        print(f"{len(older)} files in {folder} are of another version of fastclf; they are not used and may be deleted")
+        say(f"{len(older)} files in {folder} are of another version of fastclf; they are not used and may be deleted")
 
 
 def _free_memory() -> int:

@@ -28,8 +28,8 @@ def fingerprint(
 
     Covers the architecture, every weight and buffer of the body and how it pools, the transforms, the number of
     augmented views and the seed that they are drawn with, the versions of the picture pipeline and of the file, the
-    dtypes of the forward pass and of the file, and the pictures in their order: relative path, size in bytes and
-    modification time, or, for arrays, a hash of their values. Labels have no part in it.
+    dtypes of the forward pass and of the file, and the pictures in their order: relative path, size in bytes, and the
+    times when contents and entry were changed, or, for arrays, a hash of their values. Labels have no part in it.
     """
     description = {
         "schema": SCHEMA,
@@ -58,18 +58,23 @@ def _pictures(ds: Dataset) -> str:
     return _sha256_of_stats(_stat(ds, name) for name in ds.fnames)
 
 
-def _stat(ds: Dataset, name: str) -> tuple[str, int, int]:
+def _stat(ds: Dataset, name: str) -> tuple[str, int, int, int]:
+    """What changes with a file's contents.
+
+    Archives, ``cp -p`` and ``mv`` bring other contents with the old time of modification, but nobody can set the time
+    of the last change of the entry. (Inode numbers are left out: mounted anew, some file systems give others.)
+    """
     try:
         stat = (ds.path / name).stat()
     except OSError:
-        return name, -1, -1  # the loader says what is wrong with it
-    return name, stat.st_size, stat.st_mtime_ns
+        return name, -1, -1, -1  # the loader says what is wrong with it
+    return name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
-def _sha256_of_stats(stats: Iterable[tuple[str, int, int]]) -> str:
+def _sha256_of_stats(stats: Iterable[tuple[str, int, int, int]]) -> str:
     digest = hashlib.sha256()
-    for name, size, mtime in stats:
-        digest.update(f"{name}\0{size}\0{mtime}\n".encode("utf-8", "surrogateescape"))
+    for name, *numbers in stats:
+        digest.update(f"{name}\0{numbers}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastclf.activations.manifest import Block, crc32_of, read_header, read_manifest
-from fastclf.files import temporary_sibling
+from fastclf.files import given_up_sibling
 
 SCHEMA = 2
 DTYPES = ("float16", "float32")
@@ -91,7 +91,7 @@ def _whole(place: Path, key: str, shape: tuple[int, int], dtype: str) -> list[Bl
 def _set_aside(place: Path) -> None:
     """Takes a folder's name away; readers may still have it mapped, and their pages stay valid."""
     try:
-        place.rename(temporary_sibling(place))
+        place.rename(given_up_sibling(place))
     except FileNotFoundError:
         return  # another process has just done the same
 

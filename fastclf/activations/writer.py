@@ -1,16 +1,14 @@
 """Filling an activation file so that nothing is lost, and nothing half-written is ever read, whenever it is stopped.
 
-Rows go into ``KEY.tmp-<pid>-<random>/``, a block at a time: first the rows, then the block's line in the manifest, with
-its checksum. A fill that was interrupted leaves that folder; the next one copies the blocks whose checksums agree and
-goes on after them. It never writes into a file that another process may have open. A lock on the manifest tells whether
-the process is alive, which only saves work: when a living process loses its folder, its fill ends in `TakenOverError`,
-and a new one goes on from the blocks that were taken over.
+Rows go into ``KEY.tmp-<who>-<random>/``, a block at a time: first the rows, then the block's line in the manifest, with
+its checksum. A fill that was interrupted leaves that folder. The next one, and one that runs at the same time, copies
+the blocks whose checksums agree into a folder of its own and goes on after them. Nothing is ever taken from a process
+that may be alive, and no lock is needed: a folder is removed when the process in its name has certainly ended.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 import time
@@ -25,15 +23,11 @@ from numpy.typing import NDArray
 from fastclf.activations.manifest import Block, block_line, header_line, read_manifest
 from fastclf.activations.store import DTYPES, MANIFEST, ROWS, Accept, accept_all, header_of, row_bytes
 from fastclf.errors import ActivationFileError
-from fastclf.files import sync_folder, temporary_sibling
+from fastclf.files import given_up_sibling, is_left_behind, sync_folder, temporary_sibling
 
 _SYNC_SECONDS = 30.0  # what a power cut may cost
 _KEEP_SECONDS = 7 * 24 * 3600.0  # how long an interrupted fill waits to be gone on with
 _CHUNK = 1 << 20
-
-
-class TakenOverError(ActivationFileError):
-    """Another process has taken this fill over; what is finished lies in its folder, or is published."""
 
 
 def as_block(rows: NDArray[Any], first: int, shape: tuple[int, int], dtype: str) -> NDArray[Any]:
@@ -72,7 +66,6 @@ class ActivationWriter:
 
     Raises:
         OSError: the folder cannot be written, or the disk cannot hold the file (its whole size is taken at once).
-        TakenOverError: another process has taken the fill over; make a new writer.
     """
 
     def __init__(self, folder: Path, key: str, shape: tuple[int, int], dtype: str, accept: Accept = accept_all) -> None:
@@ -86,21 +79,16 @@ class ActivationWriter:
         self._place = temporary_sibling(self.final)
         try:
             self._start(accept)
-        except FileNotFoundError as error:
-            self._close()
-            raise TakenOverError(f"{self._place}: taken over") from error
         except OSError:
             self.drop()
             raise
         except BaseException:
-            self._close()
+            self._leave()
             raise
 
     def _start(self, accept: Accept) -> None:
         self._place.mkdir(mode=0o700)
         self._manifest = self._create(MANIFEST)
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(self._manifest, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._rows = self._create(ROWS)
         self._allocate()
         _write(self._manifest, header_line(header_of(self.key, self.shape, self.dtype)))
@@ -119,7 +107,7 @@ class ActivationWriter:
         try:
             os.posix_fallocate(self._rows, 0, size)
         except OSError as error:
-            left = [partial for partial in _ended(self.final.parent, "*") if partial != self._place]
+            left = _left_behind(self.final.parent, "*")
             if error.errno != errno.ENOSPC or not left:
                 raise
             for partial in left:  # what they hold costs less to compute again than a file that is not kept
@@ -148,21 +136,24 @@ class ActivationWriter:
         self.rows_done += block.rows
 
     def finish(self) -> None:
-        """Publishes the file; if another process has published the same one meanwhile, that one stays."""
+        """Publishes the file; if another process has published the same one meanwhile, that one stays.
+
+        Raises:
+            OSError: the disk is full, or fails, or somebody has removed the folder; the rows can still be read back.
+        """
         if self.rows_done != self.shape[0]:
             raise ValueError(f"finish: {self.shape[0]} rows were announced, {self.rows_done} written")
         self._sync()
         try:
             sync_folder(self._place)
             self._place.rename(self.final)
-        except FileNotFoundError as error:
-            raise TakenOverError(f"{self._place}: taken over") from error
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
             self.drop()
         sync_folder(self.final.parent)
-        for partial in self._left_behind():
+        self._close()
+        for partial in _left_behind(self.final.parent, self.key):
             _remove(partial)
 
     def rows_so_far(self) -> NDArray[Any]:
@@ -193,31 +184,35 @@ class ActivationWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._handles and self.rows_done < self.shape[0]:
-            if not self.rows_done:
-                self.drop()
-                return
-            with suppress(OSError):
-                os.ftruncate(self._rows, self.rows_done * self._width)  # the rest of the disk is not held meanwhile
+        if self._handles:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Leaves the finished blocks to the next fill, and says by the folder's name that this one has ended."""
+        if not self.rows_done:
+            self.drop()
+            return
+        with suppress(OSError):
+            os.ftruncate(self._rows, self.rows_done * self._width)  # the rest of the disk is not held meanwhile
+        with suppress(OSError):
+            self._place.rename(given_up_sibling(self.final))
         self._close()
 
-    # What interrupted fills have left
+    # What other fills have left, or are writing
 
     def _take_up(self, accept: Accept) -> None:
-        """Copies finished blocks of fills of this file whose processes have ended, then removes those."""
-        partials = self._left_behind()
-        for partial in partials:
-            with suppress(FileNotFoundError):
-                self._copy(partial, accept)
-        if partials:
+        """Copies finished blocks of other fills of this file, then removes those that had ended before."""
+        ended = _left_behind(self.final.parent, self.key)
+        for partial in sorted(self.final.parent.glob(f"{self.key}.tmp-*")):
+            if partial != self._place:
+                with suppress(FileNotFoundError):
+                    self._copy(partial, accept)
+        if ended:
             self._sync()
-        with suppress(OSError):  # from here on the blocks are in this folder alone
-            for partial in partials:
+        with suppress(OSError):  # from here on the blocks are in this folder
+            for partial in ended:
                 _remove(partial)
             _remove_old(self.final.parent)
-
-    def _left_behind(self) -> list[Path]:
-        return [partial for partial in _ended(self.final.parent, self.key) if partial != self._place]
 
     def _copy(self, partial: Path, accept: Accept) -> None:
         blocks = read_manifest(partial / MANIFEST, header_of(self.key, self.shape, self.dtype)) or []
@@ -241,38 +236,21 @@ class ActivationWriter:
         return True
 
 
-def _ended(folder: Path, key: str) -> list[Path]:
+def _left_behind(folder: Path, key: str) -> list[Path]:
     """Temporary folders of the file ``key`` ("*": of all) whose processes have ended."""
-    return sorted(partial for partial in folder.glob(f"{key}.tmp-*") if not _alive(partial))
-
-
-def _alive(partial: Path) -> bool:
-    """Whether a process that fills ``partial`` holds its lock."""
-    try:
-        handle = os.open(partial / MANIFEST, os.O_RDWR)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False  # a file system without locks
-    finally:
-        os.close(handle)
-    return False
+    return sorted(partial for partial in folder.glob(f"{key}.tmp-*") if is_left_behind(partial))
 
 
 def _remove_old(folder: Path) -> None:
     """Removes what interrupted fills of any file have left, a week after."""
-    for partial in _ended(folder, "*"):
+    for partial in _left_behind(folder, "*"):
         if time.time() - partial.stat().st_mtime > _KEEP_SECONDS:
             _remove(partial)
 
 
 def _remove(partial: Path) -> None:
-    """Takes a temporary folder's name away in one step, so that its process cannot publish half of it; then deletes."""
-    aside = temporary_sibling(partial.with_name(partial.name.partition(".tmp-")[0]))
+    """Takes a temporary folder's name away in one step, since two processes may remove it at once; then deletes."""
+    aside = given_up_sibling(partial.with_name(partial.name.partition(".tmp-")[0]))
     with suppress(OSError):
         partial.rename(aside)
         shutil.rmtree(aside, ignore_errors=True)

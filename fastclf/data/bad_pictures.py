@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastclf.errors import BadImageError
-from fastclf.files import publish, user_cache
+from fastclf.files import publish, require_folder, user_cache
+from fastclf.terminal import say
 
 OnBad: TypeAlias = Literal["raise", "skip"]
 
@@ -82,6 +83,7 @@ def note_together(found: Sequence[tuple[BadPictures, Mapping[int, str]]]) -> Non
     """Adds bad rows of several sets of one data object, writes the list of all, and says or raises what it must.
 
     Raises:
+        FileNotFoundError: when the data's folder is gone.
         BadImageError: when the policy is "raise", or there are more than `max_bad`; names every bad file. Then no row
             is added, so that one may mend the files and go on.
     """
@@ -89,6 +91,7 @@ def note_together(found: Sequence[tuple[BadPictures, Mapping[int, str]]]) -> Non
     if not any(new.values()):
         return
     first = found[0][0]
+    require_folder(first.path)  # else all are bad, and the list of them would bring it back
     reasons: dict[str, str] = {}
     for bad in first.together:
         rows = bad.reasons | new.get(bad, {})
@@ -102,7 +105,7 @@ def note_together(found: Sequence[tuple[BadPictures, Mapping[int, str]]]) -> Non
         raise BadImageError(f"{text} That is more than max_bad={first.max_bad}; mend the files.{where}", reasons)
     for bad, rows in new.items():
         bad.reasons.update(rows)
-    print(f"{text} They are skipped, and have no prediction.{where}")
+    say(f"{text} They are skipped, and have no prediction.{where}")
 
 
 def printable(name: str) -> str:

@@ -16,6 +16,7 @@ from fastclf.data.folders import lookalikes
 from fastclf.data.samples import Dataset, Labels
 from fastclf.data.scan import ScanReport
 from fastclf.data.scan_cache import ScanCache
+from fastclf.terminal import fitting
 
 NEAR_EMPTY = 10
 """A class with fewer training rows is reported."""
@@ -113,7 +114,7 @@ class CheckReport:
         lines += [f"  {line}" for line in smaller]
         lines += [f"  {count:,} {what}" for what, count in self.scan.odd.most_common()]
         left_out = ", ".join(f"{count:,} {what}" for what, count in self.ignored.items() if count)
-        return "\n".join([*lines, f"  left out: {left_out or 'nothing'}"])
+        return fitting("\n".join([*lines, f"  left out: {left_out or 'nothing'}"]))
 
     __repr__ = __str__  # as notebooks show it
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fastclf.calls import long_call
 from fastclf.data import arrays
 from fastclf.data.bad_pictures import MAX_PIXELS, OnBad, bind_together
 from fastclf.data.check import CheckReport, check_sets, class_counts
@@ -27,7 +28,9 @@ from fastclf.data.samples import Dataset
 from fastclf.data.scan import ScanReport, scan_sets
 from fastclf.data.sets import Tfms
 from fastclf.errors import LabelError
+from fastclf.files import require_folder
 from fastclf.philox import check_seed
+from fastclf.terminal import say
 
 
 class DataLoaders:
@@ -67,7 +70,8 @@ class DataLoaders:
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         check_seed("ImageClassifierData", seed)
-        self.path = Path(path)
+        self.path = Path(path).absolute()  # os.chdir may come later
+        self._was_there = self.path.is_dir()
         self.trn_ds, self.val_ds, self.test_ds = trn_ds, val_ds, test_ds
         bind_together([ds.bad for ds in (trn_ds, val_ds, test_ds) if ds is not None], on_bad, max_bad, max_pixels)
         self.bs = arrays.check_bs(bs, len(trn_ds))
@@ -137,6 +141,17 @@ class DataLoaders:
         named = {"train": self.trn_ds, "valid": self.val_ds, "test": self.test_ds}
         return {name: ds for name, ds in named.items() if ds is not None}
 
+    def below(self, name: str) -> Path:
+        """Returns a folder below the path for files to be kept in.
+
+        Raises:
+            FileNotFoundError: when the path was there when the data were made, and is gone.
+        """
+        if self._was_there:
+            require_folder(self.path)
+        return self.path / name
+
+    @long_call("what was decoded is remembered; call it again to go on.")
     def scan(self) -> ScanReport:
         """Decodes every picture in files that no earlier scan has decoded, as `fit` does before it trains on pictures.
 
@@ -145,6 +160,7 @@ class DataLoaders:
         """
         return scan_sets([*self._sets.values()], self._options.num_threads)
 
+    @long_call("what was decoded is remembered; call it again to go on.")
     def check(self) -> CheckReport:
         """Scans the pictures, and reports what is odd about the data: `print(data.check())`.
 
@@ -178,11 +194,10 @@ class DataLoaders:
             raise LabelError(
                 f"without_duplicates: {some(lost)} would have no training image. Add others, or move some."
             )
-        print(
-            f"without_duplicates: {len(dropped['train']):,} rows of train, {len(dropped['valid']):,} of valid left out"
-        )
+        say(f"without_duplicates: {len(dropped['train']):,} rows of train, {len(dropped['valid']):,} of valid left out")
         return self._replaced((trn, val, self.test_ds), self.tfms)
 
+    @long_call("the copies that were made stay; call it again to go on.")
     def resize(self, targ: int, new_path: str = "tmp") -> Self:
         """Makes smaller copies of all pictures once, in path/new_path/<targ>, and returns the same data over them.
 
@@ -201,7 +216,7 @@ class DataLoaders:
                 f"resize: targ must be at least the transforms' size {self.tfms[0].sz}, got {targ!r}. "
                 "Smaller copies would be enlarged again."
             )
-        folder = self.path / inner_name(new_path) / str(targ)
+        folder = self.below(inner_name(new_path)) / str(targ)
         tag_as_cache(folder)
         self.scan()
         copies = [

@@ -10,6 +10,7 @@ from pathlib import Path
 from fastclf.data.bad_pictures import printable
 from fastclf.data.left_out import OWN_FOLDERS
 from fastclf.data.listing import look, some
+from fastclf.terminal import say
 
 # Other names that the folder of a set often has, in lower case.
 _ALIASES = {
@@ -60,7 +61,7 @@ def _present(path: Path, name: str, argument: str, fits: Callable[[Path], bool] 
         raise FileNotFoundError(f"there is no folder {path / name}, but {some(others)}. Pass {argument}= to choose.")
     if not others:
         return None
-    print(f"no folder {name}: {printable(others[0])!r} is taken for it ({argument}= chooses another)")
+    say(f"no folder {name}: {printable(others[0])!r} is taken for it ({argument}= chooses another)")
     return others[0]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fastclf.calls import starts_threads
 from fastclf.data.draws import Split, draw
 from fastclf.data.loader import Batch, Loader, LoaderOptions, Rows
 from fastclf.data.samples import Dataset
 from fastclf.data.transforms import Transforms
 from fastclf.data.verified import DatasetFiles
 from fastclf.data.waiting import Waiting
-from fastclf.errors import BackendError
 
 if TYPE_CHECKING:
     from fastclf.data.drawing import BatchMaker
@@ -52,7 +51,6 @@ class PictureLoader(Loader):
         self.split = split
         self.files = DatasetFiles(ds, options.num_threads)
         self._idle: list[BatchMaker] = []  # built ones that no running epoch uses
-        self._process = os.getpid()
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """See `Loader.batches`.
@@ -90,16 +88,11 @@ class PictureLoader(Loader):
 
     def take_maker(self) -> BatchMaker:
         """Returns a maker that nobody uses."""
-        if self._idle and os.getpid() != self._process:
-            raise BackendError(
-                "PictureLoader: threads that decode do not come along into a forked process. Start processes with "
-                "multiprocessing's 'spawn', or make the data anew in each."
-            )
+        starts_threads("PictureLoader")
         return self._idle.pop() if self._idle else self._build()
 
     def return_maker(self, maker: BatchMaker) -> None:
         """Keeps a maker, which has nothing left in the making, for the next epoch."""
-        self._process = os.getpid()
         self._idle.append(maker)
 
     def feed(self, maker: BatchMaker, rows: Rows, epoch: int) -> None:

@@ -14,6 +14,7 @@ Sizes are worked out in whole numbers inside the graph, because only the decoder
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -24,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fastclf.calls import is_forked, outlives_fork, starts_threads
 from fastclf.data.augmentations import Cutout, RandomBlur, RandomLighting
 from fastclf.data.draws import Parameters
 from fastclf.data.transforms import Transforms
@@ -62,12 +64,23 @@ class Source:
     hw_decoder_load: float = 0.65
 
 
+class _Pipeline(Pipeline):
+    """A pipeline that is not shut down at the end of a forked process, where its threads are not there."""
+
+    def _shutdown(self) -> None:
+        if is_forked():
+            Pipeline._pipes.discard(weakref.ref(self))  # else DALI complains
+        else:
+            super()._shutdown()
+
+
 class _Graph:
     """One built graph: `run` starts a batch, `wait` waits for the oldest. An error ends its life."""
 
     def __init__(self, define: Callable[[bool], Any], bs: int, device: torch.device, num_threads: int) -> None:
+        starts_threads("decode")
         gpu = device.type == "cuda"
-        self._pipe = Pipeline(
+        self._pipe = _Pipeline(
             batch_size=bs,
             num_threads=num_threads,
             device_id=(device.index or 0) if gpu else None,
@@ -78,8 +91,10 @@ class _Graph:
             outputs = define(gpu)
             self._pipe.set_outputs(*outputs if isinstance(outputs, tuple) else (outputs,))
         self._pipe.build()
+        outlives_fork(self._pipe)
 
     def run(self, inputs: Mapping[str, Any]) -> None:
+        starts_threads("decode")
         for name, values in inputs.items():
             self._pipe.feed_input(name, values)
         self._pipe.schedule_run()

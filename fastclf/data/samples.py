@@ -83,6 +83,7 @@ class Dataset:
     ignored: Mapping[str, int] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "path", self.path.absolute())  # os.chdir comes later
         if not isinstance(self.fnames, Names):
             object.__setattr__(self, "fnames", Names(self.fnames))
         if self.bad is _OF_ITS_OWN:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastclf.files import check_private, publish, user_cache
+from fastclf.terminal import say
 
 _SCHEMA = 2
 _NAME = "scanned.json"
@@ -158,7 +159,7 @@ def _make_private(folder: Path) -> None:
 def _temporary() -> Path:
     folder = tempfile.mkdtemp(prefix="fastclf-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    print(
+    say(
         f"{user_cache()} cannot be written: what is decoded once for all goes to {folder}, for this process alone. Set "
         "XDG_CACHE_HOME to a folder that can be written."
     )

@@ -29,6 +29,7 @@ from fastclf.data.tables_reading import Table, join
 from fastclf.data.tables_rules import TableRules
 from fastclf.errors import LabelError
 from fastclf.files import publish, user_cache
+from fastclf.terminal import say
 
 MISSING_NAME = "missing_images.csv"
 
@@ -99,7 +100,7 @@ def labelled_by_table(
         result = replace(result, val_idxs=_drawn(table.name, drawable, val_pct, seed))
     unused = len(set(found.pictures).difference(result.names, result.test_names))
     if unused:
-        print(f"{table.name}: {unused} pictures in {found.folder} have no row and are not used")
+        say(f"{table.name}: {unused} pictures in {found.folder} have no row and are not used")
     return replace(result, ignored=found.ignored | {"pictures without a row": unused})
 
 
@@ -141,7 +142,7 @@ def _files_of(table: Table, file: int, files: Files, rules: TableRules) -> tuple
             skip = "" if len(missing) == len(cells) else " Or pass missing='skip' to leave these rows out."
             raise FileNotFoundError(f"{text} {files.hint(without)}{skip}")
         listed = _write_missing(files.found.path, [*zip(map(str, without), where, strict=True)])
-        print(f"{text} They are left out.{f' Full list: {listed}.' if listed else ''}")
+        say(f"{text} They are left out.{f' Full list: {listed}.' if listed else ''}")
     names = [match[0] if match else "" for match in matches]
     return names, [i for i, match in enumerate(matches) if match], remarks
 
@@ -203,7 +204,7 @@ def _drawn(name: str, values: Values, val_pct: float, seed: int) -> npt.NDArray[
     n = len(values.texts)
     groups = [()] * n if values.is_reg else tag_groups(values.texts) if values.is_multi else values.texts
     val_idxs = stratified_idxs(groups, val_pct, seed)
-    print(f"{name}: {len(val_idxs)} of {n} pictures are for validation; val_idxs= or split_col= names others")
+    say(f"{name}: {len(val_idxs)} of {n} pictures are for validation; val_idxs= or split_col= names others")
     return val_idxs
 
 
@@ -217,7 +218,7 @@ def _say(table: Table, columns: Columns, values: Values, labels: Labels, remarks
         parts.append(f"not used: {shown}" + (" ..." if len(columns.unused) > 5 else ""))
     if values.otherwise:
         parts.append(f"{values.otherwise} would change that")
-    print("; ".join([*parts, *remarks]))
+    say("; ".join([*parts, *remarks]))
 
 
 def check_trained(trn: Labels, val: Labels, name: str) -> None:

@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from fastclf.data.bad_pictures import printable
+from fastclf.terminal import fitting, say
+from fastclf.training.metrics import without_prediction
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +38,9 @@ def confusion_matrix(
     """Count how often each class was taken for each; with several labels, how often each was predicted and right.
 
     Args:
-        y: ``[N]`` class numbers, the right ones; or ``[N, C]`` zeros and ones where rows have several labels.
+        y: ``[N]`` class numbers, the right ones; or ``[N, C]`` zeros and ones where rows have several labels. Rows of
+            -1 (NaN), as `predict_with_targs` and `TTA` give them for pictures that have no prediction, are left out,
+            and a line says how many.
         preds: the same, predicted: ``probs.argmax(1)``, or ``probs > 0.5`` where rows have several labels.
         classes: names of all classes; their number is the matrix's size even where a class has no rows. Without them
             it is the largest class number plus one.
@@ -49,9 +53,10 @@ def confusion_matrix(
     Raises:
         ValueError: shapes differ, or something is no number of a class, or neither zero nor one.
     """
-    if _numpy(y).ndim == 2:
-        return _label_matrices(_numpy(y), _numpy(preds), None if classes is None else len(classes))
-    true, predicted = _class_numbers("confusion_matrix", y, preds, None if classes is None else len(classes))
+    true, predicted = _with_predictions("confusion_matrix", _numpy(y), _numpy(preds))
+    if true.ndim == 2:
+        return _label_matrices(true, predicted, None if classes is None else len(classes))
+    true, predicted = _class_numbers("confusion_matrix", true, predicted, None if classes is None else len(classes))
     c = max(true.max(initial=-1), predicted.max(initial=-1)) + 1 if classes is None else len(classes)
     return np.bincount(true * c + predicted, minlength=c * c).astype(np.int64).reshape(c, c)
 
@@ -108,7 +113,8 @@ def classification_report(y: ArrayLike | Tensor, preds: ArrayLike | Tensor, clas
     Averages leave undefined classes out.
 
     Args:
-        y: ``[N]`` class numbers, or ``[N, C]`` zeros and ones where rows have several labels.
+        y: ``[N]`` class numbers, or ``[N, C]`` zeros and ones where rows have several labels. Rows without a
+            prediction, see `confusion_matrix` (NaN where rows have several labels), are left out.
         preds: the same, predicted.
         classes: names of all classes.
 
@@ -118,17 +124,18 @@ def classification_report(y: ArrayLike | Tensor, preds: ArrayLike | Tensor, clas
     from sklearn import metrics
 
     names = [printable(str(name)) for name in classes]
-    true, predicted = _numpy(y), _numpy(preds)
+    true, predicted = _with_predictions("classification_report", _numpy(y), _numpy(preds))
     if true.ndim == 2:
         _require_indicators("classification_report", true, predicted, len(names))
     else:
-        true, predicted = _class_numbers("classification_report", y, preds, len(names))
+        true, predicted = _class_numbers("classification_report", true, predicted, len(names))
     report: str = metrics.classification_report(
         true, predicted, labels=range(len(names)), target_names=names, digits=3, zero_division=np.nan
     )
     # Only right of the names: a class may be called nan.
     width = max(len(name) for name in [*names, "weighted avg"])
-    return Report("\n".join(line[:width] + re.sub(r"\bnan\b", "n/a", line[width:]) for line in report.split("\n")))
+    lines = (line[:width] + re.sub(r"\bnan\b", "n/a", line[width:]) for line in report.split("\n"))
+    return Report(fitting("\n".join(lines)))
 
 
 def _numpy(values: ArrayLike | Tensor) -> NDArray[Any]:
@@ -140,6 +147,17 @@ def _label_matrices(true: NDArray[Any], predicted: NDArray[Any], c: int | None) 
     true, predicted = true > 0, predicted > 0
     cells = [(t & p).sum(0) for t in (~true, true) for p in (~predicted, predicted)]
     return np.stack(cells, 1).astype(np.int64).reshape(-1, 2, 2)
+
+
+def _with_predictions(name: str, true: NDArray[Any], predicted: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The rows that have a prediction; says how many have none."""
+    if true.shape[:1] != predicted.shape[:1]:
+        return true, predicted
+    missing = without_prediction(true) | without_prediction(predicted)
+    if not missing.any():
+        return true, predicted
+    say(f"{name}: {missing.sum():,} of {len(true):,} rows have no prediction and are left out")
+    return true[~missing], predicted[~missing]
 
 
 def _class_numbers(

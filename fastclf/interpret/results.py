@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastclf.data.bad_pictures import printable
 from fastclf.interpret.pictures import plots
+from fastclf.training.metrics import NO_PREDICTION
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,7 +38,8 @@ class ImageModelResults:
     Attributes:
         ds: as above.
         probs: ``[N, C] float64`` probabilities.
-        preds: ``[N] int64`` predicted classes; with several labels ``[N, C] int64`` zeros and ones.
+        preds: ``[N] int64`` predicted classes; with several labels ``[N, C] int64`` zeros and ones. -1 in rows without
+            a prediction.
 
     Raises:
         ValueError: the predictions do not belong to these pictures, or are no (log-)probabilities.
@@ -65,7 +67,9 @@ class ImageModelResults:
             raise ValueError("ImageModelResults: several labels need probabilities, got values outside of 0..1")
         if not ds.is_multi and not np.allclose(known.sum(1), 1, atol=0.02):
             raise ValueError("ImageModelResults: log_preds must be log-probabilities; of probabilities, take np.log")
-        self.preds: Indices = (self.probs > 0.5 if ds.is_multi else self.probs.argmax(1)).astype(np.int64)
+        preds = self.probs > 0.5 if ds.is_multi else self.probs.argmax(1)
+        self.preds: Indices = preds.astype(np.int64)
+        self.preds[~self._known] = NO_PREDICTION
 
     def most_correct(self, cls: int | str, n: int = 4) -> Indices:
         """Find the rows of a class that were predicted right, the surest first.

@@ -23,6 +23,8 @@ class LayerGroups:
         groups: modules that together hold every parameter.
         heads: how many of the last groups are new; the others, the body, may be pretrained.
 
+    Making this object changes no parameter: what was frozen before stays so until `freeze_to`.
+
     Attributes:
         frozen_to: groups before this index are frozen: no gradients, and evaluation mode (BatchNorm uses and keeps
             its running statistics).
@@ -34,10 +36,10 @@ class LayerGroups:
 
     def __init__(self, groups: Sequence[nn.Module], *, heads: int = 0, bn_frozen: bool | None = None) -> None:
         self.groups = list(groups)
+        self.frozen_to = 0
         self.bn_frozen = bn_frozen
         self._n_body = len(self.groups) - heads
         self.pretrained = any(map(_has_statistics, self._batch_norm(0, self._n_body)))
-        self.freeze_to(0)
         self.settle_batch_norm()
 
     def __len__(self) -> int:

@@ -91,6 +91,8 @@ def unknown_to_engine(module: nn.Module, loader: object, crit: Crit, opt_fn: Opt
     """What keeps the engine from training ``module``, in a few words; None when nothing does."""
     if not isinstance(module, Head) or HeadSpec.from_layers(module.layers) is None:
         return "this head"
+    if not all(parameter.requires_grad for parameter in module.parameters()):
+        return "a head that is frozen in part"
     if not isinstance(loader, RowLoader):
         return "this data"
     if not isinstance(crit, NLL | BCE):

@@ -17,7 +17,7 @@ from fastclf.models.precision import autocast
 from fastclf.ops import HeadSpec, predict
 from fastclf.progress import track
 from fastclf.training.losses import NLL, LogitLoss, constant_loss, gradient_scale, unweighted, wants_logits
-from fastclf.training.metrics import evaluate_metric
+from fastclf.training.metrics import evaluate_metric, mark_without_prediction
 
 Crit = Callable[[Tensor, Tensor], Tensor]
 
@@ -95,8 +95,9 @@ def shaped_as(y: Tensor, scores: Tensor) -> Tensor:
 def scores_of(objective: Objective, loader: Loader, epoch: int = 0, what: str = "predict") -> tuple[Tensor, Tensor]:
     """Scores ``[N, c]`` and targets of the rows of ``loader``, on the CPU; the module in eval mode.
 
-    Rows are in data set order, and NaN where the loader serves none because the picture is bad. A loader that shuffles
-    gives the rows that it serves, in its own order. In a regression, scores have the shape of the targets.
+    Rows are in data set order, and NaN where the loader serves none because the picture is bad; their targets are
+    marked, see `mark_without_prediction`. A loader that shuffles gives the rows that it serves, in its own order. In a
+    regression, scores have the shape of the targets.
     """
     objective.module.eval()
     spec = objective.head_spec
@@ -113,13 +114,15 @@ def scores_of(objective: Objective, loader: Loader, epoch: int = 0, what: str = 
 
 
 def _at_their_places(scores: Tensor, loader: Loader) -> tuple[Tensor, Tensor]:
-    """Scores of the rows served, in data set order, with NaN in between; and the targets of all rows."""
+    """Scores of the rows served, in data set order, with NaN in between; and targets that are marked there."""
     served, targets = torch.from_numpy(loader.served), loader.targets[: loader.n]
     if len(served) == loader.n:
         return scores, targets
     places = scores.new_full((loader.n, *scores.shape[1:]), torch.nan)
     places[served] = scores
-    return places, targets
+    bad = torch.ones(loader.n, dtype=torch.bool)
+    bad[served] = False
+    return places, mark_without_prediction(targets, bad)
 
 
 def validate(objective: Objective, loader: Loader, metrics: Sequence[Callable[..., Any]]) -> list[float]:

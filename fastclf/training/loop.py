@@ -18,11 +18,12 @@ from fastclf.models.freezing import LayerGroups
 from fastclf.models.head import DropoutClock
 from fastclf.models.net import head_of
 from fastclf.progress import Progress
+from fastclf.terminal import say
 from fastclf.training.callbacks import Callback, wants_batches
 from fastclf.training.recorder import Recorder
 from fastclf.training.snapshot import LastGood
 
-_LARGE = 1e4  # a value that no longer fits its column with six decimals
+_NARROWEST = 12  # characters of a column of the epoch table
 
 
 class Steps(Protocol):
@@ -212,7 +213,7 @@ class TrainLoop:
         self._call("on_train_end")
         values = self.recorder.last()
         if constant is not None and values[0] > constant:
-            print(_worse_than_constant(values[0], constant))
+            say(_worse_than_constant(values[0], constant))
         return values
 
     def _run_safely(self, good: LastGood) -> None:
@@ -294,15 +295,19 @@ class _Table:
     """The lines that a fit prints; the first epoch's ends with the loss of a constant prediction."""
 
     def __init__(self, columns: Sequence[str], constant: float | None) -> None:
-        self._widths = [max(12, len(name) + 2) for name in columns]
+        self._widths = [max(_NARROWEST, len(name) + 2) for name in columns]
         self._beside = "" if constant is None else f"   (val_loss of a constant: {constant:.6f})"
         self._print("epoch", columns)
 
     def row(self, epoch: int, values: Sequence[float]) -> None:
         """Prints an epoch's values, n/a where one is undefined."""
-        cells = ["n/a" if math.isnan(v) else f"{v:.6f}" if abs(v) < _LARGE else f"{v:.4e}" for v in values]
-        self._print(f"{epoch:5d}", cells, self._beside)
+        self._print(f"{epoch:5d}", ["n/a" if math.isnan(v) else _number(v) for v in values], self._beside)
         self._beside = ""
 
     def _print(self, first: str, cells: Sequence[str], beside: str = "") -> None:
-        print(f"{first} " + "".join(c.rjust(w) for c, w in zip(cells, self._widths, strict=True)) + beside, flush=True)
+        say(f"{first} " + "".join(c.rjust(w) for c, w in zip(cells, self._widths, strict=True)) + beside)
+
+
+def _number(value: float) -> str:
+    """Six decimals, or as many digits as leave a blank before the narrowest column."""
+    return next(text for text in (f"{value:.6f}", f"{value:.7g}", f"{value:.4g}") if len(text) < _NARROWEST)

@@ -4,6 +4,8 @@ Predictions ``[N, C]`` are log-probabilities or probabilities where rows have on
 numbers), probabilities where they have several (targets ``[N, C]`` of zeros and ones). Torch tensors and numpy arrays
 are taken alike. What is undefined, such as the recall of a class without rows, is NaN, never 0.
 
+Rows whose targets say that there is no prediction for them (`without_prediction`) count nowhere.
+
 What precision, recall and F mean:
 
 ==================== ==============================================
@@ -26,6 +28,34 @@ from torch import Tensor
 Values = Tensor | NDArray[Any]
 Metric = Callable[..., Any]
 Floats = NDArray[np.float64]
+
+NO_PREDICTION = -1
+"""Target, instead of a class, of a row that has no prediction because its picture cannot be decoded."""
+
+
+def mark_without_prediction(targs: Tensor, rows: Tensor) -> Tensor:
+    """Targets in which some rows say that they have no prediction.
+
+    Predictions of such rows are NaN, but their ``argmax(1)`` is class 0 like any other; so their targets must tell.
+
+    Args:
+        targs: ``[N] int64`` class numbers, or ``[N, C]`` or ``[N] float`` for several labels and numbers.
+        rows: which of them.
+
+    Returns:
+        A copy that holds `NO_PREDICTION` in these rows, or NaN where targets are floats.
+    """
+    marked = targs.clone()
+    marked[rows] = torch.nan if marked.is_floating_point() else NO_PREDICTION
+    return marked
+
+
+def without_prediction(targs: Values) -> NDArray[np.bool_]:
+    """Which rows of targets `mark_without_prediction` has marked, ``[N]``."""
+    y = _numpy(targs)
+    missing = np.isnan(y) if np.issubdtype(y.dtype, np.floating) else np.equal(y, NO_PREDICTION)
+    rows: NDArray[np.bool_] = missing.any(axis=tuple(range(1, y.ndim)))
+    return rows
 
 
 def accuracy(preds: Values, targs: Values) -> float:
@@ -232,6 +262,9 @@ def _arrays(name: str, preds: Values, targs: Values) -> tuple[Floats, NDArray[An
         raise ValueError(f"{name}: predictions must be [N, C], got {list(p.shape)}")
     if y.shape not in ((len(p),), p.shape):
         raise ValueError(f"{name}: targets must be {[len(p)]} or {list(p.shape)}, got {list(y.shape)}")
+    missing = without_prediction(y)
+    if missing.any():
+        p, y = p[~missing], y[~missing]
     if y.ndim == 1:
         if not np.issubdtype(y.dtype, np.integer):
             raise ValueError(f"{name}: targets must be class numbers, got {y.dtype}. It is no metric for regression.")

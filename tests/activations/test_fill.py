@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import shutil
 import time
 
 import numpy as np
@@ -70,14 +71,18 @@ def test_going_on_says_so(tmp_path, job, rows, capsys):
 
 
 def test_two_processes_at_once_with_locks_that_do_nothing(tmp_path, job, rows, monkeypatch, rng):
+    """Nobody waits for anybody, nothing is taken from the living, and one file is left."""
     monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+    monkeypatch.setattr(fcntl, "lockf", lambda *_: None)
     for turn, pauses in enumerate(rng.uniform(0, 0.003, (20, 2))):
         folder = tmp_path / str(turn)
 
         def child(pause, folder=folder):
             time.sleep(pause)
-            got = stored(job, [folder], Source(rows, pause), lambda: True)
+            source = Source(rows, pause)
+            got = stored(job, [folder], source, lambda: True)
             np.testing.assert_array_equal(got, rows)
+            assert source.computed <= N  # nothing that it had done was lost
 
         pids = [in_child(lambda pause=pause, child=child: child(pause)) for pause in pauses.tolist()]
         assert [status_of(pid) for pid in pids] == [0, 0]
@@ -86,22 +91,19 @@ def test_two_processes_at_once_with_locks_that_do_nothing(tmp_path, job, rows, m
         assert names(folder) == ["k"]
 
 
-def test_a_fill_that_is_taken_over_goes_on(tmp_path, job, rows, monkeypatch):
-    """Without locks a second fill takes the first one's blocks away, and the first takes them back."""
-    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
-    first = Source(rows)
+def test_a_folder_that_somebody_removes_meanwhile_costs_no_row(tmp_path, job, rows):
+    source = Source(rows)
 
     def disturbed(done):
-        for count, block in enumerate(first(done)):
-            if first.computed == 20 and count:
-                with ActivationWriter(tmp_path, "k", rows.shape, "float32") as thief:
-                    assert thief.rows_done == 15
-                    thief.write(rows[15:20])
+        for block in source(done):
+            if source.computed == 20:
+                shutil.rmtree(tmp_path / "a")
             yield block
 
-    np.testing.assert_array_equal(stored(job, [tmp_path], disturbed, lambda: True), rows)
-    assert names(tmp_path) == ["k"]
-    assert first.computed == N + 20  # what was computed between the theft and its discovery
+    with pytest.warns(UserWarning, match="not kept in .*: No such file or directory"):
+        got = stored(job, [tmp_path / "a"], disturbed, lambda: True)
+    np.testing.assert_array_equal(got, rows)
+    assert source.computed == N
 
 
 def full_disk(*_):

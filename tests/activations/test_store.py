@@ -1,6 +1,8 @@
 import os
 import shutil
-import threading
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import numpy as np
@@ -8,8 +10,9 @@ import pytest
 from nth_call import in_child, status_of
 
 from fastclf.activations import store
-from fastclf.activations.store import MANIFEST, ROWS, open_activations
-from fastclf.activations.writer import ActivationWriter, TakenOverError
+from fastclf.activations.manifest import read_manifest
+from fastclf.activations.store import MANIFEST, ROWS, header_of, open_activations
+from fastclf.activations.writer import ActivationWriter
 from fastclf.errors import ActivationFileError
 
 
@@ -86,13 +89,13 @@ def test_a_block_of_an_interrupted_fill_is_not_trusted_unless_its_checksum_agree
     np.testing.assert_array_equal(reopened(tmp_path, "k", rows.shape, "float32"), rows)
 
 
-def test_a_living_fill_is_left_alone(tmp_path, rng):
+def test_a_living_fill_is_left_alone_and_its_blocks_are_copied(tmp_path, rng):
     rows = rng.standard_normal((6, 2)).astype(np.float32)
     with ActivationWriter(tmp_path, "k", rows.shape, "float32") as first:
         first.write(rows[:3])
         with ActivationWriter(tmp_path, "k", rows.shape, "float32") as second:
-            assert second.rows_done == 0
-            second.write(rows)
+            assert second.rows_done == 3
+            second.write(rows[3:])
             second.finish()
         first.write(rows[3:])
         first.finish()
@@ -100,13 +103,15 @@ def test_a_living_fill_is_left_alone(tmp_path, rng):
     assert [p.name for p in tmp_path.iterdir()] == ["k"]
 
 
-def test_a_fill_whose_folder_was_taken_says_so(tmp_path, rng):
+def test_a_fill_whose_folder_somebody_removes_still_has_its_rows(tmp_path, rng):
+    rows = rng.standard_normal((3, 2)).astype(np.float16)
     with ActivationWriter(tmp_path, "k", (3, 2), "float16") as writer:
-        writer.write(rng.standard_normal((3, 2)))
+        writer.write(rows)
         for partial in list(tmp_path.iterdir()):
             shutil.rmtree(partial)
-        with pytest.raises(TakenOverError):
+        with pytest.raises(FileNotFoundError):
             writer.finish()
+        np.testing.assert_array_equal(writer.rows_so_far(), rows)
 
 
 def test_an_unfinished_file_cannot_be_published(tmp_path, rng):
@@ -208,34 +213,46 @@ def test_what_interrupted_fills_of_other_files_left_goes_after_a_week(tmp_path, 
     assert sorted(p.name.split(".")[0] for p in tmp_path.iterdir()) == ["k", "new"]
 
 
-def test_a_killed_process_loses_its_lock(tmp_path, rng):
+@pytest.mark.parametrize("ended", [True, False])
+def test_what_a_process_left_is_removed_when_it_has_ended(tmp_path, rng, ended):
     rows = rng.standard_normal((6, 2)).astype(np.float32)
 
     def child():
         writer = ActivationWriter(tmp_path, "k", rows.shape, "float32")
         writer.write(rows[:3])
-        os._exit(137)
+        signal.alarm(0)
+        os._exit(137) if ended else signal.pause()
 
-    assert status_of(in_child(child)) == 137
+    pid = in_child(child)
+    if ended:
+        assert status_of(pid) == 137
+    while not (partials := [p for p in tmp_path.glob("k.tmp-*") if finished_rows(p, rows.shape) == 3]):
+        time.sleep(0.01)
     with ActivationWriter(tmp_path, "k", rows.shape, "float32") as writer:
         assert writer.rows_done == 3
+        assert partials[0].exists() != ended
+        writer.write(rows[3:])
+        writer.finish()
+    assert partials[0].exists() != ended
+    if not ended:
+        os.kill(pid, signal.SIGKILL)
+        status_of(pid)
+        with ActivationWriter(tmp_path, "k", rows.shape, "float32"):
+            assert not partials[0].exists()
+    np.testing.assert_array_equal(open_activations(tmp_path, "k", rows.shape, "float32"), rows)
 
 
-def test_two_threads_that_fill_the_same_file(tmp_path, rng):
-    """A writer that loses its folder, which has no lock in its first moment, is made anew, as `fill.stored` does."""
+def finished_rows(partial, shape):
+    with suppress(FileNotFoundError):
+        return sum(block.rows for block in read_manifest(partial / MANIFEST, header_of("k", shape, "float32")) or [])
+    return 0
+
+
+def test_threads_that_fill_the_same_file(tmp_path, rng):
     rows = rng.standard_normal((40, 2)).astype(np.float16)
-
-    def until_written():
-        for _ in range(20):
-            with suppress(TakenOverError):
-                return written(tmp_path, rows)
-        raise AssertionError("taken over again and again")
-
-    threads = [threading.Thread(target=until_written) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(written, tmp_path, rows) for _ in range(4)]:
+            done.result(30)
     np.testing.assert_array_equal(open_activations(tmp_path, "k", rows.shape, "float16"), rows)
     assert [p.name for p in tmp_path.iterdir()] == ["k"]
 

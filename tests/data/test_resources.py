@@ -89,11 +89,11 @@ from tests.data.test_resources import TFMS, ImageClassifierData
 data, anew = (ImageClassifierData.from_paths(sys.argv[1], 4, TFMS, num_workers=2, device="cpu") for _ in range(2))
 next(iter(data.val_dl))
 if os.fork() == 0:
-    try:
-        next(iter(data.val_dl))
-    except BackendError as error:
-        print(error)
-    print(sum(len(x) for x, _ in anew.val_dl), flush=True)
+    for one in (data, anew):
+        try:
+            next(iter(one.val_dl))
+        except BackendError as error:
+            print(error, flush=True)
     os._exit(0)
 print(os.wait()[1], sum(len(x) for x, _ in data.val_dl))
 """
@@ -103,7 +103,7 @@ def test_a_forked_process_is_told(folders):
     """It would wait for ever for threads that only its parent has."""
     pytest.importorskip("nvidia.dali")
     done = subprocess.run([sys.executable, "-c", FORK, folders], capture_output=True, text=True, timeout=120)
-    told, anew, parent = done.stdout.splitlines()
+    told, told_anew, parent = done.stdout.splitlines()
     assert "'spawn'" in told
-    assert anew == "8"
+    assert "'spawn'" in told_anew
     assert parent == "0 8", done.stderr

@@ -106,7 +106,7 @@ def test_a_published_file(file, tally, data):
 def test_what_an_interrupted_fill_left(file, tally, data):
     manifest, rows = data.draw(contents(file))
     manifest = manifest and manifest[: data.draw(st.integers(0, len(manifest)))]
-    file.put(manifest, rows, "k.tmp-00000000-1-00000000")
+    file.put(manifest, rows, "k.tmp-00000000")
     check_then_fill(file, tally)
 
 

@@ -32,8 +32,8 @@ def test_misuse_of_the_confusion_matrix_names_the_argument(rng):
         confusion_matrix([0, 1, 2, 0], rng.uniform(size=(4, 3)))
     with pytest.raises(ValueError, match="y must be 0 to 1, one per class, got 0 to 2"):
         confusion_matrix([0, 2], [0, 1], ["a", "b"])
-    with pytest.raises(ValueError, match="preds must be 0 or more, got -1 to 1"):
-        confusion_matrix([0, 1], [-1, 1])
+    with pytest.raises(ValueError, match="preds must be 0 or more, got -2 to 1"):
+        confusion_matrix([0, 1], [-2, 1])
     with pytest.raises(ValueError, match="preds must be as many as y, 2, got 3"):
         confusion_matrix([0, 1], [0, 1, 1])
 

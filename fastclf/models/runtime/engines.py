@@ -11,6 +11,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from fastclf.calls import outlives_fork
+
 Run = Callable[[Tensor], Tensor]
 
 
@@ -32,7 +34,7 @@ def onnx_runtime(model: bytes, threads: int, name: str = "x") -> Run:
     def run(x: Tensor) -> Tensor:
         return torch.from_numpy(session.run(None, {name: x.contiguous().numpy()})[0])
 
-    return run
+    return outlives_fork(run)
 
 
 def open_vino(model: bytes, threads: int) -> Run:
@@ -52,7 +54,7 @@ def open_vino(model: bytes, threads: int) -> Run:
         found = request.infer({"x": x.contiguous().numpy()}, share_inputs=True)
         return torch.from_numpy(next(iter(found.values())).copy())
 
-    return run
+    return outlives_fork(run)
 
 
 ENGINES: dict[str, Callable[[bytes, int], Run]] = {"onnxruntime": onnx_runtime, "openvino": open_vino}

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from fastclf.calls import starts_threads
 from fastclf.choice import choose, processor, remembered
 from fastclf.models.body import Body
 from fastclf.models.runtime.engines import ENGINES, Run, installed
 from fastclf.models.runtime.record import record
 from fastclf.models.runtime.state import Layers, checksum, layers_of
+from fastclf.terminal import say
 
 TOLERANCE = 1e-4  # of a feature, or of the mean feature where that is larger
 _MEASURED = 8  # pictures
@@ -46,6 +48,7 @@ class FrozenBody:
 
     def features(self, body: Body, x: Tensor) -> Tensor:
         """Features ``[B, F]`` of images ``x [B, 3, h, w]``."""
+        starts_threads("features")
         modules = list(body.modules())
         if any(module.training for module in modules) or not _takes(modules, x):
             self.release()
@@ -184,4 +187,4 @@ def _say(body: Body, reason: str, detail: str = "") -> None:
     if text in _said or any(parameter.requires_grad for parameter in body.parameters()):
         return
     _said.add(text)
-    print(text + detail)
+    say(text + detail)

@@ -1,0 +1,5 @@
+"""``python -m fastclf``: the same as the command ``fastclf``."""
+
+from fastclf.cli import main
+
+main()
