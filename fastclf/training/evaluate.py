@@ -62,7 +62,7 @@ class Objective:
     def training_loss(self, scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """What is minimised, and the loss that is shown of it: see `gradient_scale`."""
         loss = self.loss(scores, y)
-        return loss * gradient_scale(self.crit, scores[0].numel()), loss
+        return loss * gradient_scale(self.crit, y[0].numel()), loss
 
     def output(self, scores: Tensor) -> Tensor:
         """The prediction that belongs to `scores`: log-probabilities, probabilities or values."""
