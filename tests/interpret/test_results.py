@@ -94,7 +94,7 @@ def test_captions_name_the_file(tmp_path):
         Image.new("RGB", (5, 4)).save(tmp_path / name)
     found = ImageModelResults(dataset(tmp_path, [0, 0, 0], fnames=names), np.log([[0.8, 0.1, 0.1]] * 3))
     lines = [title.split("\n")[-1] for title in titles(found.plot_most_correct(0))]
-    assert lines == ["a.png", "..." + "x" * 20 + "end.png", "b\\n.png"]
+    assert lines == ["a.png", "..." + "x" * 22 + "end.png", "b\\n.png"]
 
 
 def test_a_test_set_without_labels_has_no_wrong_images(tmp_path):
@@ -155,8 +155,11 @@ def test_titles_of_several_labels_name_the_true_ones(tmp_path):
     y = np.float32([[1, 0, 1], [0, 0, 0]])
     ds = Dataset(tmp_path, Labels(y, NAMES, is_multi=True), images=np.zeros((2, 5, 4, 3), np.uint8))
     found = ImageModelResults(ds, np.array([[0.9, 0.8, 0.2], [0.1, 0.7, 0.3]]))
-    assert titles(found.plot_most_incorrect("dog")) == ["true: cat, owl\ndog 0.800", "true: none\ndog 0.700"]
-    assert titles(found.plot_most_incorrect("owl")) == ["true: cat, owl\nowl 0.200"]
+    assert titles(found.plot_most_incorrect("dog")) == [
+        "true: cat, owl\ndog 0.800\nrow 0",
+        "true: none\ndog 0.700\nrow 1",
+    ]
+    assert titles(found.plot_most_incorrect("owl")) == ["true: cat, owl\nowl 0.200\nrow 0"]
 
 
 def test_plots_takes_pictures_of_any_size_and_kind(rng):
