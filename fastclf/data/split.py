@@ -124,7 +124,7 @@ def _all_in(labels: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> bool:
     return len(np.unique(labels[rows])) == int(labels.max(initial=-1)) + 1
 
 
-def tag_groups(rows: Sequence[tuple[str, ...]], few: int = 5) -> list[Hashable]:
+def tag_groups(rows: Sequence[tuple[str, ...]], few: int = 3) -> list[Hashable]:
     """Groups rows of several labels for `stratified_idxs`: by their combination, or by their rarest label.
 
     Where labels are many, most combinations occur in a row or two; by themselves none of these would ever be validated.

@@ -154,9 +154,7 @@ def distinct_cells(table: Table, columns: Sequence[int]) -> set[Cell]:
 
 def is_indicator(table: Table, columns: Sequence[int]) -> bool:
     """Tells whether columns hold nothing but 0 and 1, or -1 and 1."""
-    cells = {
-        cell.lower() if isinstance(cell, str) else cell for row in table.rows for cell in map(row.__getitem__, columns)
-    }
+    cells = {cell.lower() if isinstance(cell, str) else None for cell in distinct_cells(table, columns)}
     return cells <= ON | OFF or cells <= ON | MINUS
 
 
