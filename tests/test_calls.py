@@ -10,7 +10,7 @@ from processes import lines_of, start
 
 from fastclf import Callback, HeadLearner, calls
 from fastclf.activations import precompute, writer
-from fastclf.data import data_loaders, resize, scan
+from fastclf.data import data_loaders, resize, scan_cache
 from fastclf.training import evaluate, loop
 
 
@@ -54,8 +54,8 @@ CALLS = {
         7,
         r"after 1 epoch\(s\) and 2 of 5 batches; .* The same call with resume=True goes on\.$",
     ),
-    "scan of a fit": (fit, scan._Scan, "_unknown", 3, r"scan was stopped: what was decoded is remembered"),
-    "scan": (lambda learn: learn._data.scan(), scan._Scan, "_unknown", 3, "scan was stopped: .*again to go on"),
+    "scan of a fit": (fit, scan_cache.ScanCache, "put", 3, r"scan was stopped: what was decoded is remembered"),
+    "scan": (lambda learn: learn._data.scan(), scan_cache.ScanCache, "put", 3, "scan was stopped: .*again to go on"),
     "check": (lambda learn: learn._data.check(), data_loaders, "check_sets", 1, "check was stopped: "),
     "lr_find": (lambda learn: learn.lr_find(), loop.TrainLoop, "_note", 2, "lr_find was stopped: the model is as it w"),
     "predict": (lambda learn: learn.predict(), evaluate, "_at_their_places", 1, "predict_with_targs was stopped: not"),

@@ -116,7 +116,7 @@ def test_labels_that_are_floats(tmp_path, kind, rng):
     (tmp_path / "p/train" / files[bad]).write_bytes(b"broken")
     data = ImageClassifierData.from_df(
         tmp_path / "p", "train", table, 8, tfms_from_stats(HALF, 16, aug_tfms=[RandomFlip()]),
-        val_idxs=range(0, 20), continuous=kind != "several", on_bad="skip",
+        val_idxs=range(0, 20), continuous=kind != "several", multi=kind == "several" or None, on_bad="skip",
     )  # fmt: skip
     learn = tiny_learner(data, metrics=[])
     preds, y = learn.TTA(n_aug=1)

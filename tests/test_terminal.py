@@ -130,7 +130,7 @@ def test_a_home_folder_is_taken(tmp_path, monkeypatch):
 
 
 def test_large_numbers_do_not_run_together(capsys, rng):
-    table = _Table(("trn_loss", "val_loss", "rmse"))
+    table = _Table(("trn_loss", "val_loss", "rmse"), None)
     values = [*(10.0 ** rng.uniform(-8, 300, 200)), 0.0, 1.5, 12345.678, -99999.5, float("inf"), float("nan")]
     for value in values:
         for signed in (value, -value):
