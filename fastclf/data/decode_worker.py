@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ _EXTENSIONS = {
     "HEIF": {".heic", ".heif", ".hif"},
 }
 _ORIENTATION, _BITS, _PLANAR = 274, 258, 284  # tags of TIFF and EXIF
+_METADATA = {"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"}
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -250,9 +252,16 @@ def _complaints() -> bytes:
     return _HARMLESS.sub(b"", text).strip()
 
 
+@cache
+def _formats() -> list[str]:
+    """What Pillow may open, the most usual first: it tries one after the other."""
+    Image.init()
+    return ["JPEG", "PNG", *(name for name in Image.ID if name not in {"JPEG", "PNG", *_NOT_OPENED})]
+
+
 def _opened(path: bytes) -> Image.Image:
     try:
-        return Image.open(path, formats=[name for name in Image.ID if name not in _NOT_OPENED])
+        return Image.open(path, formats=_formats())
     except OSError as error:
         if error.errno is not None:
             raise BadFileError(error.strerror) from error
@@ -306,6 +315,8 @@ def _is_direct(image: Image.Image, path: bytes) -> bool:
 
 
 def _orientation(image: Image.Image) -> int:
+    if image.format in ("JPEG", "PNG") and not _METADATA.intersection(image.info):
+        return 1  # as Pillow would find out, in a tenth of the time of a header
     with suppress(Exception):  # of broken metadata, which says nothing
         value = image.getexif().get(_ORIENTATION, 1)
         return value if value in _TURNS else 1
@@ -397,7 +408,6 @@ def main() -> None:
     requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_read_requests, args=(requests,), daemon=True).start()
     Image.MAX_IMAGE_PIXELS = None  # `max_pixels` is the bound
-    Image.init()
     with suppress(ImportError):
         from pillow_heif import register_heif_opener
 

@@ -94,14 +94,14 @@ class VerifiedFiles:
     ) -> None:
         names = list(new)
         self.cache.prepare()
-        copies = [self.cache.copy_of(name, version_of(new[name])) for name in names]
-        temporary = [temporary_sibling(copy) for copy in copies]
+        mark = temporary_sibling(self.cache.folder / "copy")
+        temporary = [f"{mark.parent}/{i}.{mark.name}" for i in range(len(names))]
         left = set(range(len(names)))
 
         def note(i: int, decoded: Decoded) -> None:
             name = names[i]
             if decoded.copied:
-                temporary[i].replace(copies[i])
+                Path(temporary[i]).replace(self.cache.copy_of(name, version_of(new[name])))
             left.discard(i)
             self.decoded += decoded.copied is not None
             verdict = Verdict(
@@ -111,11 +111,11 @@ class VerifiedFiles:
                 _after_change(decoded.why, self.cache.get(name), new[name]) if decoded.why else "",
             )
             if decoded.why:
-                temporary[i].unlink(missing_ok=True)
+                Path(temporary[i]).unlink(missing_ok=True)
             self.cache.put(name, verdict)
             done(1)
 
-        files = [(f"{self._path}/{name}", str(temporary[i])) for i, name in enumerate(names)]
+        files = [(f"{self._path}/{name}", copy) for name, copy in zip(names, temporary, strict=True)]
         try:
             decode(Task(files, max_pixels, self._num_threads, pillow), note)
         except OSError as error:
@@ -123,7 +123,7 @@ class VerifiedFiles:
         finally:
             for i in left:
                 with suppress(OSError):
-                    temporary[i].unlink()
+                    Path(temporary[i]).unlink()
 
 
 def _after_change(why: str, known: Verdict | None, status: os.stat_result | None = None) -> str:
