@@ -192,6 +192,21 @@ def tta_table(infos: list[Info]) -> str:
     return _table(("", "TTA", "accuracy", "log loss", "seconds"), rows)
 
 
+def unfreeze_table(infos: list[Info]) -> str:
+    """Accuracy of the frozen body's head, in the worst epoch after unfreezing, and after all of them."""
+    names = list(infos[0]["after"])
+    rows = [
+        (
+            info["images"],
+            _spread(info["frozen"], "{:.3f}"),
+            *(_spread(info[when][name], "{:.3f}") for name in names for when in ("worst epoch", "after")),
+        )
+        for info in infos
+    ]
+    columns = (f"{name}: {when}" for name in names for when in ("worst epoch", "at the end"))
+    return _table(("training images", "frozen", *columns), rows)
+
+
 def scan_table(infos: list[Info]) -> str:
     """The scan against decoding the same files."""
     rows = [
@@ -215,6 +230,7 @@ KINDS: dict[str, tuple[str, Callable[[list[Info]], str]]] = {
     "views": ("bench_views", views_table),
     "tta": ("bench_views", tta_table),
     "scan": ("bench_scan", scan_table),
+    "unfreeze": ("bench_unfreeze", unfreeze_table),
 }
 """Marker -> how the names of its benchmarks begin, and what makes a table of them."""
 

@@ -351,17 +351,11 @@ class Learner(Saving):
         return AutogradSteps(Objective(module, crit), stage.groups, loader, self.opt_fn, rates)
 
     def _settle_fine_tuning(self) -> None:
-        """Decides for the fit to come what BatchNorm does, and says what was decided without the user's word."""
+        """Decides for the fit to come what BatchNorm does, and says what that means for a pretrained body."""
         self.groups.settle_batch_norm()
-        if not self.groups.fine_tunes:
-            return
-        decided = []
-        if self.groups.bn_frozen is None:
-            decided.append("BatchNorm keeps its statistics (bn_freeze(False) updates them)")
-        if self.clip is None:
-            decided.append(f"the gradient's norm is bounded at {FINE_TUNING_CLIP:g} (clip)")
-        if decided:
-            self._say_once(f"fine-tuning a pretrained body: {' and '.join(decided)}, or small data sets get worse")
+        line = _fine_tuning_line(self.groups.bn_frozen, self.clip) if self.groups.fine_tunes else None
+        if line is not None:
+            self._say_once(line)
 
     def _say_once(self, text: str) -> None:
         if text not in self._said:
@@ -374,7 +368,7 @@ class Learner(Saving):
             schedule,
             None if wds is None else self._per_group(wds, "wds"),
             decoupled,
-            FINE_TUNING_CLIP if self.clip is None and self.groups.fine_tunes else self.clip,
+            FINE_TUNING_CLIP if self.clip is None and self.groups.fine_tunes and self.groups.kept else self.clip,
         )
 
     def _per_group(self, values: ArrayLike, name: str) -> NDArray[np.float64]:
@@ -494,6 +488,16 @@ class Learner(Saving):
         stage = self._stage()
         x, _ = next(stage.data.val_dl.batches(0))
         say(summary_table(stage.module, x[:2]))
+
+
+def _fine_tuning_line(bn_frozen: bool | None, clip: float | None) -> str | None:
+    bound = f"the gradient's norm is bounded at {FINE_TUNING_CLIP:g} (clip)"
+    if bn_frozen is None:
+        kept = "the body is pretrained: BatchNorm keeps its statistics (bn_freeze(False) updates them)"
+        return f"{kept if clip is not None else f'{kept} and {bound}'}, as small data sets get worse otherwise"
+    if not bn_frozen:
+        return "bn_freeze(False): BatchNorm of a pretrained body learns new statistics; small data sets get worse by it"
+    return None if clip is not None else f"bn_freeze(True): {bound}, as nothing else keeps activations in bounds"
 
 
 def _loss_for(data: ImageClassifierData, class_weights: str | ArrayLike | None) -> Crit:

@@ -9,8 +9,6 @@ from torch import nn
 from fastclf import HeadLearner, ImageClassifierData, Learner
 from fastclf.training.callbacks import Callback
 
-SAID = "fine-tuning a pretrained body"
-
 
 @pytest.fixture
 def data(tmp_path):
@@ -33,6 +31,11 @@ def same(module, before):
     return {
         name for name, tensor in module.state_dict().items() if name in before and torch.equal(tensor, before[name])
     }
+
+
+def said(capsys):
+    """What the fits since the last call have printed, apart from their tables."""
+    return [line for line in capsys.readouterr().out.splitlines() if "bn_freeze" in line or "clip" in line]
 
 
 class Modes(Callback):
@@ -73,7 +76,7 @@ def test_a_body_with_random_weights_learns_its_statistics(data, capsys):
     for _ in range(2):
         learn.fit([1e-3, 1e-2, 1e-2], 1, callbacks=[modes])
     assert np.all(modes.seen)
-    assert SAID not in capsys.readouterr().out
+    assert said(capsys) == []
 
 
 def test_a_new_head_on_an_unfrozen_body_learns_its_statistics_in_its_first_fit(data):
@@ -91,7 +94,7 @@ def test_a_frozen_body_leaves_the_head_as_it_was(data, capsys):
     modes = Modes(learn)
     learn.fit(1e-2, 1, callbacks=[modes])
     assert modes.seen[0] == [False, False, True, True]
-    assert SAID not in capsys.readouterr().out
+    assert said(capsys) == []
 
 
 @pytest.mark.parametrize("pretrained", [False, True])
@@ -107,27 +110,27 @@ def test_a_network_of_ones_own(data, pretrained):
 
 def test_what_was_chosen_is_said_once(data, capsys):
     learn = unfrozen(data, pretrained=True)
-    assert SAID not in capsys.readouterr().out
+    assert said(capsys) == []
     learn.lr_find()
     learn.fit([1e-3, 1e-2, 1e-2], 1)
     learn.fit([1e-3, 1e-2, 1e-2], 1)
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if SAID in line]
-    assert "bn_freeze(False)" in line
-    assert "clip" in line
+    (line,) = said(capsys)
+    assert "keeps its statistics (bn_freeze(False) updates them) and the gradient's norm is bounded at 10" in line
 
 
 def test_what_the_user_said_is_not_said_again(data, capsys):
     learn = unfrozen(data, pretrained=True)
-    learn.bn_freeze(True)
-    learn.fit([1e-3, 1e-2, 1e-2], 1)
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if SAID in line]
-    assert "bn_freeze" not in line
-    learn.clip = 3.0
-    learn.fit([1e-3, 1e-2, 1e-2], 1)
-    learn.bn_freeze(False)
-    learn.clip = None
-    learn.fit([1e-3, 1e-2, 1e-2], 1)
-    assert SAID not in capsys.readouterr().out
+    for bn_freeze, clip, expected in (
+        (True, None, ["bn_freeze(True): the gradient's norm is bounded at 10"]),
+        (True, 3.0, []),
+        (False, None, ["bn_freeze(False): BatchNorm of a pretrained body learns new statistics"]),
+        (None, 3.0, ["keeps its statistics (bn_freeze(False) updates them), as small"]),
+    ):
+        learn.groups.bn_frozen, learn.clip = bn_freeze, clip
+        learn.fit([1e-3, 1e-2, 1e-2], 1)
+        lines = said(capsys)
+        assert len(lines) == len(expected)
+        assert all(text in line for text, line in zip(expected, lines, strict=True))
 
 
 @pytest.mark.parametrize(("clip", "bound"), [(None, 10), (float("inf"), None), (0.5, 0.5)])

@@ -56,16 +56,13 @@ class LayerGroups:
     def settle_batch_norm(self) -> None:
         """Decide which BatchNorm layers keep their statistics, until it is called again: at the start of each fit."""
         trainable = self._batch_norm(self.frozen_to, len(self))
-        if self.bn_frozen is None:
-            body_trains = self.pretrained and bool(self._batch_norm(self.frozen_to, self._n_body))
-            self.kept = [layer for layer in trainable if body_trains and _has_statistics(layer)]
-        else:
-            self.kept = trainable if self.bn_frozen else []
+        frozen = self.fine_tunes if self.bn_frozen is None else self.bn_frozen
+        self.kept = [layer for layer in trainable if frozen and (self.bn_frozen or _has_statistics(layer))]
 
     @property
     def fine_tunes(self) -> bool:
-        """Whether a pretrained body trains with the statistics that it came with."""
-        return self.pretrained and bool(self.kept) and self.frozen_to < self._n_body
+        """Whether BatchNorm of a pretrained body is in groups that train."""
+        return self.pretrained and bool(self._batch_norm(self.frozen_to, self._n_body))
 
     def set_modes(self) -> None:
         """Puts every layer into its mode for training; called again each epoch, since evaluation changes it."""

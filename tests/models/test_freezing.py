@@ -64,7 +64,7 @@ def test_bn_freeze_covers_trainable_groups_and_modes_come_back(pretrained):
     assert [group[0].training for group in groups.groups] == [True] * 3
     groups.bn_frozen = False
     assert updates(groups) == [True] * 3
-    assert not groups.fine_tunes
+    assert groups.fine_tunes == bool(pretrained)
     groups.freeze_to(1)
     assert updates(groups) == [False, True, True]
 
