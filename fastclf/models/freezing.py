@@ -56,8 +56,10 @@ class LayerGroups:
     def settle_batch_norm(self) -> None:
         """Decide which BatchNorm layers keep their statistics, until it is called again: at the start of each fit."""
         trainable = self._batch_norm(self.frozen_to, len(self))
-        frozen = self.fine_tunes if self.bn_frozen is None else self.bn_frozen
-        self.kept = [layer for layer in trainable if frozen and (self.bn_frozen or _has_statistics(layer))]
+        if self.bn_frozen is None:
+            self.kept = [layer for layer in trainable if _has_statistics(layer)] if self.fine_tunes else []
+        else:
+            self.kept = trainable if self.bn_frozen else []
 
     @property
     def fine_tunes(self) -> bool:
