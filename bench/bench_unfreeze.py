@@ -84,13 +84,13 @@ def digits(target: Path, n: int, seed: int) -> ImageClassifierData:
     ("make", "n"),
     [
         (catsdogs, 120),
-        (catsdogs, 700),
+        (catsdogs, 400),
         (dogbreeds, 48),
         (dogbreeds, 108),
         (scenes, 200),
-        (scenes, 1600),
+        (scenes, 800),
         (digits, 150),
-        (digits, 1297),
+        (digits, 600),
     ],
 )
 def bench_unfreeze(
@@ -98,11 +98,12 @@ def bench_unfreeze(
 ) -> None:
     torch.set_num_threads(threads)
     seeds, cycles = (range(1), 1) if quick else (SEEDS, 3)
+    sets = [make(tmp_path / str(seed), n, seed) for seed in seeds]
     runs: dict[str, list[tuple[float, list[float]]]] = {}
 
     def everything() -> None:
         for name, word in WAYS.items():
-            runs[name] = [accuracies(make(tmp_path / "images", n, seed), word, cycles) for seed in seeds]
+            runs[name] = [accuracies(data, word, cycles) for data in sets]
 
     benchmark.pedantic(everything, rounds=1)
     benchmark.extra_info |= {
@@ -112,7 +113,7 @@ def bench_unfreeze(
         "after": {name: summary([after[-1] for _, after in found]) for name, found in runs.items()},
         "runs": runs,
     }
-    assert all(after[-1] >= frozen - 0.01 for frozen, after in runs["default"])
+    assert np.mean([after[-1] - frozen for frozen, after in runs["default"]]) >= 0
 
 
 def accuracies(data: ImageClassifierData, bn_freeze: bool | None, cycles: int) -> tuple[float, list[float]]:

@@ -284,7 +284,7 @@ class Learner(Saving):
             "seed": self.seed,
             "frozen groups": self.groups.frozen_to,
             "bn_freeze": self.groups.bn_frozen,
-            "BatchNorm layers that keep their statistics": len(self.groups.kept),
+            "BatchNorm layers that keep their statistics": len(stage.groups.kept),
             "autograd": unknown_to_engine(stage.module, stage.data.trn_dl, self.crit, self.opt_fn),
         }
 
@@ -352,8 +352,9 @@ class Learner(Saving):
 
     def _settle_fine_tuning(self) -> None:
         """Decides for the fit to come what BatchNorm does, and says what that means for a pretrained body."""
-        self.groups.settle_batch_norm()
-        line = _fine_tuning_line(self.groups.bn_frozen, self.clip) if self.groups.fine_tunes else None
+        groups = self._stage().groups
+        groups.settle_batch_norm()
+        line = _fine_tuning_line(groups.bn_frozen, self.clip) if groups.fine_tunes else None
         if line is not None:
             self._say_once(line)
 
@@ -363,12 +364,13 @@ class Learner(Saving):
             self._said.add(text)
 
     def _rates(self, lrs: ArrayLike, wds: ArrayLike | None, schedule: Schedule, *, decoupled: bool) -> Rates:
+        groups = self._stage().groups
         return Rates(
             self._per_group(lrs, "lrs"),
             schedule,
             None if wds is None else self._per_group(wds, "wds"),
             decoupled,
-            FINE_TUNING_CLIP if self.clip is None and self.groups.fine_tunes and self.groups.kept else self.clip,
+            FINE_TUNING_CLIP if self.clip is None and groups.fine_tunes and groups.kept else self.clip,
         )
 
     def _per_group(self, values: ArrayLike, name: str) -> NDArray[np.float64]:

@@ -108,6 +108,15 @@ def test_a_network_of_ones_own(data, pretrained):
     assert same(model, before) == (set(before) if pretrained else set())
 
 
+def test_a_head_on_cached_activations_is_no_fine_tuning(data, capsys):
+    learn = unfrozen(data, pretrained=True)
+    learn.precompute = True
+    modes = Modes(learn)
+    learn.fit(1e-2, 1, callbacks=[modes])
+    assert modes.seen[0][2:] == [True, True]
+    assert said(capsys) == []
+
+
 def test_what_was_chosen_is_said_once(data, capsys):
     learn = unfrozen(data, pretrained=True)
     assert said(capsys) == []

@@ -19,11 +19,11 @@ from torch.nn.modules.batchnorm import _NormBase
 class LayerGroups:
     """The groups of one network, first layers first.
 
+    Making this object changes no parameter: what was frozen before stays so until `freeze_to`.
+
     Args:
         groups: modules that together hold every parameter.
         heads: how many of the last groups are new; the others, the body, may be pretrained.
-
-    Making this object changes no parameter: what was frozen before stays so until `freeze_to`.
 
     Attributes:
         frozen_to: groups before this index are frozen: no gradients, and evaluation mode (BatchNorm uses and keeps
