@@ -75,7 +75,7 @@ class Learner(Saving):
             `fastclf.training.losses.class_weights`.
         metrics: functions of (predictions, targets), of torch tensors or numpy arrays.
         opt_fn: makes the optimizer, called as ``opt_fn(param_groups, lr=...)``; `SGDR` with momentum .9 by default.
-        clip: bound on the gradient's norm. None bounds it at 10 while a pretrained body trains with BatchNorm's own
+        clip: bound on the gradient's norm. None bounds it at 5 while a pretrained body trains with BatchNorm's own
             statistics, see `bn_freeze`, and else not at all; ``float("inf")`` never does.
         seed: of everything random in training; the data's by default.
         models_name: folder below the data's path where models are saved.

@@ -124,13 +124,13 @@ def test_what_was_chosen_is_said_once(data, capsys):
     learn.fit([1e-3, 1e-2, 1e-2], 1)
     learn.fit([1e-3, 1e-2, 1e-2], 1)
     (line,) = said(capsys)
-    assert "keeps its statistics (bn_freeze(False) updates them) and the gradient's norm is bounded at 10" in line
+    assert "keeps its statistics (bn_freeze(False) updates them) and the gradient's norm is bounded at 5" in line
 
 
 def test_what_the_user_said_is_not_said_again(data, capsys):
     learn = unfrozen(data, pretrained=True)
     for bn_freeze, clip, expected in (
-        (True, None, ["bn_freeze(True): the gradient's norm is bounded at 10"]),
+        (True, None, ["bn_freeze(True): the gradient's norm is bounded at 5"]),
         (True, 3.0, []),
         (False, None, ["bn_freeze(False): BatchNorm of a pretrained body learns new statistics"]),
         (None, 3.0, ["keeps its statistics (bn_freeze(False) updates them), as small"]),
@@ -142,7 +142,7 @@ def test_what_the_user_said_is_not_said_again(data, capsys):
         assert all(text in line for text, line in zip(expected, lines, strict=True))
 
 
-@pytest.mark.parametrize(("clip", "bound"), [(None, 10), (float("inf"), None), (0.5, 0.5)])
+@pytest.mark.parametrize(("clip", "bound"), [(None, 5), (float("inf"), None), (0.5, 0.5)])
 def test_the_gradient_is_bounded_while_a_pretrained_body_trains(data, clip, bound):
     """A step of plain SGD with rate 1 moves the weights by the gradient."""
 
