@@ -51,7 +51,7 @@ def dogbreeds(target: Path, n: int, seed: int) -> ImageClassifierData:
     valid = np.random.default_rng(0).permutation(len(table.read_text().splitlines()) - 1)[n:]
     tfms = tfms_from_model(efficientnet_lite0, 96, aug_tfms=transforms_side_on, max_zoom=1.1)
     return ImageClassifierData.from_csv(
-        target, "train", table, tfms=tfms, suffix=".jpg", val_idxs=valid, seed=seed, device="cpu"
+        target, "train", table, tfms=tfms, bs=min(64, n), suffix=".jpg", val_idxs=valid, seed=seed, device="cpu"
     )
 
 
