@@ -13,7 +13,7 @@ from fastclf.terminal import say
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command that ``argv`` (the process's own by default) names."""
     parser = argparse.ArgumentParser(prog="fastclf", description="From a folder of pictures to a classifier.")
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command")
     demo = commands.add_parser("demo", help="the whole lesson, on handwritten digits or on your own pictures")
     demo.add_argument("data", nargs="?", type=Path, help="a folder with train/<class>/ and, if you like, valid/, test/")
     demo.add_argument("--out", type=Path, default=Path("demo_data"), help="where digits and plots are written")
@@ -23,8 +23,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         from fastclf.demo import run
 
         run(arguments.data, arguments.out)
-    else:
+    elif arguments.command == "env":
         say(environment())
+    else:
+        say(parser.format_help())
 
 
 def environment() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, overload
@@ -27,7 +26,7 @@ from fastclf.models.export import to_onnx
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.head import Head, check_custom_head
 from fastclf.models.net import Net
-from fastclf.terminal import say
+from fastclf.terminal import say, warn
 from fastclf.training.callbacks import Callback
 from fastclf.training.loop import TrainLoop
 from fastclf.training.losses import constant_logits
@@ -202,8 +201,8 @@ class ConvLearner(_OwnHead):
         if self.views == 1:
             if augments:
                 self._say_once(
-                    "precompute: augmentation has no effect on cached activations; pass views=4 to cache augmented "
-                    "views, or set learn.precompute = False"
+                    "precompute: random crops and augmentation have no effect on cached activations; pass views=4 to "
+                    "cache augmented views, or set learn.precompute = False"
                 )
             train = self._activations("train", data.fix_dl)
         else:
@@ -251,11 +250,9 @@ class ConvLearner(_OwnHead):
         if self._rows is None:
             return checked
         if np.ndim(values):
-            warnings.warn(
+            warn(
                 f"{name}: under precompute only the head trains; its {checked[-1]:g} is used. "
-                "unfreeze() or set precompute = False to train other groups.",
-                UserWarning,
-                stacklevel=6,
+                "unfreeze() or set precompute = False to train other groups."
             )
         return checked[-1:]
 
@@ -291,12 +288,10 @@ class ConvLearner(_OwnHead):
         tfms = self._data.tfms[1]
         if not np.allclose(trained_with, (tfms.mean, tfms.std), atol=_SAME_STATISTICS):
             (mean, std), (data_mean, data_std) = trained_with, (tfms.mean, tfms.std)
-            warnings.warn(
+            warn(
                 f"the weights were trained on pictures normalised with mean {tuple(mean)} and deviation {tuple(std)}, "
                 f"and the data's transforms use mean {tuple(data_mean)} and deviation {tuple(data_std)}: predictions "
-                "are worse for it. Make the data with tfms_from_model(arch, sz), with the arch of the learner.",
-                UserWarning,
-                stacklevel=4,
+                "are worse for it. Make the data with tfms_from_model(arch, sz), with the arch of the learner."
             )
 
     def load(self, name: str) -> None:

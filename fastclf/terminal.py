@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import TextIO
+
+_PACKAGE = __name__.partition(".")[0]
 
 
 def fitting(text: str, stream: TextIO | None = None) -> str:
@@ -15,3 +18,12 @@ def fitting(text: str, stream: TextIO | None = None) -> str:
 def say(text: str, stream: TextIO | None = None) -> None:
     """Prints a line at once, whatever the stream's (stdout's) encoding."""
     print(fitting(text, stream), file=stream, flush=True)
+
+
+def warn(text: str) -> None:
+    """Warns with the line of the user's code that called the library, not one inside it."""
+    level = 1
+    frame = sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == _PACKAGE:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, UserWarning, stacklevel=level)

@@ -259,7 +259,7 @@ def test_precompute_says_once_that_augmentation_has_no_effect(folder, capsys):
     learn = tiny_learner(picture_data(folder), precompute=True)
     learn.precompute = False
     learn.precompute = True
-    assert capsys.readouterr().out.count("augmentation has no effect") == 1
+    assert capsys.readouterr().out.count("augmentation have no effect") == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tiny_learner(picture_data(folder, augs=(), crop_type=CropType.NO), precompute=True)

@@ -131,7 +131,7 @@ def test_augmentation_has_an_effect_only_with_views(folder, capsys):
     viewed(folder)
     assert "no effect" not in capsys.readouterr().out
     viewed(folder, views=1)
-    assert "augmentation has no effect" in capsys.readouterr().out
+    assert "augmentation have no effect" in capsys.readouterr().out
 
 
 def test_one_view_is_the_plain_picture(own_folder):

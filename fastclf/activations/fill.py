@@ -6,7 +6,6 @@ import errno
 import re
 import shutil
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from fastclf.activations.writer import ActivationWriter, as_block
 from fastclf.errors import ActivationFileError
 from fastclf.files import check_private
 from fastclf.interrupts import Interrupts
-from fastclf.terminal import say
+from fastclf.terminal import say, warn
 
 Blocks: TypeAlias = Iterator[tuple[NDArray[np.float32], dict[int, str]]]
 
@@ -243,7 +242,7 @@ def _warn(job: Job, folder: Path, error: OSError) -> None:
     why = error.strerror or str(error)
     if error.errno == errno.ENOSPC:
         why = f"they need {job.size:,} bytes, and {shutil.disk_usage(folder).free:,} are free"
-    warnings.warn(f"activations are not kept in {folder}: {why}", UserWarning, stacklevel=6)
+    warn(f"activations are not kept in {folder}: {why}")
 
 
 def _say_older(folder: Path) -> None:

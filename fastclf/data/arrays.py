@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy.typing as npt
 from fastclf.data.folders import check_classes, warn_absent
 from fastclf.data.samples import Labels
 from fastclf.errors import DataError, LabelError
-from fastclf.terminal import say
+from fastclf.terminal import say, warn
 
 _BLOCK_BYTES = 1 << 26
 
@@ -27,7 +26,7 @@ def check_bs(bs: int, n: int) -> int:
     if isinstance(bs, bool) or not isinstance(bs, int | np.integer) or bs < 1:
         raise ValueError(f"bs must be a whole number of at least 1, got {bs!r}. Pass e.g. bs=64.")
     if bs > n:
-        warnings.warn(f"bs={bs} is more than the {n} training rows: {n} is used.", UserWarning, stacklevel=4)
+        warn(f"bs={bs} is more than the {n} training rows: {n} is used.")
     return min(int(bs), n)
 
 

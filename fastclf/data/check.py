@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from fastclf.data.folders import lookalikes
 from fastclf.data.samples import Dataset, Labels
 from fastclf.data.scan import ScanReport
 from fastclf.data.scan_cache import ScanCache
-from fastclf.terminal import fitting
+from fastclf.terminal import fitting, warn
 
 NEAR_EMPTY = 10
 """A class with fewer training rows is reported."""
@@ -26,6 +25,7 @@ UNEVEN = 10
 """Where it is this many times the smallest, the report says so."""
 _MAX_CLASSES = 20
 _ELONGATED = 4.0
+_SKIPPED = "images that cannot be decoded"
 _SHOWN = 3
 
 Pairs = list[tuple[str, str]]
@@ -95,7 +95,8 @@ class CheckReport:
 
     def _files(self) -> Iterator[str]:
         bad = [(f"{name}: {why}",) for name, why in self.scan.bad.items()]
-        yield from _listed(bad, "cannot be decoded", 'Train without them: on_bad="skip"')
+        remedy = "They are left out" if _SKIPPED in self.ignored else 'Train without them: on_bad="skip"'
+        yield from _listed(bad, "cannot be decoded", remedy)
         squash = "Show them whole: tfms_from_model(..., crop_type=CropType.NO)"
         yield from _listed(
             [(name,) for name in self.elongated],
@@ -109,7 +110,7 @@ class CheckReport:
         lines = [f"{sets} images" + (f"; {len(self.counts)} classes" if self.counts else ""), *_table(self.counts)]
         lines += [f"! {line}" for line in self.problems]
         if self.sides:
-            lines.append(f"  shorter sides of {self.sides[0]} to {self.sides[1]} pixels")
+            lines.append(f"  shorter sides of {' to '.join(map(str, sorted({*self.sides})))} pixels")
         smaller = _listed([(name,) for name in self.small], "are smaller than the model's input", "They are enlarged")
         lines += [f"  {line}" for line in smaller]
         lines += [f"  {count:,} {what}" for what, count in self.scan.odd.most_common()]
@@ -147,6 +148,8 @@ def check_sets(sets: Sets, sz: int | None, scan: ScanReport) -> CheckReport:
     for ds in sets.values():
         for what, count in ds.ignored.items():
             ignored[what] += count
+        if ds.bad.policy == "skip" and ds.bad.reasons:
+            ignored[_SKIPPED] += len(ds.bad.reasons)
     return CheckReport(
         {name: len(ds) for name, ds in sets.items()},
         dict(zip(train.classes, zip(_counts(train), _counts(valid), strict=True), strict=True)),
@@ -189,7 +192,7 @@ def warn_imbalance(trn: Dataset) -> None:
     """Warns of training classes of very different size."""
     text = imbalance(dict(zip(trn.classes, class_counts(trn.labels).tolist(), strict=False)))
     if text is not None:
-        warnings.warn(f"{text}.", UserWarning, stacklevel=3)
+        warn(f"{text}.")
 
 
 def _counts(ds: Dataset) -> list[int]:
@@ -224,7 +227,7 @@ def _shapes(sets: Iterable[Dataset], sz: int | None) -> tuple[list[str], list[st
         cache = ScanCache(ds.path)
         for row in ds.bad.good_rows().tolist():
             known = cache.get(ds.fnames[row])
-            if known is None:
+            if known is None or known.why:
                 continue
             short, long = sorted((known.height, known.width))
             low, high = min(low, short), max(high, short)

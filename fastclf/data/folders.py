@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import unicodedata
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from fastclf.data.layout import by_name, flat
 from fastclf.data.listing import Found, nothing_in, some
 from fastclf.data.samples import Labels
 from fastclf.errors import LabelError
+from fastclf.terminal import warn
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def _classes(found: Found, present: set[str], rules: FolderRules) -> list[str]:
     where, empty = found.folder, [name for name in found.classes if name not in present]
     if where == "." and not rules.allow_empty:  # what lies beside the classes in the data's own folder
         if empty:
-            warnings.warn(f"{some(empty)} hold no image, and are no classes.", UserWarning, stacklevel=6)
+            warn(f"{some(empty)} hold no image, and are no classes.")
         classes, empty = sorted(present), []
     else:
         classes = found.classes
@@ -96,7 +96,7 @@ def _check_empty(empty: Sequence[str], where: str, rules: FolderRules) -> None:
             f"{where}: {some(empty)} hold no picture. Add pictures, remove the folder, or pass allow_empty=True."
         )
     if empty:
-        warnings.warn(f"{where}: {some(empty)} hold no picture; nothing is learnt of them.", UserWarning, stacklevel=6)
+        warn(f"{where}: {some(empty)} hold no picture; nothing is learnt of them.")
 
 
 def _check_unknown(unknown: Counter[str], classes: Sequence[str], where: str, rules: FolderRules) -> None:
@@ -109,11 +109,7 @@ def _check_unknown(unknown: Counter[str], classes: Sequence[str], where: str, ru
             f"{_twin(names, classes)} Rename or remove these folders, add the classes to the training set, or pass "
             "drop_unknown=True."
         )
-    warnings.warn(
-        f"{where}: {unknown.total()} pictures of {some(names)}, no classes of the training set, are left out.",
-        UserWarning,
-        stacklevel=6,
-    )
+    warn(f"{where}: {unknown.total()} pictures of {some(names)}, no classes of the training set, are left out.")
 
 
 def _twin(names: Sequence[str], classes: Sequence[str]) -> str:
@@ -144,32 +140,24 @@ def check_classes(classes: Sequence[str], where: str, hint: str = "") -> None:
     if len(classes) < 2:
         raise LabelError(f"{where}: there must be at least two classes, got {some(classes)}. Add another class.{hint}")
     for twin, name in lookalikes(classes):
-        warnings.warn(
+        warn(
             f"{where}: the classes {twin!r} and {name!r} look the same: {_difference(twin, name)}. Rename one if they "
-            "are one.",
-            UserWarning,
-            stacklevel=5,
+            "are one."
         )
 
 
 def warn_absent(absent: Sequence[str], where: str) -> None:
     """Warns of classes that have no row for validation."""
     if absent:
-        warnings.warn(
-            f"{where}: no picture of the class(es) {some(absent)}; nothing is measured for them.",
-            UserWarning,
-            stacklevel=5,
-        )
+        warn(f"{where}: no picture of the class(es) {some(absent)}; nothing is measured for them.")
 
 
 def _warn_strays(found: Found) -> int:
     """Warns of files that are not a picture in a class folder, and counts them."""
     strays = [name for name in found.pictures if found.class_of(name) is None] + found.others
     if strays:
-        warnings.warn(
+        warn(
             f"{found.folder}: {len(strays)} file(s) are ignored, first {printable(strays[0])}: not a picture in a "
-            "class folder.",
-            UserWarning,
-            stacklevel=6,
+            "class folder."
         )
     return len(strays)

@@ -44,6 +44,8 @@ def find_sets(path: Path, trn_name: str, val_name: str, test_name: str | None) -
     Raises:
         FileNotFoundError: there is no folder to train on, or several could be meant; says what is there instead.
     """
+    if not path.is_dir():
+        raise FileNotFoundError(f"there is no folder {path}. Check the path.")
     train = _present(path, trn_name, "trn_name")
     if train is None:
         raise FileNotFoundError(f"there is no folder {path / trn_name}. {_elsewhere(path)}")
@@ -67,8 +69,6 @@ def _present(path: Path, name: str, argument: str, fits: Callable[[Path], bool] 
 
 def _elsewhere(path: Path) -> str:
     """Says what a folder without 'train' holds, and the call that reads it."""
-    if not path.is_dir():
-        return f"{path} is no folder. Check the path."
     if path.resolve().name.lower() in _ALIASES["train"]:
         return f"It looks like the training set's own folder: pass the path {str(path.resolve().parent)!r}."
     folders = list(_two_levels(path))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -11,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from fastclf.data.bad_pictures import printable
 from fastclf.data.left_out import CACHE_TAG, OWN_FOLDERS, is_a_programs, is_hidden
 from fastclf.errors import DataError
+from fastclf.terminal import warn
 
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".webp", ".avif", ".heic", ".heif", ".hif"),
@@ -196,11 +196,9 @@ def look(folder: Path) -> tuple[list[str], list[str]]:
 
 def _warn_links(found: Found) -> None:
     if found.links:
-        warnings.warn(
+        warn(
             f"{found.folder}: {len(found.links)} link(s) to folders are not followed, first "
-            f"{printable(found.links[0])}. Put the folder itself in its place, or pass allow_outside=True.",
-            UserWarning,
-            stacklevel=5,
+            f"{printable(found.links[0])}. Put the folder itself in its place, or pass allow_outside=True."
         )
 
 
@@ -210,11 +208,9 @@ def _warn_hidden(found: Found) -> None:
     unknown = [name for name in map(found.inner, beside) if not is_a_programs(name)]
     lost = [name for name in unknown if look(found.path / found.folder / name)[1]]
     if lost:
-        warnings.warn(
+        warn(
             f"{found.folder}: the folder(s) {some(lost)} hold images and are left out: hidden, or kept for fastclf's "
-            "own files. Rename them if they are classes.",
-            UserWarning,
-            stacklevel=5,
+            "own files. Rename them if they are classes."
         )
 
 

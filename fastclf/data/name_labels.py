@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from fastclf.data.folders import check_classes
 from fastclf.data.listing import Found, pictures_in, some
 from fastclf.data.samples import Labels
 from fastclf.errors import LabelError
+from fastclf.terminal import warn
 
 
 def label_by(pat: str | re.Pattern[str]) -> Callable[[str], str | None]:
@@ -64,11 +64,7 @@ def labelled_by_name(
     kept = [(name, label) for name, label in labelled if label is not None]
     without = [name for name, label in labelled if label is None]
     if without:
-        warnings.warn(
-            f"{where}: {len(without):,} image(s) have no label and are left out, first {printable(without[0])}.",
-            UserWarning,
-            stacklevel=5,
-        )
+        warn(f"{where}: {len(without):,} image(s) have no label and are left out, first {printable(without[0])}.")
     present = sorted({label for _, label in kept})
     if classes is None:
         classes = present

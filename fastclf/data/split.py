@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastclf.philox import STREAM_SPLIT, permutation
+from fastclf.terminal import warn
 
 
 def get_cv_idxs(n: int, cv_idx: int = 0, val_pct: float = 0.2, seed: int = 42) -> npt.NDArray[np.int64]:
@@ -159,11 +160,7 @@ def warn_single(names: Sequence[str]) -> None:
     """
     single = sorted(name for name, count in Counter(names).items() if count == 1)
     if single:
-        warnings.warn(
-            f"{len(single)} class(es) have a single row, which stays in train: {', '.join(single[:5])}.",
-            UserWarning,
-            stacklevel=4,
-        )
+        warn(f"{len(single)} class(es) have a single row, which stays in train: {', '.join(single[:5])}.")
 
 
 def check_val_idxs(val_idxs: Sequence[int] | npt.NDArray[np.int64], n: int) -> npt.NDArray[np.int64]:

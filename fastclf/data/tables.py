@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import csv
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +28,7 @@ from fastclf.data.tables_reading import Table, join
 from fastclf.data.tables_rules import TableRules
 from fastclf.errors import LabelError
 from fastclf.files import publish, user_cache
-from fastclf.terminal import say
+from fastclf.terminal import say, warn
 
 MISSING_NAME = "missing_images.csv"
 
@@ -185,7 +184,7 @@ def _without_repeats(names: list[str], texts: dict[int, tuple[str, ...]], table:
         )
     if len(first) < len(texts):
         twins = len(texts) - len(first)
-        warnings.warn(f"{table.name}: {twins} row(s) repeat another and are left out.", UserWarning, stacklevel=5)
+        warn(f"{table.name}: {twins} row(s) repeat another and are left out.")
     return {row: texts[row] for row in first.values()}
 
 

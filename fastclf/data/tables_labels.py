@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -16,6 +15,7 @@ from fastclf.data.tables_columns import OFF, ON, Columns, distinct_cells, is_ind
 from fastclf.data.tables_reading import Cell, Table
 from fastclf.data.tables_rules import TableRules
 from fastclf.errors import DataError, LabelError
+from fastclf.terminal import warn
 
 _CERTAIN = ("|", ";")  # no name holds them
 _DELIMS = (*_CERTAIN, ",", " ")
@@ -108,11 +108,7 @@ def _by_indicator(table: Table, positions: list[int], rules: TableRules) -> Valu
     named = {text for texts in rows for text in texts}
     empty = [table.title(i) for i in positions if _column_class(table, i) not in named]
     if empty:
-        warnings.warn(
-            f"{table.name}: no row has a 1 in {', '.join(empty[:5])}, which is no class then.",
-            UserWarning,
-            stacklevel=6,
-        )
+        warn(f"{table.name}: no row has a 1 in {', '.join(empty[:5])}, which is no class then.")
     if other is None and not rules.multi:
         how = f"one label per image in {titles}: every row has exactly one 1"
         return Values(rows, False, False, how, "multi=True")
@@ -257,7 +253,7 @@ def _check_no_id(c: int, values: Values, table: Table, position: int | None) -> 
     )
     if c == n:
         raise LabelError(text)
-    warnings.warn(text, UserWarning, stacklevel=6)
+    warn(text)
 
 
 def _numbers(texts: list[tuple[str, ...]], table: Table) -> Labels:

@@ -180,7 +180,10 @@ def _class_numbers(
 
 def _require_indicators(name: str, true: NDArray[Any], predicted: NDArray[Any], c: int) -> None:
     if true.shape != predicted.shape or true.shape[1] != c:
-        raise ValueError(f"{name}: y and preds must be [N, {c}], got {list(true.shape)} and {list(predicted.shape)}")
+        hint = " Several labels are compared as preds = probs > 0.5, not by argmax." if predicted.ndim == 1 else ""
+        raise ValueError(
+            f"{name}: y and preds must be [N, {c}], got {list(true.shape)} and {list(predicted.shape)}.{hint}"
+        )
     if not (np.isin(true, (0, 1)).all() and np.isin(predicted, (0, 1)).all()):
         raise ValueError(f"{name}: several labels must be zeros and ones. Compare probabilities first: probs > 0.5.")
 

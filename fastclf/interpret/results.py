@@ -66,10 +66,18 @@ class ImageModelResults:
         if ds.is_multi and not ((known >= 0) & (known <= 1)).all():
             raise ValueError("ImageModelResults: several labels need probabilities, got values outside of 0..1")
         if not ds.is_multi and not np.allclose(known.sum(1), 1, atol=0.02):
-            raise ValueError("ImageModelResults: log_preds must be log-probabilities; of probabilities, take np.log")
+            raise ValueError(
+                "ImageModelResults: log_preds must be log-probabilities, whose exp adds up to 1 in each row. Of "
+                "probabilities, take np.log; of the views of TTA, np.log(np.exp(log_preds).mean(0))."
+            )
         preds = self.probs > 0.5 if ds.is_multi else self.probs.argmax(1)
         self.preds: Indices = preds.astype(np.int64)
         self.preds[~self._known] = NO_PREDICTION
+
+    def __repr__(self) -> str:
+        """How many images and classes, and how many images were predicted right."""
+        right = (self.preds == self.ds.y).reshape(len(self.preds), -1).all(1).sum()
+        return f"ImageModelResults: {len(self.preds):,} images, {self.ds.c} classes; {right:,} predicted right"
 
     def most_correct(self, cls: int | str, n: int = 4) -> Indices:
         """Find the rows of a class that were predicted right, the surest first.
@@ -151,7 +159,9 @@ class ImageModelResults:
         if self.ds.is_multi:
             true = [printable(self.ds.classes[k]) for k in np.flatnonzero(self.ds.y[row])]
             lines = textwrap.wrap(f"true: {', '.join(true) or 'none'}", _TITLE_WIDTH)
-            return "\n".join([*lines, self._shown(row, number), file])
+            return "\n".join(
+                [*lines, f"probability of {printable(self.ds.classes[number])}: {self.probs[row, number]:.3f}", file]
+            )
         guess = self.preds[row]
         lines = [f"true: {self._shown(row, number)}"]
         if guess != number:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path, PosixPath
 from typing import Any
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import numpy as np
@@ -189,6 +190,9 @@ def check_reachable(url: str) -> None:
     except HTTPError as answer:  # whoever downloads finds out what it means
         if answer.code >= 500:
             raise
+    except URLError as error:
+        why = getattr(error.reason, "strerror", None) or error.reason
+        raise ConnectionError(f"no answer from {urlsplit(url).netloc}: {why}") from None
 
 
 def fetch(url: str) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -96,16 +97,22 @@ class SaveCycles(Callback):
         self.epochs, self.cycles = int(state["epochs"]), int(state["cycles"])
 
 
+_MEANS_LITTLE = 10  # batches of a rate search, whose mean is over few
+
+
 class EndSearch(Callback):
-    """Ends a rate search after ``steps`` batches, or once the smoothed loss is NaN or above four times its best."""
+    """Ends a rate search after ``steps`` batches, or once the smoothed loss is not finite or above four times its best.
+
+    The first ten batches set no best: one easy batch of a head that was trained before would end the search at once.
+    """
 
     def __init__(self, steps: int) -> None:
-        self.steps, self.best = steps, float("inf")
+        self.left, self.before_best, self.best = steps, _MEANS_LITTLE, math.inf
 
-    def on_batch_end(self, loss: float) -> bool | None:
+    def on_batch_end(self, loss: float) -> bool:
         """Counts and compares."""
-        self.steps -= 1
-        if self.steps == 0 or not loss <= 4 * self.best:
-            return True
-        self.best = min(self.best, loss)
-        return None
+        self.left -= 1
+        self.before_best -= 1
+        if self.before_best < 0:
+            self.best = min(self.best, loss)
+        return self.left == 0 or not math.isfinite(loss) or loss > 4 * self.best

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -18,7 +17,7 @@ from fastclf.models.freezing import LayerGroups
 from fastclf.models.head import DropoutClock
 from fastclf.models.net import head_of
 from fastclf.progress import Progress
-from fastclf.terminal import say
+from fastclf.terminal import say, warn
 from fastclf.training.callbacks import Callback, wants_batches
 from fastclf.training.recorder import Recorder
 from fastclf.training.snapshot import LastGood
@@ -166,11 +165,7 @@ class TrainLoop:
             if who not in self._failed:
                 self._failed.add(who)
                 name = who if isinstance(who, str) else type(who).__name__
-                warnings.warn(
-                    f"fit: {name} could not be written ({error}); training goes on. This is told once in a fit.",
-                    UserWarning,
-                    stacklevel=2,
-                )
+                warn(f"fit: {name} could not be written ({error}); training goes on. This is told once in a fit.")
             return None
 
     def search(self) -> None:

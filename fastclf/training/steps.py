@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -17,6 +16,7 @@ from torch.optim import Optimizer
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.net import head_of
 from fastclf.models.precision import compute_dtype
+from fastclf.terminal import warn
 from fastclf.training.evaluate import Objective
 from fastclf.training.optimizer import SGDR
 from fastclf.training.schedule import Schedule
@@ -114,11 +114,9 @@ class AutogradSteps:
             return
         self._skipped += 1
         if self._skipped == _MANY_SKIPPED:
-            warnings.warn(
+            warn(
                 f"fit: the gradients of {_MANY_SKIPPED} steps in a row overflowed in fp16 and were left out; the scale "
-                f"of the loss is down to {self._scaler.get_scale():g}. Train with a lower rate.",
-                UserWarning,
-                stacklevel=2,
+                f"of the loss is down to {self._scaler.get_scale():g}. Train with a lower rate."
             )
 
     def state_dict(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from fastclf.training.recorder import SMOOTHING
 _FEWEST = 10  # batches that say something
 _SKIPPED = 0.1  # of the batches, at the start: their mean is over few
 _WINDOW = 0.1  # of the batches, over which a slope is measured
+_NONE = "no rate suggested, as the loss does not clearly fall; see sched.plot()"
 _MEDIAN_TO_DEVIATION = 1.4826  # of a normal distribution
 
 Floats = NDArray[np.float64]
@@ -41,7 +42,7 @@ class RateSuggestions:
         return {name: rate for name, rate in named.items() if rate is not None}
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} {rate:.1e}" for name, rate in self.rates().items()) or "n/a"
+        return ", ".join(f"{name} {rate:.1e}" for name, rate in self.rates().items()) or _NONE
 
 
 def suggest(lrs: Sequence[float], losses: Sequence[float]) -> RateSuggestions:

@@ -147,12 +147,13 @@ def test_bad_pictures_are_reported_not_raised(folders, on_bad):
     report = load(folders, on_bad=on_bad).check()
     assert report.scan.bad == {"train/cat/cat1.png": "empty file"}
     assert report.scan.decoded == 24
-    assert (
-        '! 1 image(s) cannot be decoded; first train/cat/cat1.png: empty file. Train without them: on_bad="skip"'
-        in str(report)
-    )
+    remedy = "They are left out" if on_bad == "skip" else 'Train without them: on_bad="skip"'
+    assert f"! 1 image(s) cannot be decoded; first train/cat/cat1.png: empty file. {remedy}" in str(report)
+    assert "train/cat/cat1.png" not in report.small
+    assert report.sides[0] > 0
     if on_bad == "skip":
         assert report.counts["cat"] == (5, 4)
+        assert str(report).splitlines()[-1] == "  left out: 1 images that cannot be decoded"
 
 
 def test_what_was_left_out(folders, save_picture):

@@ -156,10 +156,11 @@ def test_titles_of_several_labels_name_the_true_ones(tmp_path):
     ds = Dataset(tmp_path, Labels(y, NAMES, is_multi=True), images=np.zeros((2, 5, 4, 3), np.uint8))
     found = ImageModelResults(ds, np.array([[0.9, 0.8, 0.2], [0.1, 0.7, 0.3]]))
     assert titles(found.plot_most_incorrect("dog")) == [
-        "true: cat, owl\ndog 0.800\nrow 0",
-        "true: none\ndog 0.700\nrow 1",
+        "true: cat, owl\nprobability of dog: 0.800\nrow 0",
+        "true: none\nprobability of dog: 0.700\nrow 1",
     ]
-    assert titles(found.plot_most_incorrect("owl")) == ["true: cat, owl\nowl 0.200\nrow 0"]
+    assert repr(found) == "ImageModelResults: 2 images, 3 classes; 0 predicted right"
+    assert titles(found.plot_most_incorrect("owl")) == ["true: cat, owl\nprobability of owl: 0.200\nrow 0"]
 
 
 def test_plots_takes_pictures_of_any_size_and_kind(rng):

@@ -446,7 +446,7 @@ def test_offline_says_where_the_file_belongs(tmp_path, monkeypatch):
 
     def refuse(request, timeout):
         asked.append((request.get_method(), timeout))
-        raise URLError("no network")
+        raise URLError(socket.gaierror(-2, "Name or service not known"))
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(weights, "urlopen", refuse)
@@ -455,6 +455,7 @@ def test_offline_says_where_the_file_belongs(tmp_path, monkeypatch):
     place = tmp_path / "checkpoints" / torchvision_nets.weights_url("resnet34").rsplit("/", 1)[-1]
     assert asked == [("HEAD", 10.0)]
     assert str(place) in str(caught.value)
+    assert "(no answer from download.pytorch.org: Name or service not known)" in str(caught.value)
     assert "pretrained=False" in str(caught.value)
     assert not list(place.parent.iterdir())
 

@@ -77,7 +77,7 @@ def test_noise_moves_the_rates_little(rng):
 def test_a_curve_that_shows_nothing_suggests_nothing(losses):
     found = suggest(np.geomspace(1e-5, 1, max(len(losses), 1))[: len(losses)], losses)
     assert found == RateSuggestions(None, None, None)
-    assert str(found) == "n/a"
+    assert "no rate suggested" in str(found)
     assert found.rates() == {}
 
 
