@@ -40,9 +40,8 @@ def user_cache() -> Path:
     return _temporary_cache()
 
 
-@cache
-def _temporary_cache() -> Path:
-    """A new folder, which nobody else can have put something into."""
+def temporary_folder() -> Path:
+    """Makes a folder, which nobody else can have put something into, and which goes when this process ends."""
     folder, maker = Path(tempfile.mkdtemp(prefix="fastclf-")), os.getpid()
 
     def remove() -> None:
@@ -50,6 +49,12 @@ def _temporary_cache() -> Path:
             shutil.rmtree(folder, ignore_errors=True)
 
     atexit.register(remove)
+    return folder
+
+
+@cache
+def _temporary_cache() -> Path:
+    folder = temporary_folder()
     say(f"no home folder to write in: caches lie in {folder} until this process ends; set XDG_CACHE_HOME to keep them")
     return folder
 

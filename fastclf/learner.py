@@ -284,7 +284,6 @@ class Learner(Saving):
             "seed": self.seed,
             "frozen groups": self.groups.frozen_to,
             "bn_freeze": self.groups.bn_frozen,
-            "BatchNorm layers that keep their statistics": len(stage.groups.kept),
             "autograd": unknown_to_engine(stage.module, stage.data.trn_dl, self.crit, self.opt_fn),
         }
 

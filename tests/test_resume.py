@@ -153,6 +153,29 @@ def test_a_body_that_an_earlier_fit_has_trained(tmp_path):
     same(everything(run(callbacks=[StopAt()])), everything(other))
 
 
+def test_a_new_learner_keeps_the_statistics_that_the_fit_kept(tmp_path):
+    """An earlier fit gave the head statistics, so the fit keeps them; a new learner's head has none."""
+    folder = three_colours(tmp_path / "data")
+
+    def make(fits):
+        learn = tiny_learner(picture_data(folder), pretrained=True, seed=5)
+        for _ in range(fits):
+            learn.fit(0.05, 1)
+        learn.unfreeze()
+        return learn
+
+    def run(learn, **kwargs):
+        learn.fit([1e-3, 1e-2, 0.05], 2, state_name="run", resume=True, **kwargs)
+        return everything(learn)
+
+    through = run(make(1), callbacks=[StopAt()])
+    for file in (folder / "models").iterdir():
+        file.unlink()
+    with pytest.raises(KeyboardInterrupt):
+        run(make(1), callbacks=[StopAt(4)])
+    same(through, run(make(0), callbacks=[StopAt()]))
+
+
 def test_a_script_may_be_run_again_and_again(tmp_path, rng, capsys):
     data = row_data(tmp_path, rng)
 

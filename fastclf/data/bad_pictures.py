@@ -6,7 +6,7 @@ import csv
 import itertools
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -97,7 +97,7 @@ def note_together(found: Sequence[tuple[BadPictures, Mapping[int, str]]]) -> Non
         rows = bad.reasons | new.get(bad, {})
         reasons |= {bad.names[row]: rows[row] for row in sorted(rows)}
     text = _described(reasons, sum(bad.n for bad in first.together))
-    file = _write_list(reasons, first.path)
+    file = write_list(first.path, LIST_NAME, ("path", "reason"), reasons.items())
     where = f" Full list: {file}." if file else ""
     if first.policy == "raise":
         raise BadImageError(f'{text} Pass on_bad="skip" to train without them, or mend the files.{where}', reasons)
@@ -122,21 +122,24 @@ def _described(reasons: Mapping[str, str], n: int) -> str:
     return f"{len(reasons)} of {n:,} pictures cannot be decoded ({len(reasons) / n:.2%}){kinds}. First: {first}."
 
 
-def _write_list(reasons: Mapping[str, str], path: Path) -> Path | None:
-    """Writes path/tmp/bad_images.csv, or the same in the user's cache folder; None where neither can be written."""
+def write_list(path: Path, name: str, header: tuple[str, str], rows: Iterable[tuple[str, str]]) -> Path | None:
+    """Writes the table path/tmp/<name>, or else <name> in the user's cache folder.
+
+    Returns:
+        The file; None where neither can be written.
+    """
+    lines = [header, *((_cell(first), _cell(second)) for first, second in rows)]
 
     def write(file: Path) -> None:
         with file.open("w", encoding="utf-8", newline="") as handle:
-            writer = csv.writer(handle)
-            writer.writerow(["path", "reason"])
-            writer.writerows([_cell(name), _cell(why)] for name, why in reasons.items())
+            csv.writer(handle).writerows(lines)
 
     for folder in (path / "tmp", user_cache()):
         try:
-            publish(folder / LIST_NAME, write)
+            publish(folder / name, write)
         except OSError:
             continue
-        return folder / LIST_NAME
+        return folder / name
     return None
 
 

@@ -302,10 +302,8 @@ def _read_header(file: _File) -> None:
 
 def _is_direct(image: Image.Image, path: bytes) -> bool:
     """Tells whether DALI decodes this kind of file to the same pixels as Pillow."""
-    if image.format in (
-        "JPEG",
-        "MPO",
-    ):  # of four channels, or RGB, DALI and Pillow may see the Adobe marker differently
+    if image.format in ("JPEG", "MPO"):
+        # Of four channels, or RGB, DALI and Pillow may see the Adobe marker differently.
         return image.mode == "L" or (image.mode == "RGB" and image.info.get("adobe_transform") != 0)
     if image.format == "PNG":
         return not getattr(image, "is_animated", False)
@@ -338,10 +336,7 @@ def _decoded(path: bytes) -> npt.NDArray[np.uint8]:
         name = _NAMES.get(image.format or "", image.format)
         try:
             _refuse_what_pillow_gets_wrong(image)
-            image.load()
-            turn = _TURNS.get(_orientation(image))
-            image = image if turn is None else image.transpose(turn)
-            return _as_rgb(image)
+            return upright_rgb(image)
         except BadFileError:
             raise
         except MemoryError as error:
@@ -361,6 +356,17 @@ def _refuse_what_pillow_gets_wrong(image: Image.Image) -> None:
         tags = image.tag_v2
         if tags.get(_PLANAR) == 2 and max(tags.get(_BITS, (1,))) > 8:
             raise BadFileError("TIFF with 16-bit planes, one per colour: store the colours of a pixel together")
+
+
+def upright_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Returns the pixels of an image `[H, W, 3]`, its orientation applied.
+
+    Raises:
+        BadFileError: it is grey of a range that nobody knows.
+    """
+    image.load()
+    turn = _TURNS.get(_orientation(image))
+    return _as_rgb(image if turn is None else image.transpose(turn))
 
 
 def _as_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:

@@ -89,15 +89,13 @@ def transform_image(
 
 
 def _pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """The pixels of a PIL image as `open_image` reads them: upright, RGB, 16 bits scaled."""
-    from PIL import ImageOps
+    """The pixels of a PIL image, as `open_image` reads them from a file."""
+    from fastclf.data.decode_worker import BadFileError, upright_rgb
 
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "F"):
-        raise ValueError(f"Transforms: a PIL image must be of 8 or 16 bits, got mode {image.mode}. Scale it to RGB.")
-    if image.mode.startswith("I;16"):
-        return np.repeat(np.rint(np.asarray(image) / 257).astype(np.uint8)[:, :, None], 3, axis=2)
-    return np.asarray(image.convert("RGB"))
+    try:
+        return upright_rgb(image)
+    except BadFileError as error:
+        raise ValueError(f"Transforms: a PIL image of mode {image.mode} has {error}. Convert it to RGB.") from error
 
 
 @functools.lru_cache(maxsize=8)

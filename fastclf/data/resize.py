@@ -28,7 +28,8 @@ def resized(ds: Dataset, sz: int, folder: Path, num_threads: int) -> Dataset:
     """Copies the pictures of a data set so that the shorter side is at most sz.
 
     A copy has the orientation applied and keeps the relative name and the time of modification. Copies with the time
-    of their picture stay: an interrupted run is taken up again. Every copy appears whole or not at all.
+    of their picture stay, unless another picture has taken its place since: an interrupted run is taken up again. Every
+    copy appears whole or not at all.
 
     Args:
         ds: pictures in files.
@@ -50,10 +51,12 @@ def resized(ds: Dataset, sz: int, folder: Path, num_threads: int) -> Dataset:
 
 
 def _is_copy(copy: Path, picture: Path) -> bool:
+    """Tells whether it has the picture's time, and the picture is the one it was made from: none has come later."""
     try:
-        return copy.stat().st_mtime_ns == picture.stat().st_mtime_ns
+        made, now = copy.stat(), picture.stat()
     except FileNotFoundError:
         return False
+    return made.st_mtime_ns == now.st_mtime_ns and made.st_ctime_ns >= now.st_ctime_ns
 
 
 def _copy(ds: Dataset, rows: Rows, sz: int, folder: Path, num_threads: int) -> None:

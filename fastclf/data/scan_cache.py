@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from contextlib import suppress
 from functools import cache
@@ -14,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
-from fastclf.files import check_private, publish, user_cache
+from fastclf.files import check_private, publish, temporary_folder, user_cache
 from fastclf.terminal import say
 
 _SCHEMA = 2
@@ -157,10 +155,9 @@ def _make_private(folder: Path) -> None:
 
 @cache
 def _temporary() -> Path:
-    folder = tempfile.mkdtemp(prefix="fastclf-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = temporary_folder()
     say(
         f"{user_cache()} cannot be written: what is decoded once for all goes to {folder}, for this process alone. Set "
         "XDG_CACHE_HOME to a folder that can be written."
     )
-    return Path(folder)
+    return folder

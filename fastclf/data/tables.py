@@ -6,16 +6,14 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from fastclf.data.bad_pictures import printable
+from fastclf.data.bad_pictures import printable, write_list
 from fastclf.data.folders import warn_absent
 from fastclf.data.listing import Found
 from fastclf.data.samples import Labels
@@ -27,7 +25,6 @@ from fastclf.data.tables_parts import TEST, VALID, parts_of
 from fastclf.data.tables_reading import Table, join
 from fastclf.data.tables_rules import TableRules
 from fastclf.errors import LabelError
-from fastclf.files import publish, user_cache
 from fastclf.terminal import say, warn
 
 MISSING_NAME = "missing_images.csv"
@@ -140,26 +137,11 @@ def _files_of(table: Table, file: int, files: Files, rules: TableRules) -> tuple
         if rules.missing == "raise" or len(missing) == len(cells):
             skip = "" if len(missing) == len(cells) else " Or pass missing='skip' to leave these rows out."
             raise FileNotFoundError(f"{text} {files.hint(without)}{skip}")
-        listed = _write_missing(files.found.path, [*zip(map(str, without), where, strict=True)])
+        rows = zip(map(str, without), where, strict=True)
+        listed = write_list(files.found.path, MISSING_NAME, ("name", "where"), rows)
         say(f"{text} They are left out.{f' Full list: {listed}.' if listed else ''}")
     names = [match[0] if match else "" for match in matches]
     return names, [i for i, match in enumerate(matches) if match], remarks
-
-
-def _write_missing(path: Path, rows: Sequence[tuple[str, str]]) -> Path | None:
-    """Writes path/tmp/missing_images.csv, or the same in the user's cache folder; None where neither can be written."""
-
-    def write(file: Path) -> None:
-        with file.open("w", encoding="utf-8", newline="") as handle:
-            csv.writer(handle).writerows([("name", "where"), *((printable(name), where) for name, where in rows)])
-
-    for folder in (path / "tmp", user_cache()):
-        try:
-            publish(folder / MISSING_NAME, write)
-        except OSError:
-            continue
-        return folder / MISSING_NAME
-    return None
 
 
 def _without_repeats(names: list[str], texts: dict[int, tuple[str, ...]], table: Table) -> dict[int, tuple[str, ...]]:

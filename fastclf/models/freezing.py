@@ -61,6 +61,16 @@ class LayerGroups:
         else:
             self.kept = trainable if self.bn_frozen else []
 
+    def kept_places(self) -> list[int]:
+        """Return which BatchNorm layers of trainable groups are `kept`, for a fit that goes on later."""
+        kept = set(self.kept)
+        return [i for i, layer in enumerate(self._batch_norm(self.frozen_to, len(self))) if layer in kept]
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Take what `kept_places` gave: since the fit began, more layers have got statistics."""
+        trainable = self._batch_norm(self.frozen_to, len(self))
+        self.kept = [trainable[i] for i in places]
+
     @property
     def fine_tunes(self) -> bool:
         """Whether BatchNorm of a pretrained body is in groups that train."""

@@ -238,6 +238,7 @@ class TrainLoop:
             "stopped": self.stopped,
             "finished": self.finished,
             "steps": self.steps.state_dict(),
+            "kept": self.groups.kept_places(),
             "recorder": self.recorder.state_dict(),
             "callbacks": [callback.state_dict() for callback in self.callbacks],
         }
@@ -253,6 +254,7 @@ class TrainLoop:
         self.recorder.load_state_dict(state["recorder"])
         self._check(state["steps"]["step"])
         self.steps.load_state_dict(state["steps"])
+        self.groups.keep(state["kept"])
         for callback, saved in zip(self.callbacks, state["callbacks"], strict=True):
             callback.load_state_dict(saved)
 

@@ -262,6 +262,19 @@ def test_pil_images_of_any_mode(rng, tmp_path, mode):
         np.testing.assert_allclose(val(stored), val(open_image(fn)), atol=1e-6)
 
 
+@pytest.mark.parametrize(("mode", "top"), [("F", 1), ("F", 65535), ("I", 255), ("I", 65535)])
+def test_pil_images_of_many_bits(rng, tmp_path, mode, top):
+    _, val = tfms_from_stats(PLAIN, 16)
+    values = rng.random((16, 16)) * top
+    values[0, 0] = top
+    im = Image.fromarray(values.astype(np.float32 if mode == "F" else np.int32))
+    assert im.mode == mode
+    im.save(tmp_path / "x.tif")
+    with Image.open(tmp_path / "x.tif") as stored:
+        np.testing.assert_allclose(val(stored), val(open_image(tmp_path / "x.tif")), atol=1e-6)
+        np.testing.assert_allclose(val(stored)[0], values / top, atol=1 / 255)
+
+
 def test_what_is_no_image_is_said():
     _, val = tfms_from_stats(PLAIN, 16)
     for name in ("a.jpg", Path("a.jpg")):
@@ -269,8 +282,8 @@ def test_what_is_no_image_is_said():
             ValueError, match=r"picture must be pixels, got the file name .*a\.jpg.*Pass open_image\(fn\)"
         ):
             val(name)
-    with pytest.raises(ValueError, match="of 8 or 16 bits, got mode F"):
-        val(Image.new("F", (20, 20)))
+    with pytest.raises(ValueError, match="a PIL image of mode F has grey values below 0 or not finite"):
+        val(Image.new("F", (20, 20), -1))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 700), (700, 1), (2, 3)])

@@ -83,6 +83,20 @@ def test_second_call_writes_nothing_and_an_interrupted_one_is_taken_up(data):
     assert opened(root / changed).size == (30, 30)
 
 
+def test_images_that_changed_places_are_copied_again(data):
+    """Files of one archive often have one time of modification."""
+    names = [f"train/{label}/small.webp" for label in ("cat", "dog")]
+    for name, colour in zip(names, ("red", "blue"), strict=True):
+        Image.new("RGB", (60, 60), colour).save(data.path / name, lossless=True)
+        os.utime(data.path / name, ns=(1, 1))
+    root = data.resize(30).trn_ds.path
+    (data.path / names[0]).rename(data.path / "aside")
+    (data.path / names[1]).rename(data.path / names[0])
+    (data.path / "aside").rename(data.path / names[1])
+    data.resize(30)
+    assert [np.asarray(opened(root / name))[0, 0].argmax() for name in names] == [2, 0]
+
+
 def test_a_copy_is_whole_or_not_there(data, monkeypatch):
     saved = []
     original = Image.Image.save
