@@ -31,7 +31,7 @@ from fastclf.training.evaluate import (
     scores_of,
     validate,
 )
-from fastclf.training.inputs import as_batch, check_batch_norm
+from fastclf.training.inputs import as_batch, check_batch_norm, check_count, check_functions
 from fastclf.training.loop import Steps, TrainLoop, derived_seed, seeded
 from fastclf.training.losses import class_weights as weights_of
 from fastclf.training.losses import default_loss
@@ -107,7 +107,7 @@ class Learner(Saving):
         self.crit: Crit = crit or _loss_for(data, class_weights)
         if crit is not None and class_weights is not None:
             raise ValueError("class_weights: crit replaces the default loss. Pass crit=NLL(weight=...) instead.")
-        self.metrics = list(metrics)
+        self.metrics = metrics
         self.opt_fn: OptFn = opt_fn or SGDR
         self.clip = clip
         self.seed = data.seed if seed is None else seed
@@ -134,6 +134,16 @@ class Learner(Saving):
         metrics = ", ".join(map(name_of, self.metrics)) or "none"
         optimizer = name_of(getattr(self.opt_fn, "func", self.opt_fn))  # what a functools.partial calls
         return {"loss": name_of(self.crit), "optimizer": optimizer, "metrics": metrics}
+
+    @property
+    def metrics(self) -> list[Metric]:
+        """Functions of (predictions, targets); may be assigned."""
+        return self._metrics
+
+    @metrics.setter
+    def metrics(self, metrics: Sequence[Metric]) -> None:
+        check_functions("Learner", "metrics", metrics)
+        self._metrics = list(metrics)
 
     def _stage(self) -> Stage:
         return Stage(self.model, self.groups, self._data)
@@ -208,8 +218,8 @@ class Learner(Saving):
             BadImageError: pictures cannot be decoded; names them all, see `ImageClassifierData.scan`.
             CheckpointError: the state cannot be read, or belongs to something else; says what differs.
         """
-        if n_cycle < 1:
-            raise ValueError(f"fit: n_cycle must be at least 1, got {n_cycle}")
+        check_count("fit", "n_cycle", n_cycle)
+        check_functions("fit", "callbacks", callbacks, Callback)
         self.data.scan()  # what is skipped counts in no batch
         self._settle_fine_tuning()
         schedule = make_schedule(_batches(self._stage()), cycle_len, cycle_mult, use_clr, use_clr_beta)
@@ -408,7 +418,9 @@ class Learner(Saving):
 
         BatchNorm's weights (scale and shift) train in either case. The first fit that this concerns says so.
         """
-        self.groups.bn_frozen = frozen
+        if not isinstance(frozen, bool | np.bool_):
+            raise ValueError(f"bn_freeze: frozen must be True or False, got {frozen!r}")
+        self.groups.bn_frozen = bool(frozen)
 
     # Predicting
 
@@ -455,6 +467,7 @@ class Learner(Saving):
         Average probabilities: ``np.mean(np.exp(log_preds), 0)`` (one label), ``np.mean(preds, 0)`` (several). Rows
         without a prediction: as in `predict` and `predict_with_targs`.
         """
+        check_count("TTA", "n_aug", n_aug, least=0)
         if self._data.has_rows:
             raise ValueError("TTA: needs pictures, and this data holds activations")
         plain = _set(self._data, is_test, "val_dl", "test_dl")

@@ -89,6 +89,7 @@ class Saving:
         }
 
     def _model_path(self, name: str) -> Path:
-        if not name or name != name.strip() or "/" in name or name.startswith("."):
+        plain = isinstance(name, str) and name and name.isprintable() and name == name.strip()
+        if not plain or "/" in name or name.startswith("."):
             raise ValueError(f"save/load: name must be a plain file name, got {name!r}")
         return self._data.below(self._models_name) / name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,9 @@ def check_sets(
         none.
     """
     sets = {"trn": trn, "val": val} | ({} if test is None else {"test": test})
+    for name in ("trn", "val"):
+        if not isinstance(sets[name], tuple) or len(sets[name]) != 2:
+            raise ValueError(f"from_arrays: {name} must be a pair (x, y), got {_kind(sets[name])}.")
     xs = {name: _as_x(given[0] if isinstance(given, tuple) else given, name) for name, given in sets.items()}
     _check_alike([*xs.values()])
     ys = {"trn": trn[1], "val": val[1]}
@@ -50,6 +53,11 @@ def check_sets(
     if test is not None and "test" not in ys:
         labels["test"] = labels["trn"].zeros(len(xs["test"]))
     return [*xs.values()], [*labels.values()]
+
+
+def _kind(given: object) -> str:
+    length = f" of {len(given)}" if isinstance(given, Sized) else ""
+    return f"a {type(given).__name__}{length}"
 
 
 def _as_x(x: Any, name: str) -> npt.NDArray[Any]:
@@ -168,6 +176,8 @@ def _as_labels(ys: Mapping[str, Any], classes: Sequence[str] | None, *, continuo
         LabelError: when a label is out of range or unknown to the training set.
     """
     arrays = {name: _as_array(y, f"{name} y") for name, y in ys.items()}
+    if all(y.dtype == np.bool_ for y in arrays.values()):
+        arrays = {name: y.astype(np.int64) for name, y in arrays.items()}
     trn = arrays["trn"]
     for name, y in arrays.items():
         if y.ndim not in (1, 2) or y.ndim != trn.ndim or y.shape[1:] != trn.shape[1:]:

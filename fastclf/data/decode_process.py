@@ -145,6 +145,11 @@ class _Run:
             self._requests.extendleft([row] for row in suspects)
 
 
+def _interpreter() -> str:
+    """The interpreter to start; the one that runs where its path may not be searched, as after a change of user."""
+    return sys.executable if os.access(sys.executable, os.X_OK) else "/proc/self/exe"
+
+
 class _Process:
     """The running child.
 
@@ -157,6 +162,7 @@ class _Process:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._child = subprocess.Popen(
             [sys.executable, "-P", str(_PROGRAM)],
+            executable=_interpreter(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

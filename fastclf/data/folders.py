@@ -136,9 +136,16 @@ def lookalikes(classes: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def check_classes(classes: Sequence[str], where: str, hint: str = "") -> None:
-    """Raises LabelError for fewer than two classes, with a hint; warns of names that look the same."""
+    """Raises LabelError for fewer than two classes, with a hint, and for names that are empty or there twice.
+
+    Warns of names that look the same.
+    """
     if len(classes) < 2:
         raise LabelError(f"{where}: there must be at least two classes, got {some(classes)}. Add another class.{hint}")
+    twice = sorted({name for name in classes if classes.count(name) > 1})
+    if twice or "" in classes:
+        got = f"{some(twice)} twice" if twice else "an empty one"
+        raise LabelError(f"{where}: every class must have a name of its own, got {got}. Rename it.")
     for twin, name in lookalikes(classes):
         warn(
             f"{where}: the classes {twin!r} and {name!r} look the same: {_difference(twin, name)}. Rename one if they "

@@ -50,6 +50,8 @@ def find_sets(path: Path, trn_name: str, val_name: str, test_name: str | None) -
     if train is None:
         raise FileNotFoundError(f"there is no folder {path / trn_name}. {_elsewhere(path)}")
     valid = _present(path, val_name, "val_name", lambda folder: bool(look(folder)[0]))
+    if valid is not None and (path / valid).resolve() == (path / train).resolve():
+        raise ValueError(f"val_name={val_name!r} is the folder to train on. Without val_name, val_pct is drawn of it.")
     test = None if test_name is None else _present(path, test_name, "test_name")
     return SetFolders(train, valid, test)
 

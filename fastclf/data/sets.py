@@ -31,6 +31,11 @@ def check_tfms(tfms: Tfms | None) -> Tfms:
         )
     if tfms[0].sz != tfms[1].sz:
         raise ValueError(f"ImageClassifierData: tfms must both have one size, got {tfms[0].sz} and {tfms[1].sz}.")
+    if tfms[1].train:
+        raise ValueError(
+            "ImageClassifierData: tfms must be (training, validation), got those for training as the second, which "
+            "draw at random. Pass tfms=tfms_from_model(arch, sz) as it is."
+        )
     return tfms
 
 

@@ -151,8 +151,8 @@ def _label_matrices(true: NDArray[Any], predicted: NDArray[Any], c: int | None) 
 
 def _with_predictions(name: str, true: NDArray[Any], predicted: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """The rows that have a prediction; says how many have none."""
-    if true.shape[:1] != predicted.shape[:1]:
-        return true, predicted
+    if true.shape[:1] != predicted.shape[:1] or true.dtype.kind not in "biuf" or predicted.dtype.kind not in "biuf":
+        return true, predicted  # an error, said by whoever checks them
     missing = without_prediction(true) | without_prediction(predicted)
     if not missing.any():
         return true, predicted

@@ -47,8 +47,8 @@ class LayerGroups:
 
     def freeze_to(self, n: int) -> None:
         """Freezes groups before index ``n`` (negative: from the end) and makes the others trainable."""
-        if not -len(self) <= n < len(self):
-            raise ValueError(f"freeze_to: n must be a group's index, {-len(self)} to {len(self) - 1}, got {n}")
+        if n not in range(-len(self), len(self)):
+            raise ValueError(f"freeze_to: n must be a group's index, {-len(self)} to {len(self) - 1}, got {n!r}")
         self.frozen_to = n % len(self)
         for index, group in enumerate(self.groups):
             group.requires_grad_(index >= self.frozen_to)

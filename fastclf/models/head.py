@@ -94,6 +94,8 @@ class Head(nn.Module):
         super().__init__()
         if final not in self.FINALS:
             raise ValueError(f"Head: final must be one of {self.FINALS}, got {final!r}")
+        if isinstance(xtra_fc, int):
+            raise ValueError(f"Head: xtra_fc must be a list of widths, got {xtra_fc}. Pass xtra_fc=[{xtra_fc}].")
         widths = [512] if xtra_fc is None else [int(w) for w in xtra_fc]
         if any(w < 1 for w in widths) or n_in < 1 or c < 1:
             raise ValueError(f"Head: widths must be positive, got n_in {n_in}, xtra_fc {widths}, c {c}")

@@ -57,7 +57,7 @@ class Objective:
         scores = shaped_as(y, scores)
         if self._head is not None and isinstance(self.crit, LogitLoss):
             return self.crit.from_logits(scores, y)
-        return self.crit(scores, y)
+        return _one_number(self.crit, scores, y)
 
     def training_loss(self, scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """What is minimised, and the loss that is shown of it: see `gradient_scale`."""
@@ -67,6 +67,23 @@ class Objective:
     def output(self, scores: Tensor) -> Tensor:
         """The prediction that belongs to `scores`: log-probabilities, probabilities or values."""
         return scores if self._head is None else self._head.final(scores)
+
+
+def _one_number(crit: Crit, scores: Tensor, y: Tensor) -> Tensor:
+    """The loss by a function of the user's own; where it fails, its name and what it was given are said."""
+    name = getattr(crit, "__name__", type(crit).__name__)
+    given = f"predictions {list(scores.shape)} and targets {list(y.shape)} {str(y.dtype).removeprefix('torch.')}"
+    must = f"crit {name!r} must give one number for {given}"
+    try:
+        loss = crit(scores, y)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise ValueError(f"{must}, but fails: {error}") from error
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        got = list(loss.shape) if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+        raise ValueError(f"{must}, but gives {got}. Take its mean.")
+    return loss
 
 
 def check_final_layer(module: nn.Module, crit: Crit) -> None:
@@ -115,7 +132,8 @@ def scores_of(objective: Objective, loader: Loader, epoch: int = 0, what: str = 
 
 def _at_their_places(scores: Tensor, loader: Loader) -> tuple[Tensor, Tensor]:
     """Scores of the rows served, in data set order, with NaN in between; and targets that are marked there."""
-    served, targets = torch.from_numpy(loader.served), loader.targets[: loader.n]
+    # A copy, as whoever gets them may write into them, and these are the data's own.
+    served, targets = torch.from_numpy(loader.served), loader.targets[: loader.n].clone()
     if len(served) == loader.n:
         return scores, targets
     places = scores.new_full((loader.n, *scores.shape[1:]), torch.nan)

@@ -1,4 +1,4 @@
-"""Checks of what a user hands to `predict_array`, and of batches that cannot train."""
+"""Checks of what a user hands to `predict_array` and `fit`, and of batches that cannot train."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ def as_batch(x: ArrayLike | Tensor, tfms: Transforms | None, columns: int | None
     except (TypeError, ValueError, RuntimeError) as error:
         raise _refusal(tfms, columns, f"a {type(x).__name__}: {error}.") from error
     shape = f"{list(batch.shape)} {batch.dtype}".replace("torch.", "")
+    if 0 in batch.shape[1:]:
+        raise _refusal(tfms, columns, f"{shape}: there is nothing in them.")
     if batch.ndim == 2 and columns == batch.shape[1]:
         return batch.float()
     if tfms is None or batch.ndim != 4:
@@ -64,6 +66,23 @@ def _refusal(tfms: Transforms | None, columns: int | None, got: str) -> ValueErr
     forms = ["transformed images [B, 3, h, w]"] if tfms is not None else []
     forms += [f"activations [B, {columns}]"] if columns is not None else []
     return ValueError(f"predict_array: x must be {' or '.join(forms)}, got {got}")
+
+
+def check_count(call: str, name: str, value: object, least: int = 1) -> None:
+    """Raise ValueError unless an argument is a whole number of at least 1: a loop up to 1.5 would never end."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"{call}: {name} must be a whole number of at least {least}, got {value!r}")
+
+
+def check_functions(call: str, name: str, given: object, kind: type | None = None) -> None:
+    """Raise ValueError unless an argument is a list of functions, or of objects of a kind."""
+    what = "functions" if kind is None else f"{kind.__name__} objects"
+    fits = callable if kind is None else lambda one: isinstance(one, kind)
+    if not isinstance(given, list | tuple):
+        raise ValueError(f"{call}: {name} must be a list of {what}, got {given!r}. Put it into brackets.")
+    wrong = [one for one in given if not fits(one)]
+    if wrong:
+        raise ValueError(f"{call}: {name} must be a list of {what}, got {wrong[0]!r} in it.")
 
 
 def check_batch_norm(module: nn.Module, loader: Any) -> None:

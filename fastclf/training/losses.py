@@ -174,7 +174,7 @@ def class_weights(given: str | ArrayLike, y: NDArray[Any], c: int) -> Tensor:
         # With several labels, every row has a term of every label, whether it bears the label or not.
         weights /= np.average(weights, weights=rows) if y.ndim == 1 else weights.mean()
     else:
-        weights = np.asarray(given, dtype=np.float64)
+        weights = np.array(np.nan) if isinstance(given, dict) else np.asarray(given, dtype=np.float64)
         if weights.shape != (c,) or not (np.isfinite(weights) & (weights >= 0)).all() or not weights.any():
             raise ValueError(
                 f"class_weights: class_weights must be {c} numbers, one per class, finite, not negative and not all "

@@ -184,7 +184,7 @@ def evaluate_metric(metric: Metric, preds: Tensor, targs: Tensor) -> float:
     """Compute a metric that may be a function of torch tensors or of numpy arrays.
 
     Args:
-        metric: gets CPU tensors; where it fails on them, numpy arrays.
+        metric: gets CPU tensors; where it fails on them, numpy arrays. They are copies: it may write into them.
         preds: ``[N, ...]`` predictions.
         targs: ``[N, ...]`` targets.
 
@@ -193,10 +193,10 @@ def evaluate_metric(metric: Metric, preds: Tensor, targs: Tensor) -> float:
     """
     preds, targs = preds.detach().cpu(), targs.detach().cpu()
     try:
-        return float(metric(preds, targs))
+        return float(metric(preds.clone(), targs.clone()))
     except Exception as on_tensors:
         try:
-            return float(metric(_numpy(preds), _numpy(targs)))
+            return float(metric(_numpy(preds.clone()), _numpy(targs.clone())))
         except Exception as on_arrays:
             reasons = dict.fromkeys(f"{type(e).__name__}: {e}" for e in (on_tensors, on_arrays))
             raise ValueError(

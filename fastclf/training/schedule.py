@@ -251,11 +251,11 @@ def make_schedule(
             raise ValueError("fit: use_clr, use_clr_beta and cycle_mult need cycle_len, the epochs of the first cycle")
         return Constant()
     if use_clr is not None:
-        if len(use_clr) != 2:
-            raise ValueError(f"fit: use_clr must be (div, cut_div), got {tuple(use_clr)}")
+        if np.shape(use_clr) != (2,):
+            raise ValueError(f"fit: use_clr must be (div, cut_div), got {use_clr}")
         return CLR(nb * cycle_len, cycle_mult, *use_clr)
     if use_clr_beta is not None:
-        if len(use_clr_beta) not in (2, 4):
-            raise ValueError(f"fit: use_clr_beta must be (div, pct[, max_mom, min_mom]), got {tuple(use_clr_beta)}")
+        if np.shape(use_clr_beta) not in ((2,), (4,)):
+            raise ValueError(f"fit: use_clr_beta must be (div, pct[, max_mom, min_mom]), got {use_clr_beta}")
         return CLRBeta(nb * cycle_len, cycle_mult, *use_clr_beta)
     return SGDR(nb * cycle_len, cycle_mult)

@@ -154,7 +154,7 @@ def _make_optimizer(opt_fn: OptFn, groups: LayerGroups, rates: Rates) -> Optimiz
         param_groups.append(group)
     if not param_groups:
         raise ValueError("fit: no group has trainable parameters; call unfreeze() or freeze_to(n) first")
-    optimizer = opt_fn(param_groups, lr=float(rates.lrs[-1]))
+    optimizer = _called(opt_fn, param_groups, float(rates.lrs[-1]))
     if rates.wds is not None and rates.wds.any() and "weight_decay" not in optimizer.defaults:
         raise ValueError(f"wds: {type(optimizer).__name__} has no weight decay; leave wds out or change opt_fn")
     for group in optimizer.param_groups:
@@ -164,6 +164,21 @@ def _make_optimizer(opt_fn: OptFn, groups: LayerGroups, rates: Rates) -> Optimiz
             group |= {"weight_decay": 0.0, "decoupled_wd": group.get("weight_decay", 0.0)}
     if rates.decoupled and not isinstance(optimizer, SGDR):
         optimizer.register_step_pre_hook(_decay)
+    return optimizer
+
+
+def _called(opt_fn: OptFn, param_groups: list[dict[str, Any]], lr: float) -> Optimizer:
+    try:
+        optimizer = opt_fn(param_groups, lr=lr)
+    except TypeError as error:
+        raise ValueError(
+            f"opt_fn must take (param_groups, lr=...), such as torch.optim.Adam, got {opt_fn!r}, which fails: {error}"
+        ) from error
+    if not isinstance(optimizer, Optimizer) or isinstance(optimizer, torch.optim.LBFGS):
+        raise ValueError(
+            "opt_fn must make an optimizer that takes one gradient per step, such as torch.optim.Adam, "
+            f"got {type(optimizer).__name__}"
+        )
     return optimizer
 
 
