@@ -7,8 +7,8 @@ from fastclf.conv_learner import ConvLearner, HeadLearner
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.image import open_image
 from fastclf.data.options import Options
-from fastclf.data.split import get_cv_idxs, get_group_idxs
-from fastclf.data.transforms import (
+from fastclf.data.sources.split import get_cv_idxs, get_group_idxs
+from fastclf.data.transforms.spec import (
     CropType,
     Cutout,
     RandomBlur,

@@ -15,8 +15,8 @@ from fastclf.activations.places import places_for
 from fastclf.activations.precompute import activations
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.classifier_data import ImageClassifierData
+from fastclf.data.image_loader import PictureLoader
 from fastclf.data.loader import Loader
-from fastclf.data.picture_loader import PictureLoader
 from fastclf.files import publish
 from fastclf.interrupts import Interrupts
 from fastclf.learner import Learner, Metric, Stage

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from fastclf.data.bad_pictures import printable
 from fastclf.data.classifier_data import ImageClassifierData
+from fastclf.data.validation.bad_images import printable
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.head import Head
 

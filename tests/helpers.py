@@ -7,7 +7,7 @@ from torch import nn
 
 from fastclf.conv_learner import ConvLearner
 from fastclf.data.classifier_data import ImageClassifierData
-from fastclf.data.transforms import RandomFlip, tfms_from_stats
+from fastclf.data.transforms.spec import RandomFlip, tfms_from_stats
 from fastclf.models.body import SequentialBody
 from fastclf.models.head import Head
 from fastclf.models.net import Net

@@ -10,7 +10,8 @@ from processes import lines_of, start
 
 from fastclf import Callback, HeadLearner, calls
 from fastclf.activations import precompute, writer
-from fastclf.data import data_loaders, resize, scan_cache
+from fastclf.data import data_loaders, resize
+from fastclf.data.validation import scan_cache
 from fastclf.training import evaluate, loop
 
 

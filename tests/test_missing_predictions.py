@@ -20,7 +20,7 @@ from fastclf import (
     recall,
     tfms_from_stats,
 )
-from fastclf.data.transforms import RandomFlip
+from fastclf.data.transforms.spec import RandomFlip
 from fastclf.training.metrics import mark_without_prediction, without_prediction
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

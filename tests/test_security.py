@@ -16,7 +16,7 @@ from PIL import Image
 import fastclf
 from fastclf import BadImageError, ImageClassifierData, ImageModelResults, WeightsError
 from fastclf.activations.places import places_for
-from fastclf.data.transforms import tfms_from_stats
+from fastclf.data.transforms.spec import tfms_from_stats
 from fastclf.models.weights import read_weights
 
 TFMS = tfms_from_stats(HALF, 16)

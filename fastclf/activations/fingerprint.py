@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastclf.activations.store import SCHEMA
-from fastclf.data.samples import Dataset
+from fastclf.data.dataset import Dataset
 from fastclf.data.version import PIPELINE_VERSION
 from fastclf.models.body import Body
 

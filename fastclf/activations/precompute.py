@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from fastclf.activations.fill import Blocks, Job, StaleError, stored
 from fastclf.activations.fingerprint import fingerprint
+from fastclf.data.dataset import Dataset
+from fastclf.data.image_loader import PictureLoader
 from fastclf.data.loader import Rows
-from fastclf.data.picture_loader import PictureLoader
-from fastclf.data.samples import Dataset
-from fastclf.data.verified import DatasetFiles
+from fastclf.data.validation.verified import DatasetFiles
 from fastclf.models.net import Net
 from fastclf.models.precision import autocast, compute_dtype
 from fastclf.progress import Progress

@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from fastclf.data import arrays, sets, tables
-from fastclf.data.check import warn_imbalance
 from fastclf.data.data_loaders import DataLoaders
-from fastclf.data.folders import FolderRules
-from fastclf.data.layout import find_sets
-from fastclf.data.listing import find_files
-from fastclf.data.name_labels import label_by, labelled_by_name
+from fastclf.data.dataset import Dataset
 from fastclf.data.options import SEED, Options, explains_options
-from fastclf.data.samples import Dataset
-from fastclf.data.sets import Tfms, check_tfms
-from fastclf.data.split import check_val_idxs
-from fastclf.data.tables_reading import Table, read_csv, read_df
-from fastclf.data.tables_rules import Column, Missing, TableRules
+from fastclf.data.sources import arrays, sets
+from fastclf.data.sources.folders import FolderRules
+from fastclf.data.sources.layout import find_sets
+from fastclf.data.sources.listing import find_files
+from fastclf.data.sources.name_labels import label_by, labelled_by_name
+from fastclf.data.sources.sets import Tfms, check_tfms
+from fastclf.data.sources.split import check_val_idxs
+from fastclf.data.sources.tables import labelled as tables
+from fastclf.data.sources.tables.reading import Table, read_csv, read_df
+from fastclf.data.sources.tables.rules import Column, Missing, TableRules
+from fastclf.data.validation.check import warn_imbalance
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,21 +12,21 @@ import numpy.typing as npt
 import torch
 
 from fastclf.calls import long_call
-from fastclf.data import arrays
-from fastclf.data.bad_pictures import MAX_PIXELS, OnBad, bind_together
-from fastclf.data.check import CheckReport, check_sets, class_counts
+from fastclf.data.dataset import Dataset
 from fastclf.data.describe import describe_data
-from fastclf.data.draws import Split
-from fastclf.data.duplicates import to_drop
-from fastclf.data.left_out import tag_as_cache
-from fastclf.data.listing import inner_name, some
+from fastclf.data.image_loader import PictureLoader
 from fastclf.data.loader import Loader, LoaderOptions, RowLoader
 from fastclf.data.options import SEED, Options, as_device, as_threads
-from fastclf.data.picture_loader import PictureLoader
 from fastclf.data.resize import resized
-from fastclf.data.samples import Dataset
-from fastclf.data.scan import ScanReport, scan_sets
-from fastclf.data.sets import Tfms
+from fastclf.data.sources import arrays
+from fastclf.data.sources.left_out import tag_as_cache
+from fastclf.data.sources.listing import inner_name, some
+from fastclf.data.sources.sets import Tfms
+from fastclf.data.transforms.sampling import Split
+from fastclf.data.validation.bad_images import MAX_PIXELS, OnBad, bind_together
+from fastclf.data.validation.check import CheckReport, check_sets, class_counts
+from fastclf.data.validation.duplicates import to_drop
+from fastclf.data.validation.scan import ScanReport, scan_sets
 from fastclf.errors import LabelError
 from fastclf.files import require_folder
 from fastclf.philox import check_seed

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastclf.data.bad_pictures import printable
-from fastclf.data.check import class_counts
-from fastclf.data.duplicates import Sets
+from fastclf.data.validation.bad_images import printable
+from fastclf.data.validation.check import class_counts
+from fastclf.data.validation.duplicates import Sets
 
 _SHOWN = 12
 

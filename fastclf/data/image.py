@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastclf.data.bad_pictures import MAX_PIXELS
-from fastclf.data.draws import Split, draw
-from fastclf.data.transforms import Transforms
-from fastclf.data.verified import CHANGED, VerifiedFiles
+from fastclf.data.transforms.sampling import Split, draw
+from fastclf.data.transforms.spec import Transforms
+from fastclf.data.validation.bad_images import MAX_PIXELS
+from fastclf.data.validation.verified import CHANGED, VerifiedFiles
 from fastclf.errors import BackendError, BadImageError
 from fastclf.files import user_cache
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from fastclf.data.drawing import BatchMaker
+    from fastclf.data.decode.renderer import BatchMaker
 
 
 def open_image(fn: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
@@ -36,7 +36,7 @@ def open_image(fn: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
         FileNotFoundError: when there is no such file.
         BadImageError: when it cannot be decoded.
     """
-    from fastclf.data.pipeline import decode
+    from fastclf.data.decode.graphs import decode
 
     file = Path(fn)
     if not file.exists():
@@ -90,7 +90,7 @@ def transform_image(
 
 def _pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
     """The pixels of a PIL image, as `open_image` reads them from a file."""
-    from fastclf.data.decode_worker import BadFileError, upright_rgb
+    from fastclf.data.decode.worker import BadFileError, upright_rgb
 
     try:
         return upright_rgb(image)
@@ -100,8 +100,8 @@ def _pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
 
 @functools.lru_cache(maxsize=8)
 def _maker(tfms: Transforms, as_bytes: bool) -> BatchMaker:
-    from fastclf.data.drawing import batch_maker
-    from fastclf.data.pipeline import Source
+    from fastclf.data.decode.graphs import Source
+    from fastclf.data.decode.renderer import batch_maker
 
     source = Source(files=False, top=255.0 if as_bytes else 1.0)
     return batch_maker(tfms, source, 1, 1)

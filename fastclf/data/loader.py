@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fastclf.data.samples import Dataset
-from fastclf.data.waiting import Waiting, available_processors
+from fastclf.data.dataset import Dataset
+from fastclf.data.input_stall import Waiting, available_processors
 from fastclf.philox import STREAM_VIEW, permutation, uniforms
 
 Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]

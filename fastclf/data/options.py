@@ -8,8 +8,8 @@ from typing import Any, TypedDict, TypeVar
 
 import torch
 
-from fastclf.data.bad_pictures import OnBad
 from fastclf.data.loader import available_threads
+from fastclf.data.validation.bad_images import OnBad
 
 SEED = 42
 _Make = TypeVar("_Make", bound=Callable[..., Any])

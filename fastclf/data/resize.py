@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastclf.data.samples import Dataset
-from fastclf.data.verified import DatasetFiles, Rows
+from fastclf.data.dataset import Dataset
+from fastclf.data.validation.verified import DatasetFiles, Rows
 from fastclf.files import temporary_sibling
 from fastclf.progress import Progress
 
 if TYPE_CHECKING:
-    from fastclf.data.pipeline import ShrinkPipeline
+    from fastclf.data.decode.graphs import ShrinkPipeline
 
 _QUALITY = 95
 _FILES_AT_ONCE = 32
@@ -79,7 +79,7 @@ class _Shrink:
 
     def __call__(self, rows: Rows) -> tuple[Rows, list[npt.NDArray[np.uint8]], list[int]]:
         """Returns the rows that are good, their pictures, and when the files were modified."""
-        from fastclf.data.pipeline import ShrinkPipeline
+        from fastclf.data.decode.graphs import ShrinkPipeline
 
         rows = self._files.without_bad(rows, None)
         while len(rows):

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from fastclf.data.bad_pictures import printable
+from fastclf.data.validation.bad_images import printable
 from fastclf.interpret.pictures import plots
 from fastclf.training.metrics import NO_PREDICTION
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from fastclf.data.samples import Dataset
+    from fastclf.data.dataset import Dataset
 
 Indices = NDArray[np.int64]
 _TITLE_WIDTH = 32  # characters above an image

@@ -28,8 +28,8 @@ from fastclf.models.weights import SkipInit, fetch, lite_weights, load_into, rea
 from fastclf.models.whole_body import WholeBody
 
 if TYPE_CHECKING:
-    from fastclf.data.augmentations import Augmentation
-    from fastclf.data.transforms import CropType, Transforms
+    from fastclf.data.transforms.augmentations import Augmentation
+    from fastclf.data.transforms.spec import CropType, Transforms
 
 SOURCES = ("torchvision", "timm", "fastclf")
 _TORCHVISION_STATS = {"efficientnet_v2_l": HALF_STATS}
@@ -146,12 +146,12 @@ def tfms_from_model(
         crop_type: how training takes the square (``CropType.RANDOM`` by default).
 
     Returns:
-        (training, validation), see `fastclf.data.transforms.tfms_from_stats`.
+        (training, validation), see `fastclf.data.transforms.spec.tfms_from_stats`.
 
     Raises:
         ValueError: an argument is out of its range, or the architecture is unknown.
     """
-    from fastclf.data.transforms import tfms_from_stats
+    from fastclf.data.transforms.spec import tfms_from_stats
 
     return tfms_from_stats(stats_of(arch), sz, aug_tfms, max_zoom, pad, crop_type)
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from fastclf.data.transforms import Transforms
+from fastclf.data.transforms.spec import Transforms
 
 _REMEDY = "Pass tfms(open_image(fn))[None] with tfms = data.tfms[1]."
 _ROOM = 4  # times the range of transformed images: other mean and deviation stay below, pixels 0..255 do not

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastclf.checkpoint import load_checkpoint, read_info, save_checkpoint
 from fastclf.data.classifier_data import ImageClassifierData
-from fastclf.data.samples import Dataset
+from fastclf.data.dataset import Dataset
 from fastclf.errors import CheckpointError
 from fastclf.training.loop import TrainLoop
 from fastclf.training.losses import BCE, L1, NLL

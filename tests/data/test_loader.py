@@ -10,7 +10,7 @@ import torch
 from fastclf import ops
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.image import open_image
-from fastclf.data.transforms import (
+from fastclf.data.transforms.spec import (
     CropType,
     Cutout,
     RandomBlur,
@@ -109,7 +109,7 @@ def test_threads_prefetch_and_batches_do_not_matter(folders, crop, monkeypatch):
     tfms = tfms_from_stats(STATS, 24, EVERYTHING, 1.3, 2, crop)
     made = []
     for threads, ahead, bs in ((1, 0, 5), (2, 2, 5), (2, 1, 3)):
-        monkeypatch.setattr("fastclf.data.drawing._AHEAD", ahead)
+        monkeypatch.setattr("fastclf.data.decode.renderer._AHEAD", ahead)
         data = ImageClassifierData.from_paths(folders, bs, tfms, num_workers=threads)
         made.append([epoch_of(getattr(data, name), 1) for name in LOADERS])
     for other in made[1:]:

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from image_kinds import expected, kinds
 
-from fastclf.data import decode_process
-from fastclf.data.bad_pictures import MAX_PIXELS
-from fastclf.data.decode_process import CRASHED, HUNG
-from fastclf.data.pipeline import decode
-from fastclf.data.verified import VerifiedFiles
+from fastclf.data.decode import process as decode_process
+from fastclf.data.decode.graphs import decode
+from fastclf.data.decode.process import CRASHED, HUNG
+from fastclf.data.validation.bad_images import MAX_PIXELS
+from fastclf.data.validation.verified import VerifiedFiles
 
 
 @st.composite

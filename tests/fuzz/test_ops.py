@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fastclf import ops
-from fastclf.data.windows import Canvas, Windows, draw_windows
 from fastclf.ops.backend import native_module
+from fastclf.ops.crop_resize import Canvas, Windows, draw_windows
 from fastclf.training.optimizer import SGDR
 from fastclf.training.schedule import CLR, Constant
 

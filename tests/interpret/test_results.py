@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fastclf.data.samples import Dataset, Labels
+from fastclf.data.dataset import Dataset, Labels
 from fastclf.interpret.pictures import plots, plots_from_files
 from fastclf.interpret.results import ImageModelResults
 

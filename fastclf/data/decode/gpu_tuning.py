@@ -1,0 +1,63 @@
+"""How a GPU's pictures are decoded fastest on this machine: measured once on some of them, then remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
+
+from fastclf.choice import choose, remembered
+from fastclf.data.input_stall import available_processors
+
+M = TypeVar("M")
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What can be set.
+
+    Attributes:
+        num_threads: processor threads, which decode what the decoding engine does not.
+        hw_decoder_load: share of JPEGs for the GPU's decoding engine, where it has one; the others go to its cores.
+        ahead: batches in the making while one is used.
+    """
+
+    num_threads: int
+    hw_decoder_load: float = 0.65
+    ahead: int = 2
+
+
+def candidates(num_threads: int) -> list[Tuning]:
+    """What is tried: a first guess, and each of its numbers changed by itself."""
+    first = Tuning(num_threads)
+    others = [replace(first, hw_decoder_load=load) for load in (0.0, 0.9)]
+    if available_processors() > num_threads:
+        others.append(replace(first, num_threads=available_processors()))
+    return [first, *others, replace(first, ahead=4)]
+
+
+def fastest(
+    situation: Mapping[str, Any], num_threads: int, build: Callable[[Tuning], M], work: Callable[[M], object]
+) -> M:
+    """Builds what decodes fastest.
+
+    Args:
+        situation: all that the choice depends on, but for the number of threads.
+        num_threads: as asked for.
+        build: makes a decoder.
+        work: runs some batches through one.
+    """
+    known = {str(tuning): tuning for tuning in candidates(num_threads)}
+    first = next(iter(known))
+    situation = {**situation, "threads": num_threads, "processors": available_processors()}
+    chosen = remembered(situation)
+    if chosen in known:
+        return build(known[chosen])
+    made = {name: build(tuning) for name, tuning in known.items()}
+    try:
+        for one in made.values():
+            work(one)
+    except RuntimeError:  # a picture is bad, and will be named when its batch comes
+        return build(known[first])
+    return made[choose(situation, {name: partial(work, one) for name, one in made.items()}, default=first)]

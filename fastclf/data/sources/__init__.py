@@ -1,0 +1,1 @@
+"""Where images and labels come from: folders, tables, file names, arrays; and how they are split."""

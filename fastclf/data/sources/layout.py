@@ -1,0 +1,134 @@
+"""Which folders hold the training, validation and test set, and what to say where they lie elsewhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastclf.data.sources.left_out import OWN_FOLDERS
+from fastclf.data.sources.listing import look, some
+from fastclf.data.validation.bad_images import printable
+from fastclf.terminal import say
+
+# Other names that the folder of a set often has, in lower case.
+_ALIASES = {
+    "train": ("train", "training", "trn"),
+    "valid": ("valid", "val", "validation", "dev"),
+    "test": ("test", "testing", "tst"),
+}
+_MAKER = "ImageClassifierData"
+# A name before a number, as cameras and scripts count: 'cloudy1.jpg', 'great_dane_12.png', 'cat.0.jpg'; 'dog (3).jpg'.
+_COUNTED = (r"^(.+?)[ ._-]*\d+\.\w+$", r"^(.+?)[ ._-]*\(\d+\)\.\w+$")
+_EXAMPLE = r"^([^\d_]+)"
+
+
+@dataclass(frozen=True)
+class SetFolders:
+    """Where the sets lie, below the data's path; None for a set without a folder."""
+
+    train: str
+    valid: str | None
+    test: str | None
+
+    @property
+    def all_names(self) -> list[str]:
+        """The folders of all sets that have one."""
+        return [name for name in (self.train, self.valid, self.test) if name is not None]
+
+
+def find_sets(path: Path, trn_name: str, val_name: str, test_name: str | None) -> SetFolders:
+    """Finds the folders of the sets. Where 'train', 'valid' or 'test' is not there, another usual name is, and is said.
+
+    Raises:
+        FileNotFoundError: there is no folder to train on, or several could be meant; says what is there instead.
+    """
+    if not path.is_dir():
+        raise FileNotFoundError(f"there is no folder {path}. Check the path.")
+    train = _present(path, trn_name, "trn_name")
+    if train is None:
+        raise FileNotFoundError(f"there is no folder {path / trn_name}. {_elsewhere(path)}")
+    valid = _present(path, val_name, "val_name", lambda folder: bool(look(folder)[0]))
+    if valid is not None and (path / valid).resolve() == (path / train).resolve():
+        raise ValueError(f"val_name={val_name!r} is the folder to train on. Without val_name, val_pct is drawn of it.")
+    test = None if test_name is None else _present(path, test_name, "test_name")
+    return SetFolders(train, valid, test)
+
+
+def _present(path: Path, name: str, argument: str, fits: Callable[[Path], bool] = lambda _: True) -> str | None:
+    """The folder of a set: its name, or another usual one where a default is not there; None for none of them."""
+    if name not in _ALIASES or (path / name).is_dir():
+        return name
+    others = [other for other in look(path)[0] if other.lower() in _ALIASES[name] and fits(path / other)]
+    if len(others) > 1:
+        raise FileNotFoundError(f"there is no folder {path / name}, but {some(others)}. Pass {argument}= to choose.")
+    if not others:
+        return None
+    say(f"no folder {name}: {printable(others[0])!r} is taken for it ({argument}= chooses another)")
+    return others[0]
+
+
+def _elsewhere(path: Path) -> str:
+    """Says what a folder without 'train' holds, and the call that reads it."""
+    if path.resolve().name.lower() in _ALIASES["train"]:
+        return f"It looks like the training set's own folder: pass the path {str(path.resolve().parent)!r}."
+    folders = list(_two_levels(path))
+    for folder in folders:
+        if any(name.lower() in _ALIASES["train"] for name in look(folder)[0]):
+            return f"The sets lie deeper: pass the path {str(folder)!r}."
+    for folder in sorted(folders, key=lambda folder: "train" not in folder.name.lower()):
+        classes = [name for name in look(folder)[0] if look(folder / name)[1]]
+        if len(classes) > 1:
+            inner = folder.relative_to(path).as_posix()
+            return (
+                f"{folder} holds images in the folders {some(classes)}. If these are the classes, pass "
+                f"trn_name={inner!r}; without a folder of validation images, a fifth (val_pct=) of them is held out."
+            )
+    for folder in folders:
+        if pictures := look(folder)[1]:
+            return flat(path, folder.relative_to(path).as_posix(), pictures)
+    there = look(path)[0]
+    return f"{path} holds {'the folders ' + some(there) if there else 'no folders'} and no images. Check the path."
+
+
+def _two_levels(path: Path) -> Iterator[Path]:
+    """The folder itself, those in it, and those in these."""
+    yield path
+    inner = [path / name for name in look(path)[0] if name not in OWN_FOLDERS]
+    yield from inner
+    for folder in inner:
+        yield from (folder / name for name in look(folder)[0])
+
+
+def flat(path: Path, folder: str, names: Sequence[str]) -> str:
+    """Describes images that no folder labels, and the calls that could.
+
+    Args:
+        path: the data's root.
+        folder: below it.
+        names: of the images, relative to the folder.
+    """
+    table = next((file.name for file in sorted(path.glob("*.[ct]sv"))), None)
+    where = "Where a table does" if table is None else f"Where {table!r} does"
+    return (
+        f"{path / folder} holds {len(names):,} image(s) in no folder of a class, such as {some(names[:2])}. Where the "
+        f"names tell the class: {by_name(folder, names) or _from_name_re(_EXAMPLE, folder)}; or from_name_func, with a "
+        f"function of the name. {where}: {_MAKER}.from_csv(path, {folder!r}, {str(path / (table or 'labels.csv'))!r}, "
+        "tfms=tfms)."
+    )
+
+
+def by_name(folder: str, names: Sequence[str]) -> str | None:
+    """The call that labels images by their names, and what it gives; None where numbered names do not tell a class."""
+    for pattern in _COUNTED:
+        labels = [match[1] if (match := re.search(pattern, name)) else None for name in names]
+        classes = sorted({label for label in labels if label is not None})
+        if None not in labels and 1 < len(classes) <= len(names) / 2:
+            return f"{_from_name_re(pattern, folder)}, which gives the classes {some(classes)}"
+    return None
+
+
+def _from_name_re(pattern: str, folder: str) -> str:
+    where = "" if folder == "." else f", folder={folder!r}"
+    return f"{_MAKER}.from_name_re(path, r'{pattern}'{where}, tfms=tfms)"

@@ -1,0 +1,85 @@
+"""Labels from file names: by a regular expression or by a function."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastclf.data.dataset import Labels
+from fastclf.data.sources.folders import check_classes
+from fastclf.data.sources.listing import Found, pictures_in, some
+from fastclf.data.validation.bad_images import printable
+from fastclf.errors import LabelError
+from fastclf.terminal import warn
+
+
+def label_by(pat: str | re.Pattern[str]) -> Callable[[str], str | None]:
+    """Makes a function that takes the label from a name: the group of a regular expression that is searched in it.
+
+    Raises:
+        ValueError: when the expression has no group, or several.
+        LabelError: later, when a name does not match.
+    """
+    pattern = re.compile(pat)
+    if pattern.groups != 1:
+        raise ValueError(
+            f"from_name_re: pat must have one group in parentheses, the label, got {pattern.groups} in "
+            f"{pattern.pattern!r}. Write (?:...) around what is no label."
+        )
+
+    def label(name: str) -> str | None:
+        match = pattern.search(name)
+        if match is None:
+            raise LabelError(
+                f"from_name_re: {pattern.pattern!r} does not match {name!r}. Mend it, move the file, or use "
+                "from_name_func, whose function may return None for an image that is to be left out."
+            )
+        return match[1]
+
+    return label
+
+
+def labelled_by_name(
+    found: Found, label_func: Callable[[str], str | None], classes: Sequence[str] | None = None
+) -> tuple[list[str], Labels, dict[str, int]]:
+    """Labels images by a function of their names.
+
+    Args:
+        found: the files below a folder.
+        label_func: gets a name relative to the folder; returns its class, or None to leave the image out.
+        classes: the training classes, which name the indices; None to take them from the labels.
+
+    Returns:
+        File names, sorted by code point, their labels, and how many files of each kind are left out.
+
+    Raises:
+        FileNotFoundError: when there is no image.
+        LabelError: when a label is no text, or empty, or none of `classes`, or there is only one class.
+    """
+    where = found.folder
+    labelled = [(name, _checked(label_func(found.inner(name)), name)) for name in pictures_in(found)]
+    kept = [(name, label) for name, label in labelled if label is not None]
+    without = [name for name, label in labelled if label is None]
+    if without:
+        warn(f"{where}: {len(without):,} image(s) have no label and are left out, first {printable(without[0])}.")
+    present = sorted({label for _, label in kept})
+    if classes is None:
+        classes = present
+        check_classes(classes, where)
+    elif unknown := [label for label in present if label not in classes]:
+        raise LabelError(f"{where}: {some(unknown)} are no classes of the training set, which has {some(classes)}.")
+    index = {name: i for i, name in enumerate(classes)}
+    y = np.array([index[label] for _, label in kept], np.int64)
+    ignored = found.ignored | {"other files": len(found.others), "images without a label": len(without)}
+    return [name for name, _ in kept], Labels(y, list(classes)), ignored
+
+
+def _checked(label: Any, name: str) -> str | None:
+    if label is None or (isinstance(label, str) and label.strip()):
+        return label
+    raise LabelError(
+        f"{printable(name)}: its label must be a text that is not empty, got {label!r}. None leaves the image out."
+    )

@@ -1,0 +1,1 @@
+"""Labels from tables: one row per image."""

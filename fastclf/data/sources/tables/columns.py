@@ -1,0 +1,199 @@
+"""Which column of a table holds the files, which the labels, which the set."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastclf.data.sources.tables.files import Files
+from fastclf.data.sources.tables.reading import Cell, Table
+from fastclf.data.sources.tables.rules import Column, TableRules
+from fastclf.errors import DataError, LabelError
+
+_SAMPLE = 500
+_LABELS = re.compile(
+    r"(class|label|tag|target|categor|diagnosis|breed|species|genre|dx)(es|s|y|ies|_?name|_?id)?", re.I
+)
+_SPLITS = re.compile(r"(is_?|in_?)?(train|training|valid|val|validation|test|split|set|subset|partition|phase|fold)"
+                     r"(_?(img|image|set))?", re.I)  # fmt: skip
+
+ON, OFF, MINUS = {"1", "1.0", "true"}, {"0", "0.0", "false"}, {"-1", "-1.0"}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Positions of columns.
+
+    Attributes:
+        file: names of files.
+        labels: the labels; empty where the folder of a file is its class.
+        split: the set of each row, or None.
+        unused: all others.
+    """
+
+    file: int
+    labels: list[int]
+    split: int | None
+    unused: list[int]
+
+
+def choose(table: Table, files: Files, rules: TableRules) -> Columns:
+    """Finds the columns that were not named.
+
+    Raises:
+        DataError: when no column holds the files, or a named column is not there.
+        LabelError: when several could hold the labels; lists them and shows the call that would work.
+    """
+    file = None if rules.fn_col is None else _position(table, rules.fn_col, "fn_col")
+    split = None if rules.split_col is None else _position(table, rules.split_col, "split_col")
+    labels = _named_labels(table, rules)
+    said = [position for position in (file, split, *(labels or ())) if position is not None]
+    if len(set(said)) < len(said):
+        raise LabelError(f"{table.name}: fn_col, label_col and split_col must name different columns.")
+    free = [i for i in range(table.width) if i not in said]
+    if file is None:
+        file = _file_column(table, files, free)
+        free.remove(file)
+    if labels is None:
+        uncounted = [i for i in free if not _is_row_number(table, i)]
+        if uncounted or _have_folders(table, file):
+            free = uncounted
+        labels = _label_columns(table, files, rules, file, free)
+    unused = [i for i in range(table.width) if i not in (file, split, *labels)]
+    return Columns(file, labels, split, unused)
+
+
+def _named_labels(table: Table, rules: TableRules) -> list[int] | None:
+    if rules.label_col is None:
+        return None
+    named = [rules.label_col] if isinstance(rules.label_col, str | int) else list(rules.label_col)
+    if not named:
+        raise ValueError(f"{rules.call}: label_col must name a column, got an empty list.")
+    return [_position(table, column, "label_col") for column in named]
+
+
+def _position(table: Table, column: Column, argument: str) -> int:
+    """Returns the position of a column that is named, or numbered from 0."""
+    header = table.header or []
+    if isinstance(column, bool) or not isinstance(column, str | int | np.integer):
+        raise TypeError(f"{argument} must be the name of a column or its number, got {column!r}.")
+    if isinstance(column, str):
+        column = column.strip()
+        if header.count(column) == 1:
+            return header.index(column)
+        if column in header:
+            raise DataError(
+                f"{table.name}: {header.count(column)} columns are called {column!r}. Pass {argument}= as a number, "
+                f"e.g. {header.index(column)}."
+            )
+        if not header:
+            raise DataError(f"{table.name} has no names of columns. Pass {argument}= as a number, counted from 0.")
+        near = difflib.get_close_matches(column.lower(), [name.lower() for name in header], 1)
+        mean = next((f" Did you mean {name!r}?" for name in header if [name.lower()] == near), "")
+        raise DataError(f"{table.name} has no column {column!r} ({argument}), but {_some(header)}.{mean}")
+    if not 0 <= column < table.width:
+        raise DataError(f"{table.name} has columns 0 to {table.width - 1}, got {argument}={column!r}.")
+    if str(column) in header and header.index(str(column)) != column:
+        raise DataError(
+            f"{table.name}: {argument}={column} could be the position or the name of a column. Pass {str(column)!r} "
+            "for the name, or rename it."
+        )
+    return int(column)
+
+
+def _file_column(table: Table, files: Files, free: Sequence[int]) -> int:
+    """Returns the column most of whose cells name files; the first one where none does."""
+    if not free:
+        raise DataError(f"{table.name} has no column left that could name the files. Pass fn_col=.")
+    rows = table.rows[:: -(-len(table.rows) // _SAMPLE)]
+    hits = {i: sum(files.find(row[i]) is not None for row in rows) for i in free}
+    if not any(hits.values()):
+        hits = {i: sum(files.has_stem(row[i]) for row in rows) for i in free}
+    if not any(hits.values()) and any(files.find(text) or files.has_stem(text) for text in table.index):
+        raise DataError("from_df: the index holds the names of the files, no column does. Pass df.reset_index().")
+    return max(free, key=lambda i: (hits[i], -i))
+
+
+def _is_row_number(table: Table, position: int) -> bool:
+    """Tells whether a column without a name of its own numbers the rows, as pandas' index does when it is written."""
+    cells = table.column(position)
+    if table.header is None:
+        return any(cells == [str(i) for i in range(start, start + len(cells))] for start in (0, 1))
+    if not re.fullmatch(r"(Unnamed: \d+)?|index", table.header[position]):
+        return False
+    are_numbers = all(isinstance(cell, str) and re.fullmatch("[0-9]+", cell) for cell in cells)
+    return are_numbers and len(set(cells)) == len(cells)
+
+
+def _have_folders(table: Table, file: int) -> bool:
+    return all(isinstance(cell, str) and "/" in cell.replace("\\", "/").strip("/") for cell in table.column(file))
+
+
+def _label_columns(table: Table, files: Files, rules: TableRules, file: int, free: list[int]) -> list[int]:
+    if len(free) == 1 or (free and rules.continuous):
+        return free
+    if not free:
+        if _have_folders(table, file):
+            return []
+        raise DataError(
+            f"{table.name}: found 1 column, of file names, and neither labels nor folders in the names. Add a column."
+        )
+    if is_indicator(table, free) and not any(_fits(_LABELS, table, i) or _fits(_SPLITS, table, i) for i in free):
+        return free
+    raise LabelError(_listing(table, files, rules, file, free))
+
+
+def distinct_cells(table: Table, columns: Sequence[int]) -> set[Cell]:
+    """Returns what some columns hold, each once."""
+    return {row[i] for row in table.rows for i in columns}
+
+
+def is_indicator(table: Table, columns: Sequence[int]) -> bool:
+    """Tells whether columns hold nothing but 0 and 1, or -1 and 1."""
+    cells = {cell.lower() if isinstance(cell, str) else None for cell in distinct_cells(table, columns)}
+    return cells <= ON | OFF or cells <= ON | MINUS
+
+
+def _fits(pattern: re.Pattern[str], table: Table, position: int) -> bool:
+    return table.header is not None and pattern.fullmatch(table.header[position].strip()) is not None
+
+
+def _listing(table: Table, files: Files, rules: TableRules, file: int, free: Sequence[int]) -> str:
+    """Lists the columns with examples, and the call that would work."""
+    lines = []
+    values: dict[int, set[Cell]] = {}
+    for i in sorted((file, *free)):
+        cells = table.column(i)
+        values[i] = set(cells)
+        examples = [_cut(repr(cell)) for cell in dict.fromkeys(cells[:_SAMPLE]) if cell not in ("", None)]
+        what = "names of files" if i == file and any(map(files.find, cells[:_SAMPLE])) else ""
+        number = f"{i}: " if table.title(i) != str(i) else ""
+        lines.append(
+            f"  {number}{table.title(i)}: {', '.join(examples[:4])} ({what or f'{len(values[i]):,} different'})"
+        )
+    split = next((i for i in free if _fits(_SPLITS, table, i)), None)
+    rest = [i for i in free if i != split] or list(free)
+    label = next((i for i in rest if _fits(_LABELS, table, i)), None)
+    if label is None:
+        label = min(rest, key=lambda i: (len(values[i]) < 2, len(values[i])))
+    wanted = {"fn_col": file, "label_col": label} | ({} if split is None else {"split_col": split})
+    said = "".join(f", {name}={table.title(i)}" for name, i in wanted.items())
+    source = f"'{table.name}'" if rules.call == "from_csv" else "df"
+    return (
+        f"{table.name} has {table.width} columns, and which one holds the labels was not said:\n"
+        + "\n".join(lines)
+        + f"\nName them, e.g. {rules.call}(PATH, {files.found.folder!r}, {source}, tfms=tfms{said}). A list of columns "
+        "of 0 and 1 is several labels; continuous=True predicts their numbers."
+    )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

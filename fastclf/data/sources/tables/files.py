@@ -1,0 +1,182 @@
+"""Which file of the folder a name in a table means."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import PurePosixPath
+
+from fastclf.data.sources.listing import EXTENSIONS, UNSUPPORTED, Found
+from fastclf.data.sources.tables.reading import Cell
+from fastclf.data.validation.bad_images import printable
+from fastclf.errors import LabelError
+
+_PICTURE = re.compile(f".+({'|'.join(map(re.escape, EXTENSIONS + UNSUPPORTED))})", re.IGNORECASE | re.DOTALL)
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+
+EXACT = ""
+BLANKS = "have blanks or backslashes that the files do not"
+ROOTED = "are paths from the root of the data"
+CASE = "differ from the files in upper and lower case only"
+BELOW = "lie in folders below, which the table does not say"
+
+
+class Files:
+    """Finds files by the names that a table has for them. Only a listed file is ever found."""
+
+    def __init__(self, found: Found, suffix: str) -> None:
+        self.found, self.suffix = found, suffix
+        self.folder = PurePosixPath(found.folder)
+        self.prefix = "" if found.folder == "." else f"{found.folder}/"
+        self.there = {*found.pictures, *found.others}
+
+    def find(self, cell: Cell) -> tuple[str, str] | None:
+        """Finds the one file that a name can mean.
+
+        Returns:
+            The file, relative to the data's path, and in what the name differs: `EXACT`, `BLANKS`, ...; None when no
+            file, or several, would do.
+        """
+        if not isinstance(cell, str) or not cell:
+            return None
+        if (plain := f"{self.prefix}{cell}{self.suffix}") in self.there:  # most names, without making a path of them
+            return plain, EXACT
+        exact = self._in_folder(cell)
+        if exact in self.there:
+            return exact, EXACT
+        names = list(self._readings(cell))
+        for name, how in names:
+            if name in self.there:
+                return name, how
+        for name in (exact, *(name for name, _ in names)):
+            twin = self._by_case.get(name.casefold())
+            if twin:
+                return twin, CASE
+        twin = self._by_base.get(f"{cell}{self.suffix}")
+        return (twin, BELOW) if twin else None
+
+    def has_stem(self, cell: Cell) -> bool:
+        """Tells whether files are named like this, whatever their suffix."""
+        return isinstance(cell, str) and self._in_folder(cell).removesuffix(self.suffix) in self._stems
+
+    def _in_folder(self, text: str) -> str:
+        return (self.folder / f"{text}{self.suffix}").as_posix()
+
+    def _readings(self, text: str) -> Iterator[tuple[str, str]]:
+        plain = text.strip().replace("\\", "/")
+        if plain != text:
+            yield self._in_folder(plain), BLANKS
+        path = PurePosixPath(f"{plain}{self.suffix}")
+        if not path.is_absolute():
+            yield path.as_posix(), ROOTED
+        for root in {self.found.path.absolute(), self.found.path.resolve()}:
+            if path.is_relative_to(root):
+                yield path.relative_to(root).as_posix(), ROOTED
+
+    @cached_property
+    def _by_case(self) -> dict[str, str]:
+        """Lower case -> the file of that name; '' where there are several."""
+        return _only_one((name.casefold(), name) for name in self.there)
+
+    @cached_property
+    def _by_base(self) -> dict[str, str]:
+        return _only_one((name.rpartition("/")[2], name) for name in self.there)
+
+    @cached_property
+    def _endings(self) -> list[str]:
+        """The suffixes of the files, most frequent first."""
+        counts = Counter(ending for name in self.there if (ending := PurePosixPath(name).suffix))
+        return [ending for ending, _ in counts.most_common(20)]
+
+    @cached_property
+    def _stems(self) -> set[str]:
+        return {name.rsplit(".", 1)[0] for name in self.there}
+
+    def check_name(self, cell: Cell, table: str, where: str) -> None:
+        """Raises LabelError for what can be no name of a file inside the folder."""
+        text = cell if isinstance(cell, str) else ""
+        if _URL.match(text):
+            raise LabelError(f"{table}: {where} has the URL {text!r}. Download the files and name them in the table.")
+        plain = PurePosixPath(text.replace("\\", "/"))
+        drive = re.match("[A-Za-z]:", text)
+        if not text.strip() or "\0" in text or plain.is_absolute() or drive or ".." in plain.parts:
+            base = plain.name
+            there = f" {base!r} is in the folder: keep the last part of the names." if base in self._by_base else ""
+            raise LabelError(
+                f"{table}: {where} must name a file inside the folder {self.found.path / self.folder}, got {cell!r}. "
+                f"Use a relative name without '..'.{there}"
+            )
+
+    def looks_like_file(self, cell: Cell) -> bool:
+        """Tells whether a cell is a file's name: there is such a file, or it ends like a picture."""
+        if not isinstance(cell, str):
+            return False
+        return bool(_PICTURE.fullmatch(cell.strip()) or self.find(cell) or self.has_stem(cell))
+
+    def hint(self, cells: Sequence[Cell]) -> str:
+        """Says what would find the files of these names, which have none."""
+        texts = [str(cell) for cell in cells]
+        looks = (self._other_suffix, self._other_delimiter, self._other_case, self._other_form, self._other_ending)
+        said = (look(texts) for look in (*looks, self._below, self._beside))
+        return next(filter(None, said), "Check the folder.")
+
+    def _other_suffix(self, texts: Sequence[str]) -> str:
+        for suffix in ("", *self._endings):
+            other = Files(self.found, suffix)
+            fixed = sum(other._in_folder(text) in self.there for text in texts) if suffix != self.suffix else 0
+            if fixed:
+                return f"Did you mean suffix={suffix!r}? It finds {fixed} of them."
+        return ""
+
+    def _other_delimiter(self, texts: Sequence[str]) -> str:
+        mark = next((mark for mark in ";\t|" if mark in texts[0]), None)
+        return f"Is the delimiter {mark!r}? Pass sep={mark!r}." if mark else ""
+
+    def _other_case(self, texts: Sequence[str]) -> str:
+        n = sum(self._by_case.get(self._in_folder(text).casefold()) == "" for text in texts)
+        return (
+            f"{n} of them are there in several spellings that differ in case. Write the one that is meant." if n else ""
+        )
+
+    def _other_form(self, texts: Sequence[str]) -> str:
+        plain = {unicodedata.normalize("NFC", name) for name in self.there}
+        n = sum(unicodedata.normalize("NFC", self._in_folder(text)) in plain for text in texts)
+        if not n:
+            return ""
+        return f"{n} of them are there in another Unicode form (NFC or NFD). Write them as the files are named."
+
+    def _other_ending(self, texts: Sequence[str]) -> str:
+        stems = [PurePosixPath(self._in_folder(text)).with_suffix("").as_posix() for text in texts]
+        for ending in self._endings:
+            n = sum(stem + ending in self.there for stem in stems)
+            if n:
+                return f"{n} of them are there as {ending!r}: change the suffix in the table."
+        return ""
+
+    def _below(self, texts: Sequence[str]) -> str:
+        n = sum(PurePosixPath(f"{text}{self.suffix}").name in self._by_base for text in texts)
+        return f"{n} of them are there in another folder. Write the folders that the files are in." if n else ""
+
+    def _beside(self, texts: Sequence[str]) -> str:
+        first = f"{texts[0]}{self.suffix}"
+        folders = self.found.path.iterdir()
+        home = next((folder.name for folder in folders if os.path.isfile(folder / first)), None)  # noqa: PTH113 any text
+        if home is None:
+            return ""
+        return f"{printable(first)} is in the folder {home!r}: with folder='.' files are found in all folders."
+
+    def missing_text(self, cells: Sequence[Cell], where: Sequence[str]) -> str:
+        """Lists the first names that have no file."""
+        shown = zip(cells[:5], where[:5], strict=True)
+        return ", ".join(f"{printable(str(cell))}{self.suffix} ({line})" for cell, line in shown)
+
+
+def _only_one(pairs: Iterator[tuple[str, str]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key, name in pairs:
+        found[key] = "" if key in found else name
+    return found

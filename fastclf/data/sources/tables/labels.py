@@ -1,0 +1,280 @@
+"""What the label columns of a table say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from fastclf.data.dataset import Labels
+from fastclf.data.sources.folders import check_classes
+from fastclf.data.sources.tables.columns import OFF, ON, Columns, distinct_cells, is_indicator
+from fastclf.data.sources.tables.reading import Cell, Table
+from fastclf.data.sources.tables.rules import TableRules
+from fastclf.errors import DataError, LabelError
+from fastclf.terminal import warn
+
+_CERTAIN = ("|", ";")  # no name holds them
+_DELIMS = (*_CERTAIN, ",", " ")
+_ITEM = r"""'([^'\\]*)'|"([^"\\]*)"|(-?[0-9]+)"""
+_LIST = re.compile(rf"[\[(]\s*((?:{_ITEM})(\s*,\s*(?:{_ITEM}))*\s*,?)?\s*[\])]")  # as str() and JSON write a list
+_MANY = 20
+
+
+@dataclass(frozen=True)
+class Values:
+    """The labels of some rows, as text.
+
+    Attributes:
+        texts: for each row its labels, sorted, or its numbers.
+        is_multi: whether a row may have several labels.
+        is_reg: whether they are numbers to be predicted.
+        how: how they were read, and why.
+        otherwise: what would read them in another way.
+    """
+
+    texts: list[tuple[str, ...]]
+    is_multi: bool
+    is_reg: bool
+    how: str
+    otherwise: str = ""
+
+
+def read_values(table: Table, columns: Columns, rules: TableRules) -> Values:
+    """Reads the label columns.
+
+    Raises:
+        DataError: when a cell has no value.
+        LabelError: when a row has no label, or a cell is not what its column must hold.
+    """
+    if not columns.labels:
+        return _by_folder(table, columns.file, rules)
+    for position in columns.labels:
+        check_no_missing(table, position)
+    if rules.continuous:
+        texts = [tuple(str(row[i]) for i in columns.labels) for row in table.rows]
+        return Values(texts, False, True, f"numbers to predict in {_titles(table, columns.labels)}")
+    if len(columns.labels) > 1:
+        return _by_indicator(table, columns.labels, rules)
+    return _by_text(table, columns.labels[0], rules)
+
+
+def check_no_missing(table: Table, position: int) -> None:
+    """Raises DataError for a cell without a value in a column of a data frame; names the row."""
+    cells = table.column(position)
+    if None in cells:
+        title = table.title(position)
+        raise DataError(
+            f"{table.name}: column {title} has a missing value in {table.where[cells.index(None)]}. Leave such rows "
+            f"out: df.dropna(subset=[{title}]). A class named 'NA' is read as missing by default: "
+            "pd.read_csv(..., dtype=str, keep_default_na=False)."
+        )
+
+
+def _titles(table: Table, positions: Sequence[int]) -> str:
+    shown = ", ".join(map(table.title, positions[:3]))
+    if len(positions) == 1:
+        return f"column {shown}"
+    return f"columns {shown}" + (f" ... {table.title(positions[-1])}" if len(positions) > 3 else "")
+
+
+def _by_folder(table: Table, file: int, rules: TableRules) -> Values:
+    if rules.continuous or rules.multi or rules.delim:
+        raise LabelError(
+            f"{table.name} has no column of labels. Add one, or leave continuous=, multi= and label_delim= out."
+        )
+    texts: list[tuple[str, ...]] = [
+        (PurePosixPath(str(row[file]).replace("\\", "/")).parent.name,) for row in table.rows
+    ]
+    return Values(texts, False, False, "no column of labels: the folder of a file is its class")
+
+
+def _by_indicator(table: Table, positions: list[int], rules: TableRules) -> Values:
+    if not is_indicator(table, positions):
+        _refuse_cell(table, positions)
+    on = {cell for cell in distinct_cells(table, positions) if isinstance(cell, str) and cell.lower() in ON}
+    classes = sorted((_column_class(table, i), i) for i in positions)
+    rows = [tuple([name for name, i in classes if row[i] in on]) for row in table.rows]
+    other = next((i for i, texts in enumerate(rows) if len(texts) != 1), None)
+    titles = _titles(table, positions)
+    if other is not None and rules.multi is False:
+        raise LabelError(
+            f"{table.name}: {table.where[other]} has {len(rows[other])} columns with a 1, and multi=False wants one. "
+            "Mend the row, or leave multi=False out."
+        )
+    named = {text for texts in rows for text in texts}
+    empty = [table.title(i) for i in positions if _column_class(table, i) not in named]
+    if empty:
+        warn(f"{table.name}: no row has a 1 in {', '.join(empty[:5])}, which is no class then.")
+    if other is None and not rules.multi:
+        how = f"one label per image in {titles}: every row has exactly one 1"
+        return Values(rows, False, False, how, "multi=True")
+    why = "" if other is None else f": {table.where[other]} has {len(rows[other])} columns with a 1"
+    return Values(
+        rows, True, False, f"several labels per image in {titles}{why}", "multi=False" if other is None else ""
+    )
+
+
+def _column_class(table: Table, position: int) -> str:
+    return str(position) if table.header is None else table.header[position]
+
+
+def _refuse_cell(table: Table, positions: Sequence[int]) -> None:
+    for row, where in zip(table.rows, table.where, strict=True):
+        for i in positions:
+            cell = row[i]
+            if not isinstance(cell, str) or cell.lower() not in ON | OFF:
+                raise LabelError(
+                    f"{table.name}: {where} has {cell!r} in the label column {table.title(i)}: several label columns "
+                    "must hold 0 and 1, or -1 and 1. Decide what other values mean, e.g. from_df(PATH, folder, "
+                    "pd.read_csv(file).fillna(0).replace(-1, 1), ...); continuous=True predicts numbers."
+                )
+
+
+def _by_text(table: Table, position: int, rules: TableRules) -> Values:
+    cells = _unpacked(table.column(position))
+    plain = [cell for cell in cells if isinstance(cell, str)]
+    where = f"in column {table.title(position)}"
+    delim, why = _choose_delim(set(plain), rules)
+    is_multi = delim is not None or len(plain) < len(cells)
+    if is_multi and rules.multi is False:
+        if len(plain) == len(cells):
+            delim, why, is_multi = None, "", False
+        else:
+            raise LabelError(
+                f"{table.name}: column {table.title(position)} holds lists, and multi=False wants one label."
+            )
+    if is_multi:
+        texts = [_tags(cell, delim) for cell in cells]
+        how = f"several labels per image {where}, " + (f"separated by {delim!r}{why}" if plain else "as lists")
+        return Values(texts, True, False, how, "multi=False" if len(plain) == len(cells) else "")
+    for cell, line in zip(plain, table.where, strict=True):
+        if not cell.strip():
+            raise LabelError(f"{table.name}: {line} has no label. Fill it in, or remove the row.")
+    trimmed: list[tuple[str, ...]] = [(cell.strip(),) for cell in plain]
+    blanks = sum(text != cell for (text,), cell in zip(trimmed, plain, strict=True))
+    why += f"; blanks around {blanks} labels are taken off" if blanks else ""
+    return Values(trimmed, False, False, f"one label per image {where}{why}", "multi=True or label_delim=")
+
+
+def _unpacked(cells: Sequence[Cell]) -> Sequence[Cell]:
+    """Lists that were written as text, such as "['a', 'b']", are lists again, when all cells are."""
+    texts = {cell for cell in cells if isinstance(cell, str)}
+    if not texts or not all(_LIST.fullmatch(text) for text in texts):
+        return cells
+    return [tuple(map("".join, re.findall(_ITEM, cell))) if isinstance(cell, str) else cell for cell in cells]
+
+
+def _tags(cell: Cell, delim: str | None) -> tuple[str, ...]:
+    if isinstance(cell, str):
+        return tuple(sorted(set(split_tags(cell, delim)))) if delim else (cell,)
+    return tuple(sorted(set(cell or ())))
+
+
+def split_tags(text: str, delim: str) -> list[str]:
+    """Splits a cell into labels; a blank means any white space."""
+    parts = text.split() if delim == " " else [part.strip() for part in text.split(delim)]
+    return [part for part in parts if part]
+
+
+def _choose_delim(texts: Collection[str], rules: TableRules) -> tuple[str | None, str]:
+    """Finds what stands between several labels, None where a cell is one label; and why, where that needs a word."""
+    if rules.multi is False:
+        return None, ""
+    if rules.label_delim is not None:
+        return rules.label_delim, ""
+    if rules.multi:
+        return rules.delim or next((delim for delim in _DELIMS if any(delim in text for text in texts)), " "), ""
+    if rules.delim is not None:
+        return (rules.delim, "") if any(len(set(split_tags(text, rules.delim))) > 1 for text in texts) else (None, "")
+    for delim in _DELIMS:
+        lists = [split_tags(text, delim) for text in texts]
+        if any(len(tags) > 1 for tags in lists) and (delim in _CERTAIN or recombine(lists)):
+            words = {word for tags in lists for word in tags}
+            return delim, f" ({len(set(map(frozenset, lists)))} combinations of {len(words)} words)"
+    name = min((text for text in texts if len(text.split()) > 1), default=None)
+    return None, "" if name is None else f": {name!r} is one name, as the words of such names do not recombine"
+
+
+def recombine(lists: Collection[Sequence[str]]) -> bool:
+    """Tells labels from the words of a name: whether words vary independently of each other.
+
+    Tags recombine: 17 of them make 449 combinations in a table of satellite images. A name keeps its words together,
+    and brings most of them along: 'Not sure', 'red apple' and 'green apple'. So combinations of several words are
+    counted, and the words in them that never stand alone: where there are more combinations than such words, the words
+    are labels. So they are where the same words occur in another order.
+    """
+    combined = {frozenset(tags) for tags in lists if len(set(tags)) > 1}
+    alone = {tags[0] for tags in lists if len(set(tags)) == 1}
+    bound = {word for tags in combined for word in tags} - alone
+    return len(combined) > len(bound) or len({tuple(tags) for tags in lists if len(set(tags)) > 1}) > len(combined)
+
+
+def as_labels(values: Values, table: Table, position: int | None) -> Labels:
+    """Numbers the classes, or reads the numbers.
+
+    Args:
+        values: of the rows of `table`.
+        table: for messages.
+        position: of the one column that they are from; None where there are several.
+
+    Raises:
+        LabelError: when there are fewer than two classes, a class for every row, or what should be a number is none.
+    """
+    if values.is_reg:
+        return _numbers(values.texts, table)
+    classes = sorted({text for texts in values.texts for text in texts})
+    if all(re.fullmatch("0|-?[1-9][0-9]{0,15}", name) for name in classes):
+        classes.sort(key=int)  # class 10 comes after class 9, so that class numbers count as the labels do
+    check_classes(classes, table.name)
+    index = {name: i for i, name in enumerate(classes)}
+    if not values.is_multi:
+        _check_no_id(len(classes), values, table, position)
+        return Labels(np.array([index[text] for (text,) in values.texts], np.int64), classes)
+    y = np.zeros((len(values.texts), len(classes)), np.float32)
+    for row, texts in zip(y, values.texts, strict=True):
+        row[[index[text] for text in texts]] = 1
+    return Labels(y, classes, is_multi=True)
+
+
+def _check_no_id(c: int, values: Values, table: Table, position: int | None) -> None:
+    """A column with as many values as rows is no label; one with nearly as many hardly."""
+    n = len(values.texts)
+    if position is None or 2 * c <= n or n < _MANY:
+        return
+    numeric = all(np.isfinite(_number(text)) for (text,) in values.texts)
+    text = (
+        f"{table.name}: column {table.title(position)} has {c:,} different labels in {n:,} rows: an id rather than a "
+        "class? label_col= names another column"
+        + ("; for numbers to be predicted pass continuous=True." if numeric else ".")
+    )
+    if c == n:
+        raise LabelError(text)
+    warn(text)
+
+
+def _numbers(texts: list[tuple[str, ...]], table: Table) -> Labels:
+    y = np.empty((len(texts), len(texts[0])), np.float32)
+    for i, fields in enumerate(texts):
+        y[i] = [_number(text) for text in fields]
+        if not np.isfinite(y[i]).all():
+            comma = any(re.fullmatch(r"\s*[+-]?\d+,\d+\s*", text) for text in fields)
+            remedy = (
+                "Decimal commas: pass from_df(..., pd.read_csv(file, sep=';', decimal=','), ...)."
+                if comma
+                else "Mend or remove it, or name other columns with label_col=."
+            )
+            raise LabelError(f"{table.name}: {table.where[i]} must have finite numbers, got {list(fields)}. {remedy}")
+    return Labels(y[:, 0] if y.shape[1] == 1 else y, [], is_reg=True)
+
+
+def _number(text: str) -> float:
+    """Reads a number; NaN when it is none, or does not fit into float32."""
+    try:
+        value = float("nan") if "_" in text else float(text)
+    except ValueError:
+        return float("nan")
+    return value if abs(value) <= float(np.finfo(np.float32).max) else float("nan")

@@ -1,0 +1,1 @@
+"""What is wrong with files: the scan, its cache, bad images, `check()`."""

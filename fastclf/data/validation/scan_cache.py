@@ -1,0 +1,163 @@
+"""What is known of each file from the one time that it was decoded, for as long as it is unchanged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+from fastclf.files import check_private, publish, temporary_folder, user_cache
+from fastclf.terminal import say
+
+_SCHEMA = 2
+_NAME = "scanned.json"
+
+
+class Verdict(NamedTuple):
+    """One file as it was when it was decoded.
+
+    Attributes:
+        size: in bytes.
+        mtime_ns: when its content was modified.
+        ctime_ns: when anything of it was.
+        inode: its number in the file system.
+        height: in pixels, orientation applied.
+        width: in pixels.
+        channels: that the file holds; 3 for a palette.
+        renamed: 1 where the extension names another format.
+        decoded: 0 when only the header was read, since the image is too large; 1 when DALI has decoded it; 2 when
+            Pillow has, so that the loaders decode a copy.
+        why: why it cannot be decoded; empty for a good file.
+    """
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    height: int = 0
+    width: int = 0
+    channels: int = 0
+    renamed: int = 0
+    decoded: int = 0
+    why: str = ""
+
+    def is_of(self, stat: os.stat_result) -> bool:
+        """Tells whether a file is still the same version."""
+        return self[:4] == version_of(stat)
+
+    def is_open(self, max_pixels: int) -> bool:
+        """Tells whether the pixels were never decoded, under a lower bound, and may be now."""
+        return not self.decoded and not self.why and self.height * self.width <= max_pixels
+
+    def reason(self, max_pixels: int) -> str:
+        """Says why the file must not be decoded; empty for a good one."""
+        if self.height * self.width > max_pixels:
+            return f"too large: {self.width:,} x {self.height:,} pixels, max_pixels={max_pixels:,}"
+        return self.why
+
+
+def version_of(stat: os.stat_result) -> tuple[int, int, int, int]:
+    """What differs between two versions of a file."""
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+
+
+class ScanCache:
+    """The verdicts on the files below one folder, by name, and copies of those that Pillow has decoded.
+
+    Kept in the user's cache folder, never beside the images: who made those could say anything of their sizes, and a
+    decoder allocates what it is told. A cache that is damaged, was written with another decoder, or lies where others
+    may write, is ignored.
+
+    Attributes:
+        folder: where the copies are.
+    """
+
+    def __init__(self, path: Path) -> None:
+        own = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:16]
+        self._place = user_cache() / "scans" / own / _NAME
+        self.folder = self._place.parent
+        self._files = self._read()
+        self._new: dict[str, Verdict] = {}
+
+    def get(self, name: str) -> Verdict | None:
+        """Returns the last verdict on a file, without looking at the file."""
+        return self._files.get(name)
+
+    def put(self, name: str, verdict: Verdict) -> None:
+        """Adds or replaces a verdict; the copy of an older version goes."""
+        old = self._files.get(name)
+        if old is not None and old.decoded == 2 and old[:4] != verdict[:4]:
+            with suppress(OSError):
+                self.copy_of(name, old[:4]).unlink()
+        self._files[name] = self._new[name] = verdict
+
+    def copy_of(self, name: str, version: tuple[int, ...]) -> Path:
+        """Returns where the copy of a version of a file is or goes."""
+        key = hashlib.sha256(json.dumps([name, *version]).encode()).hexdigest()[:32]
+        return self.folder / f"{key}.png"
+
+    def prepare(self) -> None:
+        """Makes the folder for copies: in the user's cache folder, or a temporary one where that cannot be written."""
+        try:
+            _make_private(self._place.parent)
+            with tempfile.TemporaryFile(dir=self._place.parent):
+                self.folder = self._place.parent
+        except OSError:
+            self.folder = _temporary()
+
+    def save(self) -> None:
+        """Writes the verdicts, whole or not at all; where that cannot be, the next scan decodes the files again."""
+        if not self._new:
+            return
+        files = self._read() | self._new  # what another process has found meanwhile stays
+        content = json.dumps({"schema": _SCHEMA, "decoder": _decoders(), "files": files}, separators=(",", ":"))
+        with suppress(OSError):
+            _make_private(self._place.parent)
+            publish(self._place, lambda file: file.write_text(content))
+            self._new.clear()
+
+    def _read(self) -> dict[str, Verdict]:
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            check_private(self._place.parent)
+            content = json.loads(self._place.read_bytes())
+            if (content["schema"], content["decoder"]) == (_SCHEMA, _decoders()):
+                return {name: _checked(values) for name, values in content["files"].items()}
+        return {}
+
+
+def _checked(values: object) -> Verdict:
+    if not isinstance(values, list) or [type(value) for value in values] != [int] * 9 + [str]:
+        raise TypeError(values)
+    return Verdict(*values)
+
+
+@cache
+def _decoders() -> str:
+    """What decodes: a verdict with another version is none."""
+    from fastclf.data.decode.graphs import DECODER
+
+    heif = None
+    with suppress(PackageNotFoundError):
+        heif = version("pillow-heif")
+    return f"{DECODER}, pillow {version('pillow')}, pillow-heif {heif}"
+
+
+def _make_private(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    check_private(folder)
+
+
+@cache
+def _temporary() -> Path:
+    folder = temporary_folder()
+    say(
+        f"{user_cache()} cannot be written: what is decoded once for all goes to {folder}, for this process alone. Set "
+        "XDG_CACHE_HOME to a folder that can be written."
+    )
+    return folder

@@ -1,0 +1,293 @@
+"""The child process that decodes what nobody has decoded: every kind of file, and whatever befalls the process."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from image_kinds import PIXELS, expected, kinds, planar_tiff, saved
+from PIL import Image
+
+from fastclf.data.classifier_data import ImageClassifierData
+from fastclf.data.decode import process as decode_process
+from fastclf.data.decode.process import CRASHED, HUNG, Task, decode
+from fastclf.data.decode.worker import PIXELS_AT_ONCE, _File, _groups
+from fastclf.data.image import open_image
+from fastclf.data.transforms.spec import tfms_from_stats
+from fastclf.data.validation.bad_images import MAX_PIXELS
+from fastclf.data.validation.scan_cache import ScanCache
+from fastclf.errors import BackendError, BadImageError
+
+TFMS = tfms_from_stats(([0.5] * 3, [0.5] * 3), 16)
+
+
+@pytest.mark.parametrize("name", kinds())
+def test_every_kind_has_pillows_pixels(tmp_path, name):
+    file = tmp_path / name
+    file.write_bytes(kinds()[name])
+    want, got = expected(file), np.rint(open_image(file) * 255)
+    assert got.shape == want.shape
+    if name == "lab.tif":  # of 8 bits, which are coarse
+        assert np.abs(got - want).mean() < 2
+    else:
+        assert np.abs(got - want).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["cut.tif", "cut.jp2", "cut.gif", "cut.bmp", "cut.avif", "cut.webp", "cut.tga"])
+def test_what_is_cut_is_named(tmp_path, name):
+    form = {".tif": "TIFF", ".jp2": "JPEG2000"}.get(Path(name).suffix, name[4:].upper())
+    content = saved(Image.fromarray(PIXELS), form)
+    (tmp_path / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(BadImageError, match=r"cut\.\w+ cannot be decoded: "):
+        open_image(tmp_path / name)
+
+
+def test_content_decides_not_the_name(tmp_path):
+    (tmp_path / "x.jpg").write_bytes(kinds()["tiff_lzw.tif"])
+    np.testing.assert_array_equal(np.rint(open_image(tmp_path / "x.jpg") * 255), PIXELS)
+
+
+def test_grey_of_more_bits_is_scaled_and_never_clipped(tmp_path):
+    for name, top in (("x.tif", 65535), ("y.tif", 255)):
+        values = np.linspace(0, top, 600).reshape(20, 30).astype(np.int32)
+        Image.fromarray(values).save(tmp_path / name)
+        np.testing.assert_array_equal(np.rint(open_image(tmp_path / name)[:, :, 0] * 255), np.rint(values * 255 / top))
+    for name, values in (("negative.tif", [[-1.0, 0.5]]), ("nan.tif", [[np.nan, 0.5]])):
+        Image.fromarray(np.array(values, np.float32)).save(tmp_path / name)
+        with pytest.raises(BadImageError, match="grey values below 0 or not finite"):
+            open_image(tmp_path / name)
+
+
+def test_what_is_no_file_is_never_opened(folders):
+    os.mkfifo(folders / "pipe.jpg")
+    with pytest.raises(BadImageError, match="a pipe, socket or device"):
+        open_image(folders / "pipe.jpg")
+
+
+def test_a_tiff_that_pillow_reads_wrongly_is_refused(tmp_path):
+    (tmp_path / "x.tif").write_bytes(planar_tiff(PIXELS.astype("<u2") * 257))
+    with pytest.raises(BadImageError, match="TIFF with 16-bit planes"):
+        open_image(tmp_path / "x.tif")
+
+
+def test_groups_fit_into_memory():
+    sides = [(1000, 1000)] * 3 + [(8000, 8000)] + [(5000, 5000)] * 2 + [(1, 1)]
+    groups = list(_groups([_File(i, b"", "", side) for i, side in enumerate(sides)]))
+    assert [file.row for group in groups for file in group] == list(range(7))
+    for group in groups:
+        assert len(group) == 1 or sum(file.shape[0] * file.shape[1] for file in group) <= PIXELS_AT_ONCE
+    assert [len(group) for group in groups] == [3, 1, 1, 2]
+
+
+def written(folder, names):
+    """Files of these names: with 'bad' in it half a JPEG, else an image of the extension's format."""
+    folder.mkdir(exist_ok=True)
+    files = []
+    for i, name in enumerate(names):
+        pixels = Image.fromarray(np.roll(PIXELS, i, axis=1))
+        content = saved(pixels, {".jpg": "JPEG", ".tif": "TIFF", ".png": "PNG"}[Path(name).suffix])
+        (folder / name).write_bytes(content[: 400 if "bad" in name else None])
+        files.append((str(folder / name), str(folder / f"{name}.copy")))
+    return files
+
+
+def outcome(files, **options):
+    found = {}
+    decode(Task(files, MAX_PIXELS, 2, **options), found.__setitem__)
+    assert found.keys() == set(range(len(files)))
+    return [found[i] for i in range(len(files))]
+
+
+NAMES = [f"{i}.{'tif' if i % 5 == 0 else 'jpg'}" for i in range(150)] + ["bad.jpg"]
+
+
+def test_a_process_that_is_killed_is_started_again(tmp_path):
+    """At any moment: the outcome is the same."""
+    files = written(tmp_path / "x", NAMES)
+    want = outcome(files)
+    assert [known.copied for known in want[:6]] == [True, False, False, False, False, True]
+    assert want[-1].why == "damaged or truncated JPEG"
+    for after in (0.05, 0.4, 0.7, 1.0):
+        decode_process._stop()
+        killer = threading.Timer(after, lambda: decode_process._process and decode_process._process._child.kill())
+        killer.start()
+        assert outcome(files) == want
+        killer.join()
+    at, found = [1, 2, 70, 150], {}
+
+    def note(row, decoded):
+        found[row] = decoded
+        if len(found) in at:
+            decode_process._process._child.kill()
+
+    decode(Task(files, MAX_PIXELS, 2), note)
+    assert [found[i] for i in range(len(files))] == want
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """Lets the child run the worker after some other lines."""
+
+    def replaced(*lines):
+        decode_process._stop()
+        file = tmp_path / "program.py"
+        folder = Path(decode_process.__file__).parent
+        start = [
+            "import os, signal, sys, time",
+            f"sys.path.insert(0, {str(folder)!r})",
+            "import decode_worker as worker",
+        ]
+        file.write_text("\n".join([*start, *lines, "worker.main()"]))
+        monkeypatch.setattr(decode_process, "_PROGRAM", file)
+
+    yield replaced
+    monkeypatch.undo()
+    decode_process._stop()
+
+
+CRASH = textwrap.dedent(
+    """
+    kept = worker._decoded, worker._Graph.run
+    def decoded(path):
+        if b"fatal" in path: os.kill(os.getpid(), signal.SIGSEGV)
+        if b"hang" in path: time.sleep(1000)
+        return kept[0](path)
+    def run(self, group):
+        if any(b"dali" in file.path for file in group): os.abort()
+        kept[1](self, group)
+    worker._decoded, worker._Graph.run = decoded, run
+    """
+)
+
+
+def test_a_file_that_crashes_its_decoder_is_named_and_no_other(tmp_path, program):
+    program(CRASH)
+    names = ["0.jpg", "fatal.tif", "1.tif", "dali.jpg", "2.png"]
+    found = outcome(written(tmp_path / "x", names))
+    assert [known.why for known in found] == ["", CRASHED, "", "", ""]
+    assert [known.copied for known in found] == [False, None, True, True, False]  # Pillow decodes dali.jpg
+
+
+def test_a_file_on_which_a_decoder_does_not_end_is_named(tmp_path, program, monkeypatch):
+    program(CRASH)
+    monkeypatch.setattr(decode_process, "_HANGS", 3.0)
+    found = outcome(written(tmp_path / "x", ["0.jpg", "1.tif", "hang.tif", "2.tif"]))
+    assert [known.why for known in found] == ["", "", HUNG, ""]
+
+
+def test_a_process_that_cannot_start_is_no_loop(tmp_path, program):
+    program("print('there is no decoder', file=sys.stderr)", "sys.exit(3)")
+    with pytest.raises(BackendError, match="ends at once: there is no decoder"):
+        outcome(written(tmp_path / "x", ["0.jpg"]))
+
+
+def test_no_room_for_a_copy_is_said(tmp_path):
+    (file, _), *_ = written(tmp_path / "x", ["0.tif"])
+    with pytest.raises(OSError, match=r"the copy of .*0.tif cannot be written .*No such file.* set XDG_CACHE_HOME"):
+        outcome([(file, str(tmp_path / "nowhere" / "copy"))])
+    assert outcome(written(tmp_path / "x", ["0.tif"]))[0].copied
+
+
+def test_an_interrupt_leaves_a_process_that_answers(tmp_path):
+    files = written(tmp_path / "x", NAMES)
+
+    def interrupt(row, decoded):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        decode(Task(files, MAX_PIXELS, 2), interrupt)
+    assert outcome(files[:2])[1].height == 45
+
+
+def test_a_forked_process_starts_its_own(tmp_path):
+    files = written(tmp_path / "x", ["0.jpg", "1.tif"])
+    want = outcome(files)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os._exit(0 if outcome(files) == want else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert outcome(files) == want
+
+
+def test_nothing_is_left_when_the_parent_is_killed(tmp_path):
+    (file, copy), *_ = written(tmp_path / "x", ["0.jpg"])
+    lines = [
+        "import time",
+        "from fastclf.data.decode import process as p",
+        f"p.decode(p.Task([({file!r}, {copy!r})], 10**6, 1), lambda *found: None)",
+        "print(p._process._child.pid, flush=True)",
+        "time.sleep(100)",
+    ]
+    with subprocess.Popen([sys.executable, "-c", "\n".join(lines)], stdout=subprocess.PIPE, text=True) as parent:
+        child = int(parent.stdout.readline())
+        parent.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{child}/stat").exists() and time.monotonic() < deadline:
+        if Path(f"/proc/{child}/stat").read_text().split()[2] == "Z":  # nobody waits for it
+            return
+        time.sleep(0.05)
+    assert not Path(f"/proc/{child}").exists()
+
+
+def test_native_decoders_say_nothing_on_the_terminal(tmp_path, capfd):
+    (tmp_path / "x.tif").write_bytes(kinds()["jpeg.tif"][:-700])
+    (tmp_path / "x.jpg").write_bytes(kinds()["baseline.jpg"][:-300])
+    capfd.readouterr()
+    for name in ("x.tif", "x.jpg"):
+        with pytest.raises(BadImageError):
+            open_image(tmp_path / name)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.fixture
+def odd_data(tmp_path):
+    """Images of which Pillow makes copies."""
+    for part in ("train", "valid"):
+        for name in ("a", "b"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for kind in ("animated.gif", "tiff_lzw.tif", "16 bits.tif", "rgb.bmp", "turned 6.webp"):
+                (tmp_path / part / name / kind).write_bytes(kinds()[kind])
+    return ImageClassifierData.from_paths(tmp_path, 4, TFMS, device="cpu")
+
+
+def test_lost_copies_are_made_again(odd_data):
+    want = torch.cat([x for x, _ in odd_data.fix_dl])
+    for folder in Path(os.environ["XDG_CACHE_HOME"]).rglob("scans"):
+        shutil.rmtree(folder)
+    assert torch.equal(torch.cat([x for x, _ in odd_data.fix_dl]), want)
+    for folder in Path(os.environ["XDG_CACHE_HOME"]).rglob("scans"):
+        shutil.rmtree(folder)
+    odd_data.scan()
+    assert torch.equal(torch.cat([x for x, _ in odd_data.val_dl]), want)
+
+
+def test_a_copy_goes_with_the_version_of_its_file(odd_data):
+    odd_data.scan()
+    folder = ScanCache(odd_data.path).folder
+    copies = {file.name for file in folder.glob("*.png")}
+    assert len(copies) == 20
+    changed = odd_data.path / "train/a/rgb.bmp"
+    changed.write_bytes(kinds()["grey.bmp"])
+    odd_data.scan()
+    now = {file.name for file in folder.glob("*.png")}
+    assert len(now) == 20
+    assert len(now & copies) == 19
+
+
+def test_a_cache_folder_that_cannot_be_written(odd_data, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert odd_data.scan().decoded == 20
+    assert len(list(odd_data.fix_dl)) == 3
+    assert capsys.readouterr().out.count("cannot be written") == 1

@@ -1,0 +1,143 @@
+"""from_name_re and from_name_func."""
+
+import re
+
+import numpy as np
+import pytest
+
+from fastclf.data.classifier_data import ImageClassifierData
+from fastclf.data.transforms.spec import tfms_from_stats
+from fastclf.errors import LabelError
+
+TFMS = tfms_from_stats(([0.5] * 3, [0.5] * 3), 16)
+
+
+def by_re(path, pat, **options):
+    return ImageClassifierData.from_name_re(path, pat, 4, TFMS, **options)
+
+
+def by_func(path, func, **options):
+    return ImageClassifierData.from_name_func(path, func, 4, TFMS, **options)
+
+
+@pytest.fixture
+def flat(tmp_path, save_picture):
+    """images/: five each of rain and sun, deeper ones among them; test/: two."""
+    for i in range(5):
+        save_picture(tmp_path / "images" / f"rain{i}.png")
+        save_picture(tmp_path / "images" / "more" / f"sun{i}.png")
+    for i in range(2):
+        save_picture(tmp_path / "test" / f"{i}.png")
+    return tmp_path
+
+
+def labels_of(data):
+    """File name -> class, of train and valid."""
+    sets = (data.trn_ds, data.val_ds)
+    return {name: data.classes[y] for ds in sets for name, y in zip(ds.fnames, ds.y, strict=True)}
+
+
+TRUTH = {f"images/rain{i}.png": "rain" for i in range(5)} | {f"images/more/sun{i}.png": "sun" for i in range(5)}
+
+
+@pytest.mark.parametrize("pat", [r"(rain|sun)", re.compile(r"([A-Z]+)\d", re.IGNORECASE), r"^(?:more/)?(\D+)\d\.png$"])
+def test_a_pattern_names_the_class(flat, pat):
+    data = by_re(flat, pat, folder="images", test_name="test")
+    assert labels_of(data) == TRUTH
+    assert np.bincount(data.val_y).tolist() == [1, 1]
+    assert list(data.test_ds.fnames) == ["test/0.png", "test/1.png"]
+    assert not data.test_ds.labels.known
+    x, y = next(iter(data.fix_dl))
+    assert x.shape == (4, 3, 16, 16)
+    assert y.tolist() == data.trn_y[:4].tolist()
+
+
+def test_a_function_names_the_class(flat):
+    seen = []
+
+    def label(name):
+        seen.append(name)
+        return "wet" if "rain" in name else "dry"
+
+    data = by_func(flat, label, folder="images")
+    assert data.classes == ["dry", "wet"]
+    assert sorted(seen) == sorted(name.removeprefix("images/") for name in TRUTH)
+    assert labels_of(data) == {name: {"sun": "dry", "rain": "wet"}[kind] for name, kind in TRUTH.items()}
+
+
+def test_the_whole_folder_but_test(flat):
+    assert labels_of(by_re(flat, "(rain|sun)", test_name="test")) == TRUTH
+    with pytest.raises(LabelError, match=r"does not match 'test/0.png'. Mend it, move the file"):
+        by_re(flat, "(rain|sun)")
+
+
+@pytest.mark.parametrize("new_path", ["tmp", "small", "."])
+def test_smaller_copies_are_no_images_of_their_own(flat, new_path):
+    before = by_re(flat, "(rain|sun)", test_name="test")
+    before.resize(20, new_path)
+    assert labels_of(by_re(flat, "(rain|sun)", test_name="test")) == labels_of(before)
+
+
+def test_a_test_folder_with_labels(flat, save_picture):
+    for name in ("sun7.png", "more/rain8.png"):
+        save_picture(flat / "test" / name)
+    for i in range(2):
+        (flat / "test" / f"{i}.png").unlink()
+    for data in (
+        by_re(flat, "(rain|sun)", test_name="test", test_with_labels=True),
+        by_func(flat, lambda name: "rain" if "rain" in name else "sun", test_name="test", test_with_labels=True),
+    ):
+        assert list(data.test_ds.fnames) == ["test/more/rain8.png", "test/sun7.png"]
+        assert data.test_ds.y.tolist() == [0, 1]
+        assert data.test_ds.labels.known
+        assert labels_of(data) == TRUTH
+    with pytest.raises(LabelError, match="test: 'sun7' are no classes of the training set, which has 'rain', 'sun'"):
+        by_func(
+            flat,
+            lambda name: "sun7" if "7" in name else name.split("/")[-1][:-5],
+            test_name="test",
+            test_with_labels=True,
+        )
+    with pytest.raises(ValueError, match="pass test_name="):
+        by_re(flat, "(rain|sun)", folder="images", test_with_labels=True)
+
+
+def test_none_leaves_an_image_out(flat):
+    with pytest.warns(
+        UserWarning, match=r"images: 2 image\(s\) have no label and are left out, first images/more/sun0"
+    ):
+        data = by_func(flat, lambda name: None if name[-5] in "01" and "sun" in name else name[:4], folder="images")
+    assert len(data.trn_ds) + len(data.val_ds) == 8
+    assert data.trn_ds.ignored["images without a label"] == 2
+
+
+def test_rows_for_validation(flat):
+    data = by_re(flat, "(rain|sun)", folder="images", val_idxs=[0, 9])
+    assert list(data.val_ds.fnames) == [sorted(TRUTH)[0], sorted(TRUTH)[9]]
+    data = by_re(flat, "(rain|sun)", folder="images", groups=lambda name: name[-5], val_pct=0.4)
+    digits = [{name[-5] for name in ds.fnames} for ds in (data.trn_ds, data.val_ds)]
+    assert not digits[0] & digits[1]
+    with pytest.raises(ValueError, match="val_idxs name the validation rows already"):
+        by_re(flat, "(rain|sun)", folder="images", val_idxs=[0, 9], groups=lambda name: name)
+    with pytest.raises(LabelError, match="'rain' occur in validation rows only"):
+        by_re(flat, "(rain|sun)", folder="images", val_idxs=[5, 6, 7, 8, 9])
+
+
+@pytest.mark.parametrize(("pat", "n"), [("rain|sun", 0), (r"(rain|sun)(\d)", 2)])
+def test_the_group_of_a_pattern(flat, pat, n):
+    with pytest.raises(ValueError, match=f"pat must have one group in parentheses, the label, got {n}"):
+        by_re(flat, pat, folder="images")
+
+
+@pytest.mark.parametrize("label", ["", "  ", 3, b"cat", ["a"]])
+def test_labels_that_are_none(flat, label):
+    with pytest.raises(LabelError, match=r"images/.*: its label must be a text that is not empty, got "):
+        by_func(flat, lambda name: label if "3" in name else "a", folder="images")
+
+
+def test_a_single_class_and_no_image(flat):
+    with pytest.raises(LabelError, match="at least two classes, got 'a'"):
+        by_func(flat, lambda name: "a", folder="images")
+    (flat / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"no pictures below .*empty"):
+        by_re(flat, "(a)", folder="empty")
