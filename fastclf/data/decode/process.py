@@ -21,7 +21,7 @@ from fastclf.errors import BackendError
 
 CRASHED = "the decoder crashed on it"
 HUNG = "the decoder did not end"
-_PROGRAM = Path(__file__).with_name("decode_worker.py")
+_PROGRAM = Path(__file__).with_name("worker.py")
 _HANGS = 120.0  # seconds without an answer, of which one tells each group of images
 _STARTS = 4  # in vain, one after another
 _FILES_AT_ONCE = 4096  # of a request

@@ -143,7 +143,7 @@ def program(tmp_path, monkeypatch):
         start = [
             "import os, signal, sys, time",
             f"sys.path.insert(0, {str(folder)!r})",
-            "import decode_worker as worker",
+            "import worker",
         ]
         file.write_text("\n".join([*start, *lines, "worker.main()"]))
         monkeypatch.setattr(decode_process, "_PROGRAM", file)
