@@ -284,7 +284,7 @@ def test_a_root_that_is_a_link(folders, tmp_path_factory):
     assert len(load(root).trn_ds) == 12
 
 
-@pytest.mark.parametrize("name", ["/train", "../train", "train/../valid"])
+@pytest.mark.parametrize("name", ["/train", "../train", "train/../train"])
 def test_folders_outside(folders, name):
     with pytest.raises(ValueError, match="must be below its path"):
         load(folders, trn_name=name)
