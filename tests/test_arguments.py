@@ -74,7 +74,7 @@ def test_a_metric_and_a_user_may_write_into_what_they_get(tmp_path, rng):
     data = row_data(tmp_path, rng)
     before = data.val_y.copy()
     learn = HeadLearner(data, metrics=[scribbles, accuracy])
-    plain = HeadLearner(row_data(tmp_path, rng), metrics=[accuracy])
+    plain = HeadLearner(data, metrics=[accuracy])
     assert learn.fit(1e-2, 2)[2] == plain.fit(1e-2, 2)[1]
     learn.predict_with_targs()[1][:] = 0
     np.testing.assert_array_equal(data.val_y, before)

@@ -94,7 +94,10 @@ class LayerGroups:
 
     def per_group(self, values: ArrayLike, name: str) -> NDArray[np.float64]:
         """One value per group: a scalar serves all, an array must have as many values as there are groups."""
-        array = np.asarray(values, dtype=np.float64)
+        try:
+            array = np.asarray(values, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name} must be one number or one per layer group, got {values!r}") from error
         if array.ndim == 0:
             array = np.full(len(self), float(array))
         if array.shape != (len(self),):

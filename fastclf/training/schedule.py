@@ -15,6 +15,8 @@ from typing import ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fastclf.training.inputs import check_count, check_numbers
+
 
 class Schedule(Protocol):
     """What the loop, the optimizers and the recorder ask of a schedule."""
@@ -242,8 +244,9 @@ def make_schedule(
     use_clr_beta: Sequence[float] | None = None,
 ) -> Schedule:
     """The schedule that ``fit`` was asked for, with ``nb`` batches per epoch."""
-    if cycle_len is not None and (cycle_len < 1 or cycle_len != int(cycle_len)):
-        raise ValueError(f"fit: cycle_len must be a whole number of epochs, at least 1, got {cycle_len}")
+    if cycle_len is not None:
+        check_count("fit", "cycle_len", cycle_len)
+    check_numbers("fit", "cycle_mult", cycle_mult)
     if use_clr is not None and use_clr_beta is not None:
         raise ValueError("fit: use_clr and use_clr_beta exclude each other, got both")
     if not cycle_len:
@@ -253,9 +256,11 @@ def make_schedule(
     if use_clr is not None:
         if np.shape(use_clr) != (2,):
             raise ValueError(f"fit: use_clr must be (div, cut_div), got {use_clr}")
+        check_numbers("fit", "use_clr", *use_clr)
         return CLR(nb * cycle_len, cycle_mult, *use_clr)
     if use_clr_beta is not None:
         if np.shape(use_clr_beta) not in ((2,), (4,)):
             raise ValueError(f"fit: use_clr_beta must be (div, pct[, max_mom, min_mom]), got {use_clr_beta}")
+        check_numbers("fit", "use_clr_beta", *use_clr_beta)
         return CLRBeta(nb * cycle_len, cycle_mult, *use_clr_beta)
     return SGDR(nb * cycle_len, cycle_mult)

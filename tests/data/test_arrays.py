@@ -141,7 +141,7 @@ def test_numbered_classes():
         load(y=[0, 1, 0, 2, 0, 1], vy=Y, classes=["cat", "dog"])
     with pytest.raises(LabelError, match=r"val y must be one of the 2 classes, row 0 is not \(2\)"):
         load(vy=[2] * 6)
-    with pytest.raises(LabelError, match=r"row 0 is not \(-1\)"):
+    with pytest.raises(LabelError, match=r"trn y must be classes 0, 1, ..., got -1 in row"):
         load(y=[-1, 0, 1, 0, 1, 0])
     with pytest.raises(LabelError, match="every class must have a training row, got none of '1'"):
         load(y=[0, 2, 0, 2, 0, 2])
