@@ -385,6 +385,9 @@ def test_device(folders):
         assert load(folders).device == torch.device("cpu")
         with pytest.raises(ValueError, match="torch sees no GPU"):
             load(folders, device="cuda")
+    for wrong in ("gpu", "cpu:x", 1.5):
+        with pytest.raises(ValueError, match="device must be"):
+            load(folders, device=wrong)
 
 
 def test_paths_may_be_text(folders):

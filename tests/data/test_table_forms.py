@@ -533,3 +533,26 @@ def _written(load, table, encoding):
 def test_arguments_that_contradict_each_other(load, options, message):
     with pytest.raises(ValueError, match=message):
         load(lines(lambda i: f"{IDS[i]}.jpg,{PETS[i]}", "f,y"), **options)
+
+
+@pytest.mark.parametrize(
+    ("content", "reader"),
+    [
+        (b"PK\x03\x04", "read_excel"),
+        (b"\xd0\xcf\x11\xe0", "read_excel"),
+        (b"\x1f\x8b", "read_csv"),
+        (b"PAR1", "parquet"),
+    ],
+)
+def test_tables_that_are_no_text(tmp_path, content, reader, rng):
+    (tmp_path / "img").mkdir()
+    (tmp_path / "table.csv").write_bytes(content + rng.bytes(100))
+    with pytest.raises(DataError, match=f"table.csv is no text. Read it with pandas .*{reader}"):
+        ImageClassifierData.from_csv(tmp_path, "img", "table.csv", 4, TFMS)
+
+
+def test_utf_16_without_a_mark(tmp_path):
+    (tmp_path / "img").mkdir()
+    (tmp_path / "table.csv").write_bytes("f,y\na,b\nc,d\n".encode("utf-16-le"))
+    with pytest.raises(DataError, match=r"every other byte is 0. Pass e.g. encoding='utf-16-le'"):
+        ImageClassifierData.from_csv(tmp_path, "img", "table.csv", 4, TFMS)
