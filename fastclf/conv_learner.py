@@ -29,7 +29,7 @@ from fastclf.models.head import Head, check_custom_head
 from fastclf.models.net import Net
 from fastclf.terminal import say, warn
 from fastclf.training.callbacks import Callback
-from fastclf.training.inputs import check_count
+from fastclf.training.inputs import check_count, check_flag
 from fastclf.training.loop import TrainLoop
 from fastclf.training.losses import constant_logits
 from fastclf.training.metrics import accuracy, mean_average_precision
@@ -191,6 +191,7 @@ class ConvLearner(_OwnHead):
     @precompute.setter
     @long_call("what was computed is kept; do it again to go on.")
     def precompute(self, on: bool) -> None:
+        check_flag("ConvLearner", "precompute", on)
         if not on:
             self._rows = None
             return

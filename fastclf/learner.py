@@ -580,6 +580,7 @@ def _batches(stage: Stage) -> int:
 
 
 def _set(data: ImageClassifierData, is_test: bool, valid: str, test: str) -> Any:
+    check_flag("predict", "is_test", is_test)
     loader = getattr(data, test if is_test else valid)
     if loader is None:
         raise ValueError("predict: is_test=True needs data with a test set: pass test_name= when making it")

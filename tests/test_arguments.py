@@ -180,6 +180,12 @@ def test_freezing_and_names_of_files(tmp_path):
     for name in (5, "a\0b", "a\nb"):
         with pytest.raises(ValueError, match="must be a plain file name"):
             learn.save(name)
+    for wrong in ("no", 1, None):
+        for call in (learn.predict, learn.predict_with_targs, lambda is_test: learn.TTA(1, is_test)):
+            with pytest.raises(ValueError, match="is_test must be True or False"):
+                call(wrong)
+        with pytest.raises(ValueError, match="precompute must be True or False"):
+            learn.precompute = wrong
     for n_aug in (-1, 1.5):
         with pytest.raises(ValueError, match="n_aug must be a whole number of at least 0"):
             learn.TTA(n_aug)
