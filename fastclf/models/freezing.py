@@ -102,7 +102,8 @@ class LayerGroups:
                 f"{name} must be one number or one per layer group ({len(self)} groups), got shape {array.shape}"
             )
         if not (np.isfinite(array).all() and (array >= 0).all()):
-            raise ValueError(f"{name} must be finite and not negative, got {array.tolist()}")
+            found = " lr_find suggests None where the loss does not clearly fall; choose one." if values is None else ""
+            raise ValueError(f"{name} must be finite and not negative, got {values!r}.{found}")
         return array
 
 

@@ -117,6 +117,10 @@ def test_per_group(groups):
     for wrong in ([1, 2], [[1, 2, 3]]):
         with pytest.raises(ValueError, match=r"lrs must be one number or one per layer group \(3 groups\)"):
             groups.per_group(wrong, "lrs")
-    for wrong in (-1, [1, np.nan, 1]):
+    for wrong in (-1, [1, np.nan, 1], [1, None, 1]):
         with pytest.raises(ValueError, match="finite and not negative"):
             groups.per_group(wrong, "lrs")
+    with pytest.raises(
+        ValueError, match=r"lrs .* got None\. lr_find suggests None where the loss does not clearly fall"
+    ):
+        groups.per_group(None, "lrs")
