@@ -288,8 +288,9 @@ def _advice(good: int, *, first: bool) -> str:
 
 def _worse_than_constant(loss: float, constant: float) -> str:
     return (
-        f"The validation loss {loss:.6f} is above {constant:.6f}, that of a constant prediction: the model has learned "
-        "nothing that holds for new data. Train longer, or with another rate (see lr_find)."
+        f"The validation loss {loss:.6f} is above {constant:.6f}, that of a constant prediction: on new images its "
+        "probabilities are worse than the shares of the classes, even where the metrics are good. Take the model of a "
+        "better epoch (best_save_name=), another rate (see lr_find), or more data or augmentation."
     )
 
 
