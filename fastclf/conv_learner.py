@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from fastclf.activations.places import places_for
 from fastclf.activations.precompute import activations
+from fastclf.activations.store import DTYPES
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.image_loader import PictureLoader
 from fastclf.data.loader import Loader
 from fastclf.files import publish
 from fastclf.interrupts import Interrupts
-from fastclf.learner import Learner, Metric, Stage
+from fastclf.learner import Learner, Metric, Stage, check_data
 from fastclf.models.archs import Arch, build_body
 from fastclf.models.body import Body
 from fastclf.models.export import to_onnx
@@ -28,6 +29,7 @@ from fastclf.models.head import Head, check_custom_head
 from fastclf.models.net import Net
 from fastclf.terminal import say, warn
 from fastclf.training.callbacks import Callback
+from fastclf.training.inputs import check_count, check_flag
 from fastclf.training.loop import TrainLoop
 from fastclf.training.losses import constant_logits
 from fastclf.training.metrics import accuracy, mean_average_precision
@@ -106,13 +108,12 @@ class ConvLearner(_OwnHead):
         tmp_name: str = "tmp",
         **kwargs: Any,
     ) -> None:
-        if isinstance(views, bool) or not isinstance(views, int) or views < 1:
-            raise ValueError(
-                f"ConvLearner: views must be a whole number of at least 1, got {views!r}. Pass e.g. views=4."
-            )
+        check_count("ConvLearner", "views", views)
+        if act_dtype not in DTYPES:
+            raise ValueError(f"ConvLearner: act_dtype must be one of {DTYPES}, got {act_dtype!r}")
         super().__init__(data, model, model.groups, **kwargs)
         self.head = model.head
-        self.views = views
+        self.views = int(views)
         self._act_dtype, self._tmp_name = act_dtype, tmp_name
         self._rows: ImageClassifierData | None = None
         self._trained_with: Statistics | None = None
@@ -168,6 +169,7 @@ class ConvLearner(_OwnHead):
             WeightsError: the weights cannot be had, or do not fit; says where to put the file.
             ValueError: ``custom_head`` does not fit the body or the classes.
         """
+        check_data("ConvLearner.pretrained", data)
         if data.has_rows:
             raise ValueError("ConvLearner: data holds activations, not pictures; use HeadLearner(data)")
         body = build_body(arch, pretrained, weights)
@@ -189,6 +191,7 @@ class ConvLearner(_OwnHead):
     @precompute.setter
     @long_call("what was computed is kept; do it again to go on.")
     def precompute(self, on: bool) -> None:
+        check_flag("ConvLearner", "precompute", on)
         if not on:
             self._rows = None
             return
@@ -268,6 +271,7 @@ class ConvLearner(_OwnHead):
 
     def set_data(self, data: ImageClassifierData) -> None:
         """Goes on with other pictures of the same classes; under precompute, with their activations."""
+        check_data("set_data", data)
         if data.has_rows:
             raise ValueError("set_data: data holds activations, not pictures")
         _check_size(self.model.body, data)
@@ -376,6 +380,7 @@ class HeadLearner(_OwnHead):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
+        check_data("HeadLearner", data)
         rows = data.trn_ds.rows
         if rows is None:
             raise ValueError("HeadLearner: data holds pictures, not activations [N, F]; use ConvLearner.pretrained")

@@ -14,11 +14,14 @@ from torch import Tensor, nn
 
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.classifier_data import ImageClassifierData
+from fastclf.data.loader import Loader
 from fastclf.describe import describe_learner
 from fastclf.errors import CheckpointError
 from fastclf.interrupts import Interrupts
 from fastclf.models.freezing import LayerGroups
+from fastclf.models.head import check_outputs
 from fastclf.models.summary import summary_table
+from fastclf.philox import check_seed
 from fastclf.saving import Saving
 from fastclf.terminal import say
 from fastclf.training.callbacks import Callback, EndSearch, SaveBest, SaveCycles
@@ -31,10 +34,10 @@ from fastclf.training.evaluate import (
     scores_of,
     validate,
 )
-from fastclf.training.inputs import as_batch, check_batch_norm, check_count, check_functions
+from fastclf.training.inputs import as_batch, check_batch_norm, check_count, check_flag, check_functions, check_numbers
 from fastclf.training.loop import Steps, TrainLoop, derived_seed, seeded
+from fastclf.training.losses import BCE, L1, NLL, default_loss
 from fastclf.training.losses import class_weights as weights_of
-from fastclf.training.losses import default_loss
 from fastclf.training.memory import explains_gpu_memory
 from fastclf.training.metrics import Metric as Metric
 from fastclf.training.metrics import name_of
@@ -48,6 +51,7 @@ from fastclf.training.steps import FINE_TUNING_CLIP, AutogradSteps, OptFn, Rates
 from fastclf.training.suggestions import RateSuggestions, suggest
 
 Array = NDArray[Any]
+_FINALS = {NLL: "log_softmax", BCE: "sigmoid", L1: "none"}  # losses that know what they take -> how it is made
 _SEARCH_STEPS = 100  # of lr_find, at least
 
 
@@ -101,8 +105,11 @@ class Learner(Saving):
         seed: int | None = None,
         models_name: str = "models",
     ) -> None:
+        check_data(type(self).__name__, data)
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"{type(self).__name__}: model must be an nn.Module, got {model!r}")
         self._data = data
-        self.model = model.to(data.device)
+        self.model = model.to(data.device, torch.float32)
         self.groups = LayerGroups(groups, heads=self._heads)
         self.crit: Crit = crit or _loss_for(data, class_weights)
         if crit is not None and class_weights is not None:
@@ -111,6 +118,7 @@ class Learner(Saving):
         self.opt_fn: OptFn = opt_fn or SGDR
         self.clip = clip
         self.seed = data.seed if seed is None else seed
+        check_seed(type(self).__name__, self.seed)
         self.sched = Recorder(Constant(), 0.0)
         self._models_name = models_name
         self._fits = self._epochs = 0
@@ -155,6 +163,7 @@ class Learner(Saving):
 
     def set_data(self, data: ImageClassifierData) -> None:
         """Goes on with other data of the same classes, such as larger pictures."""
+        check_data("set_data", data)
         if data.classes != self._data.classes or data.c != self._data.c:
             raise ValueError(
                 f"set_data: data must have the classes {self._data.classes}, got {data.classes}. "
@@ -220,6 +229,10 @@ class Learner(Saving):
         """
         check_count("fit", "n_cycle", n_cycle)
         check_functions("fit", "callbacks", callbacks, Callback)
+        check_flag("fit", "use_wd_sched", use_wd_sched)
+        check_flag("fit", "resume", resume)
+        if cycle_save_name is not None and cycle_len is None:
+            raise ValueError("fit: cycle_save_name needs cycle_len: without cycles nothing would be saved")
         self.data.scan()  # what is skipped counts in no batch
         self._settle_fine_tuning()
         schedule = make_schedule(_batches(self._stage()), cycle_len, cycle_mult, use_clr, use_clr_beta)
@@ -234,11 +247,12 @@ class Learner(Saving):
         state, saved = self._state_of(state_name, plan, rates, resume=resume)
         fits = self._fits + 1 if saved is None else saved["fits"]
         hooks = list(callbacks)
-        for name in filter(None, (best_save_name, cycle_save_name)):
-            self._model_path(name)  # a name or a folder that will not do is an error now, not after an epoch
-        if best_save_name:
+        for name in (best_save_name, cycle_save_name):
+            if name is not None:
+                self._model_path(name)  # a name or a folder that will not do is an error now, not after an epoch
+        if best_save_name is not None:
             hooks.append(SaveBest(self.save, best_save_name))
-        if cycle_save_name:
+        if cycle_save_name is not None:
             hooks.append(SaveCycles(self.save, cycle_save_name, schedule, _batches(self._stage())))
         self.sched = Recorder(schedule, float(rates.lrs[-1]))
         with Interrupts() as interrupts, self._seeded("fit", fits):
@@ -329,7 +343,8 @@ class Learner(Saving):
         self._settle_fine_tuning()
         stage = self._stage()
         nb = _batches(stage)
-        last = float(np.asarray(start_lr, dtype=np.float64).reshape(-1)[-1])
+        check_numbers("lr_find", "end_lr", end_lr)
+        last = float(self._per_group(start_lr, "start_lr")[-1])
         if not 0 < last < end_lr:
             raise ValueError(f"lr_find: rates must rise from above 0, got start_lr {last:g} and end_lr {end_lr:g}")
         steps = max(nb, _SEARCH_STEPS)
@@ -343,15 +358,31 @@ class Learner(Saving):
 
     def _loop(self, rates: Rates, hooks: Sequence[Callback], interrupts: Interrupts) -> TrainLoop:
         stage = self._stage()
+        self._check_model()
         stage.groups.set_modes()
         check_batch_norm(stage.module, stage.data.trn_dl)
         steps = self._steps(stage, rates)
         return TrainLoop(steps, stage.groups, _batches(stage), self.sched, hooks, interrupts, self._epochs)
 
+    def _check_model(self) -> None:
+        """Raises ValueError where a whole network of one's own does not give what the default losses take.
+
+        One that gives logits would train, and its predictions be no log-probabilities.
+        """
+        check_final_layer(self.model, self.crit)
+        final = _FINALS.get(type(self.crit))
+        if final is None or self._heads:
+            return
+        columns, tfms = self._columns(), self._data.tfms
+        shape = (3, tfms[1].sz, tfms[1].sz) if tfms is not None else (columns or 0,)
+        x = torch.randn(2, *shape, dtype=torch.float32, generator=torch.Generator().manual_seed(0)).to(
+            self._data.device
+        )
+        check_outputs("model", self.model, x, f"batches {['B', *shape]}".replace("'", ""), self._data.c, final)
+
     def _steps(self, stage: Stage, rates: Rates) -> Steps:
         """Trains cached rows in the native engine where it knows head, loss and optimizer, else through autograd."""
         module, loader, crit = stage.module, stage.data.trn_dl, self.crit
-        check_final_layer(module, crit)
         unknown = unknown_to_engine(module, loader, crit, self.opt_fn)
         if unknown is None:
             return EngineSteps(module, loader, crit, self.opt_fn, rates)  # type: ignore[arg-type]
@@ -374,6 +405,8 @@ class Learner(Saving):
 
     def _rates(self, lrs: ArrayLike, wds: ArrayLike | None, schedule: Schedule, *, decoupled: bool) -> Rates:
         groups = self._stage().groups
+        if self.clip is not None and not (isinstance(self.clip, int | float | np.number) and self.clip > 0):
+            raise ValueError(f"clip must be a positive number, got {self.clip!r}. Pass float('inf') for no clipping.")
         return Rates(
             self._per_group(lrs, "lrs"),
             schedule,
@@ -418,8 +451,7 @@ class Learner(Saving):
 
         BatchNorm's weights (scale and shift) train in either case. The first fit that this concerns says so.
         """
-        if not isinstance(frozen, bool | np.bool_):
-            raise ValueError(f"bn_freeze: frozen must be True or False, got {frozen!r}")
+        check_flag("bn_freeze", "frozen", frozen)
         self.groups.bn_frozen = bool(frozen)
 
     # Predicting
@@ -445,6 +477,8 @@ class Learner(Saving):
     @long_call(NOTHING_CHANGED)
     def predict_dl(self, dl: Any) -> Array:
         """Predictions ``[N, c]`` for every row that a loader of pictures or of activations serves."""
+        if not isinstance(dl, Loader):
+            raise ValueError(f"predict_dl: dl must be a loader such as data.val_dl, got a {type(dl).__name__}")
         return self._predict(self._module_for_loader(dl), dl)[0]
 
     @long_call(NOTHING_CHANGED)
@@ -504,6 +538,12 @@ class Learner(Saving):
         say(summary_table(stage.module, x[:2]))
 
 
+def check_data(call: str, data: object) -> None:
+    """Raises ValueError unless data are those that a learner takes."""
+    if not isinstance(data, ImageClassifierData):
+        raise ValueError(f"{call}: data must be an ImageClassifierData, got a {type(data).__name__}")
+
+
 def _fine_tuning_line(bn_frozen: bool | None, clip: float | None) -> str | None:
     bound = f"the gradient's norm is bounded at {FINE_TUNING_CLIP:g} (clip)"
     if bn_frozen is None:
@@ -540,6 +580,7 @@ def _batches(stage: Stage) -> int:
 
 
 def _set(data: ImageClassifierData, is_test: bool, valid: str, test: str) -> Any:
+    check_flag("predict", "is_test", is_test)
     loader = getattr(data, test if is_test else valid)
     if loader is None:
         raise ValueError("predict: is_test=True needs data with a test set: pass test_name= when making it")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from contextlib import suppress
 from typing import TextIO
 
 _PACKAGE = __name__.partition(".")[0]
@@ -17,7 +18,8 @@ def fitting(text: str, stream: TextIO | None = None) -> str:
 
 def say(text: str, stream: TextIO | None = None) -> None:
     """Prints a line at once, whatever the stream's (stdout's) encoding."""
-    print(fitting(text, stream), file=stream, flush=True)
+    with suppress(OSError):  # whoever read it has gone, or its disk is full: no reason to end a fit
+        print(fitting(text, stream), file=stream, flush=True)
 
 
 def warn(text: str) -> None:

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import three_colours
+from helpers import row_data, three_colours
 from processes import ENVIRONMENT
 
-from fastclf import terminal
+from fastclf import HeadLearner, terminal
 from fastclf.files import user_cache
 from fastclf.progress import Progress
 from fastclf.training.loop import _Table
@@ -163,3 +163,16 @@ def test_nothing_else_is_printed_at_import_and_by_runtimes(tmp_path):
         [sys.executable, "-c", script, tmp_path], env=ENVIRONMENT, capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+class Gone(io.StringIO):
+    """A pipe that nobody reads any more, or a file on a full disk."""
+
+    def write(self, text):
+        raise BrokenPipeError
+
+
+def test_who_listens_may_go(tmp_path, rng, monkeypatch):
+    learn = HeadLearner(row_data(tmp_path, rng))
+    monkeypatch.setattr(sys, "stdout", Gone())
+    assert len(learn.fit(0.01, 2)) == 2
