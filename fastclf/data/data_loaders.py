@@ -14,7 +14,7 @@ import torch
 from fastclf.calls import long_call
 from fastclf.data.dataset import Dataset
 from fastclf.data.describe import describe_data
-from fastclf.data.image_loader import PictureLoader
+from fastclf.data.image_loader import ImageLoader
 from fastclf.data.loader import Loader, LoaderOptions, RowLoader
 from fastclf.data.options import SEED, Options, as_device, as_threads
 from fastclf.data.resize import resized
@@ -90,7 +90,7 @@ class DataLoaders:
         if ds.rows is not None:
             return RowLoader(ds, self._options, **how)
         assert self.tfms is not None
-        return PictureLoader(ds, self.tfms[0 if train else 1], self._options, split, **how)
+        return ImageLoader(ds, self.tfms[0 if train else 1], self._options, split, **how)
 
     def __repr__(self) -> str:
         """Describes sets, sizes and classes in a few lines."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from fastclf.data.sources.names import Names
-from fastclf.data.transforms.spec import Transforms
+from fastclf.data.transforms.spec import TransformSpec
 from fastclf.data.validation.bad_images import BadPictures
 
 _OF_ITS_OWN = BadPictures(Path(), (), 0)
@@ -78,7 +78,7 @@ class Dataset:
     fnames: Sequence[str] = ()
     images: npt.NDArray[Any] | None = None
     rows: npt.NDArray[Any] | None = None
-    tfms: Transforms | None = None
+    tfms: TransformSpec | None = None
     bad: BadPictures = field(default=_OF_ITS_OWN, repr=False, compare=False)
     ignored: Mapping[str, int] = field(default_factory=dict, repr=False)
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastclf.data.dataset import Labels
+from fastclf.data.image_transforms import pixels_hint
 from fastclf.data.sources.folders import check_classes, warn_absent
 from fastclf.errors import DataError, LabelError
 from fastclf.terminal import say, warn
@@ -94,11 +95,6 @@ def _as_array(values: Any, what: str) -> npt.NDArray[Any]:
         return np.asarray(values)
     except (ValueError, TypeError) as error:
         raise ValueError(f"from_arrays: {what} must be an array, got rows of different shapes: {error}.") from error
-
-
-def pixels_hint(dtype: np.dtype[Any]) -> str:
-    """How pixels of another type become those that are taken."""
-    return f"Pass x / np.float32({np.iinfo(dtype).max})." if dtype == np.uint16 else "Pass e.g. x.astype(np.uint8)."
 
 
 def _as_pictures(values: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fastclf.data.dataset import Dataset, Labels
+from fastclf.data.image_transforms import Transforms
 from fastclf.data.sources.folders import FolderRules, labelled_by_folder
 from fastclf.data.sources.layout import SetFolders
 from fastclf.data.sources.listing import Found, find_files, pictures_in
 from fastclf.data.sources.split import get_group_idxs, stratified_idxs, warn_single
-from fastclf.data.transforms.spec import Transforms
 from fastclf.terminal import say
 
 Tfms: TypeAlias = tuple[Transforms, Transforms]

@@ -16,10 +16,10 @@ from helpers import COLOURS, picture_data, tiny_learner, write_pictures
 from odd_pictures import NOISE, bad_files, encoded, odd_files
 from PIL import Image
 
+from fastclf import tfms_from_stats
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.decode.process import decode
 from fastclf.data.image import open_image
-from fastclf.data.transforms.spec import tfms_from_stats
 from fastclf.data.validation.bad_images import MAX_PIXELS
 from fastclf.data.validation.verified import VerifiedFiles
 from fastclf.errors import BadImageError
