@@ -25,8 +25,8 @@ class Augmentation:
 
     Attributes:
         n_uniforms: how many uniform numbers one image takes.
-        version: of the code of an augmentation outside fastclf, a number or text: change it whenever other code would
-            give other pixels. Cached views (``views=``) are kept under it, so without a version they are refused.
+        version: of the code of an augmentation outside fastclf, a number or text: change it with the code, and with all
+            that the code depends on. Cached views (``views=``) are kept under it; without a version they are refused.
     """
 
     version: int | str | None = None
@@ -176,8 +176,8 @@ def checked_version(name: str, version: object) -> int | str:
     """Return the version of code outside fastclf; raise ValueError where there is none."""
     if isinstance(version, bool) or not isinstance(version, int | str):
         raise ValueError(
-            f"describe: {name} must have a version, a number or text that changes with its code, got {version!r}: "
-            f"cached views (views=) are found again by it. Set {name}.version = 1."
+            f"describe: {name} must have a version, a number or text that changes with its code and what that depends "
+            f"on, got {version!r}: cached views (views=) are found again by it. Set {name}.version = 1."
         )
     return version
 

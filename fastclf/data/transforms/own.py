@@ -57,9 +57,17 @@ class FunctionAugmentation(PixelAugmentation):
 
     def describe(self) -> list[Any]:
         """See `Augmentation.describe`."""
-        named: Any = self.function if hasattr(self.function, "__qualname__") else type(self.function)
-        version = checked_version(self.name, getattr(self.function, "version", None))
-        return [f"{named.__module__}.{named.__qualname__}", {}, version]
+        name = getattr(self.function, "__qualname__", None)
+        if name is None:
+            raise ValueError(
+                f"describe: {self.name} has no name of its own, by which cached views (views=) could be found again. "
+                "Make it a function, or a class derived from PixelAugmentation."
+            )
+        return [
+            f"{self.function.__module__}.{name}",
+            {},
+            checked_version(self.name, getattr(self.function, "version", None)),
+        ]
 
 
 def as_augmentations(given: object, sz: int) -> tuple[Augmentation, ...]:
