@@ -80,28 +80,28 @@ class ImageLoader(Loader):
         return self.__dict__ | {"_idle": []}
 
     def close(self) -> None:
-        """Gives back what makes batches, with its threads. The next epoch builds it anew."""
+        """Give back what makes batches, with its threads. The next epoch builds it anew."""
         self._idle.clear()
 
     def chunks(self, epoch: int) -> list[Rows]:
-        """Returns the rows of each batch of an epoch."""
+        """Return the rows of each batch of an epoch."""
         return self._chunks(self.order(epoch))
 
     def is_batch(self, rows: Rows) -> bool:
-        """Tells whether what is left of a batch can still be served."""
+        """Tell whether what is left of a batch can still be served."""
         return len(rows) > self._drop_single
 
     def take_renderer(self) -> Renderer:
-        """Returns a renderer that nobody uses."""
+        """Return a renderer that nobody uses."""
         starts_threads("ImageLoader")
         return self._idle.pop() if self._idle else self._build()
 
     def return_renderer(self, renderer: Renderer) -> None:
-        """Keeps a renderer, which has nothing left in the making, for the next epoch."""
+        """Keep a renderer, which has nothing left in the making, for the next epoch."""
         self._idle.append(renderer)
 
     def feed(self, renderer: Renderer, rows: Rows, epoch: int) -> None:
-        """Starts a batch."""
+        """Start a batch."""
         parameters = sample(self.tfms, self._options.seed, epoch, self.split, rows)
         renderer.feed(self._images(rows), parameters, self.files.pixels(rows))
 
@@ -117,7 +117,7 @@ class ImageLoader(Loader):
         return gpu_renderer(self.tfms, source, bs, device, threads, self._try)
 
     def _try(self, renderer: Renderer) -> None:
-        """Makes the first batches, as an epoch would, for a measurement."""
+        """Make the first batches, as an epoch would, for a measurement."""
         fed = 0
         for rows in self._chunks(np.arange(self.n))[:_TRIED]:
             if not self.files.bad(rows):
@@ -158,7 +158,7 @@ class _Flow:
             yield rows, x
 
     def end(self) -> None:
-        """Finishes what is in the making, so that its renderer can serve the next epoch."""
+        """Finish what is in the making, so that its renderer can serve the next epoch."""
         while self._renderer is not None and self._fed:
             self._take()
             self._fed -= 1
@@ -167,7 +167,7 @@ class _Flow:
         self._loader.files.save()
 
     def _feed_ahead(self) -> None:
-        """Feeds batches, but none with an image that must not be decoded: it is dealt with when its turn comes."""
+        """Feed batches, but none with an image that must not be decoded: it is dealt with when its turn comes."""
         self._renderer = self._renderer or self._loader.take_renderer()
         while self._fed < min(len(self._chunks), max(1, self._renderer.ahead)):
             rows = self._chunks[self._fed]
@@ -184,7 +184,7 @@ class _Flow:
             return None, error
 
     def _drop_bad(self, error: DecodeError | None) -> None:
-        """Leaves the bad images out of the next batch; it and those after it are fed again."""
+        """Leave the bad images out of the next batch; it and those after it are fed again."""
         rest = self._loader.files.without_bad(self._chunks.popleft(), error)
         self._fed = 0
         if self._loader.is_batch(rest):

@@ -137,7 +137,7 @@ def test_orientation_is_applied(tmp_path, exif_photos):
 
 def test_bad_pictures_are_named(data):
     (data.path / "train/dog/wide.jpg").write_bytes(b"<html>")
-    with pytest.raises(BadImageError, match=r"train/dog/wide.jpg: not a picture but a text or web page"):
+    with pytest.raises(BadImageError, match=r"train/dog/wide.jpg: not an image but a text or web page"):
         data.resize(30)
     (data.path / "train/dog/wide.jpg").unlink()
     with pytest.raises(BadImageError, match=r"train/dog/wide.jpg: not found"):

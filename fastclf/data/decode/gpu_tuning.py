@@ -41,7 +41,7 @@ def candidates(num_threads: int) -> list[Tuning]:
 def fastest(
     situation: Mapping[str, Any], num_threads: int, build: Callable[[Tuning], M], work: Callable[[M], object]
 ) -> M:
-    """Builds what decodes fastest.
+    """Build what decodes fastest.
 
     Args:
         situation: all that the choice depends on, but for the number of threads.

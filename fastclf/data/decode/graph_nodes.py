@@ -89,7 +89,7 @@ def crop(tfms: TransformSpec, image: Any, of: Nodes) -> Any:
 
 
 def _mirrored(image: Any, width: int) -> Any:
-    """Mirrors the outermost pixels outwards; DALI's warp would repeat the last one."""
+    """Mirror the outermost pixels outwards; DALI's warp would repeat the last one."""
     shape = image.shape(dtype=types.INT32)
     top = fn.flip(image[:width], horizontal=0, vertical=1)
     bottom = fn.flip(image[shape[0] - width :], horizontal=0, vertical=1)
@@ -100,7 +100,7 @@ def _mirrored(image: Any, width: int) -> Any:
 
 
 def _matrix(tfms: TransformSpec, box: CropBox, spread: int, of: Nodes) -> Any:
-    """Builds the `[2, 3]` map from crop to resized part, over (x, y), that keeps the crop's middle in place."""
+    """Build the `[2, 3]` map from crop to resized part, over (x, y), that keeps the crop's middle in place."""
     start = fn.stack(*(as_float(side.start - side.low) + float(spread) for side in (box.x, box.y)))
     shift = fn.reshape(start + tfms.sz / 2 - of.parameter("middle"), shape=[2, 1])
     return fn.cat(of.parameter("linear"), shift, axis=1)

@@ -83,14 +83,14 @@ def _renderer(tfms: TransformSpec, source: Source, bs: int, device: torch.device
     if not tfms.in_torch:
         return _first_stage(tfms, source, bs, device, tuning)
     plain = replace(tfms, mean=(0.0,) * 3, std=(1.0,) * 3)  # values 0..1, which `TorchStage` changes and normalises
-    return TorchStage(tfms, _first_stage(plain, source, bs, device, tuning))
+    return TorchStage(tfms, _first_stage(plain, source, bs, device, tuning), device)
 
 
 def _first_stage(tfms: TransformSpec, source: Source, bs: int, device: torch.device, tuning: Tuning) -> Renderer:
     if not has_crop_resize(device):
         return GraphRenderer(tfms, source, bs, device, tuning)
     if tfms.in_torch:
-        _say_once(f"{_names(tfms.in_torch)}: run in torch, on every batch that the native renderer has made")
+        _say_once(f"{_names(tfms.in_torch)}: run in torch, on every batch")
     others = [(i, aug) for i, aug in tfms.rendered if aug.native is None]
     if not others:
         return NativeRenderer(tfms, source, bs, tuning.num_threads)
@@ -125,9 +125,9 @@ class GraphRenderer:
 class TorchStage:
     """Crops of another renderer with values 0..1, changed by augmentations that run in torch, and normalised."""
 
-    def __init__(self, tfms: TransformSpec, first: Renderer) -> None:
+    def __init__(self, tfms: TransformSpec, first: Renderer, device: torch.device) -> None:
         self._augs = {f"aug{i}": aug for i, aug in tfms.in_torch}
-        self._mean, self._std = (torch.tensor(values)[:, None, None] for values in (tfms.mean, tfms.std))
+        self._mean, self._std = (torch.tensor(x, device=device)[:, None, None] for x in (tfms.mean, tfms.std))
         self._first = first
         self._parameters: deque[Parameters] = deque()  # of the batches in the making
 
@@ -146,14 +146,14 @@ class TorchStage:
         x, parameters = self._first.take(), self._parameters.popleft()
         try:
             for name, aug in self._augs.items():
-                x = aug.apply(x, torch.from_numpy(parameters[name]).to(x.device))
+                x = aug.apply(x, torch.from_numpy(parameters[name]).to(self._mean.device))
         except Exception:  # of code that is not ours
             self._finish()
             raise
-        return (x - self._mean.to(x.device)) / self._std.to(x.device)
+        return (x - self._mean) / self._std
 
     def _finish(self) -> None:
-        """Waits for what is in the making: DALI's graphs must not be torn down while they run."""
+        """Wait for what is in the making: DALI's graphs must not be torn down while they run."""
         with suppress(DecodeError):
             for _ in range(len(self._parameters)):
                 self._first.take()

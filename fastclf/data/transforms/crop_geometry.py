@@ -128,7 +128,7 @@ class _Axis:
 
 
 def _scaled(tfms: TransformSpec, height: Any, width: Any, of: Algebra) -> list[_Axis]:
-    """Scales the shorter side, or for NO both sides, to `scaled`; the longer side is rounded down."""
+    """Scale the shorter side, or for NO both sides, to `scaled`; the longer side is rounded down."""
     target = of.parameter("scaled")
     short = of.minimum(height, width)
     axes = []
@@ -139,7 +139,7 @@ def _scaled(tfms: TransformSpec, height: Any, width: Any, of: Algebra) -> list[_
 
 
 def _rectangle(tfms: TransformSpec, height: Any, width: Any, of: Algebra) -> list[_Axis]:
-    """Scales a rectangle of a random area and aspect, shrunk where it does not fit, to the crop."""
+    """Scale a rectangle of a random area and aspect, shrunk where it does not fit, to the crop."""
     corner, sides = of.pair("corner"), (of.as_float(height), of.as_float(width))
     area, aspect = of.parameter("area") * sides[0] * sides[1], of.parameter("aspect")
     wanted = of.sqrt(area / aspect), of.sqrt(area * aspect)

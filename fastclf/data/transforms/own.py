@@ -100,7 +100,8 @@ def _as_augmentation(given: object) -> Augmentation:
 
 
 def _try(aug: Augmentation, sz: int) -> None:
-    hash(aug)  # renderers are kept by it
+    if type(aug).__hash__ is None:
+        raise ValueError(f"{aug.name} must be hashable, as renderers are kept by it: make it @dataclass(frozen=True)")
     u = uniforms(0, 0, np.arange(_TRIED), 0, aug.n_uniforms)
     parameters = np.asarray(aug.parameters(u, sz))
     if len(parameters) != len(u) or not np.isfinite(parameters).all():

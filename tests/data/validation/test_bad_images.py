@@ -40,7 +40,7 @@ BAD = {
     "half a png": (encoded("PNG")[:3000], "damaged or truncated PNG"),
     "half a gif": (encoded("GIF")[:1000], "damaged or truncated GIF"),
     "heic": (b"\0\0\0\x18ftypheic" + b"\0" * 50, "HEIC"),
-    "resource fork": (b"\0\5\x16\7" * 30, "no known picture format"),
+    "resource fork": (b"\0\5\x16\7" * 30, "no known image format"),
 }
 
 
