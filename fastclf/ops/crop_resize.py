@@ -23,9 +23,14 @@ class PixelOp(enum.IntEnum):
     """What can be done to the values of a finished crop, before it is normalised.
 
     BRIGHTNESS_CONTRAST takes two numbers b and c: clip((x - m) * c + m + b, 0, 1), m the mean of the crop.
+
+    The same names and values stand in csrc/api.h.
     """
 
     BRIGHTNESS_CONTRAST = 0
+
+
+_NUMBERS: dict[PixelOp, int | None] = {PixelOp.BRIGHTNESS_CONTRAST: 2}  # that each takes; None for any
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Crops:
         size: `[N, 2] int64`, the rows and columns that the part is resized to.
         matrix: `[N, 2, 3] float32`, from positions (x, y) in the crop to positions in the resized part, where pixel
             0 reaches from 0 to 1; beyond the part it is mirrored. None where the resized part is the crop.
-        pixel_ops: what is done to the values, in order, each with the numbers that it takes, `[N, 2] float32`.
+        pixel_ops: what is done to the values, in order, each with the numbers that it takes, `[N, k] float32`.
     """
 
     part: Floats
@@ -90,8 +95,8 @@ def crop_resize(
     part = _checked("part", crops.part, np.float32, (n, 4))
     size = _checked("size", crops.size, np.int64, (n, 2))
     matrix = None if crops.matrix is None else _checked("matrix", crops.matrix, np.float32, (n, 2, 3))
-    values = [_checked("pixel_ops", numbers, np.float32, (n, 2)) for _, numbers in crops.pixel_ops]
-    light = np.ascontiguousarray(np.stack(values, axis=1)) if values else np.empty((n, 0, 2), np.float32)
+    pixel_ops = np.array([op for op, _ in crops.pixel_ops], np.int64)
+    numbers = _numbers(crops.pixel_ops, n)
     if (part[:, 2:] <= part[:, :2]).any() or (size < 1).any() or (size > _MOST).any():
         raise ValueError(f"crop_resize: part must not be empty, size from 1 to {_MOST}. Check where they come from.")
     if matrix is None and (size != sz).any():
@@ -116,9 +121,11 @@ def crop_resize(
         part=part.ctypes.data,
         size=size.ctypes.data,
         matrix=0 if matrix is None else matrix.ctypes.data,
-        light=light.ctypes.data,
+        pixel_ops=pixel_ops.ctypes.data,
+        numbers=numbers.ctypes.data,
         n=n,
-        lights=light.shape[1],
+        n_ops=numbers.shape[1],
+        width=numbers.shape[2],
         sz=sz,
         top=form.white,
         mean=form.mean,
@@ -126,6 +133,15 @@ def crop_resize(
         out=out.data_ptr(),
         threads=threads,
     )
+
+
+def _numbers(pixel_ops: Sequence[tuple[PixelOp, Floats]], n: int) -> Floats:
+    """Return the numbers of all operations side by side, `[n, n_ops, width]`, zeros behind those of each."""
+    checked = [_checked("pixel_ops", numbers, np.float32, (n, _NUMBERS[op])) for op, numbers in pixel_ops]
+    out = np.zeros((n, len(checked), max((x.shape[1] for x in checked), default=0)), np.float32)
+    for k, numbers in enumerate(checked):
+        out[:, k, : numbers.shape[1]] = numbers
+    return out
 
 
 def _checked(name: str, values: npt.NDArray[Any], dtype: type, shape: tuple[int | None, ...]) -> npt.NDArray[Any]:
