@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fastclf.ops.backend import Backend, backend, native_module
+from fastclf.ops.registry import Backend, address, backend, native_module
 
 _MOST = 1 << 14  # rows and columns
 _FARTHEST = 1 << 29  # positions are whole numbers of 32 bits
@@ -96,21 +96,21 @@ def draw_windows(
         raise ValueError("draw_windows: part must lie within a picture's size of the picture. Check how it was placed.")
     if matrix is not None and np.abs(matrix).max(initial=0) * (2 * sz + 1) > _FARTHEST:
         raise ValueError(f"draw_windows: matrix must keep positions below {_FARTHEST}. Check how it was made.")
-    native_module().draw_windows(
-        src=src.ctypes.data,
-        shape=shape.ctypes.data,
+    native_module().crop_resize(
+        src=address(src),
+        shape=address(shape),
         bytes=np.dtype(np.uint8) in dtypes,
-        part=part.ctypes.data,
-        size=size.ctypes.data,
-        matrix=0 if matrix is None else matrix.ctypes.data,
-        light=light.ctypes.data,
+        crop=address(part),
+        size=address(size),
+        matrix=address(matrix),
+        lighting=address(light),
         n=n,
-        lights=light.shape[1],
+        lightings=light.shape[1],
         sz=sz,
         top=canvas.top,
         mean=canvas.mean,
         std=canvas.std,
-        out=out.data_ptr(),
+        out=address(out),
         threads=threads,
     )
 

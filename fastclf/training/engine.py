@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
 from fastclf.data.loader import RowLoader
+from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
-from fastclf.ops import HeadEngine, HeadLoss, HeadRates, HeadSpec
+from fastclf.ops import HeadEngine, HeadRates, HeadSpec
+from fastclf.ops.head.spec import Precision
 from fastclf.training.evaluate import Crit
-from fastclf.training.losses import BCE, NLL, gradient_scale
+from fastclf.training.losses import gradient_scale
 from fastclf.training.optimizer import SGDR
 from fastclf.training.steps import OptFn, Rates
 
-_FLOP_PER_CHUNK = 2e10  # some tenths of a second: how often progress is told
+_FLOP_PER_CHUNK = 2e10  # some tenths of a second: how often progress is shown
 
 
 class EngineSteps:
@@ -27,12 +30,13 @@ class EngineSteps:
     Attributes:
         chunk: how many batches the loop asks for at once when nothing needs to happen between them.
         step: steps done, as the schedule counts them.
-        precision: what the forward pass computes in.
+        precision: what its products multiply.
     """
 
-    precision = "float32"
-
-    def __init__(self, head: Head, loader: RowLoader, crit: NLL | BCE, opt_fn: OptFn, rates: Rates) -> None:
+    def __init__(
+        self, head: Head, loader: RowLoader, crit: NLL | BCE, opt_fn: OptFn, rates: Rates, precision: Precision
+    ) -> None:
+        self.precision: str = precision
         spec, rows, momentum = HeadSpec.from_layers(head.layers), loader.ds.rows, _momentum(opt_fn)
         assert spec is not None
         assert rows is not None
@@ -44,10 +48,11 @@ class EngineSteps:
             spec,
             rows,
             loader.targets,
-            loss=_head_loss(crit, spec.n_out, self._scale),
+            loss=_minimised(crit, spec.n_out, self._scale),
             rates=HeadRates(float(rates.lrs[-1]), rates.schedule, momentum, wd, rates.decoupled, rates.clip),
             max_batch=loader.bs,
             seed=head.clock.seed,
+            precision=precision,
         )
         self._loader, self._bn = loader, spec.blocks[0].bn
         self._order = loader.order(0)
@@ -79,12 +84,22 @@ class EngineSteps:
         self._engine.load_momenta(state["momenta"])
 
 
-def _head_loss(crit: NLL | BCE, n_out: int, scale: float) -> HeadLoss:
+def _minimised(crit: NLL | BCE, n_out: int, scale: float) -> NLL | BCE:
     """The loss as the engine minimises it: `gradient_scale` times the one that is shown, by way of class weights."""
     if isinstance(crit, NLL):
-        return HeadLoss("nll", crit.weight, crit.label_smoothing)
+        return crit
     weight = torch.ones(n_out, dtype=torch.float32) if crit.weight is None else crit.weight
-    return HeadLoss("bce", weight * scale, crit.label_smoothing)
+    return replace(crit, weight=weight * scale)
+
+
+def check_precision(precision: Precision, device: torch.device) -> Precision:
+    """Return the precision of a head's products; raise ValueError where there is no such, or not on the device."""
+    known = get_args(Precision)
+    if precision not in known:
+        raise ValueError(f"Learner: precision must be one of {', '.join(known)}, got {precision!r}")
+    if precision != "float32" and device.type != "cuda":
+        raise ValueError(f"Learner: precision {precision!r} needs a GPU, and the data is on {device}. Leave it out.")
+    return precision
 
 
 def unknown_to_engine(module: nn.Module, loader: object, crit: Crit, opt_fn: OptFn) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from fastclf.choice import choose, remembered
+from fastclf.autotune import autotune, cached
 from fastclf.data.input_stall import available_processors
 
 M = TypeVar("M")
@@ -51,7 +51,7 @@ def fastest(
     known = {str(tuning): tuning for tuning in candidates(num_threads)}
     first = next(iter(known))
     situation = {**situation, "threads": num_threads, "processors": available_processors()}
-    chosen = remembered(situation)
+    chosen = cached(situation)
     if chosen in known:
         return build(known[chosen])
     made = {name: build(tuning) for name, tuning in known.items()}
@@ -60,4 +60,4 @@ def fastest(
             work(one)
     except RuntimeError:  # a picture is bad, and will be named when its batch comes
         return build(known[first])
-    return made[choose(situation, {name: partial(work, one) for name, one in made.items()}, default=first)]
+    return made[autotune(situation, {name: partial(work, one) for name, one in made.items()}, default=first)]
