@@ -199,9 +199,9 @@ def with_momentum(step):
     return 1 / (1 + step), 0.9 - step / 100
 
 
-def trained_by_hand(data, learn, epochs, function, lrs):
+def trained_by_hand(data, model, epochs, function, lrs):
     """The same fit in float64, by torch's SGD."""
-    layers = [nn.Sequential(*group) for group in (learn.model[:1], learn.model[1:])]
+    layers = [nn.Sequential(*group) for group in (model[:1], model[1:])]
     optimizer = torch.optim.SGD([{"params": group.parameters()} for group in layers], lr=1, momentum=0.9)
     step = 0
     for epoch in range(epochs):
@@ -221,10 +221,10 @@ def test_any_function_moves_the_rates_of_all_groups(tmp_path, rng, function):
     data = row_data(tmp_path, rng)
     model = nn.Sequential(nn.Linear(10, 6), nn.Tanh(), nn.Linear(6, 3), nn.LogSoftmax(1))
     learn = Learner.from_model_data(model, data, groups=[model[:1], model[1:]])
-    exact = Learner.from_model_data(nn.Sequential(*map(_float64, model)), data)
+    exact = copy.deepcopy(model).double()
     learn.fit([0.02, 0.2], 3, schedule=function)
     trained_by_hand(data, exact, 3, function, [0.02, 0.2])
-    for ours, theirs in zip(model.parameters(), exact.model.parameters(), strict=True):
+    for ours, theirs in zip(model.parameters(), exact.parameters(), strict=True):
         torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-5)
     values = [function(step) for step in range(3 * len(data.trn_dl))]
     factors = [v[0] if isinstance(v, tuple) else v for v in values]
@@ -232,10 +232,6 @@ def test_any_function_moves_the_rates_of_all_groups(tmp_path, rng, function):
     assert learn.sched.momentums == pytest.approx([v[1] for v in values if isinstance(v, tuple)])
     axes = learn.sched.plot_lr()
     np.testing.assert_allclose(axes.lines[0].get_ydata(), learn.sched.lrs)
-
-
-def _float64(layer):
-    return copy.deepcopy(layer).double()
 
 
 @pytest.mark.parametrize("function", [decay, with_momentum])
