@@ -17,6 +17,8 @@ namespace {
 #define DROPOUT(Op) FIELD(Op, seed), FIELD(Op, layer), FIELD(Op, p)
 
 void bind_forward(py::module_& m) {
+  bind(m, "dropout_mask", dropout_mask, DROPOUT(DropoutMask), FIELD(DropoutMask, step), FIELD(DropoutMask, out),
+       FIELD(DropoutMask, rows), FIELD(DropoutMask, cols));
   bind(m, "batch_moments", batch_moments, ROWS(BatchMoments), STATISTICS(BatchMoments));
   bind(m, "relu_moments", relu_moments, STATISTICS(ReluMoments), FIELD(ReluMoments, z), FIELD(ReluMoments, bias),
        FIELD(ReluMoments, rows), FIELD(ReluMoments, cols));

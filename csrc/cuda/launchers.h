@@ -42,6 +42,14 @@ struct Dropout {
   double p;  // 0 <= p < 1
 };
 
+// out[b, j] = 0 where the element is dropped, else 1 / (1 - p).
+struct DropoutMask : Dropout {
+  uint32_t step;
+  float* out;  // [rows, cols]
+  size_t rows, cols;
+};
+Status dropout_mask(const DropoutMask& op, void* stream);
+
 // Statistics of a batch of rows, gathered while they are read.
 struct BatchMoments : BatchRows, Statistics {};
 Status batch_moments(const BatchMoments& op, void* stream);

@@ -9,11 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastclf.ops.cuda.checks import stream_of
 from fastclf.ops.registry import operation
 from fastclf.philox import philox4x32
 
 
-def dropout_mask(seed: int, step: int, layer: int, rows: int, cols: int, p: float) -> Tensor:
+def dropout_mask(
+    seed: int, step: int, layer: int, rows: int, cols: int, p: float, device: torch.device | str = "cpu"
+) -> Tensor:
     """Sample a dropout mask as a function of (seed, step, layer, row, column).
 
     Element (b, j) is word j % 4 of Philox4x32-10 with key (seed's low half, seed's high half) and counter
@@ -26,6 +29,7 @@ def dropout_mask(seed: int, step: int, layer: int, rows: int, cols: int, p: floa
         rows: number of rows B; the row position in the batch counts, not the row's identity.
         cols: number of columns, less than 2**32.
         p: probability of dropping, 0 <= p < 1.
+        device: where the mask is wanted.
 
     Returns:
         `[rows, cols] float32`: 0 where dropped, 1 / (1 - p) where kept.
@@ -44,7 +48,7 @@ def dropout_mask(seed: int, step: int, layer: int, rows: int, cols: int, p: floa
     ):
         if not 0 <= operator.index(value) < 2**bits:
             raise ValueError(f"dropout_mask: {name} must be in [0, 2**{bits}), got {value}.")
-    out = torch.empty(rows, cols, dtype=torch.float32)
+    out = torch.empty(rows, cols, dtype=torch.float32, device=device)
     _fill(out, seed, step, layer, p)
     return out
 
@@ -73,4 +77,18 @@ def _(native: ModuleType, out: Tensor, seed: int, step: int, layer: int, p: floa
         rows=out.shape[0],
         cols=out.shape[1],
         threads=torch.get_num_threads(),
+    )
+
+
+@_fill.cuda
+def _(native: ModuleType, out: Tensor, seed: int, step: int, layer: int, p: float) -> None:
+    native.dropout_mask(
+        seed=seed,
+        layer=layer,
+        p=p,
+        step=step,
+        out=out.data_ptr(),
+        rows=out.shape[0],
+        cols=out.shape[1],
+        stream=stream_of(out.device),
     )

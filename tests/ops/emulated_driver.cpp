@@ -153,6 +153,13 @@ struct Step {
     done(relu_moments(relu, nullptr));
   }
 
+  void mask() {
+    DropoutMask op;
+    op.seed = 5, op.layer = 1, op.p = 0.3, op.step = 4, op.out = operand.data(), op.rows = rows, op.cols = cols;
+    done(dropout_mask(op, nullptr));
+    for (const float v : operand) require(v == 0 || v == 1 / 0.7f, "a mask has other values");
+  }
+
   void losses() {
     Floats logits = normals(rows * classes), bias = normals(classes), weight(classes, 1.5f), row_loss(rows), out(2);
     std::vector<int64_t> labels(20);
@@ -214,6 +221,7 @@ void test_launchers() {
   for (const size_t cols : {1, 37, 64}) {
     for (const size_t rows : {2, 33, 70}) {
       Step step = {.rows = rows, .cols = cols, .classes = cols + 1, .loss = rows == 33 ? Loss::bce : Loss::nll};
+      step.mask();
       step.forward();
       step.losses();
       step.backward();
