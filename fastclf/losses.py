@@ -27,11 +27,11 @@ class NLL:
     label_smoothing: float = 0.0
 
     def __call__(self, log_probs: Tensor, y: Tensor) -> Tensor:
-        """The loss of log-probabilities (log-softmax leaves log-probabilities as they are)."""
+        """Return the loss of log-probabilities (log-softmax leaves log-probabilities as they are)."""
         return self.from_logits(log_probs, y)
 
     def from_logits(self, logits: Tensor, y: Tensor) -> Tensor:
-        """The loss of logits ``[B, C]``."""
+        """Return the loss of logits ``[B, C]``."""
         weight = _weight(self.weight, logits)
         return F.cross_entropy(logits, y, weight=weight, label_smoothing=self.label_smoothing)
 
@@ -47,11 +47,11 @@ class BCE:
     label_smoothing: float = 0.0
 
     def __call__(self, probs: Tensor, y: Tensor) -> Tensor:
-        """The loss of probabilities."""
+        """Return the loss of probabilities."""
         return F.binary_cross_entropy(probs, self._smooth(y), weight=_weight(self.weight, probs))
 
     def from_logits(self, logits: Tensor, y: Tensor) -> Tensor:
-        """The loss of logits, finite for any finite logit."""
+        """Return the loss of logits, finite for any finite logit."""
         target = self._smooth(y.to(logits.dtype))
         return F.binary_cross_entropy_with_logits(logits, target, weight=_weight(self.weight, logits))
 
@@ -65,11 +65,11 @@ class L1:
     """Mean absolute error of predictions and targets ``[B, k]``."""
 
     def __call__(self, out: Tensor, y: Tensor) -> Tensor:
-        """The loss of predictions."""
+        """Return the loss of predictions."""
         return F.l1_loss(out, y)
 
     def from_logits(self, logits: Tensor, y: Tensor) -> Tensor:
-        """The same: a regression head has no final function."""
+        """Return the same: a regression head has no final function."""
         return self(logits, y)
 
 

@@ -43,7 +43,7 @@ class Schedule:
         return self
 
     def _numbers(self) -> Iterator[float]:
-        """The fields, in the order of saved files."""
+        """Yield the fields, in the order of saved files."""
         yield from astuple(self)  # type: ignore[call-overload]  # a dataclass
 
 

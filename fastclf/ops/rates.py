@@ -71,7 +71,7 @@ def _rate(schedule: Schedule, step: int) -> Rate:
 
 
 def _rise(schedule: OneCycle, step: int) -> tuple[float, float]:
-    """The share of the way up (1 at the top), and the share of the final annealing that is done (0 before it)."""
+    """Return the share of the way up (1 at the top), and that of the final annealing that is done (0 before it)."""
     batch, length = schedule.position(step)
     half = math.floor(length * (1 - schedule.pct / 100) / 2)
     if batch > 2 * half or half == 0:
@@ -87,7 +87,7 @@ def _(native: ModuleType, schedule: Schedule, step: int) -> Rate:
 
 @lru_cache(maxsize=64)
 def _record_of(schedule: Schedule) -> tuple[npt.NDArray[Any], int]:
-    """The schedule as a record in memory, and where that is."""
+    """Return the schedule as a record in memory, and where that is."""
     record = np.zeros(1, SCHEDULE)
     record[0] = record_values(schedule)
     return record, address(record)

@@ -129,20 +129,21 @@ class _CpuUpdater:
         self._native = native
         self._tensors = np.array([update.numbers() for update in updates.tensors], dtype=np.uint64).reshape(-1, 6)
         self._groups: list[SgdGroup] = []
-        self._records = group_records([])
+        self._arguments: dict[str, int] = {}
 
     def step(self, groups: Sequence[SgdGroup], steps: Sequence[int]) -> None:
         if groups != self._groups:
             self._groups, self._records = list(groups), group_records(groups)
-        taken = np.array(steps, dtype=np.int64)
-        self._native.sgd_step(
-            tensors=address(self._tensors),
-            n_tensors=len(self._tensors),
-            groups=address(self._records),
-            steps=address(taken),
-            n_groups=len(groups),
-            threads=torch.get_num_threads(),
-        )
+            self._taken = np.empty(len(groups), np.int64)
+            self._arguments = {
+                "tensors": address(self._tensors),
+                "n_tensors": len(self._tensors),
+                "groups": address(self._records),
+                "steps": address(self._taken),
+                "n_groups": len(groups),
+            }
+        self._taken[:] = steps
+        self._native.sgd_step(**self._arguments, threads=torch.get_num_threads())
 
     def steps(self) -> list[int] | None:
         return None

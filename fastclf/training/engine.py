@@ -59,14 +59,14 @@ class EngineSteps:
         self.step = self._done = 0
 
     def start_epoch(self, epoch: int, done: int = 0) -> None:
-        """Begins epoch ``epoch`` of the loader's order, after its first ``done`` batches."""
+        """Begin epoch ``epoch`` of the loader's order, after its first ``done`` batches."""
         self._order, self._done = self._loader.order(epoch), done
 
     def end_epoch(self) -> None:
-        """Nothing is held for an epoch."""
+        """Do nothing: nothing is held for an epoch."""
 
     def run(self, n: int) -> list[float]:
-        """Trains on the epoch's next ``n`` batches, or those that there still are, and returns their losses."""
+        """Train on the epoch's next ``n`` batches, or those that there still are, and return their losses."""
         bs = self._loader.bs
         rows = self._order[self._done * bs : (self._done + n) * bs]
         minimised: list[float] = self._engine.train(rows, bs, self.step, frozen_bn=not self._bn.training).tolist()
@@ -75,17 +75,17 @@ class EngineSteps:
         return [loss / self._scale for loss in minimised]
 
     def state_dict(self) -> dict[str, Any]:
-        """Momenta and counters, for a fit that goes on later."""
+        """Return momenta and counters, for a fit that goes on later."""
         return {"step": self.step, "momenta": self._engine.momenta()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave."""
+        """Take what `state_dict` gave."""
         self.step = state["step"]
         self._engine.load_momenta(state["momenta"])
 
 
 def _minimised(crit: NLL | BCE, n_out: int, scale: float) -> NLL | BCE:
-    """The loss as the engine minimises it: `gradient_scale` times the one that is shown, by way of class weights."""
+    """Return the loss that the engine minimises: `gradient_scale` times the one that is shown, by its class weights."""
     if isinstance(crit, NLL):
         return crit
     weight = torch.ones(n_out, dtype=torch.float32) if crit.weight is None else crit.weight
@@ -103,7 +103,7 @@ def check_precision(precision: Precision, device: torch.device) -> Precision:
 
 
 def unknown_to_engine(module: nn.Module, loader: object, crit: Crit, opt_fn: OptFn) -> str | None:
-    """What keeps the engine from training ``module``, in a few words; None when nothing does."""
+    """Return what keeps the engine from training ``module``, in a few words; None when nothing does."""
     if not isinstance(module, Head) or HeadSpec.from_layers(module.layers) is None:
         return "this head"
     if not all(parameter.requires_grad for parameter in module.parameters()):
@@ -116,7 +116,7 @@ def unknown_to_engine(module: nn.Module, loader: object, crit: Crit, opt_fn: Opt
 
 
 def _momentum(opt_fn: OptFn) -> float | None:
-    """The momentum of an optimizer's maker that makes `SGDR`, or None where it makes anything else."""
+    """Return the momentum of an optimizer's maker that makes `SGDR`, or None where it makes anything else."""
     if opt_fn is SGDR:
         return 0.9
     if isinstance(opt_fn, partial) and opt_fn.func is SGDR and not opt_fn.args and set(opt_fn.keywords) <= {"momentum"}:

@@ -76,14 +76,14 @@ class SGDR(Optimizer):
         self._others: list[int] = []  # positions of the tensors that are updated one by one
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group; see `torch.optim.Optimizer.add_param_group`."""
+        """Add a group; see `torch.optim.Optimizer.add_param_group`."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         group["schedule"] = as_schedule(group["schedule"])
         _check_group(group)
 
     def rates(self) -> list[float]:
-        """Each group's rate in the next step; waits for the GPU, where the step numbers may be."""
+        """Return each group's rate in the next step; waits for the GPU, where the step numbers may be."""
         self._read_steps()
         return [group["lr"] * rate(group["schedule"], group["steps"])[0] for group in self.param_groups]
 
@@ -93,10 +93,11 @@ class SGDR(Optimizer):
     def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Updates every tensor that has a gradient.
+        """Update every tensor that has a gradient.
 
         Raises:
-            ValueError: a gradient is sparse; a graph is being captured and no such step has been made before.
+            ValueError: a gradient is sparse; a graph is being captured and no such step has been made before, or with
+                a schedule that is a function.
         """
         loss = None
         if closure is not None:
@@ -120,7 +121,7 @@ class SGDR(Optimizer):
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Lets every parameter that has an average hold it inside of a `with` block, to evaluate or to save."""
+        """Let every parameter that has an average hold it inside of a `with` block, to evaluate or to save."""
         pairs = [(p, state[_AVERAGE]) for p, state in self.state.items() if _AVERAGE in state]
         _exchange(pairs)
         try:
@@ -142,7 +143,7 @@ class SGDR(Optimizer):
         return self._laid_out(p, _AVERAGE)
 
     def _laid_out(self, p: Tensor, name: str) -> Tensor:
-        """What is kept of a parameter, in the parameter's own order of memory."""
+        """Return what is kept of a parameter, in the parameter's own order of memory."""
         kept: Tensor = self.state[p][name]
         if kept.shape != p.shape:
             raise ValueError(
@@ -154,7 +155,7 @@ class SGDR(Optimizer):
         return kept
 
     def _plan(self, tensors: list[_GroupTensor]) -> None:
-        """Decides how each tensor is updated, unless all lie where they lay in the last step."""
+        """Decide how each tensor is updated, unless all lie where they lay in the last step."""
         if any(g.is_sparse for _, _, g in tensors):
             raise ValueError("SGDR: gradients must be dense, got a sparse one. Use sparse=False in the embedding.")
         now: list[object] = [backend(), *(bool(group["ema"]) for group in self.param_groups)]
@@ -184,7 +185,7 @@ class SGDR(Optimizer):
         return Update(p, g, self._velocity(p), self._average(p, self.param_groups[n]), n)
 
     def _read_steps(self) -> None:
-        """Steps taken, from where they are counted."""
+        """Read the steps taken from where they are counted."""
         for updater in self._updaters:
             for group, steps in zip(self.param_groups, updater.steps() or (), strict=False):
                 group["steps"] = steps
@@ -203,7 +204,7 @@ class SGDR(Optimizer):
         ]
 
     def state_dict(self) -> dict[str, Any]:
-        """Momenta, averages, steps taken, and the groups' numbers."""
+        """Return momenta, averages, steps taken, and the groups' numbers."""
         self._read_steps()
         state = super().state_dict()
         groups = [{**group, "schedule": group["schedule"].describe()} for group in state["param_groups"]]
@@ -235,7 +236,7 @@ def _check_group(group: dict[str, Any]) -> None:
 
 
 def _as_native(schedule: Schedule, step: int) -> Schedule:
-    """A schedule that native code knows: of a function, its value."""
+    """Return a schedule that native code knows: of a function, its value."""
     if not isinstance(schedule, Function):
         return schedule
     if _capturing():
@@ -248,7 +249,7 @@ def _as_native(schedule: Schedule, step: int) -> Schedule:
 
 
 def _loaded(saved: Any, own: Schedule) -> Schedule:
-    """The schedule of a saved group; its own where what it computes was not saved."""
+    """Return the schedule of a saved group; its own where what it computes was not saved."""
     if not isinstance(saved, str):
         return described(saved)
     if saved != own.describe():
@@ -265,12 +266,12 @@ def _exchange(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
 
 
 def _capturing() -> bool:
-    """Whether a CUDA graph is being captured, where nothing runs yet."""
+    """Return whether a CUDA graph is being captured, where nothing runs yet."""
     return bool(torch.cuda.is_initialized()) and torch.cuda.is_current_stream_capturing()  # type: ignore[no-untyped-call]
 
 
 def _same_memory(p: Tensor, g: Tensor) -> bool:
-    """Whether p and g are float32 on one device and lie in memory in the same order, without gaps."""
+    """Return whether p and g are float32 on one device and lie in memory in the same order, without gaps."""
     if p.dtype != torch.float32 or g.dtype != torch.float32 or p.device != g.device:
         return False
     if p.is_contiguous():

@@ -103,7 +103,7 @@ class CudaHead:
         self.table.step(self.groups, scale=self.factor, step_counter=self.step_counter)
 
     def _forward(self, x: RowBatch, frozen: bool) -> list[RowBatch]:
-        """Leaves each block's product in its z, the last one's without the bias; returns the blocks' inputs."""
+        """Leave each block's product in its z, the last one's without the bias; return the blocks' inputs."""
         inputs = []
         for block, after in zip(self.blocks, [*self.blocks[1:], None], strict=True):
             inputs.append(x)
@@ -178,16 +178,16 @@ class _Block:
         torch.add(m.running_var, m.eps, out=m.rstd).rsqrt_()
 
     def product_weight(self) -> Tensor:
-        """The weight as the products multiply it."""
+        """Return the weight as the products multiply it."""
         return self.weight if self.narrow_weight is None else self.narrow_weight.copy_(self.weight)
 
     def copy_of(self, rows: int) -> Tensor | None:
-        """Where the gradient of this block's z is wanted as bfloat16 too."""
+        """Return where the gradient of this block's z is wanted as bfloat16 too."""
         return None if self.narrow_gradient is None else self.narrow_gradient[:rows]
 
 
 def _product(a: Tensor, b: Tensor, out: Tensor) -> None:
-    """`out = a @ b`, added up in float32."""
+    """Compute `out = a @ b`, added up in float32."""
     if a.dtype == torch.float32:
         torch.mm(a, b, out=out)
     elif a.device.type == "cuda":
@@ -197,7 +197,7 @@ def _product(a: Tensor, b: Tensor, out: Tensor) -> None:
 
 
 def _captured(step: Callable[[], None], precision: Precision) -> Callable[[], None]:
-    """The step as a CUDA graph. Capturing does not run it."""
+    """Return the step as a CUDA graph. Capturing does not run it."""
     square = torch.zeros(8, 8, device="cuda")
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
@@ -212,7 +212,7 @@ def _captured(step: Callable[[], None], precision: Precision) -> Callable[[], No
 
 @contextmanager
 def _tf32(allowed: bool) -> Iterator[None]:
-    """Lets float32 products round their operands to TF32, inside the block only."""
+    """Let float32 products round their operands to TF32, inside the block only."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = allowed
     try:

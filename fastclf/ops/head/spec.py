@@ -27,19 +27,19 @@ class HeadBlock:
     linear: nn.Linear
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Weight, bias, gamma, beta, running mean and running variance."""
+        """Return weight, bias, gamma, beta, running mean and running variance."""
         mean, var = self.bn.running_mean, self.bn.running_var
         assert mean is not None
         assert var is not None
         return self.linear.weight, self.linear.bias, self.bn.weight, self.bn.bias, mean, var
 
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """The shapes that `tensors` must have."""
+        """Return the shapes that `tensors` must have."""
         n_in, n_out = self.linear.in_features, self.linear.out_features
         return (n_out, n_in), (n_out,), *[(n_in,)] * 4
 
     def parameters(self) -> tuple[Tensor, ...]:
-        """Weight, bias, gamma and beta."""
+        """Return weight, bias, gamma and beta."""
         return self.tensors()[:4]
 
 
@@ -90,7 +90,7 @@ class HeadSpec:
         return sum(6 * block.linear.weight.numel() for block in self.blocks)
 
     def parameters(self) -> list[Tensor]:
-        """All trained tensors."""
+        """Return all trained tensors."""
         return [tensor for block in self.blocks for tensor in block.parameters()]
 
     def tensors(self) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Pictures from files: batches made on the GPU against torchvision's decoder there, and a whole pass through a body."""
+"""Images from files: batches made on the GPU against torchvision's decoder there, and a whole pass through a body."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ARCH = "torchvision:resnet50"
 PEER = "torchvision CUDA"
 
 
-def write_pictures(folder: Path, n: int, size: tuple[int, int]) -> None:
+def write_images(folder: Path, n: int, size: tuple[int, int]) -> None:
     """JPEGs of smooth noise, about as large as photographs of their size; the same files in every run."""
     rng = np.random.default_rng(0)
     for i in range(n):
@@ -33,13 +33,13 @@ def write_pictures(folder: Path, n: int, size: tuple[int, int]) -> None:
         small.resize((size[1], size[0]), Image.Resampling.BICUBIC).save(target, quality=85)
 
 
-class Pictures:
+class Images:
     """The files, and ways to go through those of the training set once."""
 
     def __init__(self, bench: Bench, folder: Path) -> None:
         self.bench, self.folder = bench, folder
         self.sz, self.bs = (32, 4) if bench.small else (224, 128)
-        write_pictures(folder, 12 if bench.small else 4000, (60, 80) if bench.small else (375, 500))
+        write_images(folder, 12 if bench.small else 4000, (60, 80) if bench.small else (375, 500))
         tfms = tfms_from_stats((MEAN, STD), self.sz, transforms_side_on, MAX_ZOOM)
         self.data = ImageClassifierData.from_paths(folder, self.bs, tfms, test_name=None, device=bench.device)
 
@@ -83,20 +83,20 @@ class Pictures:
 
 
 def race(bench: Bench) -> dict[str, Any]:
-    """Pictures per second of each way; the reason alone where DALI is missing."""
+    """Images per second of each way; the reason alone where DALI is missing."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            return _race(bench, Pictures(bench, Path(folder)))
+            return _race(bench, Images(bench, Path(folder)))
         except BackendError as error:
-            return {"skipped": {"pictures": str(error)}}
+            return {"skipped": {"images": str(error)}}
 
 
-def _race(bench: Bench, pictures: Pictures) -> dict[str, Any]:
+def _race(bench: Bench, images: Images) -> dict[str, Any]:
     ways: dict[str, Callable[[], Work]] = {
-        "plain": lambda: pictures.batches(augment=False),
-        "augmented": lambda: pictures.batches(augment=True),
-        "whole pass": pictures.whole_pass,
-        PEER: pictures.torchvision_cuda,
+        "plain": lambda: images.batches(augment=False),
+        "augmented": lambda: images.batches(augment=True),
+        "whole pass": images.whole_pass,
+        PEER: images.torchvision_cuda,
     }
     runners, skipped = {}, {}
     for name, make in ways.items():
@@ -105,9 +105,9 @@ def _race(bench: Bench, pictures: Pictures) -> dict[str, Any]:
         except (RuntimeError, ImportError) as error:
             skipped[name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
     seconds = bench.interleaved(runners)
-    n = pictures.data.trn_dl.n
+    n = images.data.trn_dl.n
     return {
-        "pictures_per_second": {name: n / median(taken) for name, taken in seconds.items()},
+        "images_per_second": {name: n / median(taken) for name, taken in seconds.items()},
         "ratios": {name: ratio(seconds["plain"], seconds[name]) for name in (PEER,) if name in seconds},
         "skipped": skipped,
         "seconds": seconds,
