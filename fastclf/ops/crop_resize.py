@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from fastclf.ops.registry import Backend, address, backend, native_module
+from fastclf.errors import BackendError
+from fastclf.ops.registry import Backend, address, backend, operation
 
 _MOST = 1 << 14  # rows and columns
 _FARTHEST = 1 << 29  # positions are whole numbers of 32 bits
@@ -96,23 +98,35 @@ def draw_windows(
         raise ValueError("draw_windows: part must lie within a picture's size of the picture. Check how it was placed.")
     if matrix is not None and np.abs(matrix).max(initial=0) * (2 * sz + 1) > _FARTHEST:
         raise ValueError(f"draw_windows: matrix must keep positions below {_FARTHEST}. Check how it was made.")
-    native_module().crop_resize(
-        src=address(src),
-        shape=address(shape),
-        bytes=np.dtype(np.uint8) in dtypes,
-        crop=address(part),
-        size=address(size),
-        matrix=address(matrix),
-        lighting=address(light),
-        n=n,
-        lightings=light.shape[1],
-        sz=sz,
-        top=canvas.top,
-        mean=canvas.mean,
-        std=canvas.std,
-        out=address(out),
-        threads=threads,
+    _render(
+        out,
+        {
+            "src": address(src),
+            "shape": address(shape),
+            "bytes": np.dtype(np.uint8) in dtypes,
+            "crop": address(part),
+            "size": address(size),
+            "matrix": address(matrix),
+            "lighting": address(light),
+            "n": n,
+            "lightings": light.shape[1],
+            "sz": sz,
+            "top": canvas.top,
+            "mean": canvas.mean,
+            "std": canvas.std,
+        },
+        threads,
     )
+
+
+@operation
+def _render(out: torch.Tensor, fields: dict[str, Any], threads: int) -> None:
+    raise BackendError("crop_resize: there is no reference implementation, since DALI does the same. Use a DALI graph.")
+
+
+@_render.cpu
+def _(native: ModuleType, out: torch.Tensor, fields: dict[str, Any], threads: int) -> None:
+    native.crop_resize(**fields, out=out.data_ptr(), threads=threads)
 
 
 def _checked(name: str, values: npt.NDArray[Any], dtype: type, shape: tuple[int | None, ...]) -> npt.NDArray[Any]:
