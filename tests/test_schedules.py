@@ -218,7 +218,7 @@ def trained_by_hand(data, model, epochs, function, lrs):
 
 @pytest.mark.parametrize("function", [decay, with_momentum])
 def test_any_function_moves_the_rates_of_all_groups(tmp_path, rng, function):
-    data = row_data(tmp_path, rng)
+    data = row_data(tmp_path, rng, device="cpu")
     model = nn.Sequential(nn.Linear(10, 6), nn.Tanh(), nn.Linear(6, 3), nn.LogSoftmax(1))
     learn = Learner.from_model_data(model, data, groups=[model[:1], model[1:]])
     exact = copy.deepcopy(model).double()
@@ -236,7 +236,7 @@ def test_any_function_moves_the_rates_of_all_groups(tmp_path, rng, function):
 
 @pytest.mark.parametrize("function", [decay, with_momentum])
 def test_the_engine_and_autograd_agree(tmp_path, rng, function):
-    data = row_data(tmp_path, rng)
+    data = row_data(tmp_path, rng, device="cpu")
     learns = [HeadLearner(data, xtra_fc=[8], ps=0, opt_fn=o) for o in (None, partial(torch.optim.SGD, momentum=0.9))]
     for learn in learns:
         learn.fit(0.05, 2, schedule=function)
@@ -246,7 +246,7 @@ def test_the_engine_and_autograd_agree(tmp_path, rng, function):
 
 
 def test_a_schedule_object_or_one_of_the_cycles(tmp_path, rng):
-    data = row_data(tmp_path, rng)
+    data = row_data(tmp_path, rng, device="cpu")
     nb = len(data.trn_dl)
     learn, same = (HeadLearner(data, xtra_fc=[8]) for _ in range(2))
     assert learn.fit(0.1, 2, schedule=Cosine(nb)) == same.fit(0.1, 2, cycle_len=1)
@@ -258,7 +258,7 @@ def test_a_schedule_object_or_one_of_the_cycles(tmp_path, rng):
 
 
 def test_a_fit_goes_on_with_its_function_and_with_no_other(tmp_path, rng):
-    data = row_data(tmp_path, rng)
+    data = row_data(tmp_path, rng, device="cpu")
     fit = {"lrs": 0.1, "n_cycle": 3, "schedule": decay, "state_name": "run"}
     through = HeadLearner(data, xtra_fc=[8])
     through.fit(0.1, 3, schedule=decay)

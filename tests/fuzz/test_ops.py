@@ -279,8 +279,8 @@ def test_a_head_predicts(tally, data):
 
 @fuzzed
 @given(st.data())
-def test_windows_are_drawn(tally, data):
-    """DALI is the twin, and test_windows.py compares pixels; here nothing else may be written."""
+def test_crops_are_made(tally, data):
+    """test_crop_resize.py compares pixels; here nothing else may be written."""
     draw = data.draw
     n, sz, dtype = draw(st.integers(0, 3)), draw(st.integers(1, 20)), draw(st.sampled_from([np.uint8, np.float32]))
     shapes = [(draw(st.integers(1, 30)), draw(st.integers(1, 30))) for _ in range(n)]
