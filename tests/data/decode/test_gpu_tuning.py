@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastclf import choice, tfms_from_stats, transforms_side_on
+from fastclf import autotune, tfms_from_stats, transforms_side_on
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.decode import gpu_tuning as tuning
 from fastclf.data.decode import renderer
@@ -25,7 +25,7 @@ def quick(monkeypatch):
     """Makes one tuning the quickest."""
 
     def quick(wanted):
-        monkeypatch.setattr(choice, "measure", lambda ways: {name: name != str(wanted) for name in ways})
+        monkeypatch.setattr(autotune, "measure", lambda ways: {name: name != str(wanted) for name in ways})
 
     return quick
 
