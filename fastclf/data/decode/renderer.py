@@ -90,7 +90,7 @@ def _first_stage(tfms: TransformSpec, source: Source, bs: int, device: torch.dev
     if not has_crop_resize(device):
         return GraphRenderer(tfms, source, bs, device, tuning)
     if tfms.in_torch:
-        _say_once(f"{_names(tfms.in_torch)}: run in torch, on every batch")
+        _say_once(f"{_names(tfms.in_torch)}: not in the native renderer; run in torch after it, on every batch")
     others = [(i, aug) for i, aug in tfms.rendered if aug.native is None]
     if not others:
         return NativeRenderer(tfms, source, bs, tuning.num_threads)

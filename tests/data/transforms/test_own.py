@@ -160,7 +160,7 @@ def test_leaving_the_native_path_is_logged_once(capsys):
     renderer._say_once.cache_clear()
     for _ in range(2):
         renderer.cpu_renderer(tfms_from_stats(PLAIN, 16, [colour_jitter, Posterise(3)])[0], Source(), 2, 1)
-    line = "colour_jitter, Posterise: run in torch, on every batch"
+    line = "colour_jitter, Posterise: not in the native renderer; run in torch after it, on every batch"
     assert capsys.readouterr().out.splitlines() == [line]
 
 
