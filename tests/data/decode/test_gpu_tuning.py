@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastclf import choice
+from fastclf import autotune
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.decode import gpu_tuning as tuning
 from fastclf.data.decode import renderer as drawing
@@ -25,7 +25,7 @@ def quick(monkeypatch):
     """Makes one tuning the quickest."""
 
     def quick(wanted):
-        monkeypatch.setattr(choice, "measure", lambda ways: {name: name != str(wanted) for name in ways})
+        monkeypatch.setattr(autotune, "measure", lambda ways: {name: name != str(wanted) for name in ways})
 
     return quick
 
