@@ -17,7 +17,7 @@ from helpers import tiny_body
 from networks import FAMILIES, NAMED, randomise
 from torch import nn
 
-from fastclf import choice
+from fastclf import autotune
 from fastclf.models.archs import build_body, efficientnet_lite0
 from fastclf.models.body import HALF_STATS, SequentialBody
 from fastclf.models.head import Head
@@ -65,7 +65,7 @@ def _nothing_remembered(tmp_path, monkeypatch):
 def ours(monkeypatch):
     """ONNX Runtime is taken whatever the clock says."""
     monkeypatch.setattr(frozen, "installed", lambda: {"onnxruntime": "1"})
-    monkeypatch.setattr(choice, "measure", lambda ways: {name: name == "torch" for name in ways})
+    monkeypatch.setattr(autotune, "measure", lambda ways: {name: name == "torch" for name in ways})
 
 
 @pytest.fixture
@@ -449,7 +449,7 @@ def test_the_fastest_is_chosen_and_remembered(net, monkeypatch, tmp_path):
         asked.append(set(ways))
         return {name: float(name != "torch") for name in ways}
 
-    monkeypatch.setattr(choice, "measure", measure)
+    monkeypatch.setattr(autotune, "measure", measure)
     for again in (net, copy.deepcopy(net)):
         features(again, x)
         assert not runs_elsewhere(again)
@@ -463,7 +463,7 @@ def test_the_fastest_is_chosen_and_remembered(net, monkeypatch, tmp_path):
 
 def test_measuring_takes_the_shortest_of_interleaved_runs():
     order = []
-    found = choice.measure({"a": lambda: order.append("a"), "b": lambda: order.append("b")})
+    found = autotune.measure({"a": lambda: order.append("a"), "b": lambda: order.append("b")})
     assert order == ["a", "b"] * 3
     assert found.keys() == {"a", "b"}
 
@@ -474,17 +474,17 @@ WAYS = {"torch": lambda: None, "onnxruntime": lambda: None}
 
 @pytest.fixture
 def torch_is_faster(monkeypatch):
-    monkeypatch.setattr(choice, "measure", lambda ways: {name: float(name != "torch") for name in ways})
+    monkeypatch.setattr(autotune, "measure", lambda ways: {name: float(name != "torch") for name in ways})
 
 
 def test_a_damaged_memory_is_made_anew(torch_is_faster):
     for text in ("", "{", "[]", '{"choice": 3}', "\0\xff"):
-        choice._file(SITUATION).parent.mkdir(parents=True, exist_ok=True)
-        choice._file(SITUATION).write_text(text)
-        assert choice.remembered(SITUATION) is None
-        assert choice.choose(SITUATION, WAYS, "onnxruntime") == "torch"
-        assert choice.remembered(SITUATION) == "torch"
-    assert [file.suffix for file in choice._file(SITUATION).parent.iterdir()] == [".json"]
+        autotune._file(SITUATION).parent.mkdir(parents=True, exist_ok=True)
+        autotune._file(SITUATION).write_text(text)
+        assert autotune.cached(SITUATION) is None
+        assert autotune.autotune(SITUATION, WAYS, "onnxruntime") == "torch"
+        assert autotune.cached(SITUATION) == "torch"
+    assert [file.suffix for file in autotune._file(SITUATION).parent.iterdir()] == [".json"]
 
 
 def test_where_nothing_can_be_remembered_the_choice_does_not_depend_on_the_clock(
@@ -492,19 +492,19 @@ def test_where_nothing_can_be_remembered_the_choice_does_not_depend_on_the_clock
 ):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert choice.choose(SITUATION, WAYS, "onnxruntime") == "onnxruntime"
-    assert choice.remembered(SITUATION) is None
+    assert autotune.autotune(SITUATION, WAYS, "onnxruntime") == "onnxruntime"
+    assert autotune.cached(SITUATION) is None
 
 
 def test_who_chose_first_has_chosen_for_all(monkeypatch):
     def measure_while_another_process_does(ways):
-        file = choice._file(SITUATION)
+        file = autotune._file(SITUATION)
         file.parent.mkdir(parents=True)
         file.write_text(json.dumps({"choice": "onnxruntime"}))
         return {name: float(name != "torch") for name in ways}
 
-    monkeypatch.setattr(choice, "measure", measure_while_another_process_does)
-    assert choice.choose(SITUATION, WAYS, "torch") == "onnxruntime"
+    monkeypatch.setattr(autotune, "measure", measure_while_another_process_does)
+    assert autotune.autotune(SITUATION, WAYS, "torch") == "onnxruntime"
 
 
 def test_large_tensors_go_through_columns(ours):
