@@ -31,7 +31,7 @@ def bad_files():
     return {
         "zero.jpg": (b"", "empty file"),
         "html.jpg": (b"<html>404 not found</html>", "text or web page"),
-        "text.png": (b"no picture at all", "no known picture format"),
+        "text.png": (b"no picture at all", "no known image format"),
         "half.jpg": (encoded()[:700], "damaged or truncated JPEG"),
         "tail.jpg": (encoded()[:-20], "damaged or truncated JPEG"),
         "head.jpg": (encoded()[:12], "damaged or truncated JPEG"),
@@ -46,7 +46,7 @@ def bad_files():
         "new.jxl": (b"\xff\x0a" + bytes(50), "unsupported format JPEG XL"),
         "drawing.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "unsupported format SVG"),
         "bomb.png": (enormous(), "too large: 60,000 x 60,000 pixels"),
-        "fork.jpg": (b"\0\5\x16\7" * 30, "no known picture format"),
+        "fork.jpg": (b"\0\5\x16\7" * 30, "no known image format"),
     }
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from fastclf.calls import starts_threads
@@ -16,7 +15,7 @@ from fastclf.data.input_stall import Waiting
 from fastclf.data.loader import Batch, Loader, LoaderOptions, Rows
 from fastclf.data.transforms.sampling import Split, draw
 from fastclf.data.transforms.spec import Transforms
-from fastclf.data.validation.verified import DatasetFiles
+from fastclf.data.validation.verified import DatasetImages
 
 if TYPE_CHECKING:
     from fastclf.data.decode.renderer import BatchMaker
@@ -49,7 +48,7 @@ class PictureLoader(Loader):
         super().__init__(ds, options, shuffle=shuffle, drop_single=drop_single)
         self.tfms = tfms
         self.split = split
-        self.files = DatasetFiles(ds, options.num_threads)
+        self.images = DatasetImages(ds, options.num_threads)
         self._idle: list[BatchMaker] = []  # built ones that no running epoch uses
 
     def batches(self, epoch: int) -> Iterator[Batch]:
@@ -102,14 +101,16 @@ class PictureLoader(Loader):
     def feed(self, maker: BatchMaker, rows: Rows, epoch: int) -> None:
         """Starts a batch."""
         parameters = draw(self.tfms, self._options.seed, epoch, self.split, rows)
-        maker.feed(self._pictures(rows), parameters, self.files.pixels(rows))
+        maker.feed(self.images.inputs(rows), parameters, self.images.pixels(rows))
 
     def _build(self) -> BatchMaker:
         from fastclf.data.decode.graphs import Source
         from fastclf.data.decode.renderer import batch_maker, gpu_batch_maker
 
-        images = self.ds.images
-        source = Source() if images is None else Source(files=False, top=255.0 if images.dtype == np.uint8 else 1.0)
+        images, by_path = self.ds.images, self.ds.source.has_paths
+        source = Source(by_path=by_path)
+        if images is not None:
+            source = Source(files=False, top=255.0 if images.dtype == np.uint8 else 1.0)
         bs, device, threads = min(self.bs, self.n), self.device, self._options.num_threads
         if device.type == "cpu":
             return batch_maker(self.tfms, source, bs, threads)
@@ -119,7 +120,7 @@ class PictureLoader(Loader):
         """Makes the first batches, as an epoch would, for a measurement."""
         fed = 0
         for rows in self._chunks(np.arange(self.n))[:_TRIED]:
-            if not self.files.bad(rows):
+            if not self.images.bad(rows):
                 self.feed(maker, rows, 0)
                 fed += 1
             if fed > maker.ahead:
@@ -127,12 +128,6 @@ class PictureLoader(Loader):
                 fed -= 1
         for _ in range(fed):
             maker.take()
-
-    def _pictures(self, rows: Rows) -> Sequence[npt.NDArray[Any]] | npt.NDArray[Any]:
-        if self.ds.images is not None:
-            images = np.ascontiguousarray(self.ds.images[rows])  # a transposed array's rows come transposed
-            return np.repeat(images, 3, axis=3) if images.shape[3] == 1 else images
-        return [np.frombuffer(path, np.uint8) for path in self.files.paths(rows)]
 
 
 class _Flow:
@@ -163,14 +158,14 @@ class _Flow:
             self._fed -= 1
         if self._maker is not None:
             self._loader.return_maker(self._maker)
-        self._loader.files.save()
+        self._loader.images.save()
 
     def _feed_ahead(self) -> None:
         """Feeds batches, but none with a picture that must not be decoded: its turn comes, and then it is mended."""
         self._maker = self._maker or self._loader.take_maker()
         while self._fed < min(len(self._chunks), max(1, self._maker.ahead)):
             rows = self._chunks[self._fed]
-            if self._loader.files.bad(rows):
+            if self._loader.images.bad(rows):
                 return
             self._loader.feed(self._maker, rows, self._epoch)
             self._fed += 1
@@ -184,7 +179,7 @@ class _Flow:
 
     def _mend(self, error: RuntimeError | None) -> None:
         """Leaves the bad pictures out of the next batch; it and those after it are fed again."""
-        rest = self._loader.files.without_bad(self._chunks.popleft(), error)
+        rest = self._loader.images.without_bad(self._chunks.popleft(), error)
         self._fed = 0
         if self._loader.is_batch(rest):
             self._chunks.appendleft(rest)

@@ -1,4 +1,4 @@
-"""Batches of pictures or of rows. A loader owns the order of its rows: a function of (seed, epoch) alone."""
+"""Batches of images or of rows. A loader owns the order of its rows: a function of (seed, epoch) alone."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Loader:
         device: where the batches are.
         epoch: the epoch that the next `iter` will give.
         targets: `Labels.y` of every row, in data set order, on the CPU.
-        waiting: which side waited in the running or last epoch; of pictures alone.
+        waiting: which side waited in the running or last epoch; of images alone.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Loader:
 
     @property
     def n(self) -> int:
-        """Number of rows in the data set, those of bad pictures included."""
+        """Number of rows in the data set, those of bad images included."""
         return len(self.ds)
 
     @property

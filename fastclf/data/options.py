@@ -9,8 +9,9 @@ from typing import Any, TypedDict, TypeVar
 import numpy as np
 import torch
 
+from fastclf.data.bad_images import OnBad
 from fastclf.data.loader import available_threads
-from fastclf.data.validation.bad_images import OnBad
+from fastclf.terminal import warn
 
 SEED = 42
 _Make = TypeVar("_Make", bound=Callable[..., Any])
@@ -23,10 +24,10 @@ class Options(TypedDict, total=False):
         seed: of the split, the order and the augmentations; 42 by default.
         device: where batches are; the GPU when there is one.
         num_workers: threads that decode; as many as processors, at most 8.
-        on_bad: what happens when pictures cannot be decoded: "raise" names them all, "skip" goes on without them.
+        on_bad: what happens when images cannot be decoded: "raise" names them all, "skip" goes on without them.
             Then their predictions are NaN, and they are listed in tmp/bad_images.csv.
-        max_bad: most pictures that "skip" may leave out, over all sets; any number by default.
-        max_pixels: a picture with more counts as one that cannot be decoded; 178,956,970 by default.
+        max_bad: most images that "skip" may leave out, over all sets; any number by default.
+        max_pixels: an image with more counts as one that cannot be decoded; 178,956,970 by default.
     """
 
     seed: int
@@ -43,6 +44,19 @@ def explains_options(make: _Make) -> _Make:
         _, _, words = inspect.cleandoc(Options.__doc__).partition("Attributes:\n")
         make.__doc__ = inspect.cleandoc(make.__doc__).replace("    **options: see `Options`.", words)
     return make
+
+
+def as_batch_size(bs: int, n: int) -> int:
+    """Check a batch size against a training set of n rows.
+
+    Raises:
+        ValueError: when bs is no whole number of at least 1.
+    """
+    if isinstance(bs, bool) or not isinstance(bs, int | np.integer) or bs < 1:
+        raise ValueError(f"bs must be a whole number of at least 1, got {bs!r}. Pass e.g. bs=64.")
+    if bs > n:
+        warn(f"bs={bs} is more than the {n} training rows: {n} is used.")
+    return min(int(bs), n)
 
 
 def as_threads(num_workers: int | None) -> int:

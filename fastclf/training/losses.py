@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from fastclf.data.dataset import Labels
+from fastclf.data.sources.labels import Labels
 
 
 def _weight(weight: Tensor | None, like: Tensor) -> Tensor | None:

@@ -155,7 +155,7 @@ def test_epochs_may_be_left_early_and_run_at_once(make):
     assert torch.equal(epoch_of(dl, 0)[0], whole)
 
 
-def test_a_picture_by_itself_equals_the_loaders(make):
+def test_an_image_by_itself_equals_the_loaders(make):
     data = make()
     for name in ("val_dl", "test_dl"):
         dl = getattr(data, name)
@@ -167,15 +167,15 @@ def test_a_picture_by_itself_equals_the_loaders(make):
         np.testing.assert_allclose(shown[0], data.tfms[1].denorm(alone[0]), atol=5e-6)
 
 
-def test_pictures_in_arrays_equal_pictures_in_files(folders, make):
+def test_images_in_arrays_equal_images_in_files(folders, make):
     files = make().val_dl
     names = files.ds.fnames
     same_size = [name for name in names if name.endswith("0.png")]
     x = np.stack([np.rint(open_image(folders / name) * 255).astype(np.uint8) for name in same_size])
     tfms = tfms_from_stats(STATS, 24)
     rows = [names.index(name) for name in same_size]
-    for pictures in (x, (x / 255).astype(np.float32)):
-        data = ImageClassifierData.from_arrays(folders, (pictures, [0, 1]), (pictures, [0, 1]), 2, tfms)
+    for images in (x, (x / 255).astype(np.float32)):
+        data = ImageClassifierData.from_arrays(folders, (images, [0, 1]), (images, [0, 1]), 2, tfms)
         np.testing.assert_allclose(epoch_of(data.val_dl, 0)[0], epoch_of(files, 0)[0][rows], atol=5e-6)
 
 
@@ -220,7 +220,7 @@ def test_rows(tmp_path, rng, dtype, mapped):
         data.trn_ds.denorm(got)
 
 
-def test_pictures_with_rows(make, rng):
+def test_images_with_rows(make, rng):
     data = make()
     rows = [rng.standard_normal((len(ds), 6)).astype(np.float16) for ds in (data.trn_ds, data.val_ds, data.test_ds)]
     cached = data.with_rows(*rows)

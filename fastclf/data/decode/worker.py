@@ -43,7 +43,7 @@ _MAGIC = (
     (b"<?xml", "unsupported format SVG or XML"),
     (b"\xff\x0a", "unsupported format JPEG XL"),
     (b"\0\0\0\x0cJXL ", "unsupported format JPEG XL"),
-    (b"<", "not a picture but a text or web page"),
+    (b"<", "not an image but a text or web page"),
     (b"\xff\xd8", "damaged or truncated JPEG"),
     (b"\x89PNG", "damaged or truncated PNG"),
     (b"RIFF", "damaged or truncated WebP"),
@@ -277,7 +277,7 @@ def _why(path: bytes) -> str:
         return "empty file"
     if head[4:8] == b"ftyp" and head[8:12] in _ISO_MEDIA:
         return _ISO_MEDIA[head[8:12]]
-    return next((why for magic, why in _MAGIC if head.startswith(magic)), "damaged, or no known picture format")
+    return next((why for magic, why in _MAGIC if head.startswith(magic)), "damaged, or no known image format")
 
 
 def _first_bytes(path: bytes) -> bytes:

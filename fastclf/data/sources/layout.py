@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastclf.data.sources.left_out import OWN_FOLDERS
-from fastclf.data.sources.listing import inner_name, look, some
-from fastclf.data.validation.bad_images import printable
+from fastclf.data.sources.ignored import OWN_FOLDERS
+from fastclf.data.sources.listing import inner_name, look
+from fastclf.data.sources.names import printable, some
 from fastclf.terminal import say
 
 # Other names that the folder of a set often has, in lower case.
@@ -87,8 +87,8 @@ def _elsewhere(path: Path) -> str:
                 f"trn_name={inner!r}; without a folder of validation images, a fifth (val_pct=) of them is held out."
             )
     for folder in folders:
-        if pictures := look(folder)[1]:
-            return flat(path, folder.relative_to(path).as_posix(), pictures)
+        if images := look(folder)[1]:
+            return flat(path, folder.relative_to(path).as_posix(), images)
     there = look(path)[0]
     return f"{path} holds {'the folders ' + some(there) if there else 'no folders'} and no images. Check the path."
 

@@ -1,14 +1,14 @@
-"""Which files a folder holds: pictures by their extension, and what is left out."""
+"""Which files a folder holds: images by their extension, and what is left out."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from fastclf.data.sources.left_out import CACHE_TAG, OWN_FOLDERS, is_a_programs, is_hidden
-from fastclf.data.validation.bad_images import printable
+from fastclf.data.sources.ignored import CACHE_TAG, OWN_FOLDERS, is_a_programs, is_hidden
+from fastclf.data.sources.names import printable, some
 from fastclf.errors import DataError
 from fastclf.terminal import warn
 
@@ -18,7 +18,7 @@ EXTENSIONS = (
 )
 """What DALI or Pillow decodes; HEIC with pillow-heif."""
 UNSUPPORTED = (".jxl", ".svg")
-"""Pictures as well, so that they are named as bad ones and not passed over."""
+"""Images as well, so that they are named as bad ones and not passed over."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Found:
     Attributes:
         path: the root that the names are relative to.
         folder: the folder looked into, below path.
-        pictures: names of pictures by their extension, relative to path, with forward slashes.
+        images: names of images by their extension, relative to path, with forward slashes.
         others: names of other files.
         classes: names of the folders directly below, when they are not hidden.
         hidden: names of files and folders that are hidden, or that an operating system or this library keeps for
@@ -39,7 +39,7 @@ class Found:
 
     path: Path
     folder: str
-    pictures: list[str] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
     hidden: list[str] = field(default_factory=list)
@@ -87,7 +87,7 @@ def find_files(path: Path, folder: str, *, exclude: Collection[str] = (), allow_
         raise FileNotFoundError(f"there is no folder {root}; {has}. Check the path and the folder's name.")
     found = Found(path, folder)
     _Walk(found, {inner_name(name) for name in exclude}, allow_outside).run()
-    for names in (found.pictures, found.others, found.classes):
+    for names in (found.images, found.others, found.classes):
         names.sort()
     _warn_links(found)
     _warn_hidden(found)
@@ -170,17 +170,17 @@ class _Walk:
                 found.classes.append(entry.name)
             self.todo.append(name)
         elif entry.is_file() or not Path(entry.path).exists():  # a link that leads nowhere is named later
-            (found.pictures if is_image(entry.name) else found.others).append(name)
+            (found.images if is_image(entry.name) else found.others).append(name)
         else:
             found.special.append(name)
 
 
-_PICTURES = frozenset(EXTENSIONS + UNSUPPORTED)
+_IMAGES = frozenset(EXTENSIONS + UNSUPPORTED)
 
 
 def is_image(name: str) -> bool:
     """Tells whether a file is an image, by its extension."""
-    return name[name.rfind(".") :].lower() in _PICTURES
+    return name[name.rfind(".") :].lower() in _IMAGES
 
 
 def look(folder: Path) -> tuple[list[str], list[str]]:
@@ -214,26 +214,20 @@ def _warn_hidden(found: Found) -> None:
         )
 
 
-def some(names: Sequence[str]) -> str:
-    """Quotes the first five of some names."""
-    shown = ", ".join(repr(name) for name in names[:5])
-    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown or "none"
-
-
-def pictures_in(found: Found) -> list[str]:
-    """Returns the pictures, whatever folders they are in.
+def images_in(found: Found) -> list[str]:
+    """Returns the images, whatever folders they are in.
 
     Raises:
         FileNotFoundError: when there is none.
     """
-    if not found.pictures:
+    if not found.images:
         raise FileNotFoundError(nothing_in(found))
-    return found.pictures
+    return found.images
 
 
 def nothing_in(found: Found) -> str:
-    """Describes a folder without pictures."""
+    """Describes a folder without images."""
     return (
-        f"there are no pictures below {found.path / found.folder}: {len(found.others)} other file(s), "
-        f"{len(found.hidden)} hidden, {len(found.classes)} folder(s). Pictures end in {', '.join(EXTENSIONS)}."
+        f"there are no images below {found.path / found.folder}: {len(found.others)} other file(s), "
+        f"{len(found.hidden)} hidden, {len(found.classes)} folder(s). Images end in {', '.join(EXTENSIONS)}."
     )

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from fastclf.data.dataset import Labels
-from fastclf.data.sources.folders import check_classes
-from fastclf.data.sources.listing import Found, pictures_in, some
-from fastclf.data.validation.bad_images import printable
+from fastclf.data.sources.labels import Labels, check_classes
+from fastclf.data.sources.listing import Found, images_in
+from fastclf.data.sources.names import printable, some
 from fastclf.errors import LabelError
 from fastclf.terminal import warn
 
@@ -60,7 +59,7 @@ def labelled_by_name(
         LabelError: when a label is no text, or empty, or none of `classes`, or there is only one class.
     """
     where = found.folder
-    labelled = [(name, _checked(label_func(found.inner(name)), name)) for name in pictures_in(found)]
+    labelled = [(name, _checked(label_func(found.inner(name)), name)) for name in images_in(found)]
     kept = [(name, label) for name, label in labelled if label is not None]
     without = [name for name, label in labelled if label is None]
     if without:

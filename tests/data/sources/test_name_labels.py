@@ -139,5 +139,5 @@ def test_a_single_class_and_no_image(flat):
     with pytest.raises(LabelError, match="at least two classes, got 'a'"):
         by_func(flat, lambda name: "a", folder="images")
     (flat / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"no pictures below .*empty"):
+    with pytest.raises(FileNotFoundError, match=r"no images below .*empty"):
         by_re(flat, "(a)", folder="empty")

@@ -11,11 +11,11 @@ from functools import cached_property
 from pathlib import PurePosixPath
 
 from fastclf.data.sources.listing import EXTENSIONS, UNSUPPORTED, Found
+from fastclf.data.sources.names import printable
 from fastclf.data.sources.tables.reading import Cell
-from fastclf.data.validation.bad_images import printable
 from fastclf.errors import LabelError
 
-_PICTURE = re.compile(f".+({'|'.join(map(re.escape, EXTENSIONS + UNSUPPORTED))})", re.IGNORECASE | re.DOTALL)
+_IMAGE = re.compile(f".+({'|'.join(map(re.escape, EXTENSIONS + UNSUPPORTED))})", re.IGNORECASE | re.DOTALL)
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 EXACT = ""
@@ -32,7 +32,7 @@ class Files:
         self.found, self.suffix = found, suffix
         self.folder = PurePosixPath(found.folder)
         self.prefix = "" if found.folder == "." else f"{found.folder}/"
-        self.there = {*found.pictures, *found.others}
+        self.there = {*found.images, *found.others}
 
     def find(self, cell: Cell) -> tuple[str, str] | None:
         """Finds the one file that a name can mean.
@@ -112,10 +112,10 @@ class Files:
             )
 
     def looks_like_file(self, cell: Cell) -> bool:
-        """Tells whether a cell is a file's name: there is such a file, or it ends like a picture."""
+        """Tells whether a cell is a file's name: there is such a file, or it ends like an image."""
         if not isinstance(cell, str):
             return False
-        return bool(_PICTURE.fullmatch(cell.strip()) or self.find(cell) or self.has_stem(cell))
+        return bool(_IMAGE.fullmatch(cell.strip()) or self.find(cell) or self.has_stem(cell))
 
     def hint(self, cells: Sequence[Cell]) -> str:
         """Says what would find the files of these names, which have none."""

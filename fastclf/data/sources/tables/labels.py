@@ -9,8 +9,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from fastclf.data.dataset import Labels
-from fastclf.data.sources.folders import check_classes
+from fastclf.data.sources.labels import Labels, check_classes
 from fastclf.data.sources.tables.columns import OFF, ON, Columns, distinct_cells, is_indicator
 from fastclf.data.sources.tables.reading import Cell, Table
 from fastclf.data.sources.tables.rules import TableRules

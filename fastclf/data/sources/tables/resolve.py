@@ -1,4 +1,4 @@
-"""Labels from tables: one row per picture, its file name and its label or labels.
+"""Labels from tables: one row per image, its file name and its label or labels.
 
 `tables_reading` makes rows of text of a file or a data frame, `tables_columns` finds out which column holds what,
 `tables_files` which file a name means, `tables_labels` what the cells say, `tables_parts` which set a row is for.
@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from fastclf.data.dataset import Labels
-from fastclf.data.sources.folders import warn_absent
+from fastclf.data.sources.labels import Labels
 from fastclf.data.sources.listing import Found
+from fastclf.data.sources.names import printable, write_list
 from fastclf.data.sources.split import stratified_idxs, tag_groups, warn_single
 from fastclf.data.sources.tables.columns import Columns, choose
 from fastclf.data.sources.tables.files import EXACT, Files
@@ -23,7 +23,6 @@ from fastclf.data.sources.tables.labels import Values, as_labels, check_no_missi
 from fastclf.data.sources.tables.parts import TEST, VALID, parts_of
 from fastclf.data.sources.tables.reading import Table, join
 from fastclf.data.sources.tables.rules import TableRules
-from fastclf.data.validation.bad_images import printable, write_list
 from fastclf.errors import LabelError
 from fastclf.terminal import say, warn
 
@@ -94,10 +93,10 @@ def labelled_by_table(
     if draw:
         drawable = replace(values, texts=[text for row, text in texts.items() if parts[row] != TEST])
         result = replace(result, val_idxs=_drawn(table.name, drawable, val_pct, seed))
-    unused = len(set(found.pictures).difference(result.names, result.test_names))
+    unused = len(set(found.images).difference(result.names, result.test_names))
     if unused:
-        say(f"{table.name}: {unused} pictures in {found.folder} have no row and are not used")
-    return replace(result, ignored=found.ignored | {"pictures without a row": unused})
+        say(f"{table.name}: {unused} images in {found.folder} have no row and are not used")
+    return replace(result, ignored=found.ignored | {"images without a row": unused})
 
 
 def _without_false_header(table: Table, files: Files) -> Table:
@@ -161,8 +160,8 @@ def _without_repeats(names: list[str], texts: dict[int, tuple[str, ...]], table:
             )
     if differing:
         raise LabelError(
-            f"{table.name}: {len(differing)} row(s) give another label than an earlier row of the same picture, first "
-            f"{'; '.join(differing[:5])}. Keep one row for each picture."
+            f"{table.name}: {len(differing)} row(s) give another label than an earlier row of the same image, first "
+            f"{'; '.join(differing[:5])}. Keep one row for each image."
         )
     if len(first) < len(texts):
         twins = len(texts) - len(first)
@@ -185,7 +184,7 @@ def _drawn(name: str, values: Values, val_pct: float, seed: int) -> npt.NDArray[
     n = len(values.texts)
     groups = [()] * n if values.is_reg else tag_groups(values.texts) if values.is_multi else values.texts
     val_idxs = stratified_idxs(groups, val_pct, seed)
-    say(f"{name}: {len(val_idxs)} of {n} pictures are for validation; val_idxs= or split_col= names others")
+    say(f"{name}: {len(val_idxs)} of {n} images are for validation; val_idxs= or split_col= names others")
     return val_idxs
 
 
@@ -200,25 +199,3 @@ def _say(table: Table, columns: Columns, values: Values, labels: Labels, remarks
     if values.otherwise:
         parts.append(f"{values.otherwise} would change that")
     say("; ".join([*parts, *remarks]))
-
-
-def check_trained(trn: Labels, val: Labels, name: str) -> None:
-    """Checks that the training rows have every class, and warns of those without a row for validation.
-
-    Raises:
-        LabelError: when a class has no training row.
-    """
-    if trn.is_reg:
-        return
-    in_trn, in_val = (y.y.sum(axis=0) if y.is_multi else np.bincount(y.y, minlength=y.c) for y in (trn, val))
-    untrained = [c for c, n in zip(trn.classes, in_trn, strict=True) if n == 0]
-    if untrained:
-        only_test = not in_val[trn.classes.index(untrained[0])]
-        remedy = (
-            "Remove these rows, or add some to train."
-            if only_test
-            else "Choose other val_idxs; without val_idxs every class keeps a training row."
-        )
-        where = "test" if only_test else "validation"
-        raise LabelError(f"{name}: {', '.join(map(repr, untrained[:5]))} occur in {where} rows only. {remedy}")
-    warn_absent([c for c, n in zip(trn.classes, in_val, strict=True) if n == 0], f"{name}, rows for validation")
