@@ -15,8 +15,8 @@ from bench.peers.process import peer_processes
 from bench.photographs import many
 from bench.pictures_setting import MAX_ZOOM, MEAN, PICTURES, STD, PicturesSetting, sampled_mean
 from bench.race import race, ratios, summary
+from fastclf import tfms_from_stats, transforms_side_on
 from fastclf.data.classifier_data import ImageClassifierData
-from fastclf.data.transforms.spec import tfms_from_stats, transforms_side_on
 
 _ROUNDS = 13  # short ones, on a machine that others disturb
 PREFETCHED = 0.5  # seconds: DALI decodes batches of the next round as soon as one ends

@@ -14,9 +14,9 @@ import pytest
 from bench.photographs import many
 from bench.pictures_setting import MEAN, PICTURES, STD
 from bench.race import ROUNDS, summary
+from fastclf import tfms_from_stats
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.decode.graphs import DecodePipeline, Source
-from fastclf.data.transforms.spec import tfms_from_stats
 
 _BATCH = 64
 

@@ -36,7 +36,10 @@ struct DropoutMask {
 };
 Status dropout_mask(const DropoutMask& op, int threads, void* stream);
 
-// Windows of pictures as a model takes them: the seen part resized, turned, lit and normalised.
+// What is done to the values of a crop, in order (fastclf.ops.crop_resize.PixelOp), each with its numbers.
+enum class PixelOp : int64_t { brightness_contrast = 0 };  // b, c: clip((x - mean) * c + mean + b * top, 0, top)
+
+// Crops of images as a model takes them: the seen part resized, turned, changed by pixel operations and normalised.
 struct DrawWindows {
   const uint64_t* src;   // [n] addresses of pictures [height, width, 3], uint8 or float
   const int64_t* shape;  // [n, 2] height and width, each >= 1
@@ -44,8 +47,9 @@ struct DrawWindows {
   const float* part;     // [n, 4] top, left, bottom, right of what is seen, in the picture's own pixels
   const int64_t* size;   // [n, 2] rows and columns that it is resized to, each >= 1; [sz, sz] where there is no matrix
   const float* matrix;   // [n, 2, 3] from window to resized part, over (x, y); null: they are the same
-  const float* light;    // [n, lights, 2] brightness and contrast
-  size_t n, lights, sz;
+  const int64_t* pixel_ops;  // [n_ops] PixelOp
+  const float* numbers;      // [n, n_ops, width] that each takes, zeros behind them
+  size_t n, n_ops, width, sz;
   float top;  // full white
   float mean[3], std[3];
   float* out;  // [n, 3, sz, sz]

@@ -52,18 +52,20 @@ void bind_dropout_mask(py::module_& m) {
 void bind_draw_windows(py::module_& m) {
   m.def(
       "draw_windows",
-      [](Address src, Address shape, bool bytes, Address part, Address size, Address matrix, Address light, size_t n,
-         size_t lights, size_t sz, float top, std::array<float, 3> mean, std::array<float, 3> std, Address out,
-         int threads) {
+      [](Address src, Address shape, bool bytes, Address part, Address size, Address matrix, Address pixel_ops,
+         Address numbers, size_t n, size_t n_ops, size_t width, size_t sz, float top, std::array<float, 3> mean,
+         std::array<float, 3> std, Address out, int threads) {
         check(draw_windows({pointer<const uint64_t>(src),
                             pointer<const int64_t>(shape),
                             bytes,
                             pointer<const float>(part),
                             pointer<const int64_t>(size),
                             pointer<const float>(matrix),
-                            pointer<const float>(light),
+                            pointer<const int64_t>(pixel_ops),
+                            pointer<const float>(numbers),
                             n,
-                            lights,
+                            n_ops,
+                            width,
                             sz,
                             top,
                             {mean[0], mean[1], mean[2]},
@@ -72,8 +74,9 @@ void bind_draw_windows(py::module_& m) {
                            threads));
       },
       py::kw_only(), py::arg("src"), py::arg("shape"), py::arg("bytes"), py::arg("part"), py::arg("size"),
-      py::arg("matrix"), py::arg("light"), py::arg("n"), py::arg("lights"), py::arg("sz"), py::arg("top"),
-      py::arg("mean"), py::arg("std"), py::arg("out"), py::arg("threads"), py::call_guard<py::gil_scoped_release>());
+      py::arg("matrix"), py::arg("pixel_ops"), py::arg("numbers"), py::arg("n"), py::arg("n_ops"), py::arg("width"),
+      py::arg("sz"), py::arg("top"), py::arg("mean"), py::arg("std"), py::arg("out"), py::arg("threads"),
+      py::call_guard<py::gil_scoped_release>());
 }
 
 // n_in, n_out, p, eps, bn_momentum, and the addresses of weight, bias, gamma, beta, running mean and variance.

@@ -6,10 +6,10 @@ Importing this package touches no GPU and imports neither DALI nor timm.
 from fastclf.conv_learner import ConvLearner, HeadLearner
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.image import open_image
+from fastclf.data.image_transforms import tfms_from_stats
 from fastclf.data.options import Options
 from fastclf.data.sources.split import get_cv_idxs, get_group_idxs
-from fastclf.data.transforms.spec import (
-    CropType,
+from fastclf.data.transforms.augmentations import (
     Cutout,
     RandomBlur,
     RandomDihedral,
@@ -18,11 +18,12 @@ from fastclf.data.transforms.spec import (
     RandomRotate,
     RandomStretch,
     RandomZoom,
-    tfms_from_stats,
     transforms_basic,
     transforms_side_on,
     transforms_top_down,
 )
+from fastclf.data.transforms.base import GeometricAugmentation, PixelAugmentation
+from fastclf.data.transforms.spec import CropType
 from fastclf.errors import (
     ActivationFileError,
     BackendError,
@@ -96,6 +97,7 @@ __all__ = [
     "DivergedError",
     "ExportError",
     "FastclfError",
+    "GeometricAugmentation",
     "GpuMemoryError",
     "HeadLearner",
     "ImageClassifierData",
@@ -103,6 +105,7 @@ __all__ = [
     "LabelError",
     "Learner",
     "Options",
+    "PixelAugmentation",
     "RandomBlur",
     "RandomDihedral",
     "RandomFlip",

@@ -16,7 +16,7 @@ from fastclf.activations.precompute import activations
 from fastclf.activations.store import DTYPES
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.classifier_data import ImageClassifierData
-from fastclf.data.image_loader import PictureLoader
+from fastclf.data.image_loader import ImageLoader
 from fastclf.data.loader import Loader
 from fastclf.files import publish
 from fastclf.interrupts import Interrupts
@@ -228,7 +228,7 @@ class ConvLearner(_OwnHead):
     def _activations(self, name: str, dl: Loader | None, views: int = 1) -> NDArray[Any] | None:
         if dl is None:
             return None
-        assert isinstance(dl, PictureLoader)
+        assert isinstance(dl, ImageLoader)
         folders = places_for(self._data.below(self._tmp_name))
         return activations(self.model, dl, folders, dtype=self._act_dtype, what=name, views=views)
 

@@ -317,7 +317,7 @@ class Learner(Saving):
         state.write({"fits": self._fits, **where_it_stands(loop, self._data.device)}, self._state(), self._info())
 
     def _say_waiting(self) -> None:
-        line = self.data.trn_dl.waiting.line("train")
+        line = self.data.trn_dl.input_stall.line("train")
         if line is not None:
             say(line)
 

@@ -5,9 +5,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from fastclf import RandomFlip, tfms_from_stats
 from fastclf.conv_learner import ConvLearner
 from fastclf.data.classifier_data import ImageClassifierData
-from fastclf.data.transforms.spec import RandomFlip, tfms_from_stats
 from fastclf.models.body import SequentialBody
 from fastclf.models.head import Head
 from fastclf.models.net import Net

@@ -215,7 +215,7 @@ def test_class_weights_auto(tmp_path, rng):
 
 def test_who_waited_is_said_once_after_a_fit(data, capsys, monkeypatch):
     learn = HeadLearner(data)
-    monkeypatch.setattr(type(data.trn_dl.waiting), "line", lambda self, what: f"{what}: waited")
+    monkeypatch.setattr(type(data.trn_dl.input_stall), "line", lambda self, what: f"{what}: waited")
     learn.fit(0.1, 3)
     assert capsys.readouterr().out.splitlines()[-1] == "train: waited"
 

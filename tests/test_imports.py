@@ -8,13 +8,12 @@ import fastclf
 
 ROOT = Path(fastclf.__file__).parent
 
-# From left to right. A name stands for a module, or for a package with all that is in it.
-ORDER = """
+LEFT_TO_RIGHT = """
 errors calls terminal files philox choice interrupts progress
 ops
 data.sources data.input_stall data.transforms data.decode data.bad_images data.dataset data.validation
-data.loader data.image_loader data.image data.options data.resize data.sets data.summary data.data_loaders
-data.classifier_data data
+data.loader data.image_loader data.image data.image_transforms data.options data.resize data.sets data.summary
+data.data_loaders data.classifier_data data
 models
 activations
 describe checkpoint training
@@ -22,7 +21,8 @@ saving learner conv_learner
 interpret
 fastclf
 demo cli __main__
-""".split()
+"""  # a name stands for a module, or for a package with all that is in it
+ORDER = LEFT_TO_RIGHT.split()
 
 
 def modules():

@@ -8,6 +8,7 @@ from helpers import picture_data, three_colours, tiny_learner
 from fastclf import (
     ImageClassifierData,
     ImageModelResults,
+    RandomFlip,
     accuracy,
     accuracy_np,
     accuracy_thresh,
@@ -20,7 +21,6 @@ from fastclf import (
     recall,
     tfms_from_stats,
 )
-from fastclf.data.transforms.spec import RandomFlip
 from fastclf.training.metrics import mark_without_prediction, without_prediction
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

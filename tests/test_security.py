@@ -14,9 +14,8 @@ from helpers import HALF, three_colours, tiny_learner
 from PIL import Image
 
 import fastclf
-from fastclf import BadImageError, ImageClassifierData, ImageModelResults, WeightsError
+from fastclf import BadImageError, ImageClassifierData, ImageModelResults, WeightsError, tfms_from_stats
 from fastclf.activations.places import places_for
-from fastclf.data.transforms.spec import tfms_from_stats
 from fastclf.models.weights import read_weights
 
 TFMS = tfms_from_stats(HALF, 16)

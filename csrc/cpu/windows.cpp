@@ -99,7 +99,7 @@ class Artist {
       offset_[c] = -op.mean[c] / op.std[c];
     }
     const bool aligned = reinterpret_cast<uintptr_t>(op.out) % kLine == 0 && op.sz * sizeof(float) % kLine == 0;
-    stream_ = aligned && !op.matrix && !op.lights && op.n * 3 * op.sz * op.sz * sizeof(float) > kCached;
+    stream_ = aligned && !op.matrix && !op.n_ops && op.n * 3 * op.sz * op.sz * sizeof(float) > kCached;
   }
 
   void draw(size_t i) {
@@ -117,7 +117,7 @@ class Artist {
         sum_ += k_.strip_to_planes(strip, across, n, planes(row));
       });
     }
-    light(op_.light + 2 * op_.lights * i);
+    change(op_.numbers + op_.n_ops * op_.width * i);
   }
 
  private:
@@ -173,26 +173,32 @@ class Artist {
     }
   }
 
-  // Where rows of the window go: as they are when their light changes yet, else normalised.
+  // Where rows of the window go: as they are when pixel operations follow, else normalised.
   Planes planes(size_t row) const {
     static constexpr float kOne[3] = {1, 1, 1}, kNothing[3] = {};
-    return {out_ + row * op_.sz, op_.sz * op_.sz, stream_, op_.lights ? kOne : gain_, op_.lights ? kNothing : offset_};
+    return {out_ + row * op_.sz, op_.sz * op_.sz, stream_, op_.n_ops ? kOne : gain_, op_.n_ops ? kNothing : offset_};
   }
 
-  // Each change of light needs the mean that the one before has left; the last one normalises.
-  void light(const float* values) {
-    const size_t plane = op_.sz * op_.sz;
-    for (size_t l = 0; l < op_.lights; ++l) {
-      const bool last = l + 1 == op_.lights;
-      const float contrast = values[2 * l + 1];
-      const auto mean = static_cast<float>(sum_ / static_cast<double>(3 * plane));
-      const float shift = mean * (1 - contrast) + values[2 * l] * op_.top;
-      sum_ = 0;
-      for (size_t row = 0; row < 3 * op_.sz; ++row) {
-        const size_t c = row / op_.sz;
-        const Light change = {contrast, shift, op_.top, last ? gain_[c] : 1, last ? offset_[c] : 0};
-        sum_ += k_.light(out_ + row * op_.sz, op_.sz, change);
+  // Each operation leaves the sum of its values to the next one; the last one normalises.
+  void change(const float* numbers) {
+    for (size_t k = 0; k < op_.n_ops; ++k, numbers += op_.width) {
+      const bool last = k + 1 == op_.n_ops;
+      switch (static_cast<PixelOp>(op_.pixel_ops[k])) {
+        case PixelOp::brightness_contrast:
+          brightness_contrast(numbers[0], numbers[1], last);
+          break;
       }
+    }
+  }
+
+  void brightness_contrast(float brightness, float contrast, bool last) {
+    const auto mean = static_cast<float>(sum_ / static_cast<double>(3 * op_.sz * op_.sz));
+    const float shift = mean * (1 - contrast) + brightness * op_.top;
+    sum_ = 0;
+    for (size_t row = 0; row < 3 * op_.sz; ++row) {
+      const size_t c = row / op_.sz;
+      const Light change = {contrast, shift, op_.top, last ? gain_[c] : 1, last ? offset_[c] : 0};
+      sum_ += k_.light(out_ + row * op_.sz, op_.sz, change);
     }
   }
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fastclf.activations.fill import Blocks, Job, StaleError, stored
 from fastclf.activations.fingerprint import fingerprint
 from fastclf.data.dataset import Dataset
-from fastclf.data.image_loader import PictureLoader
+from fastclf.data.image_loader import ImageLoader
 from fastclf.data.loader import Rows
 from fastclf.data.validation.verified import DatasetImages
 from fastclf.models.net import Net
@@ -31,7 +31,7 @@ _malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of the GNU C l
 
 
 def activations(
-    net: Net, loader: PictureLoader, folders: Sequence[Path], *, dtype: str, what: str, views: int = 1
+    net: Net, loader: ImageLoader, folders: Sequence[Path], *, dtype: str, what: str, views: int = 1
 ) -> NDArray[Any]:
     """The features ``[views * N, F]`` of every picture of a loader's data set, in its order, mapped from a file.
 
@@ -60,7 +60,7 @@ def activations(
     raise stale
 
 
-def _once(net: Net, loader: PictureLoader, folders: Sequence[Path], dtype: str, what: str, views: int) -> NDArray[Any]:
+def _once(net: Net, loader: ImageLoader, folders: Sequence[Path], dtype: str, what: str, views: int) -> NDArray[Any]:
     key = _key(net, loader, dtype, views)
     pictures = f"{loader.n:,} pictures" + (f", {views} augmented views of each" if views > 1 else "")
     shape = (views * loader.n, net.body.n_features)
@@ -72,7 +72,7 @@ def _once(net: Net, loader: PictureLoader, folders: Sequence[Path], dtype: str, 
     )
 
 
-def _key(net: Net, loader: PictureLoader, dtype: str, views: int) -> str:
+def _key(net: Net, loader: ImageLoader, dtype: str, views: int) -> str:
     drawn = None
     if loader.tfms.augments:
         drawn = {"n": views, "seed": loader._options.seed, "split": loader.split.name}
@@ -90,10 +90,10 @@ def _still_bad(ds: Dataset, images: DatasetImages, bad: Mapping[int, str]) -> bo
     return True
 
 
-class _InOrder(PictureLoader):
+class _InOrder(ImageLoader):
     """Serves the pictures of another loader in data set order, from a given row on; y are the rows `[B] int64`."""
 
-    def __init__(self, other: PictureLoader, done: int) -> None:
+    def __init__(self, other: ImageLoader, done: int) -> None:
         options = other._options
         if options.device.type == "cpu":  # larger batches take more memory, and no less time
             options = replace(options, bs=min(options.bs, _BATCH))
@@ -107,7 +107,7 @@ class _InOrder(PictureLoader):
         return rows[rows >= self._done - epoch * self.n]
 
 
-def _blocks(net: Net, loader: PictureLoader, done: int, views: int, what: str) -> Blocks:
+def _blocks(net: Net, loader: ImageLoader, done: int, views: int, what: str) -> Blocks:
     """The rows from ``done`` on, batch by batch, with zeros for pictures that are skipped."""
     net.eval()
     pictures, n = _InOrder(loader, done), loader.n
@@ -123,7 +123,7 @@ def _blocks(net: Net, loader: PictureLoader, done: int, views: int, what: str) -
                 nothing = np.empty((0, net.body.n_features), np.float32)
                 yield _block(nothing, np.empty(0, np.int64), done, (view + 1) * n, loader.ds)
                 done = (view + 1) * n
-    line = pictures.waiting.line(f"activations of {what}")
+    line = pictures.input_stall.line(f"activations of {what}")
     if line is not None:
         say(line)
 
@@ -154,9 +154,7 @@ class _Returning:
         return self._host.numpy()
 
 
-def _features(
-    net: Net, pictures: PictureLoader, view: int, *, behind: int
-) -> Iterator[tuple[NDArray[np.float32], Rows]]:
+def _features(net: Net, pictures: ImageLoader, view: int, *, behind: int) -> Iterator[tuple[NDArray[np.float32], Rows]]:
     """Features and rows of each batch, given when ``behind`` more batches have been started."""
     started: deque[tuple[_Returning, Rows]] = deque()
     for x, y in pictures.batches(view):

@@ -15,7 +15,7 @@ import torch
 from fastclf.calls import long_call
 from fastclf.data.bad_images import MAX_PIXELS, OnBad, bind_together
 from fastclf.data.dataset import Dataset
-from fastclf.data.image_loader import PictureLoader
+from fastclf.data.image_loader import ImageLoader
 from fastclf.data.loader import Loader, LoaderOptions, RowLoader
 from fastclf.data.options import SEED, Options, as_batch_size, as_device, as_threads
 from fastclf.data.resize import resized
@@ -91,7 +91,7 @@ class DataLoaders:
         if ds.rows is not None:
             return RowLoader(ds, self._options, **how)
         assert self.tfms is not None
-        return PictureLoader(ds, self.tfms[0 if train else 1], self._options, split, **how)
+        return ImageLoader(ds, self.tfms[0 if train else 1], self._options, split, **how)
 
     def __repr__(self) -> str:
         """Describe sets, sizes and classes in a few lines."""

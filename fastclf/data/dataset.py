@@ -15,7 +15,7 @@ from fastclf.data.bad_images import BadImages
 from fastclf.data.sources.files import FileSource
 from fastclf.data.sources.labels import Labels
 from fastclf.data.sources.source import Source
-from fastclf.data.transforms.spec import Transforms
+from fastclf.data.transforms.spec import TransformSpec
 
 _OF_ITS_OWN = BadImages(FileSource(Path(), ()))
 
@@ -35,7 +35,7 @@ class Dataset:
 
     source: Source
     labels: Labels
-    tfms: Transforms | None = None
+    tfms: TransformSpec | None = None
     activations: npt.NDArray[Any] | None = None
     bad: BadImages = field(default=_OF_ITS_OWN, repr=False, compare=False)
     ignored: Mapping[str, int] = field(default_factory=dict, repr=False)

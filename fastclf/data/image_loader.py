@@ -1,4 +1,4 @@
-"""Batches of pictures: decoded, augmented and normalised ahead of their use; a batch that fails is mended."""
+"""Batches of images, made ahead of their use; one that fails is made again without its bad images."""
 
 from __future__ import annotations
 
@@ -11,34 +11,35 @@ import torch
 
 from fastclf.calls import starts_threads
 from fastclf.data.dataset import Dataset
-from fastclf.data.input_stall import Waiting
+from fastclf.data.decode.decode_error import DecodeError
+from fastclf.data.input_stall import InputStall
 from fastclf.data.loader import Batch, Loader, LoaderOptions, Rows
-from fastclf.data.transforms.sampling import Split, draw
-from fastclf.data.transforms.spec import Transforms
+from fastclf.data.transforms.sampling import Split, sample
+from fastclf.data.transforms.spec import TransformSpec
 from fastclf.data.validation.verified import DatasetImages
 
 if TYPE_CHECKING:
-    from fastclf.data.decode.renderer import BatchMaker
+    from fastclf.data.decode.renderer import Renderer
 
 
 _TRIED = 12  # batches, of a measurement
 
 
-class PictureLoader(Loader):
-    """Decodes, augments and normalises pictures: x is `[B, 3, sz, sz] float32`.
+class ImageLoader(Loader):
+    """Decodes, augments and normalises images: x is `[B, 3, sz, sz] float32`.
 
     The batches of an epoch are the same whatever the number of threads. What makes them is built at the first batch and
     serves all epochs.
 
     Attributes:
-        tfms: how a picture becomes x.
-        split: which set the rows are of: part of their augmentations' draws.
+        tfms: how an image becomes x.
+        split: which set the rows are of: with seed and epoch it decides their augmentations.
     """
 
     def __init__(
         self,
         ds: Dataset,
-        tfms: Transforms,
+        tfms: TransformSpec,
         options: LoaderOptions,
         split: Split,
         *,
@@ -49,25 +50,25 @@ class PictureLoader(Loader):
         self.tfms = tfms
         self.split = split
         self.images = DatasetImages(ds, options.num_threads)
-        self._idle: list[BatchMaker] = []  # built ones that no running epoch uses
+        self._idle: list[Renderer] = []  # built ones that no running epoch uses
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """See `Loader.batches`.
 
-        A picture that turns out to be bad is noted in `ds.bad`. Where that says skip, its batch is served without it,
+        An image that turns out to be bad is noted in `ds.bad`. Where that says skip, its batch is served without it,
         and later epochs leave it out.
 
         Raises:
-            BadImageError: when pictures of a batch cannot be decoded and may not be skipped; names them all.
+            BadImageError: images of a batch cannot be decoded and may not be skipped; names them all.
         """
-        waiting = self.waiting = Waiting(self._options.num_threads)
-        waiting.asked()
+        stall = self.input_stall = InputStall(self._options.num_threads)
+        stall.asked()
         flow = _Flow(self, epoch)
         try:
             for rows, x in flow:
-                waiting.ready()
+                stall.given()
                 yield x, self._targets(rows)
-                waiting.asked()
+                stall.asked()
         except GeneratorExit:  # the loop was left early
             flow.end()
             raise
@@ -78,73 +79,73 @@ class PictureLoader(Loader):
         return self.__dict__ | {"_idle": []}
 
     def close(self) -> None:
-        """Gives back what makes batches, with its threads. The next epoch builds it anew."""
+        """Give back what makes batches, with its threads. The next epoch builds it anew."""
         self._idle.clear()
 
     def chunks(self, epoch: int) -> list[Rows]:
-        """Returns the rows of each batch of an epoch."""
+        """Return the rows of each batch of an epoch."""
         return self._chunks(self.order(epoch))
 
     def is_batch(self, rows: Rows) -> bool:
-        """Tells whether what is left of a batch can still be served."""
+        """Tell whether what is left of a batch can still be served."""
         return len(rows) > self._drop_single
 
-    def take_maker(self) -> BatchMaker:
-        """Returns a maker that nobody uses."""
-        starts_threads("PictureLoader")
+    def take_renderer(self) -> Renderer:
+        """Return a renderer that nobody uses."""
+        starts_threads("ImageLoader")
         return self._idle.pop() if self._idle else self._build()
 
-    def return_maker(self, maker: BatchMaker) -> None:
-        """Keeps a maker, which has nothing left in the making, for the next epoch."""
-        self._idle.append(maker)
+    def return_renderer(self, renderer: Renderer) -> None:
+        """Keep a renderer, which has nothing left in the making, for the next epoch."""
+        self._idle.append(renderer)
 
-    def feed(self, maker: BatchMaker, rows: Rows, epoch: int) -> None:
-        """Starts a batch."""
-        parameters = draw(self.tfms, self._options.seed, epoch, self.split, rows)
-        maker.feed(self.images.inputs(rows), parameters, self.images.pixels(rows))
+    def feed(self, renderer: Renderer, rows: Rows, epoch: int) -> None:
+        """Start a batch."""
+        parameters = sample(self.tfms, self._options.seed, epoch, self.split, rows)
+        renderer.feed(self.images.inputs(rows), parameters, self.images.pixels(rows))
 
-    def _build(self) -> BatchMaker:
+    def _build(self) -> Renderer:
         from fastclf.data.decode.graphs import Source
-        from fastclf.data.decode.renderer import batch_maker, gpu_batch_maker
+        from fastclf.data.decode.renderer import cpu_renderer, gpu_renderer
 
         images, by_path = self.ds.images, self.ds.source.has_paths
         source = Source(by_path=by_path)
         if images is not None:
-            source = Source(files=False, top=255.0 if images.dtype == np.uint8 else 1.0)
+            source = Source(files=False, white=255.0 if images.dtype == np.uint8 else 1.0)
         bs, device, threads = min(self.bs, self.n), self.device, self._options.num_threads
         if device.type == "cpu":
-            return batch_maker(self.tfms, source, bs, threads)
-        return gpu_batch_maker(self.tfms, source, bs, device, threads, self._try)
+            return cpu_renderer(self.tfms, source, bs, threads)
+        return gpu_renderer(self.tfms, source, bs, device, threads, self._try)
 
-    def _try(self, maker: BatchMaker) -> None:
-        """Makes the first batches, as an epoch would, for a measurement."""
+    def _try(self, renderer: Renderer) -> None:
+        """Make the first batches, as an epoch would, for a measurement."""
         fed = 0
         for rows in self._chunks(np.arange(self.n))[:_TRIED]:
             if not self.images.bad(rows):
-                self.feed(maker, rows, 0)
+                self.feed(renderer, rows, 0)
                 fed += 1
-            if fed > maker.ahead:
-                maker.take()
+            if fed > renderer.ahead:
+                renderer.take()
                 fed -= 1
         for _ in range(fed):
-            maker.take()
+            renderer.take()
 
 
 class _Flow:
     """The batches of one epoch. The first few that have not been given are in the making."""
 
-    def __init__(self, loader: PictureLoader, epoch: int) -> None:
+    def __init__(self, loader: ImageLoader, epoch: int) -> None:
         self._loader, self._epoch = loader, epoch
         self._chunks = deque(loader.chunks(epoch))  # not yet given
         self._fed = 0  # how many of them are in the making
-        self._maker: BatchMaker | None = None
+        self._renderer: Renderer | None = None
 
     def __iter__(self) -> Iterator[tuple[Rows, torch.Tensor]]:
         while self._chunks:
             self._feed_ahead()
             x, error = self._take()
             if x is None:
-                self._mend(error)
+                self._drop_bad(error)
                 continue
             rows = self._chunks.popleft()
             self._fed -= 1
@@ -152,33 +153,33 @@ class _Flow:
             yield rows, x
 
     def end(self) -> None:
-        """Finishes what is in the making, so that its maker can serve the next epoch."""
-        while self._maker is not None and self._fed:
+        """Finish what is in the making, so that its renderer can serve the next epoch."""
+        while self._renderer is not None and self._fed:
             self._take()
             self._fed -= 1
-        if self._maker is not None:
-            self._loader.return_maker(self._maker)
+        if self._renderer is not None:
+            self._loader.return_renderer(self._renderer)
         self._loader.images.save()
 
     def _feed_ahead(self) -> None:
-        """Feeds batches, but none with a picture that must not be decoded: its turn comes, and then it is mended."""
-        self._maker = self._maker or self._loader.take_maker()
-        while self._fed < min(len(self._chunks), max(1, self._maker.ahead)):
+        """Feed batches, but none with an image that must not be decoded: it is dealt with when its turn comes."""
+        self._renderer = self._renderer or self._loader.take_renderer()
+        while self._fed < min(len(self._chunks), max(1, self._renderer.ahead)):
             rows = self._chunks[self._fed]
             if self._loader.images.bad(rows):
                 return
-            self._loader.feed(self._maker, rows, self._epoch)
+            self._loader.feed(self._renderer, rows, self._epoch)
             self._fed += 1
 
-    def _take(self) -> tuple[torch.Tensor | None, RuntimeError | None]:
+    def _take(self) -> tuple[torch.Tensor | None, DecodeError | None]:
         try:
-            return (self._maker.take() if self._maker and self._fed else None), None
-        except RuntimeError as error:
-            self._maker = None  # an error ends its life
+            return (self._renderer.take() if self._renderer and self._fed else None), None
+        except DecodeError as error:
+            self._renderer = None  # an error ends its life
             return None, error
 
-    def _mend(self, error: RuntimeError | None) -> None:
-        """Leaves the bad pictures out of the next batch; it and those after it are fed again."""
+    def _drop_bad(self, error: DecodeError | None) -> None:
+        """Leave the bad images out of the next batch; it and those after it are fed again."""
         rest = self._loader.images.without_bad(self._chunks.popleft(), error)
         self._fed = 0
         if self._loader.is_batch(rest):

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from fastclf.data.dataset import Dataset
-from fastclf.data.input_stall import Waiting, available_processors
+from fastclf.data.input_stall import InputStall, available_processors
 from fastclf.philox import STREAM_VIEW, permutation, uniforms
 
 Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]
@@ -52,7 +52,7 @@ class Loader:
         device: where the batches are.
         epoch: the epoch that the next `iter` will give.
         targets: `Labels.y` of every row, in data set order, on the CPU.
-        waiting: which side waited in the running or last epoch; of images alone.
+        input_stall: which side stalled in the running or last epoch; of images alone.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Loader:
         self.shuffle = shuffle
         self.device = options.device
         self.epoch = 0
-        self.waiting = Waiting()
+        self.input_stall = InputStall()
         self._options = options
         self._drop_single = drop_single
         self.targets = torch.from_numpy(np.ascontiguousarray(ds.y))

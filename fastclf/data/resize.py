@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastclf.data.dataset import Dataset
+from fastclf.data.decode.decode_error import DecodeError
 from fastclf.data.sources.files import FileSource
 from fastclf.data.sources.source import Source
 from fastclf.data.validation.verified import DatasetImages, Rows
@@ -91,7 +92,7 @@ class _Shrink:
             try:
                 times = [source.stat(row).mtime_ns for row in rows.tolist()]
                 return rows, self._graph([*self._images.inputs(rows)]), times
-            except (RuntimeError, OSError) as error:
+            except (DecodeError, OSError) as error:
                 self._graph = None  # an error ends a graph's life
                 rows = self._images.without_bad(rows, error)
         return rows, [], []

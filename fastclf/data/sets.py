@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastclf.data.dataset import Dataset
+from fastclf.data.image_transforms import Transforms
 from fastclf.data.sources.files import FileSource
 from fastclf.data.sources.folders import FolderRules, labelled_by_folder
 from fastclf.data.sources.labels import Labels, check_trained
@@ -22,7 +23,6 @@ from fastclf.data.sources.split import check_val_idxs, get_group_idxs, stratifie
 from fastclf.data.sources.tables.reading import Table
 from fastclf.data.sources.tables.resolve import labelled_by_table
 from fastclf.data.sources.tables.rules import TableRules
-from fastclf.data.transforms.spec import Transforms
 from fastclf.terminal import say
 
 Tfms: TypeAlias = tuple[Transforms, Transforms]

@@ -5,7 +5,7 @@ Importing this module imports neither torchvision nor timm.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +28,8 @@ from fastclf.models.weights import SkipInit, fetch, lite_weights, load_into, rea
 from fastclf.models.whole_body import WholeBody
 
 if TYPE_CHECKING:
-    from fastclf.data.transforms.augmentations import Augmentation
-    from fastclf.data.transforms.spec import CropType, Transforms
+    from fastclf.data.image_transforms import AugTfms, Transforms
+    from fastclf.data.transforms.spec import CropType
 
 SOURCES = ("torchvision", "timm", "fastclf")
 _TORCHVISION_STATS = {"efficientnet_v2_l": HALF_STATS}
@@ -130,7 +130,7 @@ def stats_of(arch: Arch | str | Callable[..., Any]) -> Stats:
 def tfms_from_model(
     arch: Arch | str | Callable[..., Any],
     sz: int,
-    aug_tfms: Augmentation | Sequence[Augmentation] | None = None,
+    aug_tfms: AugTfms = None,
     max_zoom: float | None = None,
     pad: int = 0,
     crop_type: CropType | None = None,
@@ -140,18 +140,18 @@ def tfms_from_model(
     Args:
         arch: see `as_arch`.
         sz: side of the square that the model sees, in pixels.
-        aug_tfms: augmentations of training, e.g. ``transforms_side_on``.
+        aug_tfms: augmentations of training, e.g. ``transforms_side_on``, or your own, see `tfms_from_stats`.
         max_zoom: with probability 0.75 the training image is enlarged by U(1, max_zoom).
         pad: mirrored border of training images, in pixels.
         crop_type: how training takes the square (``CropType.RANDOM`` by default).
 
     Returns:
-        (training, validation), see `fastclf.data.transforms.spec.tfms_from_stats`.
+        (training, validation), see `tfms_from_stats`.
 
     Raises:
         ValueError: an argument is out of its range, or the architecture is unknown.
     """
-    from fastclf.data.transforms.spec import tfms_from_stats
+    from fastclf.data.image_transforms import tfms_from_stats
 
     return tfms_from_stats(stats_of(arch), sz, aug_tfms, max_zoom, pad, crop_type)
 

@@ -1,10 +1,11 @@
-"""Windows of pictures, drawn by the native module on the processor: resized, turned, lit and normalised."""
+"""Crops of images, resized, turned, changed in brightness and contrast, and normalised by the native module."""
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,90 +13,107 @@ import torch
 
 from fastclf.ops.backend import Backend, backend, native_module
 
+Floats: TypeAlias = npt.NDArray[np.float32]
+
 _MOST = 1 << 14  # rows and columns
 _FARTHEST = 1 << 29  # positions are whole numbers of 32 bits
 
 
-@dataclass(frozen=True)
-class Windows:
-    """What is drawn of N pictures.
+class PixelOp(enum.IntEnum):
+    """What can be done to the values of a finished crop, before it is normalised.
 
-    Attributes:
-        part: `[N, 4] float32`, top, left, bottom and right of what is seen, in the picture's own pixels.
-        size: `[N, 2] int64`, the rows and columns that the part is resized to.
-        matrix: `[N, 2, 3] float32`, from positions (x, y) in the window to positions in the resized part, where pixel
-            0 reaches from 0 to 1; beyond the part it is mirrored. None where the resized part is the window.
-        light: `[N, L, 2] float32`, L changes of light, each a brightness and a contrast, see `RandomLighting`.
+    BRIGHTNESS_CONTRAST takes two numbers b and c: clip((x - m) * c + m + b, 0, 1), m the mean of the crop.
+
+    The same names and values stand in csrc/api.h.
     """
 
-    part: npt.NDArray[np.float32]
-    size: npt.NDArray[np.int64]
-    matrix: npt.NDArray[np.float32] | None
-    light: npt.NDArray[np.float32]
+    BRIGHTNESS_CONTRAST = 0
+
+
+_NUMBERS: dict[PixelOp, int | None] = {PixelOp.BRIGHTNESS_CONTRAST: 2}  # that each takes; None for any
 
 
 @dataclass(frozen=True)
-class Canvas:
-    """What all windows share.
+class Crops:
+    """What is cut out of N images.
 
     Attributes:
-        sz: side of the window in pixels.
-        top: the value of full white.
+        part: `[N, 4] float32`, top, left, bottom and right of what is seen, in the image's own pixels.
+        size: `[N, 2] int64`, the rows and columns that the part is resized to.
+        matrix: `[N, 2, 3] float32`, from positions (x, y) in the crop to positions in the resized part, where pixel
+            0 reaches from 0 to 1; beyond the part it is mirrored. None where the resized part is the crop.
+        pixel_ops: what is done to the values, in order, each with the numbers that it takes, `[N, k] float32`.
+    """
+
+    part: Floats
+    size: npt.NDArray[np.int64]
+    matrix: Floats | None
+    pixel_ops: Sequence[tuple[PixelOp, Floats]] = ()
+
+
+@dataclass(frozen=True)
+class CropFormat:
+    """What all crops of a batch share.
+
+    Attributes:
+        sz: side of the crop in pixels.
+        white: the value of full white in the images.
         mean: what is subtracted, per channel, of values 0..1.
         std: what is divided by, per channel.
     """
 
     sz: int
-    top: float
+    white: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
 
-def can_draw() -> bool:
-    """Tells whether `draw_windows` runs here: it has no plain twin, since DALI does the same."""
-    return backend() is Backend.NATIVE
+def has_crop_resize(device: torch.device) -> bool:
+    """Tell whether `crop_resize` runs on a device. It has no reference implementation, since DALI does the same."""
+    return device.type == "cpu" and backend() is Backend.NATIVE
 
 
-def draw_windows(
-    pictures: Sequence[npt.NDArray[Any]], windows: Windows, canvas: Canvas, out: torch.Tensor, threads: int
+def crop_resize(
+    images: Sequence[npt.NDArray[Any]], crops: Crops, form: CropFormat, out: torch.Tensor, threads: int
 ) -> None:
-    """Draws windows: one antialiased resampling of the part, with a matrix one bilinear resampling more, then light.
+    """Make crops: one antialiased resampling of the part, with a matrix one bilinear resampling more, then pixel ops.
 
-    A value of the resized part is the mean of the picture under a triangle as wide as the step from one value to the
-    next, at least two pixels; the outermost pixels go on outside the picture. Every number of threads gives the same.
+    A value of the resized part is the mean of the image under a triangle as wide as the step from one value to the
+    next, at least two pixels; the outermost pixels go on outside. Every number of threads gives the same.
 
     Args:
-        pictures: `[H, W, 3] uint8 | float32`, one dtype, contiguous.
-        windows: what is drawn of each.
-        canvas: what they share.
+        images: `[H, W, 3] uint8 | float32`, one dtype, contiguous.
+        crops: what is cut out of each.
+        form: what the crops share.
         out: `[N, 3, sz, sz] float32`, contiguous, on the CPU.
-        threads: how many draw.
+        threads: how many work.
 
     Raises:
         ValueError: a shape, dtype, layout or value is not as above.
     """
-    n, sz = len(pictures), canvas.sz
-    light = _checked("light", windows.light, np.float32, (n, None, 2))
-    part = _checked("part", windows.part, np.float32, (n, 4))
-    size = _checked("size", windows.size, np.int64, (n, 2))
-    matrix = None if windows.matrix is None else _checked("matrix", windows.matrix, np.float32, (n, 2, 3))
+    n, sz = len(images), form.sz
+    part = _checked("part", crops.part, np.float32, (n, 4))
+    size = _checked("size", crops.size, np.int64, (n, 2))
+    matrix = None if crops.matrix is None else _checked("matrix", crops.matrix, np.float32, (n, 2, 3))
+    pixel_ops = np.array([op for op, _ in crops.pixel_ops], np.int64)
+    numbers = _numbers(crops.pixel_ops, n)
     if (part[:, 2:] <= part[:, :2]).any() or (size < 1).any() or (size > _MOST).any():
-        raise ValueError(f"draw_windows: part must not be empty, size from 1 to {_MOST}. Check where they come from.")
+        raise ValueError(f"crop_resize: part must not be empty, size from 1 to {_MOST}. Check where they come from.")
     if matrix is None and (size != sz).any():
-        raise ValueError(f"draw_windows: size must be {sz} without a matrix, got {size.tolist()}. Pass a matrix.")
+        raise ValueError(f"crop_resize: size must be {sz} without a matrix, got {size.tolist()}. Pass a matrix.")
     if out.shape != (n, 3, sz, sz) or out.dtype != torch.float32 or not out.is_contiguous() or out.device.type != "cpu":
-        raise ValueError(f"draw_windows: out must be contiguous float32 [{n}, 3, {sz}, {sz}], got {list(out.shape)}.")
-    dtypes = {picture.dtype for picture in pictures}
+        raise ValueError(f"crop_resize: out must be contiguous float32 [{n}, 3, {sz}, {sz}], got {list(out.shape)}.")
+    dtypes = {image.dtype for image in images}
     if len(dtypes) > 1 or not dtypes <= {np.dtype(np.uint8), np.dtype(np.float32)}:
-        raise ValueError(f"draw_windows: pictures must all be uint8 or all float32, got {dtypes}. Convert them.")
-    if any(p.ndim != 3 or p.shape[2] != 3 or 0 in p.shape or not p.flags.c_contiguous for p in pictures):
-        raise ValueError("draw_windows: pictures must be contiguous [H, W, 3]. Pass np.ascontiguousarray(picture).")
-    src = np.array([picture.ctypes.data for picture in pictures], np.uint64)
-    shape = np.array([picture.shape[:2] for picture in pictures], np.int64).reshape(n, 2)
+        raise ValueError(f"crop_resize: images must all be uint8 or all float32, got {dtypes}. Convert them.")
+    if any(p.ndim != 3 or p.shape[2] != 3 or 0 in p.shape or not p.flags.c_contiguous for p in images):
+        raise ValueError("crop_resize: images must be contiguous [H, W, 3]. Pass np.ascontiguousarray(image).")
+    src = np.array([image.ctypes.data for image in images], np.uint64)
+    shape = np.array([image.shape[:2] for image in images], np.int64).reshape(n, 2)
     if (part[:, :2] < -shape).any() or (part[:, 2:] > 2 * shape).any():
-        raise ValueError("draw_windows: part must lie within a picture's size of the picture. Check how it was placed.")
+        raise ValueError("crop_resize: part must lie within an image's size of the image. Check how it was placed.")
     if matrix is not None and np.abs(matrix).max(initial=0) * (2 * sz + 1) > _FARTHEST:
-        raise ValueError(f"draw_windows: matrix must keep positions below {_FARTHEST}. Check how it was made.")
+        raise ValueError(f"crop_resize: matrix must keep positions below {_FARTHEST}. Check how it was made.")
     native_module().draw_windows(
         src=src.ctypes.data,
         shape=shape.ctypes.data,
@@ -103,23 +121,34 @@ def draw_windows(
         part=part.ctypes.data,
         size=size.ctypes.data,
         matrix=0 if matrix is None else matrix.ctypes.data,
-        light=light.ctypes.data,
+        pixel_ops=pixel_ops.ctypes.data,
+        numbers=numbers.ctypes.data,
         n=n,
-        lights=light.shape[1],
+        n_ops=numbers.shape[1],
+        width=numbers.shape[2],
         sz=sz,
-        top=canvas.top,
-        mean=canvas.mean,
-        std=canvas.std,
+        top=form.white,
+        mean=form.mean,
+        std=form.std,
         out=out.data_ptr(),
         threads=threads,
     )
+
+
+def _numbers(pixel_ops: Sequence[tuple[PixelOp, Floats]], n: int) -> Floats:
+    """Return the numbers of all operations side by side, `[n, n_ops, width]`, zeros behind those of each."""
+    checked = [_checked("pixel_ops", numbers, np.float32, (n, _NUMBERS[op])) for op, numbers in pixel_ops]
+    out = np.zeros((n, len(checked), max((x.shape[1] for x in checked), default=0)), np.float32)
+    for k, numbers in enumerate(checked):
+        out[:, k, : numbers.shape[1]] = numbers
+    return out
 
 
 def _checked(name: str, values: npt.NDArray[Any], dtype: type, shape: tuple[int | None, ...]) -> npt.NDArray[Any]:
     fits = values.ndim == len(shape) and all(want in (None, got) for got, want in zip(values.shape, shape, strict=True))
     if values.dtype != dtype or not fits or not np.isfinite(values).all():
         raise ValueError(
-            f"draw_windows: {name} must be finite {np.dtype(dtype)} {list(shape)}, got {values.dtype} "
-            f"{list(values.shape)}. Pass one entry per picture."
+            f"crop_resize: {name} must be finite {np.dtype(dtype)} {list(shape)}, got {values.dtype} "
+            f"{list(values.shape)}. Pass one entry per image."
         )
     return np.ascontiguousarray(values)

@@ -9,13 +9,13 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from fastclf.data.transforms.spec import Transforms
+from fastclf.data.transforms.spec import TransformSpec
 
 _REMEDY = "Pass tfms(open_image(fn))[None] with tfms = data.tfms[1]."
 _ROOM = 4  # times the range of transformed images: other mean and deviation stay below, pixels 0..255 do not
 
 
-def as_batch(x: ArrayLike | Tensor, tfms: Transforms | None, columns: int | None) -> Tensor:
+def as_batch(x: ArrayLike | Tensor, tfms: TransformSpec | None, columns: int | None) -> Tensor:
     """Return ``x`` as a float32 batch.
 
     Args:
@@ -52,19 +52,19 @@ def as_batch(x: ArrayLike | Tensor, tfms: Transforms | None, columns: int | None
     return batch
 
 
-def _batch_hint(batch: Tensor, tfms: Transforms | None, columns: int | None) -> str:
+def _batch_hint(batch: Tensor, tfms: TransformSpec | None, columns: int | None) -> str:
     if tfms is not None and batch.ndim == 3:
         return " For one transformed image pass x[None]." if len(batch) == 3 else f" {_REMEDY}"
     return " For one row pass x[None]." if batch.ndim == 1 and columns == len(batch) else ""
 
 
-def _range(tfms: Transforms) -> tuple[float, float]:
+def _range(tfms: TransformSpec) -> tuple[float, float]:
     """The lowest and the highest value of a transformed image."""
     pairs = list(zip(tfms.mean, tfms.std, strict=True))
     return min(-mean / std for mean, std in pairs), max((1 - mean) / std for mean, std in pairs)
 
 
-def _refusal(tfms: Transforms | None, columns: int | None, got: str) -> ValueError:
+def _refusal(tfms: TransformSpec | None, columns: int | None, got: str) -> ValueError:
     forms = ["transformed images [B, 3, h, w]"] if tfms is not None else []
     forms += [f"activations [B, {columns}]"] if columns is not None else []
     return ValueError(f"predict_array: x must be {' or '.join(forms)}, got {got}")

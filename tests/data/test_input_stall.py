@@ -4,45 +4,45 @@ import time
 
 import pytest
 
-from fastclf.data import input_stall as waiting
+from fastclf import tfms_from_stats
+from fastclf.data import input_stall
 from fastclf.data.classifier_data import ImageClassifierData
-from fastclf.data.input_stall import Waiting
-from fastclf.data.transforms.spec import tfms_from_stats
+from fastclf.data.input_stall import InputStall
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """A clock that only the test moves."""
     now = [100.0]
-    monkeypatch.setattr(waiting.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(input_stall.time, "perf_counter", lambda: now[0])
     return now
 
 
 def a_pass(clock, wait, work, batches=10, threads=1):
     """The consumer waits for each of the batches and works on each but the last."""
-    times = Waiting(threads)
+    times = InputStall(threads)
     for i in range(batches):
         times.asked()
         clock[0] += wait
-        times.ready()
+        times.given()
         clock[0] += work * (i < batches - 1)
     return times
 
 
 def test_times_add_up(clock):
     times = a_pass(clock, 0.5, 0.25, batches=5)
-    assert times.pictures == pytest.approx(2.5)
-    assert times.consumer == 0
+    assert times.stalled == pytest.approx(2.5)
+    assert times.idle == 0
     assert times.total == pytest.approx(3.5)
     times = a_pass(clock, 0.0, 0.25, batches=5)
-    assert times.pictures == 0
-    assert times.consumer == times.total == pytest.approx(1.0)
+    assert times.stalled == 0
+    assert times.idle == times.total == pytest.approx(1.0)
 
 
-def test_a_slow_picture_side_is_named(clock, monkeypatch):
-    monkeypatch.setattr(waiting, "available_processors", lambda: 2)
+def test_a_slow_image_side_is_named(clock, monkeypatch):
+    monkeypatch.setattr(input_stall, "available_processors", lambda: 2)
     line = a_pass(clock, 0.71, 0.29, batches=1000).line("train")
-    assert line.startswith("train: the pictures were waited for 71% of the time; more decoding threads (num_workers=)")
+    assert line.startswith("train: 71% of the time was spent waiting for images; more decoding threads (num_workers=)")
     line = a_pass(clock, 0.71, 0.29, batches=1000, threads=2).line("train")
     assert "threads" not in line  # there is no processor left for them
     assert "data.resize" in line
@@ -50,7 +50,7 @@ def test_a_slow_picture_side_is_named(clock, monkeypatch):
 
 def test_a_slow_network_is_named(clock):
     line = a_pass(clock, 1e-5, 1.0).line("valid")
-    assert line.startswith("valid: the pictures waited for the network 100% of the time")
+    assert line.startswith("valid: images were ready before the network for 100% of the time")
     assert "num_workers" not in line
 
 
@@ -65,8 +65,8 @@ def test_a_loader_times_each_pass_afresh(folders):
         began = time.perf_counter()
         for _ in data.fix_dl.batches(0):
             time.sleep(0.05)
-        taken, times = time.perf_counter() - began, data.fix_dl.waiting
-        assert 0 < times.pictures < times.total <= taken
+        taken, times = time.perf_counter() - began, data.fix_dl.input_stall
+        assert 0 < times.stalled < times.total <= taken
         assert times.total >= 0.1  # two of three batches were worked on before the next was asked for
-        assert times.pictures + times.consumer <= times.total + 1e-9
-    assert data.val_dl.waiting == Waiting()
+        assert times.stalled + times.idle <= times.total + 1e-9
+    assert data.val_dl.input_stall == InputStall()

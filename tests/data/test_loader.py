@@ -2,15 +2,13 @@
 
 import math
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from fastclf import ops
-from fastclf.data.classifier_data import ImageClassifierData
-from fastclf.data.image import open_image
-from fastclf.data.transforms.spec import (
+from fastclf import (
     CropType,
     Cutout,
     RandomBlur,
@@ -18,9 +16,15 @@ from fastclf.data.transforms.spec import (
     RandomLighting,
     RandomRotate,
     RandomStretch,
+    ops,
     tfms_from_stats,
     transforms_side_on,
 )
+from fastclf.data.classifier_data import ImageClassifierData
+from fastclf.data.decode import renderer
+from fastclf.data.decode.gpu_tuning import Tuning
+from fastclf.data.decode.native_renderer import NativeRenderer
+from fastclf.data.image import open_image
 
 STATS = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 EVERYTHING = [
@@ -85,7 +89,7 @@ def test_a_loader_counts_its_epochs(make):
         assert torch.equal(torch.cat(batches), epoch_of(dl, epoch)[0])
 
 
-def test_order_and_draws_are_new_in_every_epoch(make):
+def test_order_and_augmentations_are_new_in_every_epoch(make):
     dl = make().trn_dl
     orders = [dl.order(epoch) for epoch in range(3)]
     assert all(sorted(order) == list(range(12)) for order in orders)
@@ -95,7 +99,7 @@ def test_order_and_draws_are_new_in_every_epoch(make):
         assert not torch.equal(by_row[0][row], by_row[1][row])
 
 
-def test_draws_differ_between_rows(tmp_path, rng):
+def test_augmentations_differ_between_rows(tmp_path, rng):
     x = np.repeat(rng.integers(0, 256, (1, 30, 30, 3), dtype=np.uint8), 8, axis=0)
     data = ImageClassifierData.from_arrays(
         tmp_path, (x, np.arange(8) % 2), (x, np.arange(8) % 2), 4, tfms_from_stats(STATS, 16, transforms_side_on)
@@ -104,12 +108,19 @@ def test_draws_differ_between_rows(tmp_path, rng):
     assert len(set(seen)) == 16
 
 
+def inverted(x, u):
+    return torch.where(u[:, 0, None, None, None] < 0.5, x, 1 - x)
+
+
+@pytest.mark.parametrize("augs", [transforms_side_on, [*transforms_side_on, inverted], EVERYTHING])
 @pytest.mark.parametrize("crop", list(CropType))
-def test_threads_prefetch_and_batches_do_not_matter(folders, crop, monkeypatch):
-    tfms = tfms_from_stats(STATS, 24, EVERYTHING, 1.3, 2, crop)
+def test_threads_prefetch_and_batches_do_not_matter(folders, crop, augs, monkeypatch):
+    """In the native renderer, in that and torch, and in DALI's graph."""
+    tfms = tfms_from_stats(STATS, 24, augs, 1.3, 2, crop)
     made = []
     for threads, ahead, bs in ((1, 0, 5), (2, 2, 5), (2, 1, 3)):
-        monkeypatch.setattr("fastclf.data.decode.renderer._AHEAD", ahead)
+        monkeypatch.setattr(NativeRenderer, "ahead", ahead)
+        monkeypatch.setattr(renderer, "Tuning", partial(Tuning, ahead=ahead))
         data = ImageClassifierData.from_paths(folders, bs, tfms, num_workers=threads)
         made.append([epoch_of(getattr(data, name), 1) for name in LOADERS])
     for other in made[1:]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from fastclf import tfms_from_stats, transforms_side_on
 from fastclf.data.classifier_data import ImageClassifierData
-from fastclf.data.transforms.spec import tfms_from_stats, transforms_side_on
 
 TFMS = tfms_from_stats(([0.5] * 3, [0.5] * 3), 24, transforms_side_on, 1.1)
 

@@ -221,14 +221,16 @@ void fuzz_sgdr() {
 }
 
 void fuzz_windows() {
-  const size_t n = upto(3), sz = 1 + upto(40), lights = upto(2);
+  const size_t n = upto(3), sz = 1 + upto(40), n_ops = upto(2);
   const bool bytes = chance(2), warped = chance(2);
   std::uniform_real_distribution<float> share;
   std::vector<Exact<uint8_t>> small;
   std::vector<Exact<float>> large;
   Exact<uint64_t> src(n);
   Exact<int64_t> shape(2 * n), size(2 * n);
-  Exact<float> part(4 * n), matrix(warped ? 6 * n : 0), light = normals(2 * n * lights);
+  Exact<float> part(4 * n), matrix(warped ? 6 * n : 0), numbers = normals(2 * n * n_ops);
+  Exact<int64_t> pixel_ops(n_ops);
+  for (size_t k = 0; k < n_ops; ++k) pixel_ops[k] = static_cast<int64_t>(PixelOp::brightness_contrast);
   for (size_t i = 0; i < n; ++i) {
     const size_t sides[] = {1 + upto(chance(2) ? 70 : 3), 1 + upto(chance(2) ? 70 : 3)},
                  count = 3 * sides[0] * sides[1];
@@ -260,9 +262,11 @@ void fuzz_windows() {
                             .part = part.get(),
                             .size = size.get(),
                             .matrix = warped ? &matrix[0] : nullptr,
-                            .light = light.get(),
+                            .pixel_ops = pixel_ops.get(),
+                            .numbers = numbers.get(),
                             .n = n,
-                            .lights = lights,
+                            .n_ops = n_ops,
+                            .width = 2,
                             .sz = sz,
                             .top = bytes ? 255.f : 1.f,
                             .mean = {0.4f, 0.5f, 0.6f},

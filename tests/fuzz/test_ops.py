@@ -17,7 +17,7 @@ from torch import nn
 
 from fastclf import ops
 from fastclf.ops.backend import native_module
-from fastclf.ops.crop_resize import Canvas, Windows, draw_windows
+from fastclf.ops.crop_resize import CropFormat, Crops, PixelOp, crop_resize
 from fastclf.training.optimizer import SGDR
 from fastclf.training.schedule import CLR, Constant
 
@@ -279,27 +279,28 @@ def test_a_head_predicts(tally, data):
 
 @fuzzed
 @given(st.data())
-def test_windows_are_drawn(tally, data):
-    """DALI is the twin, and test_windows.py compares pixels; here nothing else may be written."""
+def test_crops_are_made(tally, data):
+    """test_crop_resize.py compares pixels; here nothing else may be written."""
     draw = data.draw
     n, sz, dtype = draw(st.integers(0, 3)), draw(st.integers(1, 20)), draw(st.sampled_from([np.uint8, np.float32]))
     shapes = [(draw(st.integers(1, 30)), draw(st.integers(1, 30))) for _ in range(n)]
     whole = np.array([[0, 0, *shape] for shape in shapes], np.float32).reshape(n, 4)
-    pictures = [
+    images = [
         draw(mostly(st.just(np.ones((*shape, 3), dtype)), arrays([*shape, 3], tensors=False))) for shape in shapes
     ]
     part = draw(mostly(st.just(whole), arrays([n, 4], [np.float32, np.float32, np.float64], tensors=False)))
     size = draw(mostly(st.just(np.full((n, 2), sz)), st.integers(-1, 2**40).map(lambda side: np.full((n, 2), side))))
     eye = np.tile(np.eye(2, 3, dtype=np.float32), (n, 1, 1))
     matrix = draw(st.none() | st.just(eye) | arrays([n, 2, 3], [np.float32], tensors=False))
-    light = draw(mostly(st.just(np.ones((n, 1, 2), np.float32)), arrays([n, 1, 2], [np.float32], tensors=False)))
+    numbers = draw(mostly(st.just(np.ones((n, 2), np.float32)), arrays([n, 2], [np.float32], tensors=False)))
+    pixel_ops = [(PixelOp.BRIGHTNESS_CONTRAST, numbers)] * draw(st.integers(0, 2))
     out = torch.empty(n, 3, sz, sz)
     if draw(st.integers(0, 7)) == 0:
         out = as_tensor(draw(arrays([n, 3, sz, sz], [np.float32, np.float64])))
     try:
-        draw_windows(pictures, Windows(part, size, matrix, light), Canvas(sz, 255.0, (0, 0, 0), (1, 1, 1)), out, 2)
+        crop_resize(images, Crops(part, size, matrix, pixel_ops), CropFormat(sz, 255.0, (0, 0, 0), (1, 1, 1)), out, 2)
     except REFUSED as error:
-        return tally.refused(error, "draw_windows: ")
+        return tally.refused(error, "crop_resize: ")
     return tally.count("result")
 
 

@@ -14,8 +14,8 @@ from fuzzing import fuzzed
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from fastclf import tfms_from_stats
 from fastclf.data.classifier_data import ImageClassifierData
-from fastclf.data.transforms.spec import tfms_from_stats
 from fastclf.errors import DataError
 
 TFMS = tfms_from_stats(([0.5] * 3, [0.5] * 3), 16)

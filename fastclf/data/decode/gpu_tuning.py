@@ -1,4 +1,4 @@
-"""How a GPU's pictures are decoded fastest on this machine: measured once on some of them, then remembered."""
+"""How a GPU's images are decoded fastest on this machine: measured once on some of them, then remembered."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from fastclf.choice import choose, remembered
+from fastclf.data.decode.decode_error import DecodeError
 from fastclf.data.input_stall import available_processors
 
 M = TypeVar("M")
@@ -40,7 +41,7 @@ def candidates(num_threads: int) -> list[Tuning]:
 def fastest(
     situation: Mapping[str, Any], num_threads: int, build: Callable[[Tuning], M], work: Callable[[M], object]
 ) -> M:
-    """Builds what decodes fastest.
+    """Build what decodes fastest.
 
     Args:
         situation: all that the choice depends on, but for the number of threads.
@@ -58,6 +59,6 @@ def fastest(
     try:
         for one in made.values():
             work(one)
-    except RuntimeError:  # a picture is bad, and will be named when its batch comes
+    except DecodeError:  # an image is bad, and will be named when its batch comes
         return build(known[first])
     return made[choose(situation, {name: partial(work, one) for name, one in made.items()}, default=first)]

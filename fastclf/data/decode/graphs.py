@@ -1,11 +1,11 @@
-"""The DALI graph: from files or arrays to normalised batches. This module and its `nodes` alone import DALI.
+"""The DALI graphs: from files or arrays to normalised batches. This module and `graph_nodes` alone import DALI.
 
     file -> read -> decode -> resize (one antialiased resampling of just the part that is seen)
-         -> mirrored border -> warp to the window -> light, blur, holes -> normalise, NCHW
+         -> mirrored border -> warp to the crop -> augmentations of values -> normalise, NCHW
 
 Without geometry the border and the warp are left out. The same graph runs on the CPU and on the GPU ('mixed' decoding);
-on the CPU a shorter one serves, which ends with the decoder (`drawing`).
-Sizes are worked out in whole numbers inside the graph, because only the decoder knows the picture's size.
+on the CPU a shorter one serves, which ends with the decoder (`native_renderer`).
+Sizes are worked out in whole numbers inside the graph, because only the decoder knows the image's size.
 """
 
 # DALI makes most of its functions at run time, so its types are not known.
@@ -26,18 +26,19 @@ import numpy.typing as npt
 import torch
 
 from fastclf.calls import is_forked, outlives_fork, starts_threads
-from fastclf.data.transforms.augmentations import Cutout, RandomBlur, RandomLighting
+from fastclf.data.decode.decode_error import DecodeError
 from fastclf.data.transforms.sampling import Parameters
-from fastclf.data.transforms.spec import Transforms
+from fastclf.data.transforms.spec import TransformSpec
 from fastclf.errors import BackendError
 
 try:
+    from nvidia import dali
     from nvidia.dali import Pipeline, __version__, fn, math, types
 
-    from fastclf.data.decode.graph_nodes import as_float, lighting, number_input, window
+    from fastclf.data.decode.graph_nodes import Nodes, as_float, crop, number_input
 except ImportError as error:
     raise BackendError(
-        f"pipeline: NVIDIA DALI cannot be imported ({error}). Install it: pip install nvidia-dali-cuda130"
+        f"NVIDIA DALI cannot be imported ({error}). Install it: pip install nvidia-dali-cuda130"
     ) from error
 
 DECODER = f"dali {__version__}"
@@ -45,8 +46,8 @@ DECODER = f"dali {__version__}"
 
 _MOST_OPEN = 64  # files: reading is faster than mapping, but DALI then keeps all of a batch open at once
 
-SOURCE = "picture"
-"""Name of the graph's input of pictures: file names as bytes, or HWC arrays."""
+SOURCE = "image"
+"""Name of the graph's input of images: file names as bytes, or HWC arrays."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,13 @@ class Source:
     Attributes:
         files: whether encoded images come in; otherwise HWC arrays.
         by_path: whether encoded images come as paths of files; otherwise as their bytes.
-        top: the value of full white, 255 or 1. Files are always 0..255.
+        white: the value of full white, 255 or 1. Files are always 0..255.
         hw_decoder_load: share of JPEG files for a GPU's decoding engine.
     """
 
     files: bool = True
     by_path: bool = True
-    top: float = 255.0
+    white: float = 255.0
     hw_decoder_load: float = 0.65
 
 
@@ -104,37 +105,40 @@ class _Graph:
         self._pipe.schedule_run()
 
     def wait(self) -> Any:
-        outputs = self._pipe.share_outputs()
+        try:
+            outputs = self._pipe.share_outputs()
+        except RuntimeError as error:
+            raise DecodeError(str(error)) from error
         self._pipe.release_outputs()  # of the queue only: the outputs keep their memory
         return outputs if len(outputs) > 1 else outputs[0]
 
 
-class PicturePipeline:
-    """Pictures to normalised batches.
+class BatchPipeline:
+    """Images to normalised batches.
 
     `feed` starts a batch and returns at once; `take` waits for the oldest one. After an error the object is of no use.
     """
 
-    def __init__(self, tfms: Transforms, source: Source, bs: int, device: torch.device, num_threads: int) -> None:
+    def __init__(self, tfms: TransformSpec, source: Source, bs: int, device: torch.device, num_threads: int) -> None:
         self._graph = _Graph(lambda gpu: _normalised(tfms, source, gpu), bs, device, num_threads)
 
-    def feed(self, pictures: Sequence[npt.NDArray[Any]] | npt.NDArray[Any], parameters: Parameters) -> None:
-        """Starts one batch: `[B]` file names as uint8 arrays or pictures, and the parameters of `draws.draw`."""
-        self._graph.run({SOURCE: pictures, **parameters})
+    def feed(self, images: Sequence[npt.NDArray[Any]] | npt.NDArray[Any], parameters: Parameters) -> None:
+        """Start one batch: `[B]` file names as uint8 arrays or images, and the parameters of `sampling.sample`."""
+        self._graph.run({SOURCE: images, **parameters})
 
     def take(self) -> torch.Tensor:
-        """Waits for the oldest batch: `[B, 3, sz, sz] float32`. Its memory is its own and is never written again.
+        """Wait for the oldest batch: `[B, 3, sz, sz] float32`. Its memory is its own and is never written again.
 
         Raises:
-            RuntimeError: when a picture of the batch cannot be read or decoded.
+            DecodeError: an image of the batch cannot be read or decoded.
         """
         return torch.from_dlpack(self._graph.wait().as_tensor())
 
 
 class DecodePipeline:
-    """Pictures, decoded on the CPU; `feed` and `take` as in `PicturePipeline`.
+    """Images, decoded on the CPU; `feed` and `take` as in `BatchPipeline`.
 
-    Batches take turns on two graphs: while one reads its files, or waits for its last picture, the other decodes.
+    Batches take turns on two graphs: while one reads its files, or waits for its last image, the other decodes.
     """
 
     def __init__(self, source: Source, bs: int, num_threads: int) -> None:
@@ -145,33 +149,33 @@ class DecodePipeline:
         self._next = itertools.cycle(graphs)
         self._running: deque[_Graph] = deque()
 
-    def feed(self, pictures: Sequence[npt.NDArray[Any]] | npt.NDArray[Any]) -> None:
-        """Starts one batch, see `PicturePipeline.feed`."""
+    def feed(self, images: Sequence[npt.NDArray[Any]] | npt.NDArray[Any]) -> None:
+        """Start one batch, see `BatchPipeline.feed`."""
         graph = next(self._next)
-        graph.run({SOURCE: pictures})
+        graph.run({SOURCE: images})
         self._running.append(graph)
 
     def take(self) -> list[npt.NDArray[Any]]:
-        """Waits for the oldest batch: each picture `[H, W, 3]`.
+        """Wait for the oldest batch: each image `[H, W, 3]`.
 
         Raises:
-            RuntimeError: when a picture of the batch cannot be read or decoded.
+            DecodeError: an image of the batch cannot be read or decoded.
         """
         try:
-            pictures = self._running.popleft().wait()
-        except RuntimeError:
+            images = self._running.popleft().wait()
+        except DecodeError:
             while self._running:  # a graph must not be torn down beside one that runs
-                with suppress(RuntimeError):
+                with suppress(DecodeError):
                     self._running.popleft().wait()
             raise
-        return [np.asarray(pictures[i]) for i in range(len(pictures))]
+        return [np.asarray(images[i]) for i in range(len(images))]
 
 
 class ShrinkPipeline:
-    """Files to uint8 pictures whose shorter side is at most sz.
+    """Files to uint8 images whose shorter side is at most sz.
 
     Args:
-        sz: in pixels. Smaller pictures stay as they are.
+        sz: in pixels. Smaller images stay as they are.
         bs: most files at once.
         num_threads: threads that decode.
     """
@@ -180,21 +184,21 @@ class ShrinkPipeline:
         self._graph = _Graph(lambda gpu: _shrunk(sz, gpu, by_path), bs, torch.device("cpu"), num_threads)
 
     def __call__(self, files: Sequence[npt.NDArray[np.uint8]]) -> list[npt.NDArray[np.uint8]]:
-        """Decodes files: a list of `[H, W, 3] uint8` RGB, orientation applied.
+        """Decode files: a list of `[H, W, 3] uint8` RGB, orientation applied.
 
         Raises:
-            RuntimeError: when one cannot be read or decoded.
+            DecodeError: one cannot be read or decoded.
         """
         self._graph.run({SOURCE: files})
-        pictures = self._graph.wait()
-        return [np.array(pictures.at(i)) for i in range(len(files))]
+        images = self._graph.wait()
+        return [np.array(images.at(i)) for i in range(len(files))]
 
 
 def decode(file: npt.NDArray[np.uint8], *, by_path: bool) -> npt.NDArray[np.uint8]:
-    """Decodes one file to `[H, W, 3] uint8` RGB, orientation applied.
+    """Decode one file to `[H, W, 3] uint8` RGB, orientation applied.
 
     Raises:
-        RuntimeError: when it cannot be read or decoded.
+        DecodeError: it cannot be read or decoded.
     """
     graph = _Graph(lambda gpu: _decoded_file(gpu, by_path=by_path), 1, torch.device("cpu"), 1)
     graph.run({SOURCE: [file]})
@@ -212,37 +216,31 @@ def _decoded_file(gpu: bool, *, by_path: bool, mapped: bool = True, **how: Any) 
 
 
 def _shrunk(sz: int, gpu: bool, by_path: bool) -> Any:
-    picture = _decoded_file(gpu, by_path=by_path)
-    shape = picture.shape(dtype=types.INT64)
+    image = _decoded_file(gpu, by_path=by_path)
+    shape = image.shape(dtype=types.INT64)
     short = math.min(shape[0], shape[1])
     target = math.min(short, sz)
     size = fn.stack(*(as_float(shape[i] * target // short) for i in (0, 1)))
-    return fn.resize(picture, size=size, interp_type=types.INTERP_LINEAR, antialias=True, subpixel_scale=False)
+    return fn.resize(image, size=size, interp_type=types.INTERP_LINEAR, antialias=True, subpixel_scale=False)
 
 
 def _source(source: Source, gpu: bool, *, mapped: bool = True) -> Any:
     if source.files:
         how = {"hw_decoder_load": source.hw_decoder_load} if gpu else {}
         return _decoded_file(gpu, by_path=source.by_path, mapped=mapped, **how)
-    picture = number_input(SOURCE, 3, types.UINT8 if source.top == 255 else types.FLOAT, "HWC")
-    return picture.gpu() if gpu else picture
+    image = number_input(SOURCE, 3, types.UINT8 if source.white == 255 else types.FLOAT, "HWC")
+    return image.gpu() if gpu else image
 
 
-def _normalised(tfms: Transforms, source: Source, gpu: bool) -> Any:
-    picture = window(tfms, _source(source, gpu))
-    for i, aug in enumerate(tfms.augs):
-        if isinstance(aug, RandomLighting):
-            picture = lighting(picture, number_input(f"aug{i}", 1, types.FLOAT), source.top)
-        elif isinstance(aug, RandomBlur):
-            picture = fn.gaussian_blur(picture, window_size=number_input(f"aug{i}", 0, types.INT32))
-        elif isinstance(aug, Cutout):
-            corners = number_input(f"aug{i}", 1, types.FLOAT)
-            shape = [float(aug.length)] * (2 * aug.n_holes)
-            picture = fn.erase(picture, anchor=corners, shape=shape, axes=[0, 1], fill_value=0.0)
+def _normalised(tfms: TransformSpec, source: Source, gpu: bool) -> Any:
+    of = Nodes(tfms)
+    image = crop(tfms, _source(source, gpu), of)
+    for i, aug in tfms.rendered:
+        image = aug.nodes(dali, image, of.parameter(f"aug{i}"), source.white)
     return fn.crop_mirror_normalize(
-        picture,
+        image,
         dtype=types.FLOAT,
         output_layout="CHW",
-        mean=[value * source.top for value in tfms.mean],
-        std=[value * source.top for value in tfms.std],
+        mean=[value * source.white for value in tfms.mean],
+        std=[value * source.white for value in tfms.std],
     )

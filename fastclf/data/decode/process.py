@@ -65,7 +65,7 @@ class Task:
 
 
 def decode(task: Task, note: Callable[[int, Decoded], None]) -> None:
-    """Decodes files in the child process, and notes of each what came of it, in no order.
+    """Decode files in the child process, and note what came of each, in no order.
 
     A file that crashes the process when it is alone, with DALI and with Pillow, is bad.
 
@@ -102,7 +102,7 @@ class _Run:
                 self._after_death([row for row in left if row in hand], [row for row in left if row not in hand])
 
     def _ask(self, rows: list[int], left: dict[int, None], hand: set[int]) -> bool:
-        """Sends a request and notes its answers; False when the process died of it."""
+        """Send a request and note its answers; False when the process died of it."""
         pillow = self._task.pillow or self._deaths[rows[0]] > 0
         files = [self._task.files[row] for row in rows]
         request = {"max_pixels": self._task.max_pixels, "threads": self._task.num_threads, "pillow": pillow}
@@ -171,7 +171,7 @@ class _Process:
         )
 
     def answers(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Sends a request; yields answers until the process dies or is silent for too long."""
+        """Send a request; yield answers until the process dies or is silent for too long."""
         assert self._child.stdin is not None
         try:
             left = memoryview(json.dumps(request).encode() + b"\n")
@@ -193,7 +193,7 @@ class _Process:
         self.hung = True
 
     def stop(self) -> str:
-        """Ends it, and returns its last words."""
+        """End it, and return its last words."""
         self._child.kill()
         self._child.wait()
         size = os.fstat(self._errors.fileno()).st_size
@@ -202,7 +202,7 @@ class _Process:
         return last
 
     def forget(self) -> None:
-        """Closes what leads to it."""
+        """Close what leads to it."""
         self._child.returncode = self._child.returncode or 0  # of a forked process it is no child
         for pipe in (self._child.stdin, self._child.stdout, self._errors):
             with suppress(OSError):

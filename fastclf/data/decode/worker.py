@@ -1,6 +1,6 @@
 """Program of the child process that decodes files which nobody has decoded before: a crash of a decoder ends it alone.
 
-`decode_process` starts it. It reads requests from standard input and writes answers to standard output, one JSON value
+`process` starts it. It reads requests from standard input and writes answers to standard output, one JSON value
 per line, and ends when its input does. It imports neither torch nor fastclf, so that it starts in half a second.
 
 A JPEG, PNG or simple WebP is decoded by DALI, as the loaders will do. Everything else, and every file of which DALI's
@@ -146,13 +146,13 @@ class _Worker:
         self._in_flight: list[_File] = []  # while DALI decodes a group, the headers of the next files are read
 
     def answer(self, request: dict[str, Any]) -> None:
-        """Decodes the files of a request; says of each what came of it."""
+        """Decode the files of a request; answers what came of each."""
         if request["threads"] != self._threads:
             self._graph, self._threads = None, request["threads"]
         files = [_File(i, os.fsencode(path), copy) for i, (path, copy) in enumerate(request["files"])]
         for start in range(0, len(files), FILES_AT_ONCE):
             block = files[start : start + FILES_AT_ONCE]
-            self._say(hand=[file.row for file in block])
+            self._write(hand=[file.row for file in block])
             sound = [file for file in block if self._has_header(file, request)]
             for group in _groups([file for file in sound if file.direct]):
                 self._finish()
@@ -161,24 +161,24 @@ class _Worker:
                 self._finish()
                 self._copy(group)
         self._finish()
-        self._say(end=True)
+        self._write(end=True)
 
-    def _say(self, **answer: Any) -> None:
+    def _write(self, **answer: Any) -> None:
         self._answers.write(json.dumps(answer) + "\n")
         self._answers.flush()
 
     def _good(self, file: _File, *, copied: bool) -> None:
         shape = [*file.shape, file.channels, int(file.renamed)]
-        self._say(row=file.row, shape=shape, copied=copied)
+        self._write(row=file.row, shape=shape, copied=copied)
 
     def _has_header(self, file: _File, request: dict[str, Any]) -> bool:
         try:
             _read_header(file)
         except BadFileError as error:
-            self._say(row=file.row, why=str(error))
+            self._write(row=file.row, why=str(error))
             return False
         if file.shape[0] * file.shape[1] > request["max_pixels"]:
-            self._say(row=file.row, shape=[*file.shape, file.channels, int(file.renamed)], copied=None)
+            self._write(row=file.row, shape=[*file.shape, file.channels, int(file.renamed)], copied=None)
             return False
         file.direct = file.direct and not request["pillow"]
         return True
@@ -190,7 +190,7 @@ class _Worker:
         self._in_flight = group
 
     def _finish(self) -> None:
-        """Waits for the group in flight. One that fails is halved until the file to blame is alone: Pillow's turn."""
+        """Wait for the group in flight. One that fails is halved until the file to blame is alone: Pillow's turn."""
         group, self._in_flight = self._in_flight, []
         if not group:
             return
@@ -220,15 +220,15 @@ class _Worker:
             try:
                 copy.result()
             except BadFileError as error:
-                self._say(row=file.row, why=str(error))
+                self._write(row=file.row, why=str(error))
             except CopyError as error:
-                self._say(row=file.row, unkept=str(error))
+                self._write(row=file.row, unkept=str(error))
             else:
                 self._good(file, copied=True)
 
 
 def _groups(files: list[_File]) -> Iterator[list[_File]]:
-    """Splits files so that what is decoded at once fits into memory."""
+    """Split files so that what is decoded at once fits into memory."""
     group: list[_File] = []
     pixels = 0
     for file in files:
@@ -271,7 +271,7 @@ def _opened(path: bytes) -> Image.Image:
 
 
 def _why(path: bytes) -> str:
-    """Says what a file is that has no header which Pillow knows."""
+    """Return what a file is that has no header which Pillow knows."""
     head = _first_bytes(path)
     if not head:
         return "empty file"
@@ -301,7 +301,7 @@ def _read_header(file: _File) -> None:
 
 
 def _is_direct(image: Image.Image, path: bytes) -> bool:
-    """Tells whether DALI decodes this kind of file to the same pixels as Pillow."""
+    """Tell whether DALI decodes this kind of file to the same pixels as Pillow."""
     if image.format in ("JPEG", "MPO"):
         # Of four channels, or RGB, DALI and Pillow may see the Adobe marker differently.
         return image.mode == "L" or (image.mode == "RGB" and image.info.get("adobe_transform") != 0)
@@ -331,7 +331,7 @@ def _write_copy(file: _File) -> None:
 
 
 def _decoded(path: bytes) -> npt.NDArray[np.uint8]:
-    """Decodes a file by Pillow: `[H, W, 3]`, orientation applied."""
+    """Decode a file by Pillow: `[H, W, 3]`, orientation applied."""
     with _opened(path) as image:
         name = _NAMES.get(image.format or "", image.format)
         try:
@@ -359,7 +359,7 @@ def _refuse_what_pillow_gets_wrong(image: Image.Image) -> None:
 
 
 def upright_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """Returns the pixels of an image `[H, W, 3]`, its orientation applied.
+    """Return the pixels of an image `[H, W, 3]`, its orientation applied.
 
     Raises:
         BadFileError: it is grey of a range that nobody knows.
@@ -387,7 +387,7 @@ def _as_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
 
 
 def _scaled(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """Scales grey of more than 8 bits to 8: white is 65,535, or what holds all values where the kind does not say."""
+    """Scale grey of more than 8 bits to 8: white is 65,535, or what holds all values where the kind does not say."""
     values = np.asarray(image).astype(np.float64)
     if not (np.isfinite(values).all() and values.min() >= 0):
         raise BadFileError("grey values below 0 or not finite")
@@ -407,7 +407,7 @@ def _read_requests(requests: queue.SimpleQueue[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Answers requests until standard input ends."""
+    """Answer requests until standard input ends."""
     warnings.simplefilter("ignore")
     answers = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)  # lines that native decoders print do not get between the answers

@@ -1,60 +1,52 @@
-"""The augmentations: each a small declaration that turns uniform numbers into its own parameters."""
+"""The augmentations of fastclf: each a class with its arguments, its random parameters and what it does with them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Floats: TypeAlias = npt.NDArray[np.float64]
+from fastclf.data.transforms.base import (
+    Augmentation,
+    Floats,
+    GeometricAugmentation,
+    PixelAugmentation,
+    ZoomAugmentation,
+)
+from fastclf.ops.crop_resize import PixelOp
 
 
 def check_range(function: str, argument: str, value: float, low: float, high: float, fix: str) -> None:
-    """Raises ValueError unless value is a number in low..high."""
+    """Raise ValueError unless value is a number in low..high."""
     if not (isinstance(value, int | float | np.number) and low <= value <= high):
         raise ValueError(f"{function}: {argument} must be a number from {low:g} to {high:g}, got {value!r}. {fix}")
 
 
 @dataclass(frozen=True)
-class Geometry:
-    """A random linear map about the middle of the window.
-
-    Attributes:
-        n_draws: how many uniform numbers one picture takes.
-    """
-
-    n_draws: ClassVar[int] = 1
-
-    def matrices(self, u: Floats) -> Floats:
-        """Maps window to picture: `[N, n_draws]` uniform numbers to `[N, 2, 2]` matrices over (x, y)."""
-        raise NotImplementedError
-
-    def reach(self) -> float:
-        """How far the map can reach: the largest sum of absolute values in a matrix row."""
-        return 1.0
-
-
-@dataclass(frozen=True)
-class RandomFlip(Geometry):
+class RandomFlip(GeometricAugmentation):
     """Mirrors left and right with probability 0.5."""
 
-    def matrices(self, u: Floats) -> Floats:
-        """See `Geometry.matrices`."""
+    exact = True
+
+    def parameters(self, u: Floats, sz: int) -> Floats:
+        """See `GeometricAugmentation`."""
         out = np.tile(np.eye(2), (len(u), 1, 1))
         out[u[:, 0] < 0.5, 0, 0] = -1
         return out
 
 
 @dataclass(frozen=True)
-class RandomDihedral(Geometry):
+class RandomDihedral(GeometricAugmentation):
     """One of the eight symmetries of the square, all equally likely."""
 
-    def matrices(self, u: Floats) -> Floats:
-        """See `Geometry.matrices`."""
+    exact = True
+
+    def parameters(self, u: Floats, sz: int) -> Floats:
+        """See `GeometricAugmentation`."""
         eye, quarter = np.eye(2), np.array([[0.0, -1.0], [1.0, 0.0]])
         turns = [np.linalg.matrix_power(quarter, k) for k in range(4)]
         symmetries = np.stack([turn @ mirror for mirror in (eye, np.diag([-1.0, 1.0])) for turn in turns])
@@ -62,41 +54,41 @@ class RandomDihedral(Geometry):
 
 
 @dataclass(frozen=True)
-class RandomRotate(Geometry):
-    """Turns by an angle uniform in +-deg degrees with probability p; beyond the border the picture is mirrored."""
+class RandomRotate(GeometricAugmentation):
+    """Turns by an angle uniform in +-deg degrees with probability p; beyond the border the image is mirrored."""
 
     deg: float
     p: float = 0.75
-    n_draws: ClassVar[int] = 2
+    n_uniforms = 2
 
     def __post_init__(self) -> None:
         check_range("RandomRotate", "deg", self.deg, 0, 180, "Pass degrees, e.g. RandomRotate(10).")
         check_range("RandomRotate", "p", self.p, 0, 1, "Pass a probability.")
 
-    def matrices(self, u: Floats) -> Floats:
-        """See `Geometry.matrices`."""
+    def parameters(self, u: Floats, sz: int) -> Floats:
+        """See `GeometricAugmentation`."""
         angle = np.where(u[:, 0] < self.p, np.deg2rad((2 * u[:, 1] - 1) * self.deg), 0.0)
         cos, sin = np.cos(angle), np.sin(angle)
         return np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], axis=1)
 
     def reach(self) -> float:
-        """See `Geometry.reach`."""
+        """See `GeometricAugmentation.reach`."""
         angle = math.radians(min(self.deg, 45.0))
         return math.cos(angle) + math.sin(angle)
 
 
 @dataclass(frozen=True)
-class RandomStretch(Geometry):
+class RandomStretch(GeometricAugmentation):
     """Stretches by 1 + U(0, max_stretch) along x or along y."""
 
     max_stretch: float
-    n_draws: ClassVar[int] = 2
+    n_uniforms = 2
 
     def __post_init__(self) -> None:
         check_range("RandomStretch", "max_stretch", self.max_stretch, 0, 10, "Pass a share, e.g. RandomStretch(0.1).")
 
-    def matrices(self, u: Floats) -> Floats:
-        """See `Geometry.matrices`."""
+    def parameters(self, u: Floats, sz: int) -> Floats:
+        """See `GeometricAugmentation`."""
         shrink, along_x = 1 / (1 + u[:, 1] * self.max_stretch), u[:, 0] < 0.5
         out = np.zeros((len(u), 2, 2))
         out[:, 0, 0] = np.where(along_x, shrink, 1.0)
@@ -105,53 +97,60 @@ class RandomStretch(Geometry):
 
 
 @dataclass(frozen=True)
-class RandomZoom:
-    """Enlarges by 1 + U(zoom_min, zoom_max), as part of the one resize, before the window is cut out."""
+class RandomZoom(ZoomAugmentation):
+    """Enlarges by 1 + U(zoom_min, zoom_max), as part of the one resize, before the crop is cut out."""
 
     zoom_max: float
     zoom_min: float = 0.0
-    n_draws: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         check_range(
-            "RandomZoom", "zoom_min", self.zoom_min, 0, 10, "A picture is only ever enlarged, e.g. RandomZoom(0.1)."
+            "RandomZoom", "zoom_min", self.zoom_min, 0, 10, "An image is only ever enlarged, e.g. RandomZoom(0.1)."
         )
         check_range("RandomZoom", "zoom_max", self.zoom_max, self.zoom_min, 10, "Pass zoom_max >= zoom_min.")
 
-    def factors(self, u: Floats) -> Floats:
-        """Computes the enlargement: `[N, 1]` uniform numbers to `[N]`."""
+    def parameters(self, u: Floats, sz: int) -> Floats:
+        """See `ZoomAugmentation`."""
         return 1 + self.zoom_min + u[:, 0] * (self.zoom_max - self.zoom_min)
 
 
 @dataclass(frozen=True)
-class RandomLighting:
-    """Changes brightness and contrast: clip((x - m) * c + m + b, 0, 1), m the mean of the picture's window.
+class RandomLighting(PixelAugmentation):
+    """Changes brightness and contrast: clip((x - m) * c + m + b, 0, 1), m the mean of the image's crop.
 
     b is uniform in +-balance; with u uniform in +-contrast, c = 1 + u if u >= 0, else 1 / (1 - u).
     """
 
     balance: float
     contrast: float
-    n_draws: ClassVar[int] = 2
+    n_uniforms = 2
+    native = PixelOp.BRIGHTNESS_CONTRAST
 
     def __post_init__(self) -> None:
         check_range("RandomLighting", "balance", self.balance, 0, 1, "Pass a share of the full range, e.g. 0.05.")
         check_range("RandomLighting", "contrast", self.contrast, 0, 10, "Pass a share, e.g. 0.05.")
 
-    def values(self, u: Floats) -> Floats:
-        """Computes b and c: `[N, 2]` uniform numbers to `[N, 2]`."""
+    def parameters(self, u: Floats, sz: int) -> Floats:
+        """Return b and c, ``[N, 2]``."""
         change = (2 * u[:, 1] - 1) * self.contrast
         factor = np.where(change >= 0, 1 + change, 1 / (1 + np.abs(change)))
         return np.stack([(2 * u[:, 0] - 1) * self.balance, factor], axis=1)
 
+    def nodes(self, dali: Any, images: Any, parameters: Any, white: float) -> Any:
+        """See `PixelAugmentation.nodes`."""
+        parameters = parameters.gpu() if images.device == "gpu" else parameters
+        brightness, contrast = parameters[0] * white, parameters[1]
+        mean = dali.fn.reductions.mean(images)
+        return dali.math.clamp(images * contrast + (mean * (1.0 - contrast) + brightness), 0.0, white)
+
 
 @dataclass(frozen=True)
-class RandomBlur:
-    """Blurs with probability p by a Gaussian over 2 k - 1 pixels, k drawn from `strengths`."""
+class RandomBlur(PixelAugmentation):
+    """Blurs with probability p by a Gaussian over 2 k - 1 pixels, k one of `strengths`."""
 
     strengths: int | Sequence[int] = 5
     p: float = 0.5
-    n_draws: ClassVar[int] = 2
+    n_uniforms = 2
 
     def __post_init__(self) -> None:
         strengths = (self.strengths,) if isinstance(self.strengths, int) else tuple(self.strengths)
@@ -163,15 +162,19 @@ class RandomBlur:
         check_range("RandomBlur", "p", self.p, 0, 1, "Pass a probability.")
         object.__setattr__(self, "strengths", strengths)
 
-    def windows(self, u: Floats) -> npt.NDArray[np.int32]:
-        """Computes the width of the Gaussian, 1 for none: `[N, 2]` uniform numbers to `[N]`."""
+    def parameters(self, u: Floats, sz: int) -> npt.NDArray[np.int32]:
+        """Return the width of the Gaussian, ``[N]``; 1 for none."""
         widths = 2 * np.array(self.strengths, np.int32) - 1
         return np.where(u[:, 0] < self.p, widths[(u[:, 1] * len(widths)).astype(np.int64)], np.int32(1))
 
+    def nodes(self, dali: Any, images: Any, parameters: Any, white: float) -> Any:
+        """See `PixelAugmentation.nodes`."""
+        return dali.fn.gaussian_blur(images, window_size=parameters)
+
 
 @dataclass(frozen=True)
-class Cutout:
-    """Blackens n_holes squares of `length` pixels, each about a random pixel, in the finished window."""
+class Cutout(PixelAugmentation):
+    """Blackens n_holes squares of `length` pixels, each about a random pixel, in the finished crop."""
 
     n_holes: int
     length: int
@@ -184,21 +187,23 @@ class Cutout:
                 )
 
     @property
-    def n_draws(self) -> int:
+    def n_uniforms(self) -> int:
         """Two numbers per hole."""
         return 2 * self.n_holes
 
-    def corners(self, u: Floats, sz: int) -> Floats:
-        """Computes the holes' upper left corners (y, x, y, x, ...), `[N, 2 n_holes]`, from as many uniform numbers."""
+    def parameters(self, u: Floats, sz: int) -> Floats:
+        """Return the holes' upper left corners (y, x, y, x, ...), ``[N, 2 n_holes]``."""
         return np.floor(u * sz) - self.length // 2
 
+    def nodes(self, dali: Any, images: Any, parameters: Any, white: float) -> Any:
+        """See `PixelAugmentation.nodes`."""
+        shape = [float(self.length)] * (2 * self.n_holes)
+        return dali.fn.erase(images, anchor=parameters, shape=shape, axes=[0, 1], fill_value=0.0)
 
-Pixelwise: TypeAlias = RandomLighting | RandomBlur | Cutout
-Augmentation: TypeAlias = Geometry | RandomZoom | Pixelwise
 
 transforms_basic: list[Augmentation] = [RandomRotate(10), RandomLighting(0.05, 0.05)]
-"""Small turns and changes of light."""
+"""Small turns and changes of brightness and contrast."""
 transforms_side_on: list[Augmentation] = [*transforms_basic, RandomFlip()]
 """For photographs taken from the side."""
 transforms_top_down: list[Augmentation] = [*transforms_basic, RandomDihedral()]
-"""For pictures taken from above: satellites, microscopes."""
+"""For images taken from above: satellites, microscopes."""

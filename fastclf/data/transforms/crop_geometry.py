@@ -1,4 +1,4 @@
-"""Which part of a picture a window shows: worked out once, over NumPy arrays here or over the nodes of a DALI graph.
+"""Which part of an image a crop shows: worked out once, over NumPy arrays here or over the nodes of a DALI graph.
 
 The same sums run in both because both have operators; what else they need is an `Algebra`.
 """
@@ -12,48 +12,41 @@ import numpy as np
 import numpy.typing as npt
 
 from fastclf.data.transforms.sampling import Parameters
-from fastclf.data.transforms.spec import CropType, Transforms
+from fastclf.data.transforms.spec import CropType, TransformSpec
 
 
 class Algebra(Protocol):
-    """What the sums need beside operators. A number is one per picture of a batch."""
+    """What the sums need beside operators. A number is one per image of a batch."""
 
-    def whole_number(self, name: str) -> Any:
-        """The parameter of this name, int64."""
-
-    def number(self, name: str) -> Any:
-        """The parameter of this name, float32."""
+    def parameter(self, name: str) -> Any:
+        """Return the parameter of this name, see `sampling.sample`."""
 
     def pair(self, name: str) -> tuple[Any, Any]:
-        """Both numbers of the parameter of this name, float32: of y and of x."""
+        """Return both numbers of the parameter of this name: of y and of x."""
 
     def as_float(self, number: Any) -> Any:
-        """Converts whole numbers to float32."""
+        """Convert whole numbers to float32."""
 
     def floor(self, number: Any) -> Any:
-        """The largest whole number that is not above, int64."""
+        """Return the largest whole number that is not above, int64."""
 
-    def least(self, a: Any, b: Any) -> Any:
-        """The smaller one."""
+    def minimum(self, a: Any, b: Any) -> Any:
+        """Return the smaller one."""
 
-    def most(self, a: Any, b: Any) -> Any:
-        """The larger one."""
+    def maximum(self, a: Any, b: Any) -> Any:
+        """Return the larger one."""
 
     def sqrt(self, number: Any) -> Any:
-        """The square root."""
+        """Return the square root."""
 
 
 class Arrays:
-    """Numbers as arrays `[N]`, with the parameters of `draws.draw`."""
+    """Numbers as arrays `[N]`, with the parameters of `sampling.sample`."""
 
     def __init__(self, parameters: Parameters) -> None:
         self._parameters = parameters
 
-    def whole_number(self, name: str) -> npt.NDArray[np.int64]:
-        """See `Algebra`."""
-        return self._parameters[name]
-
-    def number(self, name: str) -> npt.NDArray[np.float32]:
+    def parameter(self, name: str) -> npt.NDArray[Any]:
         """See `Algebra`."""
         return self._parameters[name]
 
@@ -70,11 +63,11 @@ class Arrays:
         found: npt.NDArray[np.int64] = np.floor(number).astype(np.int64)
         return found
 
-    def least(self, a: Any, b: Any) -> Any:
+    def minimum(self, a: Any, b: Any) -> Any:
         """See `Algebra`."""
         return np.minimum(a, b)
 
-    def most(self, a: Any, b: Any) -> Any:
+    def maximum(self, a: Any, b: Any) -> Any:
         """See `Algebra`."""
         return np.maximum(a, b)
 
@@ -83,14 +76,14 @@ class Arrays:
         return np.sqrt(number)
 
 
-class Seen(NamedTuple):
-    """One axis of the part that is seen.
+class Side(NamedTuple):
+    """One axis of a crop box.
 
     Attributes:
-        start: where the window begins, in scaled pixels.
+        start: where the crop begins, in scaled pixels.
         low: where the part begins that is resized, in scaled pixels.
         high: where it ends.
-        source_low: where it begins in the picture's own pixels.
+        source_low: where it begins in the image's own pixels.
         source_high: where it ends there.
     """
 
@@ -101,23 +94,30 @@ class Seen(NamedTuple):
     source_high: Any
 
 
-def seen_of(tfms: Transforms, height: Any, width: Any, of: Algebra) -> tuple[Seen, Seen]:
-    """Works out what is seen of pictures of a shape: the axes y and x."""
-    places = of.pair("place") if tfms.places else (None, None)
-    axes = (_rectangle if tfms.crop_type is CropType.GOOGLENET else _scaled)(tfms, height, width, of)
-    return _seen(axes[0], tfms, places[0], of), _seen(axes[1], tfms, places[1], of)
+class CropBox(NamedTuple):
+    """Where the crop lies, and the part around it that has to be resized."""
+
+    y: Side
+    x: Side
+
+
+def crop_box(tfms: TransformSpec, height: Any, width: Any, of: Algebra) -> CropBox:
+    """Return where the crops of images of a shape lie."""
+    places = of.pair("place") if tfms.random_place else (None, None)
+    y, x = (_rectangle if tfms.crop_type is CropType.GOOGLENET else _scaled)(tfms, height, width, of)
+    return CropBox(_side(y, tfms, places[0], of), _side(x, tfms, places[1], of))
 
 
 @dataclass(frozen=True)
 class _Axis:
-    """One axis of the scaled picture.
+    """One axis of the scaled image.
 
     Attributes:
-        n: how many scaled pixels the window may be placed in.
-        first: first scaled pixel that the picture has; negative when it goes on before pixel 0.
-        last: end of the scaled pixels that the picture has.
-        origin: where scaled pixel 0 lies in the picture, in its own pixels.
-        step: the picture's pixels per scaled pixel.
+        n: how many scaled pixels the crop may be placed in.
+        first: first scaled pixel that the image has; negative when it goes on before pixel 0.
+        last: end of the scaled pixels that the image has.
+        origin: where scaled pixel 0 lies in the image, in its own pixels.
+        step: the image's pixels per scaled pixel.
     """
 
     n: Any
@@ -127,10 +127,10 @@ class _Axis:
     step: Any
 
 
-def _scaled(tfms: Transforms, height: Any, width: Any, of: Algebra) -> list[_Axis]:
-    """Scales the shorter side, or for NO both sides, to `scaled`; the longer side is rounded down."""
-    target = of.whole_number("scaled")
-    short = of.least(height, width)
+def _scaled(tfms: TransformSpec, height: Any, width: Any, of: Algebra) -> list[_Axis]:
+    """Scale the shorter side, or for NO both sides, to `scaled`; the longer side is rounded down."""
+    target = of.parameter("scaled")
+    short = of.minimum(height, width)
     axes = []
     for n in (height, width):
         scaled = target if tfms.crop_type is CropType.NO else n * target // short
@@ -138,12 +138,12 @@ def _scaled(tfms: Transforms, height: Any, width: Any, of: Algebra) -> list[_Axi
     return axes
 
 
-def _rectangle(tfms: Transforms, height: Any, width: Any, of: Algebra) -> list[_Axis]:
-    """Scales a rectangle of a drawn area and aspect, shrunk where it does not fit, to the window."""
+def _rectangle(tfms: TransformSpec, height: Any, width: Any, of: Algebra) -> list[_Axis]:
+    """Scale a rectangle of a random area and aspect, shrunk where it does not fit, to the crop."""
     corner, sides = of.pair("corner"), (of.as_float(height), of.as_float(width))
-    area, aspect = of.number("area") * sides[0] * sides[1], of.number("aspect")
+    area, aspect = of.parameter("area") * sides[0] * sides[1], of.parameter("aspect")
     wanted = of.sqrt(area / aspect), of.sqrt(area * aspect)
-    fit = of.least(1.0, of.least(sides[0] / wanted[0], sides[1] / wanted[1]))
+    fit = of.minimum(1.0, of.minimum(sides[0] / wanted[0], sides[1] / wanted[1]))
     axes = []
     for i, side in enumerate(sides):
         extent = wanted[i] * fit
@@ -152,14 +152,14 @@ def _rectangle(tfms: Transforms, height: Any, width: Any, of: Algebra) -> list[_
     return axes
 
 
-def _seen(axis: _Axis, tfms: Transforms, place: Any | None, of: Algebra) -> Seen:
-    room = axis.n - tfms.sz
+def _side(axis: _Axis, tfms: TransformSpec, place: Any | None, of: Algebra) -> Side:
+    spare = axis.n - tfms.sz
     if place is None:  # the middle; an odd pixel goes to the even side, as in torchvision's CenterCrop
-        start = (room + ((room // 2) & 1)) // 2
+        start = (spare + ((spare // 2) & 1)) // 2
     else:
-        start = of.floor(place * of.as_float(room + 2 * tfms.pad + 1)) - tfms.pad
+        start = of.floor(place * of.as_float(spare + 2 * tfms.pad + 1)) - tfms.pad
     low, high = start, start + tfms.sz
     if tfms.margin + tfms.pad:
-        low, high = of.most(axis.first, start - tfms.margin), of.least(axis.last, start + tfms.sz + tfms.margin)
+        low, high = of.maximum(axis.first, start - tfms.margin), of.minimum(axis.last, start + tfms.sz + tfms.margin)
     source_low, source_high = (axis.origin + of.as_float(end) * axis.step for end in (low, high))
-    return Seen(start, low, high, source_low, source_high)
+    return Side(start, low, high, source_low, source_high)

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from fastclf import choice
+from fastclf import choice, tfms_from_stats, transforms_side_on
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.decode import gpu_tuning as tuning
-from fastclf.data.decode import renderer as drawing
+from fastclf.data.decode import renderer
+from fastclf.data.decode.decode_error import DecodeError
 from fastclf.data.decode.gpu_tuning import Tuning, candidates, fastest
-from fastclf.data.transforms.spec import tfms_from_stats, transforms_side_on
 
 SITUATION = {"card": "none"}
 STATS = ([0.5] * 3, [0.5] * 3)
@@ -60,11 +60,11 @@ def test_the_fastest_is_taken_and_remembered(quick, wanted):
     assert tried == candidates(2)
 
 
-def test_a_bad_picture_ends_the_trial(quick):
+def test_a_bad_image_ends_the_trial(quick):
     quick(candidates(2)[1])
 
     def work(_):
-        raise RuntimeError("cannot decode")
+        raise DecodeError("cannot decode")
 
     assert fastest(SITUATION, 2, lambda one: one, work) == Tuning(2)
     assert fastest(SITUATION, 2, lambda one: one, lambda _: None) == candidates(2)[1]  # nothing was remembered
@@ -75,23 +75,23 @@ def test_the_trial_makes_the_batches_of_an_epoch(folders, monkeypatch, quick):
     wanted = Tuning(2, hw_decoder_load=0.9)
     quick(wanted)
     asked = []
-    graphed = drawing._Graphed
+    graphed = renderer.GraphRenderer
 
     def on_processor(tfms, source, bs, device, tuning):
         asked.append((tuning, source.hw_decoder_load))
         return graphed(tfms, source, bs, torch.device("cpu"), tuning)
 
-    monkeypatch.setattr(drawing, "_Graphed", on_processor)
+    monkeypatch.setattr(renderer, "GraphRenderer", on_processor)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     tfms = tfms_from_stats(STATS, 24, transforms_side_on, 1.2)
     data = ImageClassifierData.from_paths(folders, 5, tfms, num_workers=2, device="cpu")
     dl = data.aug_dl
-    made = drawing.gpu_batch_maker(tfms[0], drawing.Source(), 5, torch.device("cuda"), 2, dl._try)
+    made = renderer.gpu_renderer(tfms[0], renderer.Source(), 5, torch.device("cuda"), 2, dl._try)
     assert [one for one, _ in asked] == candidates(2)
     assert all(one.hw_decoder_load == load for one, load in asked)
     expected = [x for x, _ in dl.batches(0)]
-    monkeypatch.setattr(dl, "take_maker", lambda: made)
+    monkeypatch.setattr(dl, "take_renderer", lambda: made)
     found = [x for x, _ in dl.batches(0)]
     assert [len(x) for x in found] == [len(x) for x in expected]
     for x, y in zip(found, expected, strict=True):

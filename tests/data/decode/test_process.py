@@ -16,13 +16,13 @@ import torch
 from image_kinds import PIXELS, expected, kinds, planar_tiff, saved
 from PIL import Image
 
+from fastclf import tfms_from_stats
 from fastclf.data.bad_images import MAX_PIXELS
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.decode import process as decode_process
 from fastclf.data.decode.process import CRASHED, HUNG, Task, decode
 from fastclf.data.decode.worker import PIXELS_AT_ONCE, _File, _groups
 from fastclf.data.image import open_image
-from fastclf.data.transforms.spec import tfms_from_stats
 from fastclf.data.validation.scan_cache import scan_cache
 from fastclf.errors import BackendError, BadImageError
 

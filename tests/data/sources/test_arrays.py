@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from fastclf import tfms_from_stats
 from fastclf.data.classifier_data import ImageClassifierData
-from fastclf.data.transforms.spec import tfms_from_stats
 from fastclf.errors import DataError, LabelError
 
 TFMS = tfms_from_stats(([0.5] * 3, [0.5] * 3), 8)

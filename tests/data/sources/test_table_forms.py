@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fastclf import tfms_from_stats
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.sources.tables.labels import recombine, split_tags
-from fastclf.data.transforms.spec import tfms_from_stats
 from fastclf.errors import DataError, LabelError
 
 TFMS = tfms_from_stats(([0.5] * 3, [0.5] * 3), 16)

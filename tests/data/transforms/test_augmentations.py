@@ -17,12 +17,12 @@ from fastclf.data.transforms.augmentations import (
     transforms_top_down,
 )
 
-N = 20_000
+N, SZ = 20_000, 20
 
 
 @pytest.fixture
 def uniform(rng):
-    return lambda aug: rng.random((N, aug.n_draws))
+    return lambda aug: rng.random((N, aug.n_uniforms))
 
 
 def test_the_lists():
@@ -32,14 +32,14 @@ def test_the_lists():
 
 
 def test_flip(uniform):
-    matrices = RandomFlip().matrices(uniform(RandomFlip()))
+    matrices = RandomFlip().parameters(uniform(RandomFlip()), SZ)
     assert set(matrices[:, 0, 0]) == {-1, 1}
     assert (matrices[:, 1, 1] == 1).all()
     assert abs((matrices[:, 0, 0] < 0).mean() - 0.5) < 0.03
 
 
 def test_dihedral(uniform):
-    matrices = RandomDihedral().matrices(uniform(RandomDihedral()))
+    matrices = RandomDihedral().parameters(uniform(RandomDihedral()), SZ)
     kinds, counts = np.unique(matrices.reshape(N, 4), axis=0, return_counts=True)
     assert len(kinds) == 8
     assert np.abs(counts / N - 1 / 8).max() < 0.02
@@ -48,7 +48,7 @@ def test_dihedral(uniform):
 
 def test_rotate(uniform):
     aug = RandomRotate(30)
-    matrices = aug.matrices(uniform(aug))
+    matrices = aug.parameters(uniform(aug), SZ)
     np.testing.assert_allclose(matrices @ matrices.transpose(0, 2, 1), np.tile(np.eye(2), (N, 1, 1)), atol=1e-12)
     degrees = np.rad2deg(np.arctan2(matrices[:, 0, 1], matrices[:, 0, 0]))
     turned = degrees[degrees != 0]
@@ -60,7 +60,7 @@ def test_rotate(uniform):
 
 def test_stretch(uniform):
     aug = RandomStretch(0.5)
-    matrices = aug.matrices(uniform(aug))
+    matrices = aug.parameters(uniform(aug), SZ)
     shrink = matrices[:, [0, 1], [0, 1]]
     assert (shrink.max(axis=1) == 1).all()
     factor = 1 / shrink.min(axis=1)
@@ -71,7 +71,7 @@ def test_stretch(uniform):
 
 
 def test_zoom(uniform):
-    factor = RandomZoom(0.4, 0.1).factors(uniform(RandomZoom(0.4)))
+    factor = RandomZoom(0.4, 0.1).parameters(uniform(RandomZoom(0.4)), SZ)
     assert factor.min() >= 1.1
     assert factor.max() <= 1.4
     assert abs(factor.mean() - 1.25) < 0.01
@@ -80,7 +80,7 @@ def test_zoom(uniform):
 def test_lighting(uniform):
     aug = RandomLighting(0.2, 0.5)
     u = uniform(aug)
-    brightness, contrast = aug.values(u).T
+    brightness, contrast = aug.parameters(u, SZ).T
     np.testing.assert_allclose(brightness, (2 * u[:, 0] - 1) * 0.2)
     change = (2 * u[:, 1] - 1) * 0.5
     np.testing.assert_allclose(contrast, [1 + c if c >= 0 else 1 / (1 - c) for c in change])
@@ -88,14 +88,14 @@ def test_lighting(uniform):
 
 def test_blur(uniform):
     aug = RandomBlur([1, 2, 4], p=0.6)
-    widths, counts = np.unique(aug.windows(uniform(aug)), return_counts=True)
+    widths, counts = np.unique(aug.parameters(uniform(aug), SZ), return_counts=True)
     assert widths.tolist() == [1, 3, 7]
     assert np.abs(counts / N - [0.6, 0.2, 0.2]).max() < 0.02
 
 
 def test_cutout(uniform):
     aug = Cutout(2, 6)
-    corners = aug.corners(uniform(aug), 20)
+    corners = aug.parameters(uniform(aug), SZ)
     assert corners.shape == (N, 4)
     assert set(np.unique(corners)) == set(range(-3, 17))
 

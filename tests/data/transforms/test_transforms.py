@@ -1,4 +1,4 @@
-"""Declared transforms: their arguments, their description, and one picture through them."""
+"""Declared transforms: their arguments, their description, and one image through them."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastclf.data.transforms.spec import (
+from fastclf import (
     CropType,
     Cutout,
     RandomFlip,
@@ -85,17 +85,17 @@ def test_arguments_out_of_range(arguments, message):
 
 def test_denorm_undoes_normalise(rng):
     tfms = tfms_from_stats(STATS, 16)[1]
-    picture = rng.random((16, 16, 3), np.float32)
-    x = tfms(picture)
+    image = rng.random((16, 16, 3), np.float32)
+    x = tfms(image)
     assert x.dtype == np.float32
     assert x.shape == (3, 16, 16)
-    np.testing.assert_allclose(tfms.denorm(x), picture, atol=1e-6)
+    np.testing.assert_allclose(tfms.denorm(x), image, atol=1e-6)
     batch = torch.from_numpy(np.stack([x, x, x * 100]))
-    pictures = tfms.denorm(batch)
-    assert pictures.dtype == np.float32
-    np.testing.assert_allclose(pictures[1], picture, atol=1e-6)
-    assert pictures.min() == 0
-    assert pictures.max() == 1
+    images = tfms.denorm(batch)
+    assert images.dtype == np.float32
+    np.testing.assert_allclose(images[1], image, atol=1e-6)
+    assert images.min() == 0
+    assert images.max() == 1
 
 
 @pytest.mark.parametrize("shape", [(3, 16), (1, 3, 3, 16, 16), (16, 16, 3)])
@@ -104,15 +104,15 @@ def test_denorm_of_other_shapes(shape):
         tfms_from_stats(STATS, 16)[1].denorm(np.zeros(shape))
 
 
-def test_one_picture_of_bytes_and_of_floats_agree(rng):
+def test_one_image_of_bytes_and_of_floats_agree(rng):
     tfms = tfms_from_stats(STATS, 32)[1]
-    picture = rng.integers(0, 256, (50, 71, 3), dtype=np.uint8)
-    np.testing.assert_allclose(tfms(picture), tfms(picture.astype(np.float64) / 255), atol=2e-6)
-    np.testing.assert_array_equal(tfms(picture), tfms(np.asfortranarray(picture)))
+    image = rng.integers(0, 256, (50, 71, 3), dtype=np.uint8)
+    np.testing.assert_allclose(tfms(image), tfms(image.astype(np.float64) / 255), atol=2e-6)
+    np.testing.assert_array_equal(tfms(image), tfms(np.asfortranarray(image)))
 
 
 @pytest.mark.parametrize(
-    ("picture", "message"),
+    ("image", "message"),
     [
         (np.zeros((5, 5)), "H, W, 3"),
         (np.zeros((3, 5, 5)), "H, W, 3"),
@@ -121,6 +121,6 @@ def test_one_picture_of_bytes_and_of_floats_agree(rng):
         (np.full((5, 5, 3), np.nan), "in 0..1"),
     ],
 )
-def test_one_picture_of_another_form(picture, message):
+def test_one_image_of_another_form(image, message):
     with pytest.raises(ValueError, match=message):
-        tfms_from_stats(STATS, 32)[1](picture)
+        tfms_from_stats(STATS, 32)[1](image)

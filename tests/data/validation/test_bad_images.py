@@ -15,10 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
+from fastclf import tfms_from_stats
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.decode.process import decode
 from fastclf.data.image import open_image
-from fastclf.data.transforms.spec import tfms_from_stats
 from fastclf.data.validation.scan import scan_sets
 from fastclf.errors import BadImageError
 

@@ -8,8 +8,8 @@ import pytest
 from odd_pictures import encoded
 from PIL import Image
 
+from fastclf import tfms_from_stats
 from fastclf.data.classifier_data import ImageClassifierData
-from fastclf.data.transforms.spec import tfms_from_stats
 
 TFMS = tfms_from_stats(([0.5] * 3, [0.5] * 3), 16)
 

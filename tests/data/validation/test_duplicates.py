@@ -6,8 +6,8 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
+from fastclf import tfms_from_stats
 from fastclf.data.classifier_data import ImageClassifierData
-from fastclf.data.transforms.spec import tfms_from_stats
 from fastclf.errors import LabelError
 
 TFMS = tfms_from_stats(([0.5] * 3, [0.5] * 3), 16)

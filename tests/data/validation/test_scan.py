@@ -16,12 +16,12 @@ from helpers import COLOURS, picture_data, tiny_learner, write_pictures
 from odd_pictures import NOISE, bad_files, encoded, odd_files
 from PIL import Image
 
+from fastclf import tfms_from_stats
 from fastclf.data.bad_images import MAX_PIXELS, BadImages
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.decode.process import decode
 from fastclf.data.image import open_image
 from fastclf.data.sources.files import FileSource
-from fastclf.data.transforms.spec import tfms_from_stats
 from fastclf.data.validation import scan_cache
 from fastclf.data.validation.verified import VerifiedImages
 from fastclf.errors import BadImageError
