@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from fastclf.data.classifier_data import ImageClassifierData
-from fastclf.data.validation.bad_images import printable
+from fastclf.data.sources.names import printable
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.head import Head
 

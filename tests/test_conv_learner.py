@@ -108,7 +108,7 @@ def test_pictures_and_activations_do_not_mix(data, tmp_path, rng):
         tiny_learner(data).set_data(rows)
 
 
-def test_pictures_in_arrays(tmp_path, rng):
+def test_images_in_arrays(tmp_path, rng):
     y = np.arange(24) % 3
     x = rng.integers(0, 60, (24, 20, 24, 3)).astype(np.uint8)
     x[np.arange(24), :, :, y] += 150

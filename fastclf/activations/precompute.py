@@ -19,7 +19,7 @@ from fastclf.activations.fingerprint import fingerprint
 from fastclf.data.dataset import Dataset
 from fastclf.data.image_loader import ImageLoader
 from fastclf.data.loader import Rows
-from fastclf.data.validation.verified import DatasetFiles
+from fastclf.data.validation.verified import DatasetImages
 from fastclf.models.net import Net
 from fastclf.models.precision import autocast, compute_dtype
 from fastclf.progress import Progress
@@ -65,7 +65,7 @@ def _once(net: Net, loader: ImageLoader, folders: Sequence[Path], dtype: str, wh
     pictures = f"{loader.n:,} pictures" + (f", {views} augmented views of each" if views > 1 else "")
     shape = (views * loader.n, net.body.n_features)
     return stored(
-        Job(key, shape, dtype, what, pictures, partial(_still_bad, loader.ds, loader.files)),
+        Job(key, shape, dtype, what, pictures, partial(_still_bad, loader.ds, loader.images)),
         folders,
         lambda done: _blocks(net, loader, done, views, what),
         lambda: key == _key(net, loader, dtype, views),
@@ -81,10 +81,10 @@ def _key(net: Net, loader: ImageLoader, dtype: str, views: int) -> str:
     return fingerprint(net.body, loader.ds, tfms, dtype=dtype, precision=precision, views=drawn)
 
 
-def _still_bad(ds: Dataset, files: DatasetFiles, bad: Mapping[int, str]) -> bool:
+def _still_bad(ds: Dataset, images: DatasetImages, bad: Mapping[int, str]) -> bool:
     """Notes rows that an earlier pass could not compute; False when one of their pictures can be decoded by now."""
     new = {row % len(ds): why for row, why in bad.items() if row % len(ds) not in ds.bad.reasons}
-    if len(files.bad(np.array([*new], np.int64))) < len(new):
+    if len(images.bad(np.array([*new], np.int64))) < len(new):
         return False
     ds.bad.note(new)
     return True

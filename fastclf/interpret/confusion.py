@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from fastclf.data.validation.bad_images import printable
+from fastclf.data.sources.names import printable
 from fastclf.terminal import fitting, say
 from fastclf.training.metrics import without_prediction
 

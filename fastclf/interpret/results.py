@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from fastclf.data.validation.bad_images import printable
+from fastclf.data.sources.names import printable
 from fastclf.interpret.pictures import plots
 from fastclf.training.metrics import NO_PREDICTION
 
@@ -155,7 +155,7 @@ class ImageModelResults:
 
     def _title(self, row: int, number: int) -> str:
         """The true label or labels, what else was predicted, their probabilities, and the file."""
-        file = _shortened(self.ds.fnames[row]) if self.ds.fnames else f"row {row}"
+        file = _shortened(self.ds.source.name(row))
         if self.ds.is_multi:
             true = [printable(self.ds.classes[k]) for k in np.flatnonzero(self.ds.y[row])]
             lines = textwrap.wrap(f"true: {', '.join(true) or 'none'}", _TITLE_WIDTH)
@@ -172,14 +172,11 @@ class ImageModelResults:
         return f"{printable(self.ds.classes[number])} {self.probs[row, number]:.3f}"
 
     def _open(self, row: int) -> NDArray[Any]:
-        if self.ds.images is not None:
-            picture: NDArray[Any] = self.ds.images[row]
-            return picture
-        if not len(self.ds.fnames):
-            raise ValueError("ImageModelResults: ds must hold pictures to draw them, got rows of activations")
-        from fastclf.data.image import open_image
+        from fastclf.data.image import decoded
 
-        return open_image(self.ds.path / self.ds.fnames[row])
+        if self.ds.source.holds_rows:
+            raise ValueError("ImageModelResults: ds must hold images to draw them, got rows of activations")
+        return decoded(self.ds.source, row)
 
 
 def _shortened(fname: str) -> str:

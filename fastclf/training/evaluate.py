@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastclf.data.dataset import Labels
 from fastclf.data.loader import Loader, RowLoader
+from fastclf.data.sources.labels import Labels
 from fastclf.losses import NLL, LogitLoss
 from fastclf.models.head import Head
 from fastclf.models.net import Net, head_of

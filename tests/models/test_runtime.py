@@ -176,7 +176,7 @@ def test_batches_and_pictures_of_any_size(net, ours):
     assert features(net, pictures()[:0]).shape == (0, 12)
 
 
-def test_pictures_in_any_memory_order(net, ours):
+def test_images_in_any_memory_order(net, ours):
     x = pictures()
     for same in (x.to(memory_format=torch.channels_last), x.flip(3).flip(3), torch.cat([x, x])[::2], x.transpose(2, 3)):
         assert difference(features(net, same), in_torch(net, same)) < TOLERANCE
