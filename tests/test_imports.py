@@ -9,7 +9,7 @@ import fastclf
 ROOT = Path(fastclf.__file__).parent
 
 LEFT_TO_RIGHT = """
-errors calls terminal files philox choice interrupts progress
+errors calls terminal files philox autotune interrupts progress losses schedules
 ops
 data.sources data.input_stall data.transforms data.decode data.bad_images data.dataset data.validation
 data.loader data.image_loader data.image data.image_transforms data.options data.resize data.sets data.summary
