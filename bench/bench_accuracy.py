@@ -15,9 +15,10 @@ from bench.peers.process import peer_processes
 from bench.race import race, ratios, summary
 from bench.setting import DROPOUT, HIDDEN, LR, MOMENTUM
 from fastclf import ops
+from fastclf.losses import NLL
 from fastclf.models.head import Head
-from fastclf.ops import HeadEngine, HeadLoss, HeadRates, HeadSpec
-from fastclf.training.schedule import Constant
+from fastclf.ops import HeadEngine, HeadRates, HeadSpec
+from fastclf.schedules import Constant
 
 PEERS = {"scikit-learn sgd": "sklearn_sgd", "scikit-learn adam": "sklearn_adam"}
 TARGET = 0.9
@@ -43,9 +44,7 @@ def our_run(rows: np.ndarray, targets: np.ndarray, number: int) -> list[float]:
     spec = HeadSpec.from_layers(Head(COLUMNS, CLASSES, ps=DROPOUT, xtra_fc=[HIDDEN], seed=number).layers)
     assert spec is not None
     rates = HeadRates(LR, Constant(), momentum=MOMENTUM)
-    engine = HeadEngine(
-        spec, rows, torch.from_numpy(targets), loss=HeadLoss("nll"), rates=rates, max_batch=BATCH, seed=number
-    )
+    engine = HeadEngine(spec, rows, torch.from_numpy(targets), loss=NLL(), rates=rates, max_batch=BATCH, seed=number)
     held_out = np.arange(LEARNT, len(rows))
     accuracy = 0.0
     for epoch in range(MOST_EPOCHS):

@@ -13,9 +13,10 @@ import torch
 from bench.peers.process import peer_processes
 from bench.race import race, ratios, summary
 from bench.setting import DROPOUT, HIDDEN, LR, MOMENTUM, HeadSetting
+from fastclf.losses import NLL
 from fastclf.models.head import Head
-from fastclf.ops import HeadEngine, HeadLoss, HeadRates, HeadSpec
-from fastclf.training.schedule import Constant
+from fastclf.ops import HeadEngine, HeadRates, HeadSpec
+from fastclf.schedules import Constant
 
 PEERS = {"jax scan": "jax_scan", "torch fused": "torch_fused", "torch DataLoader": "torch_loader"}
 COMPILED = {"torch compile": "torch_compiled"}
@@ -29,7 +30,7 @@ def our_engine(setting: HeadSetting, rows: np.ndarray) -> HeadEngine:
     assert spec is not None
     rates = HeadRates(LR, Constant(), momentum=MOMENTUM)
     targets = torch.from_numpy(setting.targets())
-    return HeadEngine(spec, rows, targets, loss=HeadLoss("nll"), rates=rates, max_batch=setting.batch)
+    return HeadEngine(spec, rows, targets, loss=NLL(), rates=rates, max_batch=setting.batch)
 
 
 def run_setting(benchmark: Any, setting: HeadSetting, peers: dict[str, str]) -> None:

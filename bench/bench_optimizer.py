@@ -13,7 +13,8 @@ from torch import nn
 
 from bench.peers.process import peer_processes
 from bench.race import race, ratios, summary
-from fastclf.training import schedule as schedules
+from fastclf import schedules
+from fastclf.ops import rate
 from fastclf.training.optimizer import SGDR
 
 PEERS = {"torch fused": "torch_sgd_fused", "torch foreach": "torch_sgd_foreach"}
@@ -58,7 +59,7 @@ def peer(setting: OptimizerSetting, **options: bool) -> Callable[[int], list[flo
     """torch.optim.SGD with `scheduler.step()` after every step."""
     parameters = setting.tensors()
     optimizer = torch.optim.SGD(setting.param_groups(parameters), momentum=0.9, weight_decay=1e-4, **options)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedules.SGDR(CYCLE).factor)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(schedules.Cosine(CYCLE), step)[0])
 
     def run(_: int) -> list[float]:
         for _ in range(STEPS):
@@ -76,7 +77,7 @@ def bench_optimizer(benchmark: Any, threads: int, quick: bool, shapes: str, grou
         pytest.skip("not in the quick run")
     setting = OptimizerSetting(shapes, groups, threads)
     parameters = setting.tensors()
-    optimizer = SGDR(setting.param_groups(parameters), 0.1, weight_decay=1e-4, schedule=schedules.SGDR(CYCLE))
+    optimizer = SGDR(setting.param_groups(parameters), 0.1, weight_decay=1e-4, schedule=schedules.Cosine(CYCLE))
 
     def ours(_: int) -> list[float]:
         for _ in range(STEPS):

@@ -41,6 +41,7 @@ from fastclf.interpret.confusion import classification_report, confusion_matrix,
 from fastclf.interpret.pictures import plots, plots_from_files
 from fastclf.interpret.results import ImageModelResults
 from fastclf.learner import Learner
+from fastclf.losses import BCE, L1, NLL
 from fastclf.models.archs import (
     Arch,
     densenet121,
@@ -64,7 +65,6 @@ from fastclf.models.archs import (
     wide_resnet101,
 )
 from fastclf.training.callbacks import Callback
-from fastclf.training.losses import BCE, L1, NLL
 from fastclf.training.metrics import (
     accuracy,
     accuracy_np,

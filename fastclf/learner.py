@@ -18,14 +18,18 @@ from fastclf.data.loader import Loader
 from fastclf.describe import describe_learner
 from fastclf.errors import CheckpointError
 from fastclf.interrupts import Interrupts
+from fastclf.losses import BCE, L1, NLL
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.head import check_outputs
 from fastclf.models.summary import summary_table
+from fastclf.ops.head.spec import Precision
 from fastclf.philox import check_seed
 from fastclf.saving import Saving
+from fastclf.schedules import Constant, RangeTest, RateFunction, Schedule
 from fastclf.terminal import say
 from fastclf.training.callbacks import Callback, EndSearch, SaveBest, SaveCycles
-from fastclf.training.engine import EngineSteps, unknown_to_engine
+from fastclf.training.cycles import make_schedule, n_epochs
+from fastclf.training.engine import EngineSteps, check_precision, unknown_to_engine
 from fastclf.training.evaluate import (
     Crit,
     Objective,
@@ -36,14 +40,13 @@ from fastclf.training.evaluate import (
 )
 from fastclf.training.inputs import as_batch, check_batch_norm, check_count, check_flag, check_functions, check_numbers
 from fastclf.training.loop import Steps, TrainLoop, derived_seed, seeded
-from fastclf.training.losses import BCE, L1, NLL, default_loss
 from fastclf.training.losses import class_weights as weights_of
+from fastclf.training.losses import default_loss
 from fastclf.training.memory import explains_gpu_memory
 from fastclf.training.metrics import Metric as Metric
 from fastclf.training.metrics import name_of
 from fastclf.training.optimizer import SGDR
 from fastclf.training.recorder import Recorder
-from fastclf.training.schedule import Constant, Finder, Schedule, make_schedule, n_epochs
 from fastclf.training.scores import FitScores
 from fastclf.training.snapshot import unchanged, unchanged_if
 from fastclf.training.state import FitState, data_setting, put_back, told, where_it_stands
@@ -81,11 +84,15 @@ class Learner(Saving):
         opt_fn: makes the optimizer, called as ``opt_fn(param_groups, lr=...)``; `SGDR` with momentum .9 by default.
         clip: bound on the gradient's norm. None bounds it at 5 while a pretrained body trains with BatchNorm's own
             statistics, see `bn_freeze`, and else not at all; ``float("inf")`` never does.
+        precision: what the products multiply while a head of ours trains on activations on a GPU: ``"float32"``,
+            ``"tf32"`` (its 10 leading bits) or ``"bf16"`` (7); they add up in float32. Refused without a GPU. A whole
+            network trains on a GPU in bf16 in any case.
         seed: of everything random in training; the data's by default.
         models_name: folder below the data's path where models are saved.
 
     Attributes:
         metrics, crit, opt_fn, clip: as above; may be assigned.
+        precision: as above.
         sched: rates and losses of the last fit or rate search, with their plots.
     """
 
@@ -102,6 +109,7 @@ class Learner(Saving):
         metrics: Sequence[Metric] = (),
         opt_fn: OptFn | None = None,
         clip: float | None = None,
+        precision: Precision = "float32",
         seed: int | None = None,
         models_name: str = "models",
     ) -> None:
@@ -117,6 +125,7 @@ class Learner(Saving):
         self.metrics = metrics
         self.opt_fn: OptFn = opt_fn or SGDR
         self.clip = clip
+        self.precision = check_precision(precision, data.device)
         self.seed = data.seed if seed is None else seed
         check_seed(type(self).__name__, self.seed)
         self.sched = Recorder(Constant(), 0.0)
@@ -185,6 +194,7 @@ class Learner(Saving):
         cycle_mult: float = 1,
         use_clr: tuple[float, float] | None = None,
         use_clr_beta: tuple[float, ...] | None = None,
+        schedule: Schedule | RateFunction | None = None,
         cycle_save_name: str | None = None,
         best_save_name: str | None = None,
         callbacks: Sequence[Callback] = (),
@@ -200,12 +210,14 @@ class Learner(Saving):
 
         Args:
             lrs: the highest rate: one number, or one per layer group.
-            n_cycle: cycles, or epochs where ``cycle_len`` is not given and the rate is constant.
+            n_cycle: cycles, or epochs where ``cycle_len`` is not given.
             wds: weight decay, added to the gradient: one number, or one per layer group.
             cycle_len: epochs of the first cycle (SGDR; Loshchilov and Hutter, 2017).
             cycle_mult: how many times longer each cycle is than the one before.
             use_clr: ``(div, cut_div)``: each cycle a slanted triangle instead of a cosine.
             use_clr_beta: ``(div, pct[, max_mom, min_mom])``: each cycle a 1cycle.
+            schedule: a schedule of your own instead of cycles: a function of the batch's number in this fit, from 0,
+                that gives the factor on ``lrs``, or (factor, momentum); or a `fastclf.schedules` object.
             cycle_save_name: saves the model after each cycle as ``NAME_cyc_K``.
             best_save_name: saves the model whenever the validation loss is the lowest of this fit.
             callbacks: see `Callback`.
@@ -235,8 +247,10 @@ class Learner(Saving):
             raise ValueError("fit: cycle_save_name needs cycle_len: without cycles nothing would be saved")
         self.data.scan()  # what is skipped counts in no batch
         self._settle_fine_tuning()
-        schedule = make_schedule(_batches(self._stage()), cycle_len, cycle_mult, use_clr, use_clr_beta)
-        rates = self._rates(lrs, wds, schedule, decoupled=use_wd_sched)
+        made = make_schedule(
+            _batches(self._stage()), cycle_len, cycle_mult, use_clr, use_clr_beta, own=schedule, n_cycle=n_cycle
+        )
+        rates = self._rates(lrs, wds, made, decoupled=use_wd_sched)
         epochs = n_epochs(n_cycle, cycle_len, cycle_mult)
         plan = {
             "epochs": epochs,
@@ -253,8 +267,8 @@ class Learner(Saving):
         if best_save_name is not None:
             hooks.append(SaveBest(self.save, best_save_name))
         if cycle_save_name is not None:
-            hooks.append(SaveCycles(self.save, cycle_save_name, schedule, _batches(self._stage())))
-        self.sched = Recorder(schedule, float(rates.lrs[-1]))
+            hooks.append(SaveCycles(self.save, cycle_save_name, made, _batches(self._stage())))
+        self.sched = Recorder(made, float(rates.lrs[-1]))
         with Interrupts() as interrupts, self._seeded("fit", fits):
             loop = self._loop(rates, hooks, interrupts)
             if saved is not None:
@@ -306,6 +320,7 @@ class Learner(Saving):
             "crit": told(self.crit),
             "opt_fn": told(self.opt_fn),
             "seed": self.seed,
+            "precision": None if self.precision == "float32" else self.precision,  # older fits knew no other
             "frozen groups": self.groups.frozen_to,
             "bn_freeze": self.groups.bn_frozen,
             "autograd": unknown_to_engine(stage.module, stage.data.trn_dl, self.crit, self.opt_fn),
@@ -348,7 +363,7 @@ class Learner(Saving):
         if not 0 < last < end_lr:
             raise ValueError(f"lr_find: rates must rise from above 0, got start_lr {last:g} and end_lr {end_lr:g}")
         steps = max(nb, _SEARCH_STEPS)
-        rates = self._rates(start_lr, wds, Finder(steps, end_lr / last, linear), decoupled=False)
+        rates = self._rates(start_lr, wds, RangeTest(steps, end_lr / last, linear), decoupled=False)
         self.sched = Recorder(rates.schedule, last)
         with Interrupts() as interrupts, unchanged(stage.module), self._seeded("lr_find", self._fits):
             self._loop(rates, [EndSearch(steps)], interrupts).search()
@@ -385,7 +400,7 @@ class Learner(Saving):
         module, loader, crit = stage.module, stage.data.trn_dl, self.crit
         unknown = unknown_to_engine(module, loader, crit, self.opt_fn)
         if unknown is None:
-            return EngineSteps(module, loader, crit, self.opt_fn, rates)  # type: ignore[arg-type]
+            return EngineSteps(module, loader, crit, self.opt_fn, rates, self.precision)  # type: ignore[arg-type]
         if stage.data.has_rows:
             self._say_once(f"{unknown} is not known to the native engine: the head trains through autograd")
         return AutogradSteps(Objective(module, crit), stage.groups, loader, self.opt_fn, rates)

@@ -1,7 +1,7 @@
 """Random numbers as a pure function of a counter: Philox4x32-10.
 
-Nothing here has a state. A draw is named by (seed, epoch, row, stream), so it is the same in every thread, process and
-order of computation, and no generator has to be saved to go on later.
+Nothing here has a state. A number is named by (seed, epoch, row, stream), so it is the same in every thread, process
+and order of computation, and no generator has to be saved to go on later.
 
 Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 """
@@ -18,7 +18,7 @@ _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 
 STREAM_ORDER = 0xFFFF
-"""Stream of the order of rows in an epoch; streams below are free for whoever draws per row."""
+"""Stream of the order of rows in an epoch; streams below are free for what is sampled per row."""
 STREAM_SPLIT = 0xFFFE
 """Stream of the choice of validation rows."""
 STREAM_VIEW = 0xFFFD
@@ -26,7 +26,7 @@ STREAM_VIEW = 0xFFFD
 
 
 def philox4x32(counter: npt.NDArray[np.uint32], key: tuple[int, int]) -> npt.NDArray[np.uint32]:
-    """Computes Philox4x32 with ten rounds.
+    """Compute Philox4x32 with ten rounds.
 
     Args:
         counter: `[..., 4] uint32`.
@@ -45,12 +45,12 @@ def philox4x32(counter: npt.NDArray[np.uint32], key: tuple[int, int]) -> npt.NDA
 
 
 def uniforms(seed: int, epoch: int, rows: npt.NDArray[np.int64], stream: int, n: int) -> npt.NDArray[np.float64]:
-    """Draws n uniform numbers for every row.
+    """Sample n uniform numbers for every row.
 
     Args:
         seed: 0 <= seed < 2**64, the key.
         epoch: 0 <= epoch < 2**32.
-        rows: `[N] int64`, 0 <= row < 2**32. A row's draws do not depend on the other rows.
+        rows: `[N] int64`, 0 <= row < 2**32. A row's numbers do not depend on the other rows.
         stream: 0 <= stream < 2**16: what the numbers are for.
         n: how many numbers for each row, at most 2**17.
 
@@ -72,7 +72,7 @@ def uniforms(seed: int, epoch: int, rows: npt.NDArray[np.int64], stream: int, n:
 
 
 def permutation(seed: int, epoch: int, n: int, stream: int = STREAM_ORDER) -> npt.NDArray[np.int64]:
-    """Orders 0..n-1 at random: the ranks of n uniform numbers.
+    """Order 0..n-1 at random: the ranks of n uniform numbers.
 
     Returns:
         `[n] int64`, every index once; a function of (seed, epoch, n) alone.
@@ -82,7 +82,7 @@ def permutation(seed: int, epoch: int, n: int, stream: int = STREAM_ORDER) -> np
 
 
 def check_seed(function: str, seed: int) -> None:
-    """Raises ValueError unless seed is an integer with 0 <= seed < 2**64."""
+    """Raise ValueError unless seed is an integer with 0 <= seed < 2**64."""
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
         raise ValueError(
             f"{function}: seed must be an integer with 0 <= seed < 2**64, got {seed!r}. Pass e.g. seed=42."

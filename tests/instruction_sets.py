@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fastclf.ops.backend import native_module
+from fastclf.errors import BackendError
+from fastclf.ops.registry import native_module
 
 
 def instruction_sets() -> list[str]:
@@ -13,7 +14,7 @@ def instruction_sets() -> list[str]:
         try:
             with instruction_set(name):
                 found.append(name)
-        except RuntimeError:
+        except BackendError:
             continue
     return found
 

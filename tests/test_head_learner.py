@@ -8,6 +8,7 @@ from helpers import Watches, row_data
 from torch import nn
 
 from fastclf import BCE, NLL, Callback, CheckpointError, DivergedError, HeadLearner, ImageClassifierData, Learner
+from fastclf.ops import rate
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def test_matches_plain_torch(data):
     step = 0
     for epoch in range(2):
         for x, y in data.trn_dl.batches(epoch):
-            optimizer.param_groups[0]["lr"] = 0.1 * learn.sched.schedule.factor(step)
+            optimizer.param_groups[0]["lr"] = 0.1 * rate(learn.sched.schedule, step)[0]
             loss = nn.functional.cross_entropy(ours(x.double()), y)
             optimizer.zero_grad()
             loss.backward()

@@ -10,8 +10,8 @@ from helpers import COLOURS, picture_data, three_colours, tiny_learner, write_pi
 from sklearn.metrics import f1_score
 
 from fastclf import CropType, ImageClassifierData, LabelError, accuracy, accuracy_np, tfms_from_stats
+from fastclf.schedules import Constant, Cosine
 from fastclf.training.recorder import Recorder
-from fastclf.training.schedule import SGDR, Constant
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -159,7 +159,7 @@ def test_one_batch_per_epoch_restarts_and_cycles_are_saved_after_their_last_batc
     final = learn.predict()
     learn.load("d_cyc_1")
     np.testing.assert_array_equal(learn.predict(), final)
-    assert [step for step in range(4) if SGDR(2).ends_cycle(step)] == [1, 3]
+    assert [step for step in range(4) if Cosine(2).ends_cycle(step)] == [1, 3]
 
 
 @pytest.mark.parametrize("precompute", [True, False])

@@ -61,6 +61,7 @@ FITS = {
     "constant rate": {"n_cycle": 5},
     "cycles": {"n_cycle": 2, "cycle_len": 1, "cycle_mult": 2},
     "decay and a triangle": {"n_cycle": 2, "wds": 1e-2, "cycle_len": 2, "use_clr": (8, 3)},
+    "a function of the step": {"n_cycle": 5, "schedule": lambda step: (0.9**step, 0.8)},
     "decoupled decay and 1cycle": {
         "n_cycle": 1,
         "wds": 1e-2,

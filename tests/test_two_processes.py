@@ -9,7 +9,7 @@ import pytest
 import torch
 from nth_call import in_child, status_of
 
-from fastclf import choice
+from fastclf import autotune
 from fastclf.checkpoint import load_checkpoint, save_checkpoint
 from fastclf.files import publish
 
@@ -28,20 +28,20 @@ def cache(tmp_path, monkeypatch):
 @pytest.mark.parametrize("damaged", [False, True])
 def test_a_choice_of_another_process_is_taken(monkeypatch, damaged):
     """The other one's choice comes after this one has looked for it, before it puts its own in place."""
-    file = choice._file(SITUATION)
+    file = autotune._file(SITUATION)
     if damaged:
         publish(file, lambda temporary: temporary.write_text("{"))
-    monkeypatch.setattr(choice, "measure", lambda ways: {"fast": 1.0, "slow": 2.0})
-    original = choice.write_new
+    monkeypatch.setattr(autotune, "measure", lambda ways: {"fast": 1.0, "slow": 2.0})
+    original = autotune.write_new
 
     def write_new(path, data):
         original(path, data)
         if not damaged:
             publish(file, lambda temporary: temporary.write_text(json.dumps({"choice": "slow"})))
 
-    monkeypatch.setattr(choice, "write_new", write_new)
-    assert choice.choose(SITUATION, ways(), "slow") == ("fast" if damaged else "slow")
-    assert choice.remembered(SITUATION) == ("fast" if damaged else "slow")
+    monkeypatch.setattr(autotune, "write_new", write_new)
+    assert autotune.autotune(SITUATION, ways(), "slow") == ("fast" if damaged else "slow")
+    assert autotune.cached(SITUATION) == ("fast" if damaged else "slow")
     assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 
@@ -51,9 +51,9 @@ def test_processes_agree_on_what_was_measured(tmp_path, rng):
         situation = {"turn": turn}
 
         def child(first, situation=situation):
-            choice.measure = lambda ways: {first: 1.0} | dict.fromkeys(ways.keys() - {first}, 2.0)
-            chosen = choice.choose(situation, ways(), "fast")
-            assert choice.remembered(situation) == chosen
+            autotune.measure = lambda ways: {first: 1.0} | dict.fromkeys(ways.keys() - {first}, 2.0)
+            chosen = autotune.autotune(situation, ways(), "fast")
+            assert autotune.cached(situation) == chosen
             (tmp_path / f"{situation['turn']}-{first}").write_text(chosen)
 
         pids = [in_child(lambda first=first, child=child: child(first)) for first in ("fast", "slow")]

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from bench.gpu import head, limits, optimizer, pictures
+from bench.gpu import head, images, limits, optimizer
 from bench.gpu.timing import Bench
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     found: dict[str, Any] = {"stamp": stamp(bench), "limits": limits.measure(bench)}
     for part in (head, optimizer):
         found[part.__name__.rpartition(".")[2]] = part.race(bench, found["limits"])
-    found["pictures"] = pictures.race(bench)
+    found["images"] = images.race(bench)
     text = table(found)
     print(text)
     if options.rehearse:
@@ -69,7 +69,7 @@ def table(found: dict[str, Any]) -> str:
     for name in names:
         rates = (one["rows_per_second"].get(name) for one in found["head"])
         lines.append(f"| {name} | " + " | ".join("-" if r is None else f"{r:,.0f}" for r in rates) + " |")
-    skipped = {name: why for one in (*found["head"], found["pictures"]) for name, why in one["skipped"].items()}
+    skipped = {name: why for one in (*found["head"], found["images"]) for name, why in one["skipped"].items()}
     lines += ["", *(f"skipped: {name} ({why})" for name, why in skipped.items())]
     lines += [
         "",
@@ -79,8 +79,8 @@ def table(found: dict[str, Any]) -> str:
     for one in found["optimizer"]:
         cells = (f"{t:,.1f} ({one['share_of_copy'][name]:.2f})" for name, t in one["microseconds"].items())
         lines.append(f"| {one['shapes']}, {one['groups']} groups | " + " | ".join(cells) + " |")
-    lines += ["", "| pictures, from files | per second |", "|---|---|"]
-    rates = found["pictures"].get("pictures_per_second", {})
+    lines += ["", "| images, from files | per second |", "|---|---|"]
+    rates = found["images"].get("images_per_second", {})
     lines += [f"| {name} | {rate:,.0f} |" for name, rate in rates.items()]
     return "\n".join(lines) + "\n"
 

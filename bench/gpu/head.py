@@ -17,16 +17,17 @@ from torch.nn import functional as F
 from bench.gpu.timing import Bench, Work, ratio
 from bench.peers.torch_common import make_model
 from bench.setting import DROPOUT, HIDDEN, LR, MOMENTUM, HeadSetting
+from fastclf.losses import NLL
 from fastclf.models.head import Head
-from fastclf.ops import HeadEngine, HeadLoss, HeadRates, HeadSpec
-from fastclf.training.schedule import Constant
+from fastclf.ops import HeadEngine, HeadRates, HeadSpec
+from fastclf.schedules import Constant
 
 BATCHES = (64, 256, 1024, 4096)
 STEPS = 100  # of a round
-OPERANDS = {
+PRECISIONS = {
     "float32": "float32_flop_per_second",
     "tf32": "tf32_flop_per_second",
-    "bfloat16": "bfloat16_flop_per_second",
+    "bf16": "bfloat16_flop_per_second",
 }
 
 
@@ -43,7 +44,7 @@ class Lesson:
         self.on_device = tuple(t.to(bench.device) for t in (self.rows, self.targets, self.order))
 
 
-def ours(lesson: Lesson, operands: str) -> Callable[[], Tensor]:
+def ours(lesson: Lesson, precision: str) -> Callable[[], Tensor]:
     setting, step = lesson.setting, 0
     head = Head(setting.columns, setting.classes, ps=DROPOUT, xtra_fc=[HIDDEN]).to(lesson.bench.device)
     spec = HeadSpec.from_layers(head.layers)
@@ -52,10 +53,10 @@ def ours(lesson: Lesson, operands: str) -> Callable[[], Tensor]:
         spec,
         lesson.rows,
         lesson.targets,
-        loss=HeadLoss("nll"),
+        loss=NLL(),
         rates=HeadRates(LR, Constant(), momentum=MOMENTUM),
         max_batch=setting.batch,
-        operands=operands,  # type: ignore[arg-type]
+        precision=precision,  # type: ignore[arg-type]
     )
 
     def run() -> Tensor:
@@ -143,8 +144,8 @@ def _one(bench: Bench, limits: dict[str, float], batch: int, folder: Path) -> di
     setting = HeadSetting(64 if bench.small else 1024, 10, batch, folder, threads=1, n=500 if bench.small else 50_000)
     setting.prepare()
     lesson, skipped, runners = Lesson(bench, setting), {}, {}
-    operands = ["float32"] if bench.small else list(OPERANDS)
-    runners |= {f"ours {name}": ours(lesson, name) for name in operands}
+    precisions = ["float32"] if bench.small else list(PRECISIONS)
+    runners |= {f"ours {name}": ours(lesson, name) for name in precisions}
     for name, make in PEERS.items():
         try:
             if bench.small and make is not torch_eager:
@@ -162,7 +163,7 @@ def _one(bench: Bench, limits: dict[str, float], batch: int, folder: Path) -> di
         "columns": setting.columns,
         "classes": setting.classes,
         "rows_per_second": {name: rows / median(taken) for name, taken in seconds.items()},
-        "share_of_products": {o: flop / median(seconds[f"ours {o}"]) / limits[OPERANDS[o]] for o in operands},
+        "share_of_products": {o: flop / median(seconds[f"ours {o}"]) / limits[PRECISIONS[o]] for o in precisions},
         "ratios": {name: ratio(seconds["ours float32"], seconds[name]) for name in PEERS if name in seconds},
         "skipped": skipped,
         "seconds": seconds,

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from bench.gpu.timing import Bench, Work, ratio
-from fastclf.training import schedule as schedules
+from fastclf import schedules
+from fastclf.ops import rate
 from fastclf.training.optimizer import SGDR
 
 SHAPES = ("resnet34", "vit_b_16")
@@ -39,7 +40,7 @@ def _groups(parameters: list[nn.Parameter], groups: int) -> list[dict[str, Any]]
 
 
 def _ours(bench: Bench, shapes: str, groups: int) -> Work:
-    optimizer = SGDR(_groups(_parameters(bench, shapes), groups), 0.1, schedule=schedules.SGDR(CYCLE))
+    optimizer = SGDR(_groups(_parameters(bench, shapes), groups), 0.1, schedule=schedules.Cosine(CYCLE))
 
     def run() -> None:
         for _ in range(STEPS):
@@ -50,7 +51,7 @@ def _ours(bench: Bench, shapes: str, groups: int) -> Work:
 
 def _peer(bench: Bench, shapes: str, groups: int, **options: bool) -> Work:
     optimizer = torch.optim.SGD(_groups(_parameters(bench, shapes), groups), momentum=0.9, **options)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedules.SGDR(CYCLE).factor)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(schedules.Cosine(CYCLE), step)[0])
 
     def run() -> None:
         for _ in range(STEPS):

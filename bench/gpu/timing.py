@@ -1,4 +1,4 @@
-"""Rounds on a device, everybody by turns."""
+"""Rounds on a device; implementations are interleaved, round by round."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Bench:
         return time.perf_counter() - start
 
     def interleaved(self, runners: Mapping[str, Work]) -> dict[str, list[float]]:
-        """Seconds of every round of everybody, after a round that warms up and compiles."""
+        """Return the seconds of every round of each implementation, after one that warms up and compiles."""
         for work in runners.values():
             self.seconds(work)
         found: dict[str, list[float]] = {name: [] for name in runners}

@@ -2,26 +2,26 @@
 #include <atomic>
 #include <cstring>
 
-#include "api.h"
-#include "cpu/kernels.h"
+#include "cpu/launchers.h"
+#include "cpu/vector_code.h"
 
-namespace fastclf {
+namespace fastclf::cpu {
 
 namespace baseline {
-extern const Kernels table;
+extern const VectorCode table;
 }
 namespace avx2 {
-extern const Kernels table;
+extern const VectorCode table;
 }
 namespace avx512 {
-extern const Kernels table;
+extern const VectorCode table;
 }
 
 namespace {
 
 // Best first; only what this processor can run.
-const Kernels* const* runnable() {
-  static const Kernels* found[4] = {};
+const VectorCode* const* runnable() {
+  static const VectorCode* found[4] = {};
   static const bool filled = [] {
     size_t n = 0;
 #ifdef FASTCLF_HAS_avx512
@@ -41,25 +41,25 @@ const Kernels* const* runnable() {
   return found;
 }
 
-std::atomic<const Kernels*>& chosen() {
-  static std::atomic<const Kernels*> table{runnable()[0]};
+std::atomic<const VectorCode*>& chosen() {
+  static std::atomic<const VectorCode*> table{runnable()[0]};
   return table;
 }
 
 }  // namespace
 
-const Kernels& kernels() { return *chosen().load(std::memory_order_relaxed); }
+const VectorCode& vector_code() { return *chosen().load(std::memory_order_relaxed); }
 
-const char* isa() { return kernels().name; }
+const char* isa() { return vector_code().name; }
 
 Status use_isa(const char* name) {
-  for (const Kernels* const* k = runnable(); *k; ++k) {
-    if (std::strcmp((*k)->name, name) == 0) {
-      chosen().store(*k, std::memory_order_relaxed);
+  for (const VectorCode* const* code = runnable(); *code; ++code) {
+    if (std::strcmp((*code)->name, name) == 0) {
+      chosen().store(*code, std::memory_order_relaxed);
       return {};
     }
   }
   return {"use_isa: this processor or build has no such instruction set; use baseline, avx2 or avx512"};
 }
 
-}  // namespace fastclf
+}  // namespace fastclf::cpu

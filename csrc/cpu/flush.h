@@ -6,7 +6,7 @@
 #include <xmmintrin.h>
 #endif
 
-namespace fastclf {
+namespace fastclf::cpu {
 
 #if defined(__x86_64__)
 class FlushTiny {
@@ -25,4 +25,4 @@ struct FlushTiny {
 };
 #endif
 
-}  // namespace fastclf
+}  // namespace fastclf::cpu

@@ -1,11 +1,11 @@
 #include <algorithm>
 #include <cstring>
 
-#include "api.h"
-#include "cpu/kernels.h"
+#include "cpu/launchers.h"
 #include "cpu/pool.h"
+#include "cpu/vector_code.h"
 
-namespace fastclf {
+namespace fastclf::cpu {
 
 namespace {
 
@@ -13,19 +13,19 @@ constexpr size_t kChunkBytes = size_t{1} << 16;  // what one item copies; less t
 
 }  // namespace
 
-Status gather_rows(const GatherRows& op, int threads, void* /*stream*/) {
+Status gather_rows(const GatherRows& op, int threads) {
   if (op.width == 0) return {};  // memcpy of no bytes may not be given null pointers
   const size_t item_bytes = op.dtype == DType::float16 ? 2 : 4, row_bytes = op.width * item_bytes;
   const size_t chunk = std::max<size_t>(1, kChunkBytes / std::max<size_t>(1, row_bytes));
   const size_t chunks = (op.rows + chunk - 1) / chunk;
-  const Kernels& k = kernels();
+  const VectorCode& code = vector_code();
   run_team(chunks < 2 ? 1 : threads, [&](Team& team, unsigned) {
     team.for_each(chunks, [&](size_t c) {
       for (size_t r = c * chunk; r < std::min(op.rows, (c + 1) * chunk); ++r) {
         const char* src = static_cast<const char*>(op.src) + static_cast<size_t>(op.index[r]) * row_bytes;
         float* dst = op.out + r * op.width;
         if (op.dtype == DType::float16) {
-          k.widen(reinterpret_cast<const uint16_t*>(src), dst, op.width);
+          code.widen(reinterpret_cast<const uint16_t*>(src), dst, op.width);
         } else {
           std::memcpy(dst, src, row_bytes);
         }
@@ -35,4 +35,4 @@ Status gather_rows(const GatherRows& op, int threads, void* /*stream*/) {
   return {};
 }
 
-}  // namespace fastclf
+}  // namespace fastclf::cpu

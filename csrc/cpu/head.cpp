@@ -5,9 +5,8 @@
 #include <numeric>
 
 #include "cpu/flush.h"
-#include "device/schedule.h"
 
-namespace fastclf {
+namespace fastclf::cpu {
 
 namespace {
 
@@ -21,7 +20,7 @@ Vector::Vector(float* at, size_t size, float padding)
 }
 
 void Vector::fetch() const { std::copy_n(home, n, value.get()); }
-void Vector::put_back() const { std::copy_n(value.get(), n, home); }
+void Vector::write_back() const { std::copy_n(value.get(), n, home); }
 
 Layer::Layer(const HeadLayer& of, size_t max_batch, bool last, bool clips)
     : spec(of),
@@ -58,7 +57,7 @@ void Layer::fetch_tile(size_t t) const {
   }
 }
 
-void Layer::put_back_tile(size_t t) const {
+void Layer::write_back_tile(size_t t) const {
   const size_t width = tile_width(spec.n_in, t);
   for (size_t h = 0; h < spec.n_out; ++h) {
     std::copy_n(w_tile(t) + h * kTile, width, spec.weight + h * spec.n_in + t * kTile);
@@ -76,23 +75,23 @@ void Layer::exchange_velocity(float* at, bool load) const {
   }
 }
 
-void Layer::transpose_tile(size_t t, const Kernels& k) const {
-  for (size_t o = 0; o < out_tiles; ++o) k.transpose(w_block(o, t), wt_block(o, t));
+void Layer::transpose_tile(size_t t, const VectorCode& code) const {
+  for (size_t o = 0; o < out_tiles; ++o) code.transpose(w_block(o, t), wt_block(o, t));
 }
 
-void Layer::copy_block(size_t out, size_t in, const Kernels& k) const {
-  by_input ? k.transpose(wt_block(out, in), w_block(out, in)) : k.transpose(w_block(out, in), wt_block(out, in));
+void Layer::copy_block(size_t out, size_t in, const VectorCode& code) const {
+  by_input ? code.transpose(wt_block(out, in), w_block(out, in)) : code.transpose(w_block(out, in), wt_block(out, in));
 }
 
-HeadEngine::HeadEngine(const HeadSpec& spec) : spec_(spec), k_(kernels()) {
-  for (size_t i = 0; i < spec.n_layers; ++i) {
-    layers_.emplace_back(spec.layers[i], spec.max_batch, i + 1 == spec.n_layers, spec.clip > 0);
+HeadEngine::HeadEngine(const HeadCreate& op) : op_(op), group_(*op.group), code_(vector_code()) {
+  for (size_t i = 0; i < op.n_layers; ++i) {
+    layers_.emplace_back(op.layers[i], op.max_batch, i + 1 == op.n_layers, op.clip > 0);
     squares_.emplace_back(layers_.back().in_tiles);
   }
-  spec_.layers = nullptr;  // the caller's array need not outlive this call
+  op_.layers = nullptr, op_.group = nullptr;  // they need not outlive this call
   const Layer& last = layers_.back();
   class_weight_.assign(last.out_pad, 0.f);
-  std::copy_n(spec.class_weight, last.spec.n_out, class_weight_.begin());
+  std::copy_n(op.class_weight, last.spec.n_out, class_weight_.begin());
   weight_sum_ = std::accumulate(class_weight_.begin(), class_weight_.end(), 0.f);
   row_loss_ = Buffer<float>(last.capacity);
 }
@@ -103,13 +102,13 @@ void HeadEngine::exchange(Team& team, bool fetch) {
     team.for_each(layer.in_tiles, [&](size_t t) {
       if (fetch) {
         layer.fetch_tile(t);
-        layer.transpose_tile(t, k_);
+        layer.transpose_tile(t, code_);
       } else {
-        layer.put_back_tile(t);
+        layer.write_back_tile(t);
       }
       if (t > 0) return;
       for (const Vector* v : {&layer.bias, &layer.gamma, &layer.beta, &layer.running_mean, &layer.running_var}) {
-        fetch ? v->fetch() : v->put_back();
+        fetch ? v->fetch() : v->write_back();
       }
     });
   }
@@ -118,7 +117,7 @@ void HeadEngine::exchange(Team& team, bool fetch) {
 Batch HeadEngine::batch_at(const HeadTrain& op, size_t i) const {
   const size_t first = i * op.batch, next = std::min(op.rows, first + op.batch);
   const auto step = static_cast<uint32_t>(op.first_step + i);
-  const Sgd sgd = sgd_at({spec_.schedule}, step, spec_.lr, spec_.momentum, spec_.weight_decay, spec_.decoupled);
+  const Sgd sgd = sgd_at(group_, step);
   return {op.order + first, next - first, op.order + next, std::min(op.batch, op.rows - next), step, op.frozen_bn, sgd};
 }
 
@@ -140,10 +139,10 @@ void HeadEngine::run(Team& team, const Scratch& scratch, const HeadTrain& op) {
           output_bias_gradient(batch);
         }
         backward_tile(n, batch, t, scratch);
-        if (n == 0 && next.rows > 0 && spec_.clip <= 0) input_tile(next, t);
+        if (n == 0 && next.rows > 0 && op_.clip <= 0) input_tile(next, t);
       });
     }
-    if (spec_.clip > 0) {
+    if (op_.clip > 0) {
       clipped_update(team, batch);
       if (next.rows > 0) team.for_each(layers_[0].in_tiles, [&](size_t t) { input_tile(next, t); });
     }
@@ -177,14 +176,14 @@ void HeadEngine::exchange_momenta(float* const* tensors, bool load) const {
   }
 }
 
-HeadEngine* head_create(const HeadSpec& spec) { return new HeadEngine(spec); }
+HeadEngine* head_create(const HeadCreate& op) { return new HeadEngine(op); }
 void head_destroy(HeadEngine* engine) { delete engine; }
 
 void head_momenta(HeadEngine* engine, float* const* tensors, bool load) { engine->exchange_momenta(tensors, load); }
 
-Status head_train(HeadEngine* engine, const HeadTrain& op, int threads) {
-  engine->train(op, threads);
+Status head_train(const HeadTrain& op, int threads) {
+  op.engine->train(op, threads);
   return {};
 }
 
-}  // namespace fastclf
+}  // namespace fastclf::cpu

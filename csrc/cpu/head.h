@@ -11,18 +11,18 @@
 
 #include <vector>
 
-#include "api.h"
-#include "cpu/kernels.h"
+#include "cpu/launchers.h"
 #include "cpu/pool.h"
 #include "cpu/tile.h"
+#include "cpu/vector_code.h"
 
-namespace fastclf {
+namespace fastclf::cpu {
 
 // A vector of parameters, its home in the caller's tensor.
 struct Vector {
   Vector(float* at, size_t size, float padding = 0);
   void fetch() const;
-  void put_back() const;
+  void write_back() const;
 
   float* home;  // [n]
   size_t n;
@@ -68,12 +68,12 @@ struct Layer {
 
   // Rows of the weight's tile t from the caller's tensor, and back.
   void fetch_tile(size_t t) const;
-  void put_back_tile(size_t t) const;
-  void transpose_tile(size_t t, const Kernels& k) const;
+  void write_back_tile(size_t t) const;
+  void transpose_tile(size_t t, const VectorCode& code) const;
   // The velocity [n_out, n_in] to a place of the caller's, or from there.
   void exchange_velocity(float* at, bool load) const;
   // The block that an update has changed, into the other copy of the weight.
-  void copy_block(size_t out, size_t in, const Kernels& k) const;
+  void copy_block(size_t out, size_t in, const VectorCode& code) const;
 };
 
 // One batch; every member of the team holds the same values.
@@ -89,7 +89,7 @@ struct Batch {
 
 class HeadEngine {
  public:
-  explicit HeadEngine(const HeadSpec& spec);
+  explicit HeadEngine(const HeadCreate& op);
   void train(const HeadTrain& op, int threads);
   void exchange_momenta(float* const* tensors, bool load) const;
 
@@ -123,8 +123,9 @@ class HeadEngine {
   void clipped_update(Team& team, const Batch& batch) const;
   double gradient_norm() const;
 
-  HeadSpec spec_;
-  const Kernels& k_;
+  HeadCreate op_;
+  const SgdGroup group_;
+  const VectorCode& code_;
   std::vector<Layer> layers_;
   std::vector<float> class_weight_;  // [C], padded with zeros
   float weight_sum_ = 0;
@@ -132,4 +133,4 @@ class HeadEngine {
   std::vector<Buffer<double>> squares_;  // per layer [in tile]: of the weight's gradient
 };
 
-}  // namespace fastclf
+}  // namespace fastclf::cpu

@@ -3,7 +3,7 @@
 
 #include "cpu/head.h"
 
-namespace fastclf {
+namespace fastclf::cpu {
 
 namespace {
 
@@ -27,13 +27,13 @@ void HeadEngine::backward_tile(size_t number, const Batch& batch, size_t t, cons
   const Layer& layer = layers_[number];
   float* g = number > 0 ? layers_[number - 1].d_tile(t) : scratch.g.get();
   for (size_t o = 0; o < layer.out_tiles; ++o) {
-    k_.product({.bits = layer.bits_tile(o),
-                .coef = layer.d_tile(o),
-                .panel = layer.w_tile(t) + o * kTile * kTile,
-                .out = g,
-                .rows = batch.rows,
-                .cols = tile_width(layer.spec.n_in, t),
-                .first = o == 0});
+    code_.product({.bits = layer.bits_tile(o),
+                   .coef = layer.d_tile(o),
+                   .panel = layer.w_tile(t) + o * kTile * kTile,
+                   .out = g,
+                   .rows = batch.rows,
+                   .cols = tile_width(layer.spec.n_in, t),
+                   .first = o == 0});
   }
   affine_gradient(layer, batch, t, g);
   if (number > 0) input_gradient(layer, layers_[number - 1], batch, t, g);
@@ -44,8 +44,8 @@ void HeadEngine::backward_tile(size_t number, const Batch& batch, size_t t, cons
 
 void HeadEngine::affine_gradient(const Layer& layer, const Batch& batch, size_t t, float* g) const {
   const auto scale = static_cast<float>(1 / (1 - layer.spec.p));
-  k_.affine_gradient(g, layer.xhat_tile(t), layer.keep_tile(t), scale, batch.rows,
-                     layer.gamma.gradient.get() + t * kTile, layer.beta.gradient.get() + t * kTile);
+  code_.affine_gradient(g, layer.xhat_tile(t), layer.keep_tile(t), scale, batch.rows,
+                        layer.gamma.gradient.get() + t * kTile, layer.beta.gradient.get() + t * kTile);
 }
 
 // The gradient of the output of the block below, through BatchNorm and ReLU, row by row and transposed.
@@ -59,12 +59,12 @@ void HeadEngine::input_gradient(const Layer& layer, const Layer& below, const Ba
     abc[2 * kTile + j] = abc[j] * share * layer.gamma.gradient[c];
   }
   const uint64_t* active = layer.active_tile(t);
-  k_.input_gradient(g, layer.xhat_tile(t), active, abc, batch.rows, below.bias.gradient.get() + t * kTile);
+  code_.input_gradient(g, layer.xhat_tile(t), active, abc, batch.rows, below.bias.gradient.get() + t * kTile);
   step_vector(below.bias, t, batch);
   uint64_t* bits = below.bits_tile(t);
   for (size_t b = 0; b < tiles(batch.rows) * kTile; ++b) bits[b] = b < batch.rows ? active[b] : 0;
   for (size_t block = 0; block < tiles(batch.rows); ++block) {
-    k_.transpose(g + block * kTile * kTile, below.dt_block(block) + t * kTile * kTile);
+    code_.transpose(g + block * kTile * kTile, below.dt_block(block) + t * kTile * kTile);
     transpose_bits(bits + block * kTile, below.bits_t_block(block) + t * kTile);
   }
 }
@@ -73,11 +73,11 @@ void HeadEngine::input_gradient(const Layer& layer, const Layer& below, const Ba
 void HeadEngine::weight_gradient(size_t number, const Batch& batch, size_t t, const Scratch& scratch) const {
   const Layer& layer = layers_[number];
   const size_t width = tile_width(layer.spec.n_in, t);
-  float* sums = spec_.clip > 0 ? layer.gradient_tile(t) : scratch.partial.get();
+  float* sums = op_.clip > 0 ? layer.gradient_tile(t) : scratch.partial.get();
   for (size_t block = 0; block < tiles(batch.rows); ++block) {
     const float* operand = layer.operand_tile(t) + block * kTile * kTile;
     if (layer.by_input) {
-      k_.transpose(operand, scratch.operand_t.get());
+      code_.transpose(operand, scratch.operand_t.get());
       transpose_bits(layer.keep_tile(t) + block * kTile, scratch.keep_t.get());
       for (size_t i = 0; i < kTile; ++i) scratch.keep_t[i] &= low_bits(tile_width(batch.rows, block));
     }
@@ -97,30 +97,31 @@ void HeadEngine::weight_gradient(size_t number, const Batch& batch, size_t t, co
         op.rows = width;
         op.cols = outputs;
       }
-      if (spec_.clip > 0 || block + 1 < tiles(batch.rows)) {
-        k_.product(op);
+      if (op_.clip > 0 || block + 1 < tiles(batch.rows)) {
+        code_.product(op);
       } else {
         float* w = layer.by_input ? layer.wt_block(o, t) : layer.w_block(o, t);
-        k_.product_update(op, w, layer.velocity_tile(t) + o * kTile * kTile, batch.sgd);
-        layer.copy_block(o, t, k_);
+        code_.product_update(op, w, layer.velocity_tile(t) + o * kTile * kTile, batch.sgd);
+        layer.copy_block(o, t, code_);
       }
     }
   }
-  if (spec_.clip > 0) squares_[number][t] = k_.sum_of_squares(sums, layer.out_pad * kTile);
+  if (op_.clip > 0) squares_[number][t] = code_.sum_of_squares(sums, layer.out_pad * kTile);
 }
 
 void HeadEngine::output_bias_gradient(const Batch& batch) const {
   const Layer& layer = layers_.back();
   for (size_t t = 0; t < layer.out_tiles; ++t) {
-    k_.column_sums(layer.d_tile(t), batch.rows, layer.bias.gradient.get() + t * kTile);
+    code_.column_sums(layer.d_tile(t), batch.rows, layer.bias.gradient.get() + t * kTile);
     step_vector(layer.bias, t, batch);
   }
 }
 
 void HeadEngine::step_vector(const Vector& v, size_t t, const Batch& batch) const {
-  if (spec_.clip > 0) return;
+  if (op_.clip > 0) return;
   const size_t first = t * kTile;
-  k_.update(v.value.get() + first, v.velocity.get() + first, v.gradient.get() + first, tile_width(v.n, t), batch.sgd);
+  code_.update(v.value.get() + first, v.velocity.get() + first, v.gradient.get() + first, tile_width(v.n, t),
+               batch.sgd);
 }
 
 double HeadEngine::gradient_norm() const {
@@ -129,7 +130,7 @@ double HeadEngine::gradient_norm() const {
     const Layer& layer = layers_[n];
     for (size_t t = 0; t < layer.in_tiles; ++t) total += squares_[n][t];
     for (const Vector* v : {&layer.bias, &layer.gamma, &layer.beta})
-      total += k_.sum_of_squares(v->gradient.get(), v->n);
+      total += code_.sum_of_squares(v->gradient.get(), v->n);
   }
   return std::sqrt(total);
 }
@@ -137,21 +138,21 @@ double HeadEngine::gradient_norm() const {
 // As torch.nn.utils.clip_grad_norm_, then the update. Every member computes the same norm.
 void HeadEngine::clipped_update(Team& team, const Batch& batch) const {
   Batch clipped = batch;
-  clipped.sgd.scale = static_cast<float>(std::fmin(1.0, spec_.clip / (gradient_norm() + 1e-6)));
+  clipped.sgd.scale = static_cast<float>(std::fmin(1.0, op_.clip / (gradient_norm() + 1e-6)));
   for (const Layer& layer : layers_) {
     team.for_each(layer.in_tiles, [&](size_t t) {
       for (size_t o = 0; o < layer.out_tiles; ++o) {
         const size_t at = o * kTile * kTile;
         float* w = layer.by_input ? layer.wt_block(o, t) : layer.w_block(o, t);
-        k_.update(w, layer.velocity_tile(t) + at, layer.gradient_tile(t) + at, kTile * kTile, clipped.sgd);
-        layer.copy_block(o, t, k_);
+        code_.update(w, layer.velocity_tile(t) + at, layer.gradient_tile(t) + at, kTile * kTile, clipped.sgd);
+        layer.copy_block(o, t, code_);
       }
       if (t > 0) return;
       for (const Vector* v : {&layer.bias, &layer.gamma, &layer.beta}) {
-        k_.update(v->value.get(), v->velocity.get(), v->gradient.get(), v->n, clipped.sgd);
+        code_.update(v->value.get(), v->velocity.get(), v->gradient.get(), v->n, clipped.sgd);
       }
     });
   }
 }
 
-}  // namespace fastclf
+}  // namespace fastclf::cpu

@@ -5,7 +5,7 @@
 #include "cpu/head.h"
 #include "device/philox.h"
 
-namespace fastclf {
+namespace fastclf::cpu {
 
 namespace {
 
@@ -15,16 +15,16 @@ constexpr size_t kLossRows = 16;  // of one item; divides kTile
 
 void HeadEngine::input_tile(const Batch& batch, size_t t) const {
   const Layer& layer = layers_[0];
-  k_.gather_tile({.src = spec_.rows,
-                  .half = spec_.dtype == DType::float16,
-                  .width = layer.spec.n_in,
-                  .first = t * kTile,
-                  .cols = tile_width(layer.spec.n_in, t),
-                  .index = batch.index,
-                  .rows = batch.rows,
-                  .out = layer.xhat_tile(t),
-                  .ahead = batch.ahead,
-                  .ahead_rows = batch.ahead_rows});
+  code_.gather_tile({.src = op_.rows,
+                     .half = op_.dtype == DType::float16,
+                     .width = layer.spec.n_in,
+                     .first = t * kTile,
+                     .cols = tile_width(layer.spec.n_in, t),
+                     .index = batch.index,
+                     .rows = batch.rows,
+                     .out = layer.xhat_tile(t),
+                     .ahead = batch.ahead,
+                     .ahead_rows = batch.ahead_rows});
   normalise_tile(layer, 0, batch, t);
 }
 
@@ -37,7 +37,7 @@ void HeadEngine::normalise_tile(const Layer& layer, uint32_t number, const Batch
     std::copy_n(running_mean, kTile, mean);
     std::copy_n(running_var, kTile, rstd);
   } else {
-    k_.moments(layer.xhat_tile(t), batch.rows, mean, rstd);
+    code_.moments(layer.xhat_tile(t), batch.rows, mean, rstd);
     const float share = layer.spec.bn_momentum, rows = static_cast<float>(batch.rows), unbiased = rows / (rows - 1);
     for (size_t j = 0; j < kTile; ++j) {
       running_mean[j] += share * (mean[j] - running_mean[j]);
@@ -49,18 +49,19 @@ void HeadEngine::normalise_tile(const Layer& layer, uint32_t number, const Batch
   uint64_t* keep = layer.keep_tile(t);
   std::fill_n(keep, batch.rows, low_bits(width));
   if (layer.spec.p > 0) {
-    DropoutRow draw = {spec_.seed, batch.step, number, 0, drop_below(layer.spec.p)};
-    for (; draw.row < batch.rows; ++draw.row) keep[draw.row] &= k_.keep_bits(draw, static_cast<uint32_t>(t));
+    DropoutRow dropped = {op_.seed, batch.step, number, 0, drop_below(layer.spec.p)};
+    for (; dropped.row < batch.rows; ++dropped.row)
+      keep[dropped.row] &= code_.keep_bits(dropped, static_cast<uint32_t>(t));
   }
-  k_.normalise({.x = layer.xhat_tile(t),
-                .mean = mean,
-                .rstd = rstd,
-                .gamma = layer.gamma.value.get() + first,
-                .beta = layer.beta.value.get() + first,
-                .keep = keep,
-                .scale = static_cast<float>(1 / (1 - layer.spec.p)),
-                .operand = layer.operand_tile(t),
-                .rows = batch.rows});
+  code_.normalise({.x = layer.xhat_tile(t),
+                   .mean = mean,
+                   .rstd = rstd,
+                   .gamma = layer.gamma.value.get() + first,
+                   .beta = layer.beta.value.get() + first,
+                   .keep = keep,
+                   .scale = static_cast<float>(1 / (1 - layer.spec.p)),
+                   .operand = layer.operand_tile(t),
+                   .rows = batch.rows});
 }
 
 // Tile t of a hidden block's output, made into the next block's operand.
@@ -68,15 +69,15 @@ void HeadEngine::hidden_tile(size_t number, const Batch& batch, size_t t) const 
   const Layer &layer = layers_[number], &next = layers_[number + 1];
   float* z = next.xhat_tile(t);
   for (size_t in = 0; in < layer.in_tiles; ++in) {
-    k_.product({.bits = layer.keep_tile(in),
-                .coef = layer.operand_tile(in),
-                .panel = layer.wt_block(t, in),
-                .out = z,
-                .rows = batch.rows,
-                .cols = tile_width(layer.spec.n_out, t),
-                .first = in == 0});
+    code_.product({.bits = layer.keep_tile(in),
+                   .coef = layer.operand_tile(in),
+                   .panel = layer.wt_block(t, in),
+                   .out = z,
+                   .rows = batch.rows,
+                   .cols = tile_width(layer.spec.n_out, t),
+                   .first = in == 0});
   }
-  k_.bias_relu(z, layer.bias.value.get() + t * kTile, next.active_tile(t), batch.rows);
+  code_.bias_relu(z, layer.bias.value.get() + t * kTile, next.active_tile(t), batch.rows);
   normalise_tile(next, static_cast<uint32_t>(number + 1), batch, t);
 }
 
@@ -88,15 +89,15 @@ void HeadEngine::logits(Team& team, const Batch& batch) const {
     const size_t t = item / chunks, first = item % chunks * rows, count = std::min(rows, batch.rows - first);
     float* z = layer.d_tile(t) + first * kTile;
     for (size_t in = 0; in < layer.in_tiles; ++in) {
-      k_.product({.bits = layer.keep_tile(in) + first,
-                  .coef = layer.operand_tile(in) + first * kTile,
-                  .panel = layer.wt_block(t, in),
-                  .out = z,
-                  .rows = count,
-                  .cols = tile_width(layer.spec.n_out, t),
-                  .first = in == 0});
+      code_.product({.bits = layer.keep_tile(in) + first,
+                     .coef = layer.operand_tile(in) + first * kTile,
+                     .panel = layer.wt_block(t, in),
+                     .out = z,
+                     .rows = count,
+                     .cols = tile_width(layer.spec.n_out, t),
+                     .first = in == 0});
     }
-    k_.add_bias(z, layer.bias.value.get() + t * kTile, count);
+    code_.add_bias(z, layer.bias.value.get() + t * kTile, count);
   });
   const size_t groups = (batch.rows + kLossRows - 1) / kLossRows;
   team.for_each(groups, [&](size_t i) { loss_rows(batch, i * kLossRows, std::min(batch.rows, (i + 1) * kLossRows)); });
@@ -104,8 +105,8 @@ void HeadEngine::logits(Team& team, const Batch& batch) const {
 
 // What the mean over the batch multiplies each row's loss with.
 float HeadEngine::mean_factor(const Batch& batch) const {
-  if (spec_.loss == Loss::bce) return 1 / static_cast<float>(batch.rows * layers_.back().spec.n_out);
-  const auto* classes = static_cast<const int64_t*>(spec_.targets);
+  if (op_.loss == Loss::bce) return 1 / static_cast<float>(batch.rows * layers_.back().spec.n_out);
+  const auto* classes = static_cast<const int64_t*>(op_.targets);
   double total = 0;
   for (size_t b = 0; b < batch.rows; ++b) total += class_weight_[static_cast<size_t>(classes[batch.index[b]])];
   return static_cast<float>(1 / total);
@@ -120,13 +121,13 @@ void HeadEngine::loss_rows(const Batch& batch, size_t first, size_t last) const 
                          .stride = layer.capacity * kTile,
                          .tiles = layer.out_tiles,
                          .weight = class_weight_.data(),
-                         .smoothing = spec_.smoothing,
+                         .smoothing = op_.smoothing,
                          .classes = static_cast<float>(classes)};
     const auto target = static_cast<size_t>(batch.index[b]);
-    row_loss_[b] = spec_.loss == Loss::nll
-                       ? k_.nll_row(row, static_cast<size_t>(static_cast<const int64_t*>(spec_.targets)[target]),
-                                    weight_sum_, mean)
-                       : k_.bce_row(row, static_cast<const float*>(spec_.targets) + target * classes, mean);
+    row_loss_[b] = op_.loss == Loss::nll
+                       ? code_.nll_row(row, static_cast<size_t>(static_cast<const int64_t*>(op_.targets)[target]),
+                                       weight_sum_, mean)
+                       : code_.bce_row(row, static_cast<const float*>(op_.targets) + target * classes, mean);
     for (size_t t = 0; t < layer.out_tiles; ++t) layer.bits_tile(t)[b] = low_bits(tile_width(classes, t));
   }
   for (size_t c = 0; c < classes; ++c) {
@@ -137,4 +138,4 @@ void HeadEngine::loss_rows(const Batch& batch, size_t first, size_t last) const 
   if (first % kTile == 0) std::fill_n(layer.bits_t_block(block), classes, low_bits(tile_width(batch.rows, block)));
 }
 
-}  // namespace fastclf
+}  // namespace fastclf::cpu

@@ -5,13 +5,13 @@
 
 #include "cpu/head.h"
 
-namespace fastclf {
+namespace fastclf::cpu {
 
 namespace {
 
 // W (a x + c) + b as (W a) x + (b + W c), with a = gamma / sqrt(var + eps) and c = beta - mean a.
 struct Folded {
-  Folded(const HeadLayer& of, const Kernels& k)
+  Folded(const HeadLayer& of, const VectorCode& code)
       : n_in(of.n_in),
         n_out(of.n_out),
         in_pad(tiles(n_in) * kTile),
@@ -23,7 +23,7 @@ struct Folded {
       c[i] = of.beta[i] - of.running_mean[i] * a[i];
     }
     for (size_t o = 0; o < tiles(n_out); ++o) {
-      for (size_t t = 0; t < tiles(n_in); ++t) fold_block(of, k, a, o, t);
+      for (size_t t = 0; t < tiles(n_in); ++t) fold_block(of, code, a, o, t);
     }
     for (size_t h = 0; h < n_out; ++h) {
       double sum = of.bias[h];
@@ -32,13 +32,13 @@ struct Folded {
     }
   }
 
-  void fold_block(const HeadLayer& of, const Kernels& k, const std::vector<float>& a, size_t o, size_t t) const {
+  void fold_block(const HeadLayer& of, const VectorCode& code, const std::vector<float>& a, size_t o, size_t t) const {
     const Buffer<float> block(kTile * kTile);
     for (size_t h = 0; h < tile_width(n_out, o); ++h) {
       const float* row = of.weight + (o * kTile + h) * n_in + t * kTile;
       for (size_t j = 0; j < tile_width(n_in, t); ++j) block[h * kTile + j] = row[j] * a[t * kTile + j];
     }
-    k.transpose(block.get(), panel(o, t));
+    code.transpose(block.get(), panel(o, t));
   }
 
   float* panel(size_t o, size_t t) const { return wt.get() + (o * in_pad + t * kTile) * kTile; }
@@ -57,25 +57,26 @@ struct Block {
   Buffer<uint64_t> bits;  // [tile][64], where it is not zero
 };
 
-void gather_block(const HeadPredict& op, const Kernels& k, size_t first, size_t count, const Block& to) {
+void gather_block(const HeadPredict& op, const VectorCode& code, size_t first, size_t count, const Block& to) {
   const size_t width = op.layers[0].n_in;
   for (size_t t = 0; t < tiles(width); ++t) {
-    k.gather_tile({op.rows, op.dtype == DType::float16, width, t * kTile, tile_width(width, t), op.index + first, count,
-                   to.tile(t), op.index + first + count, std::min(kTile, op.count - first - count)});
+    code.gather_tile({op.rows, op.dtype == DType::float16, width, t * kTile, tile_width(width, t), op.index + first,
+                      count, to.tile(t), op.index + first + count, std::min(kTile, op.count - first - count)});
     std::fill_n(to.bits.get() + t * kTile, count, low_bits(tile_width(width, t)));
   }
 }
 
-void forward_block(const Folded& layer, const Kernels& k, size_t count, bool last, const Block& from, const Block& to) {
+void forward_block(const Folded& layer, const VectorCode& code, size_t count, bool last, const Block& from,
+                   const Block& to) {
   for (size_t o = 0; o < tiles(layer.n_out); ++o) {
     for (size_t t = 0; t < tiles(layer.n_in); ++t) {
-      k.product({from.bits.get() + t * kTile, from.tile(t), layer.panel(o, t), to.tile(o), count,
-                 tile_width(layer.n_out, o), t == 0});
+      code.product({from.bits.get() + t * kTile, from.tile(t), layer.panel(o, t), to.tile(o), count,
+                    tile_width(layer.n_out, o), t == 0});
     }
     if (last) {
-      k.add_bias(to.tile(o), layer.bias.get() + o * kTile, count);
+      code.add_bias(to.tile(o), layer.bias.get() + o * kTile, count);
     } else {
-      k.bias_relu(to.tile(o), layer.bias.get() + o * kTile, to.bits.get() + o * kTile, count);
+      code.bias_relu(to.tile(o), layer.bias.get() + o * kTile, to.bits.get() + o * kTile, count);
     }
   }
 }
@@ -83,9 +84,9 @@ void forward_block(const Folded& layer, const Kernels& k, size_t count, bool las
 }  // namespace
 
 Status head_predict(const HeadPredict& op, int threads) {
-  const Kernels& k = kernels();
+  const VectorCode& code = vector_code();
   std::vector<Folded> layers;
-  for (size_t n = 0; n < op.n_layers; ++n) layers.emplace_back(op.layers[n], k);
+  for (size_t n = 0; n < op.n_layers; ++n) layers.emplace_back(op.layers[n], code);
   const size_t blocks = tiles(op.count), classes = layers.back().n_out;
   run_team(blocks < 2 ? 1 : threads, [&](Team& team, unsigned) {
     std::vector<Block> x;  // before each layer, and after the last
@@ -93,9 +94,9 @@ Status head_predict(const HeadPredict& op, int threads) {
     for (const Folded& layer : layers) x.emplace_back(layer.n_out);
     team.for_each(blocks, [&](size_t i) {
       const size_t first = i * kTile, count = tile_width(op.count, i);
-      gather_block(op, k, first, count, x[0]);
+      gather_block(op, code, first, count, x[0]);
       for (size_t n = 0; n < layers.size(); ++n)
-        forward_block(layers[n], k, count, n + 1 == layers.size(), x[n], x[n + 1]);
+        forward_block(layers[n], code, count, n + 1 == layers.size(), x[n], x[n + 1]);
       for (size_t b = 0; b < count; ++b) {
         for (size_t o = 0; o < tiles(classes); ++o) {
           std::copy_n(x.back().tile(o) + b * kTile, tile_width(classes, o), op.out + (first + b) * classes + o * kTile);
@@ -106,4 +107,4 @@ Status head_predict(const HeadPredict& op, int threads) {
   return {};
 }
 
-}  // namespace fastclf
+}  // namespace fastclf::cpu

@@ -1,11 +1,11 @@
 // Losses of one row of logits and their gradients.
 #pragma once
 
-#include "cpu/kernels.h"
 #include "cpu/tile.h"
 #include "cpu/vec.h"
+#include "cpu/vector_code.h"
 
-namespace fastclf::FASTCLF_ISA {
+namespace fastclf::cpu::FASTCLF_ISA {
 
 typedef int32_t Int __attribute__((vector_size(kLanes * 4)));
 
@@ -83,4 +83,4 @@ inline float bce_row(const LossRow& op, const float* y, float mean) {
   return add_lanes(loss);
 }
 
-}  // namespace fastclf::FASTCLF_ISA
+}  // namespace fastclf::cpu::FASTCLF_ISA

@@ -1,11 +1,11 @@
 // BatchNorm, dropout and ReLU of one tile, forward and backward.
 #pragma once
 
-#include "cpu/kernels.h"
 #include "cpu/tile.h"
 #include "cpu/vec.h"
+#include "cpu/vector_code.h"
 
-namespace fastclf::FASTCLF_ISA {
+namespace fastclf::cpu::FASTCLF_ISA {
 
 constexpr size_t kTileVecs = kTile / kLanes;
 
@@ -135,4 +135,4 @@ inline void input_gradient(float* g, const float* xhat, const uint64_t* active, 
   column_sums(g, rows, sum);
 }
 
-}  // namespace fastclf::FASTCLF_ISA
+}  // namespace fastclf::cpu::FASTCLF_ISA

@@ -1,11 +1,11 @@
 // Philox4x32-10 for 16 counters at once: the 64 words that decide one 64-bit word of a dropout mask.
 #pragma once
 
-#include "cpu/kernels.h"
 #include "cpu/vec.h"
+#include "cpu/vector_code.h"
 #include "device/philox.h"
 
-namespace fastclf::FASTCLF_ISA {
+namespace fastclf::cpu::FASTCLF_ISA {
 
 constexpr size_t kCounters = kLanes / 2;  // a 64-bit lane holds one 32-bit word, so that products keep both halves
 
@@ -37,4 +37,4 @@ inline uint64_t keep_bits(const DropoutRow& row, uint32_t word) {
   return out;
 }
 
-}  // namespace fastclf::FASTCLF_ISA
+}  // namespace fastclf::cpu::FASTCLF_ISA

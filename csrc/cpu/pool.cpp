@@ -10,7 +10,7 @@
 #include <immintrin.h>
 #endif
 
-namespace fastclf {
+namespace fastclf::cpu {
 
 namespace {
 
@@ -88,4 +88,4 @@ void run_team(int threads, const std::function<void(Team&, unsigned)>& job) {
   }
 }
 
-}  // namespace fastclf
+}  // namespace fastclf::cpu

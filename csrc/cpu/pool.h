@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <functional>
 
-namespace fastclf {
+namespace fastclf::cpu {
 
 // Members wait for each other: first spinning, because phases are microseconds apart, then asleep.
 class Barrier {
@@ -56,4 +56,4 @@ class Team {
 // Jobs of several callers run one after another. A forked child starts its own threads on first use.
 void run_team(int threads, const std::function<void(Team&, unsigned rank)>& job);
 
-}  // namespace fastclf
+}  // namespace fastclf::cpu

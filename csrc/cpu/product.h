@@ -6,11 +6,11 @@
 // rate is nine tenths of a dense kernel's (one load per multiply-add, which is what the load ports can do).
 #pragma once
 
-#include "cpu/kernels.h"
 #include "cpu/tile.h"
 #include "cpu/vec.h"
+#include "cpu/vector_code.h"
 
-namespace fastclf::FASTCLF_ISA {
+namespace fastclf::cpu::FASTCLF_ISA {
 
 constexpr size_t kBlockVecs = kTile / kLanes < 8 ? kTile / kLanes : 8;  // accumulators that fit 16 registers
 
@@ -142,4 +142,4 @@ inline float sum_of_squares(const float* x, size_t n) {
   return total;
 }
 
-}  // namespace fastclf::FASTCLF_ISA
+}  // namespace fastclf::cpu::FASTCLF_ISA

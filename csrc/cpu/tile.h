@@ -9,7 +9,7 @@
 #include <memory>
 #include <new>
 
-namespace fastclf {
+namespace fastclf::cpu {
 
 constexpr size_t kTile = 64;
 
@@ -37,4 +37,4 @@ class Buffer {
   std::unique_ptr<T[], Delete> data_;
 };
 
-}  // namespace fastclf
+}  // namespace fastclf::cpu

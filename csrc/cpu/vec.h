@@ -3,7 +3,7 @@
 // appear only where the extension has no word for the instruction ("maskz" forms with all lanes for AVX-512: GCC 12
 // takes the plain ones for reads of an uninitialised variable).
 //
-// Included only by kernels.cpp. Everything is in the namespace of the instruction set, and nothing here includes a
+// Included only by vector_code.cpp. Everything is in the namespace of the instruction set, and nothing here includes a
 // standard header with inline functions: the linker would keep one copy of those, perhaps the one compiled for AVX-512.
 #pragma once
 
@@ -13,7 +13,7 @@
 #include <immintrin.h>
 #endif
 
-namespace fastclf::FASTCLF_ISA {
+namespace fastclf::cpu::FASTCLF_ISA {
 
 #if defined(__AVX512F__)
 constexpr size_t kLanes = 16;
@@ -130,4 +130,4 @@ inline Vec load_half(const uint16_t* p) {
 #endif
 }
 
-}  // namespace fastclf::FASTCLF_ISA
+}  // namespace fastclf::cpu::FASTCLF_ISA

@@ -4,25 +4,21 @@
 // into `partial`; the last block of these columns to come adds the partial sums up, always in the order of the rows.
 #pragma once
 
-#include "cuda/launch.h"
-#include "cuda/launchers.h"
+#include "cuda/reduce.cuh"
 
-namespace fastclf {
+namespace fastclf::cuda {
 
 constexpr unsigned kColumns = 32, kRowWarps = 8, kRowsEach = 4, kTileRows = kRowWarps * kRowsEach;
-constexpr unsigned kFullMask = 0xffffffffu;
 
 inline Grid column_grid(size_t rows, size_t cols) {
   return {dim3(blocks_for(cols, kColumns), blocks_for(rows, kTileRows)), kColumns * kRowWarps};
 }
 
-FASTCLF_DEVICE unsigned lane() { return threadIdx.x % 32; }
-FASTCLF_DEVICE unsigned warp() { return threadIdx.x / 32; }
 FASTCLF_DEVICE size_t tile_column() { return size_t{blockIdx.x} * kColumns + lane(); }
 FASTCLF_DEVICE size_t tile_row(unsigned i) { return size_t{blockIdx.y} * kTileRows + warp() + i * kRowWarps; }
 
 // The sum over the block's warps, for every lane; all threads get their lane's.
-FASTCLF_DEVICE float over_warps(float v) {
+FASTCLF_DEVICE float block_reduce(float v) {
   FASTCLF_SHARED(float, part, kRowWarps* kColumns);
   __syncthreads();  // the sums before this one have been read
   part[threadIdx.x] = v;
@@ -32,35 +28,21 @@ FASTCLF_DEVICE float over_warps(float v) {
   return sum;
 }
 
-// Whether this block is the last of `blocks` to come here; it sees what the others have written. All threads call it.
-FASTCLF_DEVICE bool last_block(unsigned* ticket, unsigned blocks) {
-  FASTCLF_SHARED(unsigned, before, 1);
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    __threadfence();
-    before[0] = atomic_add(ticket, 1u);
-    if (before[0] + 1 == blocks) *ticket = 0;
-    __threadfence();
-  }
-  __syncthreads();
-  return before[0] + 1 == blocks;
-}
-
 // v, each thread's share of K sums, becomes their totals over all rows, in the one block where this is true.
 template <unsigned K>
-FASTCLF_DEVICE bool column_totals(float (&v)[K], size_t cols, float* partial, unsigned* ticket) {
+FASTCLF_DEVICE bool column_totals(float (&v)[K], size_t cols, float* partial, unsigned* block_counter) {
   const size_t column = tile_column();
   for (unsigned k = 0; k < K; ++k) {
-    v[k] = over_warps(v[k]);
+    v[k] = block_reduce(v[k]);
     if (warp() == 0 && column < cols) partial[(size_t{blockIdx.y} * K + k) * cols + column] = v[k];
   }
-  if (!last_block(ticket + blockIdx.x, gridDim.y)) return false;
+  if (!last_block(block_counter + blockIdx.x, gridDim.y)) return false;
   for (unsigned k = 0; k < K; ++k) {
     float sum = 0;
     for (size_t t = warp(); column < cols && t < gridDim.y; t += kRowWarps) sum += partial[(t * K + k) * cols + column];
-    v[k] = over_warps(sum);
+    v[k] = block_reduce(sum);
   }
   return true;
 }
 
-}  // namespace fastclf
+}  // namespace fastclf::cuda

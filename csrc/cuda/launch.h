@@ -4,7 +4,7 @@
 #include "api.h"
 #include "device/device.h"
 
-namespace fastclf {
+namespace fastclf::cuda {
 
 struct Grid {
   dim3 blocks;
@@ -15,7 +15,7 @@ struct Grid {
 // Blocks that cover n items of `each`; every launcher returns before this where there is nothing to do.
 inline unsigned blocks_for(size_t n, size_t each) { return static_cast<unsigned>((n + each - 1) / each); }
 
-inline bool aligned(const void* p, size_t bytes) { return reinterpret_cast<uintptr_t>(p) % bytes == 0; }
+inline bool is_aligned(const void* p, size_t bytes) { return reinterpret_cast<uintptr_t>(p) % bytes == 0; }
 
 #if defined(__CUDACC__)
 
@@ -49,4 +49,4 @@ Status launch(void (*kernel)(P...), const Grid& grid, void* /*stream*/, P... arg
 
 #endif
 
-}  // namespace fastclf
+}  // namespace fastclf::cuda

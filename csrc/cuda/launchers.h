@@ -1,27 +1,28 @@
 // The launchers of the GPU's module, and of its emulation. As in api.h: pointers with their [shape], all in device
-// memory, and a stream; the one function per operation in fastclf/ops/kernels.py has checked what the comments say.
+// memory, and a stream; the one function per operation in fastclf/ops has checked what the comments say.
 //
-// A training step is a few of these around the products (fastclf/ops/cuda_head.py). What changes from step to step lies
+// A training step is a few of these around the products (fastclf/ops/head/cuda.py). What changes from step to step lies
 // in device memory too, so that one captured graph serves all steps. Sums are made in a fixed order: the same bits in
-// every run. `ticket` is [ceil(cols / 32)] or [1] and zero between launches; the last block to come finishes the sums.
+// every run. `block_counter` is [ceil(cols / 32)] or [1] and zero between launches: the last block to add to it
+// finishes the sums.
 #pragma once
 
 #include "api.h"
 
-namespace fastclf {
+namespace fastclf::cuda {
 
-// Where a fit stands.
-struct Clock {
+// Where a fit is.
+struct StepCounter {
   uint32_t step;   // of the fit: rates and masks depend on it
   uint32_t batch;  // of this call: which part of `order`, which loss
 };
 
-// A batch [rows, cols]. Row b is src[order[clock->batch * stride + b]], or src[b] where order is null.
+// A batch [rows, cols]. Row b is src[order[step_counter->batch * stride + b]], or src[b] where order is null.
 struct BatchRows {
-  const void* src;  // [n, cols] dtype
+  const void* src;  // [n, cols] float16 or float32
   DType dtype;
   const int64_t* order;
-  const Clock* clock;
+  const StepCounter* step_counter;
   size_t stride, rows, cols;
 };
 
@@ -30,18 +31,26 @@ struct Statistics {
   float *mean, *rstd;                 // [cols]
   float *running_mean, *running_var;  // [cols]
   float momentum, eps;
-  float* partial;    // [ceil(rows / 32), 2, cols]
-  unsigned* ticket;  // [ceil(cols / 32)]
+  float* partial;           // [ceil(rows / 32), 2, cols]
+  unsigned* block_counter;  // [ceil(cols / 32)]
 };
 
-// Element (b, j) of layer `layer` in step clock->step is dropped with probability p (device/philox.h).
+// Element (b, j) of layer `layer` in step step_counter->step is dropped with probability p (device/philox.h).
 struct Dropout {
   uint64_t seed;
   uint32_t layer;
   double p;  // 0 <= p < 1
 };
 
-// Statistics of a batch of rows, gathered as they are read.
+// out[b, j] = 0 where the element is dropped, else 1 / (1 - p).
+struct DropoutMask : Dropout {
+  uint32_t step;
+  float* out;  // [rows, cols]
+  size_t rows, cols;
+};
+Status dropout_mask(const DropoutMask& op, void* stream);
+
+// Statistics of a batch of rows, gathered while they are read.
 struct BatchMoments : BatchRows, Statistics {};
 Status batch_moments(const BatchMoments& op, void* stream);
 
@@ -68,15 +77,15 @@ struct LossGradient {
   const float* bias;    // [classes]
   const void* targets;  // nll: int64 [n]; bce: float [n, classes]
   const int64_t* order;
-  const Clock* clock;
+  const StepCounter* step_counter;
   size_t stride, rows, classes;
   const float* weight;  // [classes], or null: all ones
   float weight_sum;     // of the weights
   float smoothing;
-  float* row_loss;   // [rows], scratch
-  float* losses;     // losses[clock->batch] is written
-  unsigned* ticket;  // [1]
-  uint16_t* copy;    // [rows, classes] bfloat16 of the gradient, or null
+  float* row_loss;          // [rows], scratch
+  float* losses;            // losses[step_counter->batch] is written
+  unsigned* block_counter;  // [1]
+  uint16_t* copy;           // [rows, classes] bfloat16 of the gradient, or null
 };
 Status loss_gradient(const LossGradient& op, void* stream);
 
@@ -84,9 +93,9 @@ Status loss_gradient(const LossGradient& op, void* stream);
 struct ColumnSums {
   const float* x;  // [rows, cols]
   size_t rows, cols;
-  float* out;        // [cols]
-  float* partial;    // [ceil(rows / 32), cols]
-  unsigned* ticket;  // [ceil(cols / 32)]
+  float* out;               // [cols]
+  float* partial;           // [ceil(rows / 32), cols]
+  unsigned* block_counter;  // [ceil(cols / 32)]
 };
 Status column_sums(const ColumnSums& op, void* stream);
 
@@ -97,7 +106,7 @@ struct AffineGradient : BatchRows, Dropout {
   const float *mean, *rstd;  // [cols]
   float *dgamma, *dbeta;     // [cols]
   float* partial;            // [ceil(rows / 32), 2, cols]
-  unsigned* ticket;          // [ceil(cols / 32)]
+  unsigned* block_counter;   // [ceil(cols / 32)]
 };
 Status affine_gradient(const AffineGradient& op, void* stream);
 
@@ -109,10 +118,10 @@ struct InputGradient {
   size_t rows, cols;
   const float *mean, *rstd, *gamma, *dgamma, *dbeta;  // [cols]
   bool frozen;
-  float* dbias;      // [cols], the sums of g's columns
-  uint16_t* copy;    // [rows, cols] bfloat16 of g, or null
-  float* partial;    // [ceil(rows / 32), cols]
-  unsigned* ticket;  // [ceil(cols / 32)]
+  float* dbias;             // [cols], the sums of g's columns
+  uint16_t* copy;           // [rows, cols] bfloat16 of g, or null
+  float* partial;           // [ceil(rows / 32), cols]
+  unsigned* block_counter;  // [ceil(cols / 32)]
 };
 Status input_gradient(const InputGradient& op, void* stream);
 
@@ -137,26 +146,27 @@ Status add_bias(const AddBias& op, void* stream);
 
 // factor = min(1, clip / (norm of all gradients + 1e-6)), as torch.nn.utils.clip_grad_norm_.
 struct ClipFactor {
-  const SgdrTensor* tensors;  // [n_tensors]
+  const SgdTensor* tensors;  // [n_tensors]
   size_t n_tensors;
   double clip;
-  double* partial;   // [n_tensors]
-  unsigned* ticket;  // [1]
-  float* factor;     // [1]
+  double* partial;          // [n_tensors]
+  unsigned* block_counter;  // [1]
+  float* factor;            // [1]
 };
 Status clip_factor(const ClipFactor& op, void* stream);
 
 // One step for all tensors of all groups, in one launch: 20 bytes of memory traffic per parameter, 28 where its average
-// is kept. Then every group's step number and the clock are advanced.
-struct SgdrUpdate {
-  const SgdrTensor* tensors;  // [n_tensors], long tensors in parts so that blocks share the work
+// is kept. Then every group's steps and the step counter are advanced.
+struct SgdStep {
+  const SgdTensor* tensors;  // [n_tensors], long tensors in parts so that blocks share the work
   size_t n_tensors;
-  SgdrGroup* groups;   // [n_groups]
-  size_t n_groups;     // at most 1024
-  const float* scale;  // [1], on every gradient, or null
-  Clock* clock;        // or null
-  unsigned* ticket;    // [1]
+  const SgdGroup* groups;     // [n_groups]
+  int64_t* steps;             // [n_groups], taken before this one
+  size_t n_groups;            // at most 1024
+  const float* scale;         // [1], on every gradient, or null
+  StepCounter* step_counter;  // or null
+  unsigned* block_counter;    // [1]
 };
-Status sgdr_update(const SgdrUpdate& op, void* stream);
+Status sgd_step(const SgdStep& op, void* stream);
 
-}  // namespace fastclf
+}  // namespace fastclf::cuda

@@ -1,6 +1,94 @@
-#include "cuda/loss.cuh"
+// The loss of a batch of logits and its gradient, in place: a warp per row.
+#include "cuda/reduce.cuh"
+#include "device/number.h"
 
-namespace fastclf {
+namespace fastclf::cuda {
+
+constexpr unsigned kLossWarps = 4;
+
+FASTCLF_DEVICE size_t target_row(const LossGradient& op, size_t b) {
+  return static_cast<size_t>(op.order[op.step_counter->batch * op.stride + b]);
+}
+
+FASTCLF_DEVICE void put(const LossGradient& op, size_t at, float gradient) {
+  op.z[at] = gradient;
+  if (op.copy) narrow(gradient, reinterpret_cast<BFloat16*>(op.copy) + at);
+}
+
+// With weights w, smoothing e and W = sum of w: loss = (1-e) w_y (lse - z_y) + e/C sum w_c (lse - z_c); its gradient is
+// ((1-e) w_y + e/C W) softmax_c - e/C w_c - (1-e) w_y [c = y]. As torch.nn.functional.cross_entropy.
+struct ClassLoss {
+  // What the mean over the batch multiplies each row's loss with.
+  static FASTCLF_DEVICE float mean_factor(const LossGradient& op) {
+    if (!op.weight) return 1 / static_cast<float>(op.rows);
+    float total = 0;
+    for (size_t b = threadIdx.x; b < op.rows; b += blockDim.x) total += op.weight[label(op, b)];
+    return 1 / block_sum<kLossWarps>(total);
+  }
+
+  static FASTCLF_DEVICE size_t label(const LossGradient& op, size_t b) {
+    return static_cast<size_t>(static_cast<const int64_t*>(op.targets)[target_row(op, b)]);
+  }
+
+  static FASTCLF_DEVICE float row(const LossGradient& op, size_t b, float mean) {
+    const size_t y = label(op, b), begin = b * op.classes;
+    float peak = -INFINITY, sum = 0, weighted = 0, target = 0;
+    for (size_t c = lane(); c < op.classes; c += 32) peak = fmaxf(peak, op.z[begin + c] + op.bias[c]);
+    peak = warp_max(peak);
+    for (size_t c = lane(); c < op.classes; c += 32) {
+      const float shifted = op.z[begin + c] + op.bias[c] - peak;
+      sum += expf(shifted);
+      weighted += (op.weight ? op.weight[c] : 1) * shifted;
+      if (c == y) target = shifted;  // one lane's; each lane reads only what it overwrites below
+    }
+    sum = warp_sum(sum);
+    weighted = warp_sum(weighted);
+    target = warp_sum(target);
+    const float log_sum = logf(sum);
+    const float own = (1 - op.smoothing) * (op.weight ? op.weight[y] : 1) * mean;
+    const float even = op.smoothing / static_cast<float>(op.classes) * mean, share = (own + even * op.weight_sum) / sum;
+    for (size_t c = lane(); c < op.classes; c += 32) {
+      const float soft = share * expf(op.z[begin + c] + op.bias[c] - peak);
+      put(op, begin + c, soft - even * (op.weight ? op.weight[c] : 1) - (c == y ? own : 0));
+    }
+    return own * (log_sum - target) + even * (op.weight_sum * log_sum - weighted);
+  }
+};
+
+// w_c (max(z, 0) - z t + log(1 + exp(-|z|))) with t = y (1-s) + s/2; its gradient is w_c (sigmoid(z) - t).
+struct BinaryLoss {
+  static FASTCLF_DEVICE float mean_factor(const LossGradient& op) {
+    return 1 / (static_cast<float>(op.rows) * static_cast<float>(op.classes));
+  }
+
+  static FASTCLF_DEVICE float row(const LossGradient& op, size_t b, float mean) {
+    const float* y = static_cast<const float*>(op.targets) + target_row(op, b) * op.classes;
+    float loss = 0;
+    for (size_t c = lane(); c < op.classes; c += 32) {
+      const size_t at = b * op.classes + c;
+      const float z = op.z[at] + op.bias[c], t = y[c] * (1 - op.smoothing) + op.smoothing / 2, e = expf(-fabsf(z));
+      const float w = (op.weight ? op.weight[c] : 1) * mean;
+      loss += w * ((z < 0 ? 0 : z) - z * t + log1pf(e));
+      put(op, at, w * ((z < 0 ? e : 1) / (1 + e) - t));
+    }
+    return warp_sum(loss);
+  }
+};
+
+template <class Kind>
+__global__ void loss_kernel(LossGradient op) {
+  const float mean = Kind::mean_factor(op);
+  const size_t b = size_t{blockIdx.x} * kLossWarps + warp();
+  if (b < op.rows) {  // the same for all lanes of a warp
+    const float loss = Kind::row(op, b, mean);
+    if (lane() == 0) op.row_loss[b] = loss;
+  }
+  if (!last_block(op.block_counter, gridDim.x)) return;
+  float total = 0;
+  for (size_t r = threadIdx.x; r < op.rows; r += blockDim.x) total += op.row_loss[r];
+  total = block_sum<kLossWarps>(total);
+  if (threadIdx.x == 0) op.losses[op.step_counter->batch] = total;
+}
 
 Status loss_gradient(const LossGradient& op, void* stream) {
   if (op.rows == 0) return {};
@@ -9,4 +97,4 @@ Status loss_gradient(const LossGradient& op, void* stream) {
   return launch(kernel, grid, stream, op);
 }
 
-}  // namespace fastclf
+}  // namespace fastclf::cuda

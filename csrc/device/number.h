@@ -38,11 +38,11 @@ struct Quad {
   float v[4];
 };
 
-// Elements [0, count) of p, zeros behind them; `whole`: all four, with p aligned to their size.
+// Elements [0, count) of p, zeros behind them; `aligned`: all four, with p aligned to their size.
 template <class T>
-FASTCLF_DEVICE Quad load_quad(const T* p, size_t count, bool whole) {
+FASTCLF_DEVICE Quad load_quad(const T* p, size_t count, bool aligned) {
   Quad q = {};
-  if (whole) {
+  if (aligned) {
     if constexpr (sizeof(T) == 4) {
       const float4 x = load_vector<float4>(p);
       q = {{x.x, x.y, x.z, x.w}};
@@ -60,8 +60,8 @@ FASTCLF_DEVICE Quad load_quad(const T* p, size_t count, bool whole) {
 }
 
 template <class T>
-FASTCLF_DEVICE void store_quad(T* p, const Quad& q, size_t count, bool whole) {
-  if (whole) {
+FASTCLF_DEVICE void store_quad(T* p, const Quad& q, size_t count, bool aligned) {
+  if (aligned) {
     if constexpr (sizeof(T) == 4) {
       store_vector(p, float4{q.v[0], q.v[1], q.v[2], q.v[3]});
     } else {

@@ -1,5 +1,5 @@
-// Learning rate and momentum as functions of the step number: the twin of fastclf/training/schedule.py, which explains
-// the formulas and fills the table.
+// Learning rate and momentum as functions of the step number: the only formulas of them that training uses.
+// fastclf/schedules.py says what each kind is, and where it comes from.
 #pragma once
 
 #include <cmath>
@@ -10,83 +10,105 @@
 
 namespace fastclf {
 
-enum class ScheduleKind : int { constant = 0, sgdr = 1, clr = 2, clr_beta = 3, finder = 4 };
+enum class ScheduleKind : int64_t { constant = 0, cosine = 1, triangle = 2, one_cycle = 3, range_test = 4, table = 5 };
 
-// Schedule.table(): the kind, then this kind's numbers.
+// A schedule; its kind says which of the fields count. fastclf/ops/rates.py lays it out field by field: all are 8
+// bytes.
 struct Schedule {
-  const double* table;  // [8]
-
-  FASTCLF_BOTH ScheduleKind kind() const { return static_cast<ScheduleKind>(static_cast<int>(table[0])); }
-  FASTCLF_BOTH double nb() const { return table[1]; }
+  ScheduleKind kind = ScheduleKind::constant;
+  double nb = 1;                      // batches of the first cycle, or of the range test
+  double cycle_mult = 1;              // by what each cycle is longer than the one before, >= 1
+  double div = 1;                     // triangle, one_cycle: the highest rate by the lowest
+  double cut_div = 2;                 // triangle: the length of a cycle by that of its rise
+  double pct = 0;                     // one_cycle: percent of the cycle for the final annealing
+  double max_mom = -1, min_mom = -1;  // one_cycle: at the lowest and the highest rate; negative: the group's own
+  double ratio = 1;                   // range_test: the last rate by the first
+  int64_t linear = 0;                 // range_test: 0 or 1
+  const double* factors = nullptr;    // table: [n]
+  const double* momenta = nullptr;    // table: [n], or null: the group's own
+  int64_t n = 0;                      // table: >= 1
 };
+static_assert(sizeof(Schedule) == 13 * 8);
+
+// What the optimizer knows of a group, apart from its steps.
+struct SgdGroup {
+  double lr;  // the highest rate
+  double momentum, weight_decay;
+  double ema;         // what is kept of an average: it gets 1 - ema of the new parameter
+  int64_t decoupled;  // 0 or 1: weight decay shrinks the weight instead of adding to the gradient
+  Schedule schedule;
+};
+static_assert(sizeof(SgdGroup) == 5 * 8 + sizeof(Schedule));
 
 struct CyclePosition {
   double batch, length;  // batch within the cycle, and the cycle's length
 };
 
 FASTCLF_BOTH inline CyclePosition cycle_position(const Schedule& s, int64_t step) {
-  const double mult = s.table[2];
-  double batch = static_cast<double>(step), length = s.nb();
-  if (mult == 1) return {std::fmod(batch, length), length};
-  for (; batch >= length; length *= mult) batch -= std::ceil(length);
+  double batch = static_cast<double>(step), length = s.nb;
+  if (s.cycle_mult == 1) return {std::fmod(batch, length), length};
+  for (; batch >= length; length *= s.cycle_mult) batch -= std::ceil(length);
   return {batch, length};
 }
 
-// 1cycle: the share of the way up (1 at the top), and the share of the final annealing that is done.
+// one_cycle: the share of the way up (1 at the top), and the share of the final annealing that is done.
 struct Rise {
   double up, tail;
 };
 
-FASTCLF_BOTH inline Rise clr_beta_rise(const Schedule& s, int64_t step) {
+FASTCLF_BOTH inline Rise one_cycle_rise(const Schedule& s, int64_t step) {
   const CyclePosition at = cycle_position(s, step);
-  const double half = std::floor(at.length * (1 - s.table[4] / 100) / 2);
+  const double half = std::floor(at.length * (1 - s.pct / 100) / 2);
   if (at.batch > 2 * half || half == 0) return {0, (at.batch - 2 * half) / (at.length - 2 * half)};
   return {at.batch > half ? 1 - (at.batch - half) / half : at.batch / half, 0};
 }
 
+FASTCLF_BOTH inline int64_t table_row(const Schedule& s, int64_t step) { return step < s.n ? step : s.n - 1; }
+
 // The factor on every group's highest rate.
 FASTCLF_BOTH inline double schedule_factor(const Schedule& s, int64_t step) {
   constexpr double kPi = 3.14159265358979323846;
-  switch (s.kind()) {
+  switch (s.kind) {
     case ScheduleKind::constant:
       return 1;
-    case ScheduleKind::sgdr: {
-      if (static_cast<double>(step) < s.nb() / 20) return 0.01;
+    case ScheduleKind::cosine: {
+      if (static_cast<double>(step) < s.nb / 20) return 0.01;
       const CyclePosition at = cycle_position(s, step);
       return (1 + std::cos(kPi * at.batch / at.length)) / 2;
     }
-    case ScheduleKind::clr: {
+    case ScheduleKind::triangle: {
       const CyclePosition at = cycle_position(s, step);
-      const double div = s.table[3], cut = std::floor(at.length / s.table[4]);
+      const double cut = std::floor(at.length / s.cut_div);
       const double share = at.batch >= cut ? 1 - (at.batch - cut) / (at.length - cut) : at.batch / cut;
-      return (1 + share * (div - 1)) / div;
+      return (1 + share * (s.div - 1)) / s.div;
     }
-    case ScheduleKind::clr_beta: {
-      const Rise rise = clr_beta_rise(s, step);
-      const double div = s.table[3];
-      return (1 + rise.up * (div - 1)) / div * (1 - 0.99 * rise.tail);
+    case ScheduleKind::one_cycle: {
+      const Rise rise = one_cycle_rise(s, step);
+      return (1 + rise.up * (s.div - 1)) / s.div * (1 - 0.99 * rise.tail);
     }
-    case ScheduleKind::finder: {
-      const double done = static_cast<double>(step) / s.nb(), ratio = s.table[2];
-      return s.table[3] != 0 ? 1 + (ratio - 1) * done : std::exp(std::log(ratio) * done);
+    case ScheduleKind::range_test: {
+      const double done = static_cast<double>(step) / s.nb;
+      return s.linear ? 1 + (s.ratio - 1) * done : std::exp(std::log(s.ratio) * done);
     }
+    case ScheduleKind::table:
+      return s.factors[table_row(s, step)];
   }
   return 1;
 }
 
-// The momentum: the schedule's where it has one, else the group's own.
-FASTCLF_BOTH inline double schedule_momentum(const Schedule& s, int64_t step, double own) {
-  if (s.kind() != ScheduleKind::clr_beta || s.table[5] == 0) return own;
-  return s.table[6] + clr_beta_rise(s, step).up * (s.table[7] - s.table[6]);
+// The schedule's own momentum; negative: it has none.
+FASTCLF_BOTH inline double schedule_momentum(const Schedule& s, int64_t step) {
+  if (s.kind == ScheduleKind::table && s.momenta) return s.momenta[table_row(s, step)];
+  if (s.kind != ScheduleKind::one_cycle || s.max_mom < 0) return -1;
+  return s.max_mom + one_cycle_rise(s, step).up * (s.min_mom - s.max_mom);
 }
 
 // A group's numbers as the coefficients of one step.
-FASTCLF_BOTH inline Sgd sgd_at(const Schedule& schedule, int64_t step, double lr, double momentum, double weight_decay,
-                               bool decoupled) {
-  const double rate = lr * schedule_factor(schedule, step);
-  return {static_cast<float>(rate), static_cast<float>(schedule_momentum(schedule, step, momentum)),
-          decoupled ? 0.f : static_cast<float>(weight_decay),
-          decoupled ? static_cast<float>(1 - rate * weight_decay) : 1.f, 1.f};
+FASTCLF_BOTH inline Sgd sgd_at(const SgdGroup& g, int64_t step) {
+  const double rate = g.lr * schedule_factor(g.schedule, step), momentum = schedule_momentum(g.schedule, step);
+  return {static_cast<float>(rate), static_cast<float>(momentum < 0 ? g.momentum : momentum),
+          g.decoupled ? 0.f : static_cast<float>(g.weight_decay),
+          g.decoupled ? static_cast<float>(1 - rate * g.weight_decay) : 1.f, 1.f};
 }
 
 }  // namespace fastclf

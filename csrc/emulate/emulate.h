@@ -1,4 +1,5 @@
-// CUDA's words for g++: a kernel body compiled as ordinary C++ and run on the host, each CUDA thread on a fiber.
+// CUDA keywords and built-ins, defined for a host compiler: a kernel body becomes ordinary C++, each CUDA thread a
+// fiber.
 //
 // Shows: indexing, barriers, arithmetic, alignment of vector accesses, shared memory that was never written (its bytes
 // begin as 0xff), threads that do not all come to a barrier. AddressSanitizer sees every array's bounds, shared ones

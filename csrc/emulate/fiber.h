@@ -1,4 +1,4 @@
-// A stack of its own to run a function on, switched to and back by hand; the sanitizers are told.
+// A stack of its own to run a function on, switched to and back by hand, and the sanitizers notified.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-// What the sanitizers must be told; nothing where none is at work. FASTCLF_TSAN stands for __SANITIZE_THREAD__: the
+// Annotations for the sanitizers; nothing where none is at work. FASTCLF_TSAN stands for __SANITIZE_THREAD__: the
 // emulation itself is compiled without ThreadSanitizer, which must see the kernels only.
 #pragma once
 

@@ -45,8 +45,9 @@ class CounterDropout(nn.Module):
         """Applies the mask of the clock's step to ``x [B, F]``."""
         if not self.training:
             return x
-        mask = ops.dropout_mask(self.clock.seed, self.clock.step, self.layer, x.shape[0], x.shape[1], self.p)
-        return x * mask.to(x.device, x.dtype)
+        rows, cols = x.shape
+        mask = ops.dropout_mask(self.clock.seed, self.clock.step, self.layer, rows, cols, self.p, x.device)
+        return x * mask.to(x.dtype)
 
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""

@@ -1,15 +1,16 @@
-"""Native operations with their checks; each has a plain twin in `reference` that serves where no native module runs."""
+"""All native code is called here: each operation with its checks and its reference implementation (`registry`)."""
 
-from fastclf.ops.backend import Backend, backend, describe, use_backend
-from fastclf.ops.head import HeadEngine, predict
-from fastclf.ops.head_spec import HeadBlock, HeadLoss, HeadRates, HeadSpec
-from fastclf.ops.rows import dropout_mask, gather_rows
+from fastclf.ops.dropout import dropout_mask
+from fastclf.ops.gather import gather_rows
+from fastclf.ops.head.engine import HeadEngine, predict
+from fastclf.ops.head.spec import HeadBlock, HeadRates, HeadSpec
+from fastclf.ops.rates import rate
+from fastclf.ops.registry import Backend, backend, describe, use_backend
 
 __all__ = [
     "Backend",
     "HeadBlock",
     "HeadEngine",
-    "HeadLoss",
     "HeadRates",
     "HeadSpec",
     "backend",
@@ -17,5 +18,6 @@ __all__ = [
     "dropout_mask",
     "gather_rows",
     "predict",
+    "rate",
     "use_backend",
 ]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from fastclf.ops.backend import Backend, backend, native_module
+from fastclf.errors import BackendError
+from fastclf.ops.registry import Backend, address, backend, operation
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
@@ -24,7 +26,7 @@ class PixelOp(enum.IntEnum):
 
     BRIGHTNESS_CONTRAST takes two numbers b and c: clip((x - m) * c + m + b, 0, 1), m the mean of the crop.
 
-    The same names and values stand in csrc/api.h.
+    The same names and values stand in csrc/cpu/launchers.h.
     """
 
     BRIGHTNESS_CONTRAST = 0
@@ -114,25 +116,37 @@ def crop_resize(
         raise ValueError("crop_resize: part must lie within an image's size of the image. Check how it was placed.")
     if matrix is not None and np.abs(matrix).max(initial=0) * (2 * sz + 1) > _FARTHEST:
         raise ValueError(f"crop_resize: matrix must keep positions below {_FARTHEST}. Check how it was made.")
-    native_module().draw_windows(
-        src=src.ctypes.data,
-        shape=shape.ctypes.data,
-        bytes=np.dtype(np.uint8) in dtypes,
-        part=part.ctypes.data,
-        size=size.ctypes.data,
-        matrix=0 if matrix is None else matrix.ctypes.data,
-        pixel_ops=pixel_ops.ctypes.data,
-        numbers=numbers.ctypes.data,
-        n=n,
-        n_ops=numbers.shape[1],
-        width=numbers.shape[2],
-        sz=sz,
-        top=form.white,
-        mean=form.mean,
-        std=form.std,
-        out=out.data_ptr(),
-        threads=threads,
+    _render(
+        out,
+        {
+            "src": address(src),
+            "shape": address(shape),
+            "bytes": np.dtype(np.uint8) in dtypes,
+            "crop": address(part),
+            "size": address(size),
+            "matrix": address(matrix),
+            "pixel_ops": address(pixel_ops),
+            "numbers": address(numbers),
+            "n": n,
+            "n_ops": numbers.shape[1],
+            "width": numbers.shape[2],
+            "sz": sz,
+            "top": form.white,
+            "mean": form.mean,
+            "std": form.std,
+        },
+        threads,
     )
+
+
+@operation
+def _render(out: torch.Tensor, fields: dict[str, Any], threads: int) -> None:
+    raise BackendError("crop_resize: there is no reference implementation, since DALI does the same. Use a DALI graph.")
+
+
+@_render.cpu
+def _(native: ModuleType, out: torch.Tensor, fields: dict[str, Any], threads: int) -> None:
+    native.crop_resize(**fields, out=out.data_ptr(), threads=threads)
 
 
 def _numbers(pixel_ops: Sequence[tuple[PixelOp, Floats]], n: int) -> Floats:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from fastclf.training.schedule import Schedule
+from fastclf.schedules import Schedule
 
 
 class Callback:

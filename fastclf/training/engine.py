@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
 from fastclf.data.loader import RowLoader
+from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
-from fastclf.ops import HeadEngine, HeadLoss, HeadRates, HeadSpec
+from fastclf.ops import HeadEngine, HeadRates, HeadSpec
+from fastclf.ops.head.spec import Precision
 from fastclf.training.evaluate import Crit
-from fastclf.training.losses import BCE, NLL, gradient_scale
+from fastclf.training.losses import gradient_scale
 from fastclf.training.optimizer import SGDR
 from fastclf.training.steps import OptFn, Rates
 
-_FLOP_PER_CHUNK = 2e10  # some tenths of a second: how often progress is told
+_FLOP_PER_CHUNK = 2e10  # some tenths of a second: how often progress is shown
 
 
 class EngineSteps:
@@ -27,12 +30,13 @@ class EngineSteps:
     Attributes:
         chunk: how many batches the loop asks for at once when nothing needs to happen between them.
         step: steps done, as the schedule counts them.
-        precision: what the forward pass computes in.
+        precision: what its products multiply.
     """
 
-    precision = "float32"
-
-    def __init__(self, head: Head, loader: RowLoader, crit: NLL | BCE, opt_fn: OptFn, rates: Rates) -> None:
+    def __init__(
+        self, head: Head, loader: RowLoader, crit: NLL | BCE, opt_fn: OptFn, rates: Rates, precision: Precision
+    ) -> None:
+        self.precision: str = precision
         spec, rows, momentum = HeadSpec.from_layers(head.layers), loader.ds.rows, _momentum(opt_fn)
         assert spec is not None
         assert rows is not None
@@ -44,24 +48,25 @@ class EngineSteps:
             spec,
             rows,
             loader.targets,
-            loss=_head_loss(crit, spec.n_out, self._scale),
+            loss=_minimised(crit, spec.n_out, self._scale),
             rates=HeadRates(float(rates.lrs[-1]), rates.schedule, momentum, wd, rates.decoupled, rates.clip),
             max_batch=loader.bs,
             seed=head.clock.seed,
+            precision=precision,
         )
         self._loader, self._bn = loader, spec.blocks[0].bn
         self._order = loader.order(0)
         self.step = self._done = 0
 
     def start_epoch(self, epoch: int, done: int = 0) -> None:
-        """Begins epoch ``epoch`` of the loader's order, after its first ``done`` batches."""
+        """Begin epoch ``epoch`` of the loader's order, after its first ``done`` batches."""
         self._order, self._done = self._loader.order(epoch), done
 
     def end_epoch(self) -> None:
-        """Nothing is held for an epoch."""
+        """Do nothing: nothing is held for an epoch."""
 
     def run(self, n: int) -> list[float]:
-        """Trains on the epoch's next ``n`` batches, or those that there still are, and returns their losses."""
+        """Train on the epoch's next ``n`` batches, or those that there still are, and return their losses."""
         bs = self._loader.bs
         rows = self._order[self._done * bs : (self._done + n) * bs]
         minimised: list[float] = self._engine.train(rows, bs, self.step, frozen_bn=not self._bn.training).tolist()
@@ -70,25 +75,35 @@ class EngineSteps:
         return [loss / self._scale for loss in minimised]
 
     def state_dict(self) -> dict[str, Any]:
-        """Momenta and counters, for a fit that goes on later."""
+        """Return momenta and counters, for a fit that goes on later."""
         return {"step": self.step, "momenta": self._engine.momenta()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave."""
+        """Take what `state_dict` gave."""
         self.step = state["step"]
         self._engine.load_momenta(state["momenta"])
 
 
-def _head_loss(crit: NLL | BCE, n_out: int, scale: float) -> HeadLoss:
-    """The loss as the engine minimises it: `gradient_scale` times the one that is shown, by way of class weights."""
+def _minimised(crit: NLL | BCE, n_out: int, scale: float) -> NLL | BCE:
+    """Return the loss that the engine minimises: `gradient_scale` times the one that is shown, by its class weights."""
     if isinstance(crit, NLL):
-        return HeadLoss("nll", crit.weight, crit.label_smoothing)
+        return crit
     weight = torch.ones(n_out, dtype=torch.float32) if crit.weight is None else crit.weight
-    return HeadLoss("bce", weight * scale, crit.label_smoothing)
+    return replace(crit, weight=weight * scale)
+
+
+def check_precision(precision: Precision, device: torch.device) -> Precision:
+    """Return the precision of a head's products; raise ValueError where there is no such, or not on the device."""
+    known = get_args(Precision)
+    if precision not in known:
+        raise ValueError(f"Learner: precision must be one of {', '.join(known)}, got {precision!r}")
+    if precision != "float32" and device.type != "cuda":
+        raise ValueError(f"Learner: precision {precision!r} needs a GPU, and the data is on {device}. Leave it out.")
+    return precision
 
 
 def unknown_to_engine(module: nn.Module, loader: object, crit: Crit, opt_fn: OptFn) -> str | None:
-    """What keeps the engine from training ``module``, in a few words; None when nothing does."""
+    """Return what keeps the engine from training ``module``, in a few words; None when nothing does."""
     if not isinstance(module, Head) or HeadSpec.from_layers(module.layers) is None:
         return "this head"
     if not all(parameter.requires_grad for parameter in module.parameters()):
@@ -101,7 +116,7 @@ def unknown_to_engine(module: nn.Module, loader: object, crit: Crit, opt_fn: Opt
 
 
 def _momentum(opt_fn: OptFn) -> float | None:
-    """The momentum of an optimizer's maker that makes `SGDR`, or None where it makes anything else."""
+    """Return the momentum of an optimizer's maker that makes `SGDR`, or None where it makes anything else."""
     if opt_fn is SGDR:
         return 0.9
     if isinstance(opt_fn, partial) and opt_fn.func is SGDR and not opt_fn.args and set(opt_fn.keywords) <= {"momentum"}:

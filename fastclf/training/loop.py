@@ -16,6 +16,7 @@ from fastclf.interrupts import Interrupts
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.head import DropoutClock
 from fastclf.models.net import head_of
+from fastclf.ops import rate
 from fastclf.progress import Progress
 from fastclf.terminal import say, warn
 from fastclf.training.callbacks import Callback, wants_batches
@@ -152,8 +153,8 @@ class TrainLoop:
         self.stopped |= self._call("on_batch_end", smoothed)
 
     def _rate(self, step: int) -> str:
-        rate = self.recorder.schedule.factor(step) * self.recorder.lr
-        return f"learning rate {rate:.3g} in {self.steps.precision}"
+        lr = rate(self.recorder.schedule, step)[0] * self.recorder.lr
+        return f"learning rate {lr:.3g} in {self.steps.precision}"
 
     def _call(self, hook: str, *args: Any) -> bool:
         """Calls every callback, in order; returns whether one of them asks to stop."""

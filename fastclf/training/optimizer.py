@@ -7,27 +7,26 @@ from contextlib import contextmanager
 from typing import Any, overload
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from fastclf.ops.backend import Backend, backend, kernel_module, native_module
-from fastclf.ops.update import Update, UpdateTable
-from fastclf.training import schedule as schedules
-from fastclf.training.schedule import Schedule
+from fastclf.ops.rates import rate
+from fastclf.ops.registry import backend
+from fastclf.ops.sgd import SgdGroup, Update, Updater, Updates, make_updater, update_tensor
+from fastclf.schedules import Constant, Function, RateFunction, Schedule, Table, as_schedule, described
 
 _MOMENTUM, _AVERAGE = "momentum_buffer", "average"
 _GroupTensor = tuple[int, Tensor, Tensor]  # group number, parameter, gradient
-_NUMBERS = 14  # of a group
 
 
 class SGDR(Optimizer):
     """SGD with momentum (no dampening, no Nesterov) whose rates follow a schedule.
 
-    In step t a group's rate is `lr * schedule.factor(t)` and its momentum the schedule's, or its own where the schedule
-    has none. Weight decay is added to the gradient, or, `decoupled`, shrinks the weight by rate * decay (Loshchilov and
-    Hutter, "Decoupled weight decay regularization", 2019). With the same rates it equals `torch.optim.SGD`.
+    In step t a group's rate is `lr` times the schedule's factor, and its momentum the schedule's, or its own where the
+    schedule has none. Weight decay is added to the gradient, or, `decoupled`, shrinks the weight by rate * decay
+    (Loshchilov and Hutter, "Decoupled weight decay regularization", 2019). With the same rates it equals
+    `torch.optim.SGD`.
 
     Float32 tensors are updated in one native call, those on a GPU in one kernel; others, and gradients laid out
     otherwise than their parameter, by the same formulas in torch. On a GPU the step numbers live there: `step` may be
@@ -39,7 +38,9 @@ class SGDR(Optimizer):
         momentum: 0 <= momentum < 1.
         weight_decay: see above.
         decoupled: see above.
-        schedule: a `fastclf.training.schedule` object; constant when not given. A group stores its table.
+        schedule: constant when not given; a `fastclf.schedules` object, or any function of the step: it gives the
+            factor on the rate, or (factor, momentum). A function is no part of `state_dict`; where steps are captured
+            into a CUDA graph, pass its values: `schedules.Table.of(function, steps)`.
         ema: 0 <= ema < 1: after each step, a running average of every parameter keeps this share of itself and takes
             the rest from the parameter (Polyak and Juditsky, "Acceleration of stochastic approximation by averaging",
             1992, with exponential weights). It starts as the parameter is before its first step. 0 keeps none. See
@@ -57,39 +58,34 @@ class SGDR(Optimizer):
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         decoupled: bool = False,
-        schedule: Schedule | None = None,
+        schedule: Schedule | RateFunction | None = None,
         ema: float = 0.0,
     ) -> None:
-        table = (schedules.Constant() if schedule is None else schedule).table().tolist()
         defaults = {
             "lr": lr,
             "momentum": momentum,
             "weight_decay": weight_decay,
             "decoupled": decoupled,
-            "schedule": table,
+            "schedule": Constant() if schedule is None else as_schedule(schedule),
             "ema": ema,
             "steps": 0,
         }
         super().__init__(params, defaults)
         self._planned_for: list[object] = []  # what the plan was made for: addresses and layouts
-        self._tensors = np.empty((0, 6), dtype=np.uint64)  # native: see `Update.numbers`
-        self._on_device: dict[torch.device, _DeviceStep] = {}
-        self._plain: list[int] = []  # positions of the others
+        self._updaters: list[Updater] = []
+        self._others: list[int] = []  # positions of the tensors that are updated one by one
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group; see `torch.optim.Optimizer.add_param_group`."""
+        """Add a group; see `torch.optim.Optimizer.add_param_group`."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
-        if not isinstance(group["schedule"], list):
-            group["schedule"] = group["schedule"].table().tolist()
+        group["schedule"] = as_schedule(group["schedule"])
         _check_group(group)
 
     def rates(self) -> list[float]:
-        """Each group's rate in the next step; waits for the GPU, where the step numbers may be."""
+        """Return each group's rate in the next step; waits for the GPU, where the step numbers may be."""
         self._read_steps()
-        return [
-            group["lr"] * schedule_from_table(group["schedule"]).factor(group["steps"]) for group in self.param_groups
-        ]
+        return [group["lr"] * rate(group["schedule"], group["steps"])[0] for group in self.param_groups]
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -97,10 +93,11 @@ class SGDR(Optimizer):
     def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Updates every tensor that has a gradient.
+        """Update every tensor that has a gradient.
 
         Raises:
-            ValueError: a gradient is sparse; a graph is being captured and no such step has been made before.
+            ValueError: a gradient is sparse; a graph is being captured and no such step has been made before, or with
+                a schedule that is a function.
         """
         loss = None
         if closure is not None:
@@ -110,13 +107,13 @@ class SGDR(Optimizer):
             (n, p, g) for n, group in enumerate(self.param_groups) for p in group["params"] if (g := p.grad) is not None
         ]
         self._plan(tensors)
-        if len(self._tensors):
-            self._step_native()
-        for on_device in self._on_device.values():
-            on_device.run(self._group_numbers())
-        for position in self._plain:
-            number, p, g = tensors[position]
-            self._step_plain(self.param_groups[number], p, g)
+        groups, steps = self._groups(), [group["steps"] for group in self.param_groups]
+        for updater in self._updaters:
+            updater.step(groups, steps)
+        for position in self._others:
+            n, p, g = tensors[position]
+            average = self._average(p, self.param_groups[n])
+            update_tensor(p, g, self._velocity(p), average, groups[n], steps[n])
         if not _capturing():
             for group in self.param_groups:
                 group["steps"] += 1
@@ -124,7 +121,7 @@ class SGDR(Optimizer):
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Lets every parameter that has an average hold it inside of a `with` block, to evaluate or to save."""
+        """Let every parameter that has an average hold it inside of a `with` block, to evaluate or to save."""
         pairs = [(p, state[_AVERAGE]) for p, state in self.state.items() if _AVERAGE in state]
         _exchange(pairs)
         try:
@@ -146,7 +143,7 @@ class SGDR(Optimizer):
         return self._laid_out(p, _AVERAGE)
 
     def _laid_out(self, p: Tensor, name: str) -> Tensor:
-        """What is kept of a parameter, in the parameter's own order of memory."""
+        """Return what is kept of a parameter, in the parameter's own order of memory."""
         kept: Tensor = self.state[p][name]
         if kept.shape != p.shape:
             raise ValueError(
@@ -158,7 +155,7 @@ class SGDR(Optimizer):
         return kept
 
     def _plan(self, tensors: list[_GroupTensor]) -> None:
-        """Decides how each tensor is updated, unless all lie where they lay in the last step."""
+        """Decide how each tensor is updated, unless all lie where they lay in the last step."""
         if any(g.is_sparse for _, _, g in tensors):
             raise ValueError("SGDR: gradients must be dense, got a sparse one. Use sparse=False in the embedding.")
         now: list[object] = [backend(), *(bool(group["ema"]) for group in self.param_groups)]
@@ -171,101 +168,64 @@ class SGDR(Optimizer):
                 "before, and keep the gradients' memory: zero_grad(set_to_none=False)."
             )
         self._read_steps()
-        native: list[tuple[int, ...]] = []
-        kernel: dict[torch.device, list[Update]] = {}
-        self._plain = []
-        for position, (n, p, g) in enumerate(tensors):
-            kernels = kernel_module(p.device) is not None
-            if not _same_memory(p, g) or not (kernels or (backend() is Backend.NATIVE and p.device.type == "cpu")):
-                self._plain.append(position)
-                continue
-            update = Update(p, g, self._velocity(p), self._average(p, self.param_groups[n]), n)
-            if kernels:
-                kernel.setdefault(p.device, []).append(update)
+        places: dict[torch.device, list[int]] = {}
+        self._others = []
+        for position, (_, p, g) in enumerate(tensors):
+            (places.setdefault(p.device, []) if _same_memory(p, g) else self._others).append(position)
+        self._updaters = []
+        for device, positions in places.items():
+            updater = make_updater(Updates(device, [self._update(*tensors[position]) for position in positions]))
+            if updater is None:
+                self._others += positions
             else:
-                native.append(update.numbers())
-        self._tensors = np.array(native, dtype=np.uint64).reshape(-1, 6)
-        self._on_device = {device: _DeviceStep(updates, device) for device, updates in kernel.items()}
+                self._updaters.append(updater)
         self._planned_for = now
 
+    def _update(self, n: int, p: Tensor, g: Tensor) -> Update:
+        return Update(p, g, self._velocity(p), self._average(p, self.param_groups[n]), n)
+
     def _read_steps(self) -> None:
-        """Steps taken, from where they are counted."""
-        for on_device in self._on_device.values():
-            for group, steps in zip(self.param_groups, on_device.steps(), strict=False):
+        """Read the steps taken from where they are counted."""
+        for updater in self._updaters:
+            for group, steps in zip(self.param_groups, updater.steps() or (), strict=False):
                 group["steps"] = steps
 
-    def _group_numbers(self) -> npt.NDArray[np.float64]:
-        """`[G, 14]`: each group as native code reads it."""
-        names = ("lr", "momentum", "weight_decay", "decoupled", "steps")
-        return np.array(
-            [[*(group[name] for name in names), *group["schedule"], group["ema"]] for group in self.param_groups],
-            dtype=np.float64,
-        )
-
-    def _step_native(self) -> None:
-        groups = self._group_numbers()
-        native_module().sgdr_step(
-            tensors=self._tensors.ctypes.data,
-            n_tensors=len(self._tensors),
-            groups=groups.ctypes.data,
-            n_groups=len(groups),
-            threads=torch.get_num_threads(),
-        )
-
-    def _step_plain(self, group: dict[str, Any], p: Tensor, g: Tensor) -> None:
-        schedule = schedule_from_table(group["schedule"])
-        rate, own = float(group["lr"]) * schedule.factor(group["steps"]), schedule.momentum(group["steps"])
-        velocity, average = self._velocity(p), self._average(p, group)
-        decay = float(group["weight_decay"])  # torch takes no whole numbers beyond 64 bits
-        if group["decoupled"]:
-            p.mul_(1 - rate * decay)
-        elif decay:
-            g = g.add(p, alpha=decay)
-        velocity.mul_(float(group["momentum"]) if own is None else own).add_(g)
-        p.sub_(velocity, alpha=rate)
-        if average is not None:
-            average.lerp_(p, 1 - group["ema"])
+    def _groups(self) -> list[SgdGroup]:
+        return [
+            SgdGroup(
+                group["lr"],
+                _as_native(group["schedule"], group["steps"]),
+                group["momentum"],
+                group["weight_decay"],
+                group["decoupled"],
+                group["ema"],
+            )
+            for group in self.param_groups
+        ]
 
     def state_dict(self) -> dict[str, Any]:
-        """Momenta, averages, steps taken, and the groups' numbers."""
+        """Return momenta, averages, steps taken, and the groups' numbers."""
         self._read_steps()
-        return super().state_dict()
+        state = super().state_dict()
+        groups = [{**group, "schedule": group["schedule"].describe()} for group in state["param_groups"]]
+        return {**state, "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads what `state_dict` gave.
+        """Load what `state_dict` gave.
 
         Raises:
-            ValueError: a number is outside its range, or the groups are not those of this optimizer.
+            ValueError: a number is outside its range, the groups are not those of this optimizer, or a schedule that
+                is a function or a table is another one here.
         """
-        groups = [{"ema": 0.0, **group} for group in state_dict["param_groups"]]  # older ones know no averages
+        own = [group["schedule"] for group in self.param_groups]
+        groups = [
+            {"ema": 0.0, **group, "schedule": _loaded(group["schedule"], schedule)}  # older ones know no averages
+            for group, schedule in zip(state_dict["param_groups"], own, strict=False)
+        ]
         for group in groups:
             _check_group(group)
         super().load_state_dict({**state_dict, "param_groups": groups})
-        self._planned_for, self._on_device = [], {}  # the momenta are other tensors now
-
-
-class _DeviceStep:
-    """The update of all tensors on one device by its kernel, which keeps the groups' numbers there."""
-
-    def __init__(self, updates: list[Update], device: torch.device) -> None:
-        self._table = UpdateTable(updates, device)
-        self._told = np.empty((0, _NUMBERS))  # what the device knows, but for the steps, which it counts itself
-        self._groups = torch.empty(0, _NUMBERS, dtype=torch.float64, device=device)
-
-    def run(self, groups: npt.NDArray[np.float64]) -> None:
-        """Updates; tells the device first what has changed in the groups."""
-        if not np.array_equal(np.delete(groups, 4, 1), np.delete(self._told, 4, 1)):
-            if len(groups) == len(self._told):
-                groups[:, 4] = self.steps()
-            else:
-                self._groups = self._groups.new_empty(groups.shape)
-            self._told = groups
-            self._groups.copy_(torch.from_numpy(groups))  # where it was: a captured graph reads it there
-        self._table.step(self._groups)
-
-    def steps(self) -> list[int]:
-        """Steps taken, of each group."""
-        return [int(n) for n in self._groups[:, 4].tolist()]
+        self._planned_for, self._updaters = [], []  # the momenta are other tensors now
 
 
 def _check_group(group: dict[str, Any]) -> None:
@@ -273,30 +233,28 @@ def _check_group(group: dict[str, Any]) -> None:
     for name, limit in (("lr", largest), ("weight_decay", largest), ("momentum", 1.0), ("ema", 1.0), ("steps", 2**53)):
         if not 0 <= group[name] < limit:
             raise ValueError(f"SGDR: {name} must be at least 0 and below {limit:.4g}, got {group[name]}.")
-    if len(group["schedule"]) != 8:  # native code reads as many
-        raise ValueError(f"SGDR: schedule must be a table of 8 numbers, got {len(group['schedule'])}.")
-    schedule_from_table(group["schedule"])
 
 
-def schedule_from_table(table: list[float]) -> Schedule:
-    """The schedule that `Schedule.table` describes.
+def _as_native(schedule: Schedule, step: int) -> Schedule:
+    """Return a schedule that native code knows: of a function, its value."""
+    if not isinstance(schedule, Function):
+        return schedule
+    if _capturing():
+        raise ValueError(
+            "SGDR: a graph is being captured, which cannot call the function of the schedule. Pass its values: "
+            "schedule=schedules.Table.of(function, steps)."
+        )
+    factor, momentum = schedule.at(step)
+    return Table(np.array([factor]), None if momentum is None else np.array([momentum]))
 
-    Raises:
-        ValueError: its kind is unknown.
-    """
-    kind, nb, *rest = table
-    if kind == schedules.Constant.kind:
-        return schedules.Constant()
-    if kind == schedules.SGDR.kind:
-        return schedules.SGDR(int(nb), rest[0])
-    if kind == schedules.CLR.kind:
-        return schedules.CLR(int(nb), *rest[:3])
-    if kind == schedules.CLRBeta.kind:
-        momenta = rest[4:6] if rest[3] else (None, None)
-        return schedules.CLRBeta(int(nb), *rest[:3], *momenta)
-    if kind == schedules.Finder.kind:
-        return schedules.Finder(int(nb), rest[0], bool(rest[1]))
-    raise ValueError(f"SGDR: schedule must be a table of fastclf.training.schedule, got kind {kind}.")
+
+def _loaded(saved: Any, own: Schedule) -> Schedule:
+    """Return the schedule of a saved group; its own where what it computes was not saved."""
+    if not isinstance(saved, str):
+        return described(saved)
+    if saved != own.describe():
+        raise ValueError(f"SGDR: schedule must be the {saved} that the state was saved with, got {own.describe()}.")
+    return own
 
 
 def _exchange(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -308,12 +266,12 @@ def _exchange(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
 
 
 def _capturing() -> bool:
-    """Whether a CUDA graph is being captured, where nothing runs yet."""
+    """Return whether a CUDA graph is being captured, where nothing runs yet."""
     return bool(torch.cuda.is_initialized()) and torch.cuda.is_current_stream_capturing()  # type: ignore[no-untyped-call]
 
 
 def _same_memory(p: Tensor, g: Tensor) -> bool:
-    """Whether p and g are float32 on one device and lie in memory in the same order, without gaps."""
+    """Return whether p and g are float32 on one device and lie in memory in the same order, without gaps."""
     if p.dtype != torch.float32 or g.dtype != torch.float32 or p.device != g.device:
         return False
     if p.is_contiguous():

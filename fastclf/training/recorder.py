@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from fastclf.training.schedule import Schedule
+from fastclf.ops import rate
+from fastclf.schedules import Schedule
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,8 +42,8 @@ class Recorder:
 
     def batch(self, loss: float, step: int) -> float:
         """Notes the loss of the next batch, trained at ``step`` of the schedule, and returns the smoothed loss."""
-        self.lrs.append(self.lr * self.schedule.factor(step))
-        momentum = self.schedule.momentum(step)
+        factor, momentum = rate(self.schedule, step)
+        self.lrs.append(self.lr * factor)
         if momentum is not None:
             self.momentums.append(momentum)
         self._average = SMOOTHING * self._average + (1 - SMOOTHING) * loss
@@ -109,9 +110,9 @@ class Recorder:
         return ax
 
     def _mark(self, ax: Axes, rates: dict[str, float]) -> None:
-        for number, (name, rate) in enumerate(rates.items(), 1):
-            loss = np.interp(np.log(rate), np.log(self.lrs), self.losses)
-            ax.plot(rate, loss, "o", color=f"C{number}", label=f"{name}: {rate:.1e}")
+        for number, (name, lr) in enumerate(rates.items(), 1):
+            loss = np.interp(np.log(lr), np.log(self.lrs), self.losses)
+            ax.plot(lr, loss, "o", color=f"C{number}", label=f"{name}: {lr:.1e}")
         if rates:
             ax.legend()
 

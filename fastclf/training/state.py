@@ -17,8 +17,8 @@ from fastclf.checkpoint import load_checkpoint, read_info, save_checkpoint
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.dataset import Dataset
 from fastclf.errors import CheckpointError
+from fastclf.losses import BCE, L1, NLL
 from fastclf.training.loop import TrainLoop
-from fastclf.training.losses import BCE, L1, NLL
 from fastclf.training.metrics import name_of
 
 PREFIX = "fit/"  # of tensors that belong to the fit, not to the model

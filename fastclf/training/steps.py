@@ -16,10 +16,11 @@ from torch.optim import Optimizer
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.net import head_of
 from fastclf.models.precision import compute_dtype
+from fastclf.ops import rate
+from fastclf.schedules import Schedule
 from fastclf.terminal import warn
 from fastclf.training.evaluate import Objective
 from fastclf.training.optimizer import SGDR
-from fastclf.training.schedule import Schedule
 
 OptFn = Callable[..., Optimizer]
 # Of the gradient's norm, where a pretrained body trains with BatchNorm's own statistics: nothing else then keeps its
@@ -44,7 +45,7 @@ class Rates:
         return {
             "lrs": self.lrs.tolist(),
             "wds": None if self.wds is None else self.wds.tolist(),
-            "schedule": self.schedule.table().tolist(),
+            "schedule": self.schedule.describe(),
             "use_wd_sched": self.decoupled,
             "clip": self.clip,
         }
@@ -159,7 +160,7 @@ def _make_optimizer(opt_fn: OptFn, groups: LayerGroups, rates: Rates) -> Optimiz
         raise ValueError(f"wds: {type(optimizer).__name__} has no weight decay; leave wds out or change opt_fn")
     for group in optimizer.param_groups:
         if isinstance(optimizer, SGDR):
-            group |= {"schedule": rates.schedule.table().tolist(), "decoupled": rates.decoupled}
+            group |= {"schedule": rates.schedule, "decoupled": rates.decoupled}
         elif rates.decoupled:
             group |= {"weight_decay": 0.0, "decoupled_wd": group.get("weight_decay", 0.0)}
     if rates.decoupled and not isinstance(optimizer, SGDR):
@@ -184,7 +185,7 @@ def _called(opt_fn: OptFn, param_groups: list[dict[str, Any]], lr: float) -> Opt
 
 def _set_rates(optimizer: Optimizer, rates: Rates, step: int) -> None:
     """Sets every group's rate, and momentum where the schedule has one, for batch ``step``."""
-    factor, momentum = rates.schedule.factor(step), rates.schedule.momentum(step)
+    factor, momentum = rate(rates.schedule, step)
     for group in optimizer.param_groups:
         group["lr"] = group["top_lr"] * factor
         if momentum is None:
@@ -194,7 +195,7 @@ def _set_rates(optimizer: Optimizer, rates: Rates, step: int) -> None:
         elif "betas" in group:
             group["betas"] = (momentum, *group["betas"][1:])
         else:
-            raise ValueError(f"use_clr_beta: {type(optimizer).__name__} has no momentum to mirror")
+            raise ValueError(f"fit: {type(optimizer).__name__} has no momentum that a schedule could set")
 
 
 @torch.no_grad()

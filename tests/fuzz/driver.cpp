@@ -9,9 +9,10 @@
 #include <random>
 #include <vector>
 
-#include "api.h"
+#include "cpu/launchers.h"
 
 using namespace fastclf;
+using namespace fastclf::cpu;
 
 namespace {
 
@@ -78,7 +79,7 @@ void fuzz_gather() {
   Exact<float> out(index.size() * width);
   const void* src = half ? static_cast<const void*>(small.get()) : large.get();
   require(!gather_rows({src, half ? DType::float16 : DType::float32, index.get(), out.get(), index.size(), width},
-                       threads(), nullptr)
+                       threads())
                .error,
           "gather_rows");
   for (size_t r = 0; r < index.size(); ++r) {
@@ -95,7 +96,7 @@ void fuzz_dropout() {
   Exact<float> out(rows * cols);
   require(!dropout_mask({generator(), static_cast<uint32_t>(generator()), static_cast<uint32_t>(generator()), p,
                          out.get(), rows, cols},
-                        threads(), nullptr)
+                        threads())
                .error,
           "dropout_mask");
   const float scale = static_cast<float>(1 / (1 - p));
@@ -133,7 +134,7 @@ struct Head {
     return all;
   }
 
-  void put_back(const std::vector<float>& all) {
+  void write_back(const std::vector<float>& all) {
     size_t at = 0;
     for (Exact<float>& t : tensors) {
       for (size_t i = 0; i < t.size(); ++i) t[i] = all[at++];
@@ -145,14 +146,33 @@ struct Head {
   std::vector<Exact<float>> tensors;
 };
 
-Exact<double> any_schedule() {
-  Exact<double> table(8);
-  for (size_t i = 0; i < 8; ++i) table[i] = 0;
-  const double kinds[][8] = {{0}, {1, 3, 2}, {2, 5, 1, 32, 10}, {3, 7, 1, 10, 10, 1, 0.95, 0.85}, {4, 9, 1e5, 0}};
-  const double* kind = kinds[upto(4)];
-  for (size_t i = 0; i < 8; ++i) table[i] = kind[i];
-  return table;
-}
+// A group with a schedule of any kind, and the memory of its table.
+struct Group {
+  Group() {
+    const size_t n = 1 + upto(9);
+    factors = Exact<double>(n), momenta = Exact<double>(n);
+    for (size_t i = 0; i < n; ++i) factors[i] = 1 / static_cast<double>(i + 1), momenta[i] = 0.5;
+    const Schedule schedules[] = {{.kind = ScheduleKind::constant},
+                                  {.kind = ScheduleKind::cosine, .nb = 3, .cycle_mult = 2},
+                                  {.kind = ScheduleKind::triangle, .nb = 5, .cycle_mult = 1, .div = 32, .cut_div = 10},
+                                  {.kind = ScheduleKind::one_cycle,
+                                   .nb = 7,
+                                   .cycle_mult = 1,
+                                   .div = 10,
+                                   .pct = 10,
+                                   .max_mom = 0.9,
+                                   .min_mom = 0.8},
+                                  {.kind = ScheduleKind::range_test, .nb = 9, .ratio = 1e5},
+                                  {.kind = ScheduleKind::table,
+                                   .factors = factors.get(),
+                                   .momenta = chance(2) ? momenta.get() : nullptr,
+                                   .n = static_cast<int64_t>(n)}};
+    group = {0.01, 0.9, 0.01, 0.9, static_cast<int64_t>(upto(1)), schedules[upto(5)]};
+  }
+
+  Exact<double> factors{0}, momenta{0};
+  SgdGroup group;
+};
 
 void fuzz_head() {
   Head head(1 + upto(2));
@@ -167,25 +187,23 @@ void fuzz_head() {
   for (size_t i = 0; i < several.size(); ++i) several[i] = several[i] > 0 ? 1.f : 0.f;
   for (size_t i = 0; i < classes; ++i) weight[i] = std::fabs(weight[i]) + 0.1f;
   const void* targets = nll ? static_cast<const void*>(labels.get()) : several.get();
-  Exact<double> schedule = any_schedule();
+  const Group group;
   const size_t batch = 2 + upto(38), max_batch = batch + upto(30);
   size_t count = upto(3 * batch);
   if (!frozen && count % batch == 1) --count;
   Exact<int64_t> order = below(count, n), wanted = below(upto(70), n);
   const double clip = chance(3) ? 0.3 : 0;
   const float smoothing = chance(2) ? 0 : 0.1f;
-  const bool decoupled = chance(2);
   const uint64_t seed = generator();
   const std::vector<float> start = head.values();
   std::vector<float> expected;
   for (int used = threads(), run = 0; run < 2; ++run, ++used) {
-    head.put_back(start);
+    head.write_back(start);
     const std::vector<HeadLayer> layers = head.layers();
     Exact<float> losses((count + batch - 1) / batch), logits(wanted.size() * classes);
-    HeadEngine* engine =
-        head_create({layers.data(), layers.size(), max_batch, rows, dtype, nll ? Loss::nll : Loss::bce, targets,
-                     weight.get(), smoothing, 0.01, 0.9, 0.01, decoupled, clip, schedule.get(), seed});
-    require(!head_train(engine, {order.get(), count, batch, 3, frozen, losses.get()}, used).error, "head_train");
+    HeadEngine* engine = head_create({layers.data(), layers.size(), max_batch, rows, dtype, nll ? Loss::nll : Loss::bce,
+                                      targets, weight.get(), smoothing, &group.group, clip, seed});
+    require(!head_train({engine, order.get(), count, batch, 3, frozen, losses.get()}, used).error, "head_train");
     head_destroy(engine);
     require(!head_predict({layers.data(), layers.size(), rows, dtype, wanted.get(), wanted.size(), logits.get()}, used)
                  .error,
@@ -200,10 +218,10 @@ void fuzz_head() {
   }
 }
 
-void fuzz_sgdr() {
+void fuzz_sgd() {
   const size_t n_tensors = upto(5), n_groups = 1 + upto(2);
   std::vector<Exact<float>> memory;
-  std::vector<SgdrTensor> tensors;
+  std::vector<SgdTensor> tensors;
   for (size_t i = 0; i < n_tensors; ++i) {
     const size_t n = upto(chance(50) ? 40000 : 100);
     for (int k = 0; k < 4; ++k) memory.push_back(normals(n));
@@ -211,16 +229,14 @@ void fuzz_sgdr() {
     tensors.push_back(
         {of[0].get(), of[1].get(), of[2].get(), chance(50) ? of[3].get() : nullptr, n, upto(n_groups - 1)});
   }
-  std::vector<SgdrGroup> groups;
-  for (size_t g = 0; g < n_groups; ++g) {
-    Exact<double> schedule = any_schedule();
-    groups.push_back({0.1, 0.9, 0.01, static_cast<double>(upto(1)), static_cast<double>(upto(20)), {}, 0.9});
-    for (size_t i = 0; i < 8; ++i) groups.back().schedule[i] = schedule[i];
-  }
-  require(!sgdr_step({tensors.data(), n_tensors, groups.data(), n_groups}, threads()).error, "sgdr_step");
+  std::vector<Group> any(n_groups);
+  std::vector<SgdGroup> groups;
+  std::vector<int64_t> steps;
+  for (const Group& one : any) groups.push_back(one.group), steps.push_back(static_cast<int64_t>(upto(20)));
+  require(!sgd_step({tensors.data(), n_tensors, groups.data(), steps.data(), n_groups}, threads()).error, "sgd_step");
 }
 
-void fuzz_windows() {
+void fuzz_crop_resize() {
   const size_t n = upto(3), sz = 1 + upto(40), n_ops = upto(2);
   const bool bytes = chance(2), warped = chance(2);
   std::uniform_real_distribution<float> share;
@@ -228,7 +244,7 @@ void fuzz_windows() {
   std::vector<Exact<float>> large;
   Exact<uint64_t> src(n);
   Exact<int64_t> shape(2 * n), size(2 * n);
-  Exact<float> part(4 * n), matrix(warped ? 6 * n : 0), numbers = normals(2 * n * n_ops);
+  Exact<float> crop(4 * n), matrix(warped ? 6 * n : 0), numbers = normals(2 * n * n_ops);
   Exact<int64_t> pixel_ops(n_ops);
   for (size_t k = 0; k < n_ops; ++k) pixel_ops[k] = static_cast<int64_t>(PixelOp::brightness_contrast);
   for (size_t i = 0; i < n; ++i) {
@@ -246,9 +262,9 @@ void fuzz_windows() {
       const auto side = static_cast<float>(sides[k]);
       shape[2 * i + k] = static_cast<int64_t>(sides[k]);
       size[2 * i + k] = static_cast<int64_t>(warped ? 1 + upto(50) : sz);
-      part[4 * i + k] = side * (chance(2) ? 2 * share(generator) - 1 : 0);
-      part[4 * i + 2 + k] =
-          part[4 * i + k] + (2 * side - part[4 * i + k]) * (chance(4) ? 1 : 1e-3f + share(generator) / 2);
+      crop[4 * i + k] = side * (chance(2) ? 2 * share(generator) - 1 : 0);
+      crop[4 * i + 2 + k] =
+          crop[4 * i + k] + (2 * side - crop[4 * i + k]) * (chance(4) ? 1 : 1e-3f + share(generator) / 2);
     }
   }
   const float scale = chance(4) ? 1e6f : 3.f;
@@ -256,37 +272,35 @@ void fuzz_windows() {
   Floats expected;
   for (int run = 0; run < 2; ++run) {
     Exact<float> out(n * 3 * sz * sz);
-    const DrawWindows op = {.src = src.get(),
-                            .shape = shape.get(),
-                            .bytes = bytes,
-                            .part = part.get(),
-                            .size = size.get(),
-                            .matrix = warped ? &matrix[0] : nullptr,
-                            .pixel_ops = pixel_ops.get(),
-                            .numbers = numbers.get(),
-                            .n = n,
-                            .n_ops = n_ops,
-                            .width = 2,
-                            .sz = sz,
-                            .top = bytes ? 255.f : 1.f,
-                            .mean = {0.4f, 0.5f, 0.6f},
-                            .std = {0.2f, 0.3f, 1},
-                            .out = out.get()};
-    require(!draw_windows(op, run == 0 ? 1 : threads()).error, "draw_windows");
+    const CropResize op = {.src = src.get(),
+                           .shape = shape.get(),
+                           .bytes = bytes,
+                           .crop = crop.get(),
+                           .size = size.get(),
+                           .matrix = warped ? &matrix[0] : nullptr,
+                           .pixel_ops = pixel_ops.get(),
+                           .numbers = numbers.get(),
+                           .n = n,
+                           .n_ops = n_ops,
+                           .width = 2,
+                           .sz = sz,
+                           .top = bytes ? 255.f : 1.f,
+                           .mean = {0.4f, 0.5f, 0.6f},
+                           .std = {0.2f, 0.3f, 1},
+                           .out = out.get()};
+    require(!crop_resize(op, run == 0 ? 1 : threads()).error, "crop_resize");
     Floats found;
     for (size_t i = 0; i < out.size(); ++i) found.push_back(out[i]);
-    for (const float x : found) require(std::isfinite(x), "draw_windows: a pixel is not finite");
-    require(run == 0 || found == expected, "draw_windows: threads");
+    for (const float x : found) require(std::isfinite(x), "crop_resize: a pixel is not finite");
+    require(run == 0 || found == expected, "crop_resize: threads");
     expected = std::move(found);
   }
 }
 
 void fuzz_schedule() {
-  Exact<double> schedule = any_schedule();
-  const size_t n = upto(50);
-  Exact<double> factor(n), momentum(n);
-  schedule_values(schedule.get(), static_cast<int64_t>(upto(1000)), n, 0.9, factor.get(), momentum.get());
-  for (size_t i = 0; i < n; ++i) require(momentum[i] >= 0 && momentum[i] < 1, "schedule_values: another momentum");
+  const Group of;
+  const Sgd sgd = sgd_at(of.group, static_cast<int64_t>(upto(1000)));
+  require(sgd.momentum >= 0 && sgd.momentum < 1, "schedule: another momentum");
 }
 
 }  // namespace
@@ -298,8 +312,8 @@ int main(int argc, char** argv) {
   constexpr struct {
     const char* name;
     void (*run)();
-  } kLaunchers[] = {{"gather_rows", fuzz_gather}, {"dropout_mask", fuzz_dropout}, {"head", fuzz_head},
-                    {"sgdr_step", fuzz_sgdr},     {"draw_windows", fuzz_windows}, {"schedule_values", fuzz_schedule}};
+  } kLaunchers[] = {{"gather_rows", fuzz_gather}, {"dropout_mask", fuzz_dropout},    {"head", fuzz_head},
+                    {"sgd_step", fuzz_sgd},       {"crop_resize", fuzz_crop_resize}, {"schedule", fuzz_schedule}};
   const char* names[] = {"baseline", "avx2", "avx512"};
   for (const auto& launcher : kLaunchers) {
     if (argc == 4 && std::strcmp(argv[3], launcher.name) != 0) continue;

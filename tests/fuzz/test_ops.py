@@ -1,11 +1,10 @@
-"""Operations on any arguments: a result that the plain twin confirms, or an error; never a memory fault.
+"""Operations on any arguments: a result that the reference implementation confirms, or an error; never a memory fault.
 
 What is refused is refused in Python: the native code trusts what it is given. The launchers themselves run under the
 sanitizers, see test_native.py.
 """
 
 import itertools
-from functools import partial
 
 import numpy as np
 import pytest
@@ -16,10 +15,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fastclf import ops
-from fastclf.ops.backend import native_module
+from fastclf.losses import BCE, NLL
 from fastclf.ops.crop_resize import CropFormat, Crops, PixelOp, crop_resize
+from fastclf.ops.registry import native_module
+from fastclf.schedules import Constant, Triangle, described
 from fastclf.training.optimizer import SGDR
-from fastclf.training.schedule import CLR, Constant
 
 REFUSED = (ValueError, TypeError, IndexError)
 DTYPES = [np.float16, np.float32] * 24 + [np.float64, np.int64, np.uint8, np.bool_, np.complex64, ">f4", "U3", object]
@@ -48,7 +48,7 @@ def outcome(tally, call, memory=False):
                     raise
                 results.append(None)
     plain, native = results
-    if memory and native is None and plain is not None:  # the plain twin takes no memory beforehand
+    if memory and native is None and plain is not None:  # the reference implementation takes no memory beforehand
         plain = None
     assert (native is None) == (plain is None)
     tally.count("refused" if native is None else "result")
@@ -234,7 +234,7 @@ def test_a_head_is_trained(tally, data):
     if draw(st.integers(0, 5)) == 0:
         targets = as_tensor(draw(arrays([n, spec.n_out], [np.float32])))
     weight = draw(st.none() | st.sampled_from([spec.n_out, 1, 0]).map(torch.rand))
-    loss = ops.HeadLoss(kind, weight, draw(st.sampled_from([0, 0.1, 1])))
+    loss = (NLL if kind == "nll" else BCE)(weight, draw(st.sampled_from([0, 0.1, 1])))
     spoilt = draw(st.integers(0, 3)) == 0
     max_batch = draw(mostly(st.integers(20, 40), st.sampled_from([0, -1, 2**31, 2**58, 2**61, 2**63, 2**64])))
     order, batch = draw(indices(n)), draw(mostly(st.integers(2, 20), st.integers(-1, 41) | st.just(2**40)))
@@ -306,26 +306,18 @@ def test_crops_are_made(tally, data):
 
 @fuzzed
 @given(st.data())
-def test_a_schedule_of_any_table(tally, data):
-    """An engine's schedule may be anybody's; native code reads eight numbers of it at every step."""
-    length = data.draw(st.just(8) | st.integers(0, 12))
-    table = data.draw(st.lists(st.floats(), min_size=length, max_size=length))
-    shape = data.draw(st.sampled_from([(-1,), (-1,), (1, -1), (-1, 1)]))
-
-    class Schedule(Constant):
-        def table(self):
-            return np.array(table).reshape(shape)
-
-    spec = ops.HeadSpec.from_layers(nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2)))
-    make = partial(ops.HeadEngine, spec, torch.ones(4, 3), torch.zeros(4, dtype=torch.int64))
-    with ops.use_backend("native"):
-        try:
-            make(loss=ops.HeadLoss("nll"), rates=ops.HeadRates(0.1, Schedule()), max_batch=4)
-            made = True
-        except REFUSED:
-            made = False
-    assert made == (len(table) == 8 and len(shape) == 1)
-    tally.count("engine" if made else "refused")
+def test_a_schedule_from_any_file(tally, data):
+    """Eight numbers from a file are a schedule that gives a rate in every step, or refused."""
+    length = data.draw(mostly(st.just(8), st.integers(0, 12)))
+    kind = data.draw(mostly(st.integers(0, 4).map(float), st.floats()))
+    numbers = [kind, *data.draw(st.lists(st.floats() | st.floats(1, 100), min_size=7, max_size=12))][:length]
+    try:
+        schedule = described(numbers)
+    except (ValueError, OverflowError):
+        return tally.count("refused")
+    native, plain = outcome(tally, lambda: ops.rate(schedule, data.draw(st.just(7))))
+    np.testing.assert_allclose(np.array(native, float), np.array(plain, float), rtol=1e-9)
+    return None
 
 
 @st.composite
@@ -351,7 +343,7 @@ def parameters(draw):
 def test_the_optimizer_steps(tally, data):
     draw = data.draw
     params = draw(st.lists(parameters(), min_size=1, max_size=3))
-    schedule = draw(st.sampled_from([None, CLR(10, 3, 2)]))
+    schedule = draw(st.sampled_from([None, Triangle(10, 3, 2)]))
     lr, momentum, decay = (draw(mostly(st.floats(0, 0.9), numbers)) for _ in range(3))
     spoilt = draw(st.sampled_from([None] * 3 + ["momentum_buffer", "schedule", "lr", "steps"]))
     value = draw(st.lists(numbers, max_size=9) | numbers) if spoilt not in (None, "momentum_buffer") else None
@@ -391,11 +383,11 @@ def test_the_optimizer_steps(tally, data):
 
 
 NAMES = {
-    "gather_rows": ("src", "half", "index", "out", "rows", "width", "threads", "stream"),
-    "dropout_mask": ("seed", "step", "layer", "p", "out", "rows", "cols", "threads", "stream"),
+    "gather_rows": ("src", "dtype", "index", "out", "rows", "width", "threads"),
+    "dropout_mask": ("seed", "step", "layer", "p", "out", "rows", "cols", "threads"),
     "head_train": ("engine", "order", "rows", "batch", "first_step", "frozen_bn", "losses", "threads"),
-    "head_predict": ("layers", "rows", "half", "index", "count", "out", "threads"),
-    "sgdr_step": ("tensors", "n_tensors", "groups", "n_groups", "threads"),
+    "head_predict": ("layers", "n_layers", "rows", "dtype", "index", "count", "out", "threads"),
+    "sgd_step": ("tensors", "n_tensors", "groups", "steps", "n_groups", "threads"),
     "head_destroy": ("engine",),
 }
 wrong = st.sampled_from([None, "x", "", b"x", -1, 2**64, 2**70, 1.5, [], (), {}, [(1, 2)], [()], object(), np.zeros(3)])
@@ -409,13 +401,11 @@ def test_the_native_module_checks_types(tally, data):
     arguments = dict.fromkeys(NAMES[name], 0)
     spoilt = data.draw(st.lists(st.sampled_from(NAMES[name]), min_size=1, unique=True))
     arguments |= {key: data.draw(wrong) for key in spoilt}
-    may = {"half", "frozen_bn", "p", "threads", "layers"}  # of another type, or where -1 and [] have a meaning
+    may = {"dtype", "frozen_bn", "p", "threads"}  # of another type, or where -1 has a meaning
     assume(not may >= set(spoilt))
     with pytest.raises((TypeError, RuntimeError)):
         if name == "head_destroy":
             getattr(native_module(), name)(*arguments.values())
-        elif "engine" in arguments:
-            getattr(native_module(), name)(arguments.pop("engine"), **arguments)
         else:
             getattr(native_module(), name)(**arguments)
     tally.count("refused")

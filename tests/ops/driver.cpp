@@ -6,9 +6,10 @@
 #include <random>
 #include <vector>
 
-#include "api.h"
+#include "cpu/launchers.h"
 
 using namespace fastclf;
+using namespace fastclf::cpu;
 
 namespace {
 
@@ -76,13 +77,13 @@ Floats run_head(Head head, const Options& o, const std::vector<uint16_t>& halves
                 const void* targets, const std::vector<int64_t>& order, int threads) {
   const std::vector<HeadLayer> layers = head.layers();
   const Floats weight(o.widths.back(), 1.f);
-  const double schedule[8] = {1, 3, 2};
+  const SgdGroup group = {0.1, 0.9, 0.01, 0, 0, {.kind = ScheduleKind::cosine, .nb = 3, .cycle_mult = 2}};
   const void* source = o.half ? static_cast<const void*>(halves.data()) : rows.data();
   const DType dtype = o.half ? DType::float16 : DType::float32;
-  HeadEngine* engine = head_create({layers.data(), layers.size(), kBatch, source, dtype, o.loss, targets, weight.data(),
-                                    0.1f, 0.1, 0.9, 0.01, false, o.clip, schedule, 5});
+  HeadEngine* engine = head_create(
+      {layers.data(), layers.size(), kBatch, source, dtype, o.loss, targets, weight.data(), 0.1f, &group, o.clip, 5});
   Floats losses(kSteps);
-  require(!head_train(engine, {order.data(), order.size(), kBatch, 2, o.frozen_bn, losses.data()}, threads).error,
+  require(!head_train({engine, order.data(), order.size(), kBatch, 2, o.frozen_bn, losses.data()}, threads).error,
           "head_train");
   head_destroy(engine);
   Floats logits(order.size() * o.widths.back());
@@ -121,24 +122,26 @@ void test_rows() {
   std::vector<Floats> results;
   for (const int threads : {1, 2, 3}) {
     Floats out(211 * 501), mask(33 * 77);
-    require(!gather_rows({src.data(), DType::float32, index.data(), out.data(), 211, 501}, threads, nullptr).error,
+    require(!gather_rows({src.data(), DType::float32, index.data(), out.data(), 211, 501}, threads).error,
             "gather_rows");
-    require(!dropout_mask({3, 1, 2, 0.4, mask.data(), 33, 77}, threads, nullptr).error, "dropout_mask");
+    require(!dropout_mask({3, 1, 2, 0.4, mask.data(), 33, 77}, threads).error, "dropout_mask");
     out.insert(out.end(), mask.begin(), mask.end());
     results.push_back(out);
   }
   require(results[0] == results[1] && results[0] == results[2], "threads change the rows");
 }
 
-void test_sgdr() {
+void test_sgd() {
   std::vector<Floats> results;
   const Floats start = normals(70001), gradient = normals(70001);
   for (const int threads : {1, 2, 3}) {
     Floats p = start, m(start.size()), average = start;
-    const SgdrTensor tensors[] = {{p.data(), gradient.data(), m.data(), average.data(), 70000, 0},
-                                  {p.data() + 70000, gradient.data(), m.data() + 70000, nullptr, 1, 1}};
-    const SgdrGroup groups[] = {{0.1, 0.9, 0.01, 0, 4, {1, 10, 1}, 0.9}, {0.1, 0.9, 0.01, 1, 4, {}, 0}};
-    require(!sgdr_step({tensors, 2, groups, 2}, threads).error, "sgdr_step");
+    const SgdTensor tensors[] = {{p.data(), gradient.data(), m.data(), average.data(), 70000, 0},
+                                 {p.data() + 70000, gradient.data(), m.data() + 70000, nullptr, 1, 1}};
+    const SgdGroup groups[] = {{0.1, 0.9, 0.01, 0.9, 0, {.kind = ScheduleKind::cosine, .nb = 10, .cycle_mult = 1}},
+                               {0.1, 0.9, 0.01, 0, 1, {}}};
+    const int64_t steps[] = {4, 4};
+    require(!sgd_step({tensors, 2, groups, steps, 2}, threads).error, "sgd_step");
     p.insert(p.end(), average.begin(), average.end());
     results.push_back(p);
   }
@@ -157,7 +160,7 @@ int main() {
     test_head({.widths = {5, 130}, .loss = Loss::bce, .half = false});
     test_head({.widths = {33, 17, 9}, .half = false, .frozen_bn = true});
     test_rows();
-    test_sgdr();
+    test_sgd();
     std::printf("%s\n", isa());
   }
 }

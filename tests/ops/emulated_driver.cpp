@@ -12,6 +12,7 @@
 #include "cuda/launchers.h"
 
 using namespace fastclf;
+using namespace fastclf::cuda;
 
 namespace {
 
@@ -105,30 +106,30 @@ void test_emulation() {
 struct Step {
   size_t rows, cols, classes;
   Loss loss;
-  Clock clock = {3, 1};
+  StepCounter step_counter = {3, 1};
   std::vector<int64_t> order = {};
   std::vector<uint16_t> src = std::vector<uint16_t>(20 * cols, 0x3c00);
   Floats mean = Floats(cols), rstd = Floats(cols), running_mean = Floats(cols), running_var = Floats(cols, 1.f);
   Floats gamma = normals(cols), beta = normals(cols), dgamma = Floats(cols), dbeta = Floats(cols);
   Floats partial = Floats((rows + 31) / 32 * 2 * cols), z = normals(rows * cols), operand = Floats(rows * cols);
-  std::vector<unsigned> tickets = std::vector<unsigned>((cols + 31) / 32);
+  std::vector<unsigned> block_counters = std::vector<unsigned>((cols + 31) / 32);
   std::vector<uint16_t> narrow = std::vector<uint16_t>(rows * cols);
 
   template <class Op>
   void fill_rows(Op& op) {
-    op.src = src.data(), op.dtype = DType::float16, op.order = order.data(), op.clock = &clock;
+    op.src = src.data(), op.dtype = DType::float16, op.order = order.data(), op.step_counter = &step_counter;
     op.stride = rows, op.rows = rows, op.cols = cols;
   }
   template <class Op>
   void fill_statistics(Op& op) {
     op.mean = mean.data(), op.rstd = rstd.data(), op.running_mean = running_mean.data();
     op.running_var = running_var.data(), op.momentum = 0.1f, op.eps = 1e-5f;
-    op.partial = partial.data(), op.ticket = tickets.data();
+    op.partial = partial.data(), op.block_counter = block_counters.data();
   }
   template <class Op>
   void fill_sums(Op& op) {
     op.mean = mean.data(), op.rstd = rstd.data(), op.dgamma = dgamma.data(), op.dbeta = dbeta.data();
-    op.partial = partial.data(), op.ticket = tickets.data();
+    op.partial = partial.data(), op.block_counter = block_counters.data();
   }
 
   void forward() {
@@ -152,6 +153,13 @@ struct Step {
     done(relu_moments(relu, nullptr));
   }
 
+  void mask() {
+    DropoutMask op;
+    op.seed = 5, op.layer = 1, op.p = 0.3, op.step = 4, op.out = operand.data(), op.rows = rows, op.cols = cols;
+    done(dropout_mask(op, nullptr));
+    for (const float v : operand) require(v == 0 || v == 1 / 0.7f, "a mask has other values");
+  }
+
   void losses() {
     Floats logits = normals(rows * classes), bias = normals(classes), weight(classes, 1.5f), row_loss(rows), out(2);
     std::vector<int64_t> labels(20);
@@ -160,8 +168,8 @@ struct Step {
     std::vector<uint16_t> copy(rows * classes);
     const void* targets = loss == Loss::nll ? static_cast<const void*>(labels.data()) : several.data();
     done(loss_gradient(
-        {loss, logits.data(), bias.data(), targets, order.data(), &clock, rows, rows, classes, weight.data(),
-         1.5f * static_cast<float>(classes), 0.1f, row_loss.data(), out.data(), tickets.data(), copy.data()},
+        {loss, logits.data(), bias.data(), targets, order.data(), &step_counter, rows, rows, classes, weight.data(),
+         1.5f * static_cast<float>(classes), 0.1f, row_loss.data(), out.data(), block_counters.data(), copy.data()},
         nullptr));
     require(std::isfinite(out[1]) && out[1] > 0, "the loss is not finite");
   }
@@ -177,14 +185,13 @@ struct Step {
     input.g = operand.data(), input.h = z.data(), input.rows = rows, input.cols = cols, input.gamma = gamma.data();
     input.frozen = false, input.dbias = running_mean.data(), input.copy = narrow.data();
     done(input_gradient(input, nullptr));
-    done(column_sums({z.data(), rows, cols, dbeta.data(), partial.data(), tickets.data()}, nullptr));
+    done(column_sums({z.data(), rows, cols, dbeta.data(), partial.data(), block_counters.data()}, nullptr));
     for (const float v : operand) require(std::isfinite(v), "a gradient is not finite");
   }
 
   void predict() {
     const Floats weight = normals(classes * cols), bias = normals(classes);
-    Floats out(weight.size()), out_bias(classes), gathered(order.size() * cols);
-    done(gather_rows({src.data(), DType::float16, order.data(), gathered.data(), order.size(), cols}, 1, nullptr));
+    Floats out(weight.size()), out_bias(classes);
     done(fold({weight.data(), bias.data(), gamma.data(), beta.data(), mean.data(), running_var.data(), 1e-5f, classes,
                cols, out.data(), out_bias.data()},
               nullptr));
@@ -195,16 +202,18 @@ struct Step {
 void test_update() {
   Floats p = normals(5000), m(5000), average(4001);
   const Floats g = normals(5000);
-  const SgdrTensor tensors[] = {{p.data(), g.data(), m.data(), average.data(), 4001, 0},
-                                {p.data() + 4001, g.data() + 4001, m.data() + 4001, nullptr, 999, 1}};
-  SgdrGroup groups[] = {{0.1, 0.9, 0.01, 0, 4, {1, 10, 1}, 0.9}, {0.1, 0.9, 0.01, 1, 9, {}, 0}};
+  const SgdTensor tensors[] = {{p.data(), g.data(), m.data(), average.data(), 4001, 0},
+                               {p.data() + 4001, g.data() + 4001, m.data() + 4001, nullptr, 999, 1}};
+  const SgdGroup groups[] = {{0.1, 0.9, 0.01, 0.9, 0, {.kind = ScheduleKind::cosine, .nb = 10, .cycle_mult = 1}},
+                             {0.1, 0.9, 0.01, 0, 1, {}}};
+  int64_t steps[] = {4, 9};
   double partial[2];
-  unsigned ticket = 0;
+  unsigned block_counter = 0;
   float factor = 0;
-  Clock clock = {8, 2};
-  done(clip_factor({tensors, 2, 0.5, partial, &ticket, &factor}, nullptr));
-  done(sgdr_update({tensors, 2, groups, 2, &factor, &clock, &ticket}, nullptr));
-  require(groups[0].step == 5 && groups[1].step == 10 && clock.step == 9 && clock.batch == 3,
+  StepCounter step_counter = {8, 2};
+  done(clip_factor({tensors, 2, 0.5, partial, &block_counter, &factor}, nullptr));
+  done(sgd_step({tensors, 2, groups, steps, 2, &factor, &step_counter, &block_counter}, nullptr));
+  require(steps[0] == 5 && steps[1] == 10 && step_counter.step == 9 && step_counter.batch == 3,
           "steps are counted wrong");
 }
 
@@ -212,6 +221,7 @@ void test_launchers() {
   for (const size_t cols : {1, 37, 64}) {
     for (const size_t rows : {2, 33, 70}) {
       Step step = {.rows = rows, .cols = cols, .classes = cols + 1, .loss = rows == 33 ? Loss::bce : Loss::nll};
+      step.mask();
       step.forward();
       step.losses();
       step.backward();

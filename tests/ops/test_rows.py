@@ -103,6 +103,14 @@ class TestDropoutMask:
             ops.dropout_mask(0, -1, 0, 1, 1, 0.5)
 
 
+def test_masks_are_the_same_on_every_device(kernel_device: torch.device) -> None:
+    for cols in (4, 7, 1100):
+        mask = ops.dropout_mask(5, 6, 7, 33, cols, 0.4, kernel_device)
+        assert mask.device.type == kernel_device.type
+        with ops.use_backend("reference"):
+            assert torch.equal(mask.cpu(), ops.dropout_mask(5, 6, 7, 33, cols, 0.4))
+
+
 def test_unknown_backend_is_named() -> None:
     with (
         pytest.raises(ValueError, match="name must be one of reference, native, emulated, got 'gpu'"),

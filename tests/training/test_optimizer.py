@@ -2,28 +2,13 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fastclf import ops
-from fastclf.ops.backend import native_module
-from fastclf.training import schedule as schedules
-from fastclf.training.optimizer import SGDR, schedule_from_table
-
-SCHEDULES: list[schedules.Schedule] = [
-    schedules.Constant(),
-    schedules.SGDR(10),
-    schedules.SGDR(7, 2),
-    schedules.SGDR(360, 1.5),
-    schedules.CLR(40, 1, 32, 10),
-    schedules.CLR(23, 2, 8, 4),
-    schedules.CLRBeta(50, 1, 10, 12.5, 0.95, 0.85),
-    schedules.CLRBeta(33, 2, 5, 0),
-    schedules.Finder(100, 1e6),
-    schedules.Finder(30, 50.0, True),
-]
+from fastclf import ops, schedules
+from fastclf.ops import rate
+from fastclf.training.optimizer import SGDR
 
 
 @pytest.fixture(params=["reference", "native"])
@@ -48,34 +33,17 @@ def tensors(shapes: list[tuple[int, ...]]) -> list[nn.Parameter]:
 SHAPES: list[tuple[int, ...]] = [(1,), (3, 5), (70000,), (64, 3, 7, 7), (0,), (129, 257)]
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
-def test_native_schedule_equals_python(schedule: schedules.Schedule) -> None:
-    n, table = 500, schedule.table()
-    factor, momentum = np.empty(n), np.empty(n)
-    native_module().schedule_values(
-        schedule=table.ctypes.data, first=3, n=n, own=0.9, factor=factor.ctypes.data, momentum=momentum.ctypes.data
-    )
-    own = [schedule.momentum(3 + i) for i in range(n)]
-    assert np.allclose(factor, [schedule.factor(3 + i) for i in range(n)], rtol=1e-12, atol=1e-12)
-    assert np.allclose(momentum, [0.9 if m is None else m for m in own], rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
-def test_table_describes_the_schedule(schedule: schedules.Schedule) -> None:
-    again = schedule_from_table(schedule.table().tolist())
-    assert [again.factor(i) for i in range(60)] == [schedule.factor(i) for i in range(60)]
-    assert [again.momentum(i) for i in range(60)] == [schedule.momentum(i) for i in range(60)]
-
-
-def test_unknown_table_is_named() -> None:
-    with pytest.raises(ValueError, match="got kind 9"):
-        schedule_from_table([9.0] * 8)
-
-
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("weight_decay", [0.0, 0.01])
 @pytest.mark.parametrize(
-    "schedule", [schedules.Constant(), schedules.SGDR(20, 2), schedules.CLRBeta(50, 1, 10, 10, 0.95, 0.85)]
+    "schedule",
+    [
+        schedules.Constant(),
+        schedules.Cosine(20, 2),
+        schedules.OneCycle(50, 1, 10, 10, 0.95, 0.85),
+        schedules.Table.of(lambda step: (0.97**step, (1 + step) / 60), 40),
+        schedules.as_schedule(lambda step: 1 / (1 + step)),
+    ],
 )
 def test_equals_torch_sgd_over_100_steps(schedule: schedules.Schedule, weight_decay: float) -> None:
     ours, theirs = tensors(SHAPES), tensors(SHAPES)
@@ -90,9 +58,9 @@ def test_equals_torch_sgd_over_100_steps(schedule: schedules.Schedule, weight_de
         for a, b in zip(ours, theirs, strict=True):
             a.grad = torch.randn_like(a)
             b.grad = a.grad.clone()
-        own = schedule.momentum(step)
+        factor, own = rate(schedule, step)
         for lr, group in zip(lrs, peer.param_groups, strict=True):
-            group["lr"] = lr * schedule.factor(step)
+            group["lr"] = lr * factor
             group["momentum"] = 0.9 if own is None else own
         optimizer.step()
         peer.step()
@@ -104,14 +72,14 @@ def test_equals_torch_sgd_over_100_steps(schedule: schedules.Schedule, weight_de
 def test_decoupled_decay_against_float64() -> None:
     (p,) = tensors([(50, 7)])
     w, v = p.detach().double().clone(), torch.zeros(50, 7, dtype=torch.float64)
-    schedule = schedules.SGDR(10)
+    schedule = schedules.Cosine(10)
     optimizer = SGDR([p], 0.1, weight_decay=0.1, decoupled=True, schedule=schedule)
     for step in range(25):
         p.grad = torch.randn_like(p)
-        rate = 0.1 * schedule.factor(step)
+        lr = 0.1 * rate(schedule, step)[0]
         v = 0.9 * v + p.grad.double()
-        w = w * (1 - rate * 0.1) - rate * v
-        assert optimizer.rates() == [rate]
+        w = w * (1 - lr * 0.1) - lr * v
+        assert optimizer.rates() == [lr]
         optimizer.step()
     torch.testing.assert_close(p.detach().double(), w, rtol=1e-5, atol=1e-6)
 
@@ -121,7 +89,7 @@ def test_backends_agree() -> None:
     start, gradients = tensors(SHAPES), [[torch.randn(s) for s in SHAPES] for _ in range(10)]
     for name in ("reference", "native"):
         ours = copy.deepcopy(start)
-        optimizer = SGDR(ours, 0.1, weight_decay=0.01, schedule=schedules.SGDR(4))
+        optimizer = SGDR(ours, 0.1, weight_decay=0.01, schedule=schedules.Cosine(4))
         with ops.use_backend(name):
             for step in gradients:
                 for p, g in zip(ours, step, strict=True):
@@ -211,8 +179,8 @@ class TestTensors:
         gradients = [[torch.randn_like(p) for p in through] for _ in range(6)]
         for a, b in zip(through, resumed, strict=True):
             b.data.copy_(a.data)
-        first = SGDR(through, 0.1, schedule=schedules.SGDR(4))
-        second = SGDR(resumed, 0.1, schedule=schedules.SGDR(4))
+        first = SGDR(through, 0.1, schedule=schedules.Cosine(4))
+        second = SGDR(resumed, 0.1, schedule=schedules.Cosine(4))
         for step, gs in enumerate(gradients):
             if step == 3:
                 state = copy.deepcopy(second.state_dict())

@@ -1,4 +1,4 @@
-"""How a GPU's images are decoded fastest on this machine: measured once on some of them, then remembered."""
+"""How a GPU's pictures are decoded fastest on this machine: measured once on some of them, then remembered."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from fastclf.choice import choose, remembered
+from fastclf.autotune import autotune, cached
 from fastclf.data.decode.decode_error import DecodeError
 from fastclf.data.input_stall import available_processors
 
@@ -41,7 +41,7 @@ def candidates(num_threads: int) -> list[Tuning]:
 def fastest(
     situation: Mapping[str, Any], num_threads: int, build: Callable[[Tuning], M], work: Callable[[M], object]
 ) -> M:
-    """Build what decodes fastest.
+    """Builds what decodes fastest.
 
     Args:
         situation: all that the choice depends on, but for the number of threads.
@@ -52,7 +52,7 @@ def fastest(
     known = {str(tuning): tuning for tuning in candidates(num_threads)}
     first = next(iter(known))
     situation = {**situation, "threads": num_threads, "processors": available_processors()}
-    chosen = remembered(situation)
+    chosen = cached(situation)
     if chosen in known:
         return build(known[chosen])
     made = {name: build(tuning) for name, tuning in known.items()}
@@ -61,4 +61,4 @@ def fastest(
             work(one)
     except DecodeError:  # an image is bad, and will be named when its batch comes
         return build(known[first])
-    return made[choose(situation, {name: partial(work, one) for name, one in made.items()}, default=first)]
+    return made[autotune(situation, {name: partial(work, one) for name, one in made.items()}, default=first)]

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from fastclf.autotune import autotune, cached, processor
 from fastclf.calls import starts_threads
-from fastclf.choice import choose, processor, remembered
 from fastclf.models.body import Body
 from fastclf.models.runtime.engines import ENGINES, Run, installed
 from fastclf.models.runtime.record import record
@@ -107,7 +107,7 @@ def _fastest(body: Body, x: Tensor) -> tuple[Run | None, bool]:
         "processor": processor(),
         "versions": {"torch": torch.__version__, **runtimes},
     }
-    known = remembered(situation)
+    known = cached(situation)
     if known == _TORCH:
         return None, False
     eager: Run = partial(_in_torch, body)
@@ -117,7 +117,7 @@ def _fastest(body: Body, x: Tensor) -> tuple[Run | None, bool]:
         return agreeing.get(known or ""), bool(compared)
     few = x.repeat(-(-_MEASURED // len(x)), 1, 1, 1)[:_MEASURED]  # as many whatever came first
     ways = {name: _bind(run, few) for name, run in {_TORCH: eager, **agreeing}.items()}
-    run = agreeing.get(choose(situation, ways, default=next(iter(agreeing))))
+    run = agreeing.get(autotune(situation, ways, default=next(iter(agreeing))))
     return run, run is not None
 
 

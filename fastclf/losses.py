@@ -1,0 +1,76 @@
+"""The losses that go with a head: on its final output, and, stably, on its logits.
+
+Each averages over rows, so one call over a whole set gives that set's exact loss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def _weight(weight: Tensor | None, like: Tensor) -> Tensor | None:
+    return None if weight is None else weight.to(like.device, like.dtype)
+
+
+@dataclass(frozen=True)
+class NLL:
+    """Negative log likelihood of log-probabilities ``[B, C]`` and classes ``[B] int64``.
+
+    ``weight [C]`` weighs rows by their class (the mean is weighted as in ``torch.nn.functional.cross_entropy``);
+    ``label_smoothing`` in 0..1 moves that share of the target to all classes evenly.
+    """
+
+    weight: Tensor | None = None
+    label_smoothing: float = 0.0
+
+    def __call__(self, log_probs: Tensor, y: Tensor) -> Tensor:
+        """Return the loss of log-probabilities (log-softmax leaves log-probabilities as they are)."""
+        return self.from_logits(log_probs, y)
+
+    def from_logits(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return the loss of logits ``[B, C]``."""
+        weight = _weight(self.weight, logits)
+        return F.cross_entropy(logits, y, weight=weight, label_smoothing=self.label_smoothing)
+
+
+@dataclass(frozen=True)
+class BCE:
+    """Binary cross-entropy of probabilities ``[B, C]`` and targets ``[B, C] float32``, averaged over both.
+
+    ``weight [C]`` multiplies each class's terms; ``label_smoothing`` s makes targets ``y(1-s) + s/2``.
+    """
+
+    weight: Tensor | None = None
+    label_smoothing: float = 0.0
+
+    def __call__(self, probs: Tensor, y: Tensor) -> Tensor:
+        """Return the loss of probabilities."""
+        return F.binary_cross_entropy(probs, self._smooth(y), weight=_weight(self.weight, probs))
+
+    def from_logits(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return the loss of logits, finite for any finite logit."""
+        target = self._smooth(y.to(logits.dtype))
+        return F.binary_cross_entropy_with_logits(logits, target, weight=_weight(self.weight, logits))
+
+    def _smooth(self, y: Tensor) -> Tensor:
+        s = self.label_smoothing
+        return y * (1 - s) + s / 2 if s else y
+
+
+@dataclass(frozen=True)
+class L1:
+    """Mean absolute error of predictions and targets ``[B, k]``."""
+
+    def __call__(self, out: Tensor, y: Tensor) -> Tensor:
+        """Return the loss of predictions."""
+        return F.l1_loss(out, y)
+
+    def from_logits(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return the same: a regression head has no final function."""
+        return self(logits, y)
+
+
+LogitLoss = NLL | BCE | L1

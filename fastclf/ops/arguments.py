@@ -1,0 +1,60 @@
+"""What callers may pass as rows of activations and as row numbers, checked and made into tensors."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+RowMatrix = npt.NDArray[np.float16] | npt.NDArray[np.float32] | torch.Tensor
+Index = npt.NDArray[np.int64] | torch.Tensor
+DTYPES = {torch.float16: 0, torch.float32: 1, torch.bfloat16: 2}  # csrc/api.h: DType
+
+
+def as_row_matrix(what: str, src: RowMatrix) -> torch.Tensor:
+    """Check an `[N, F]` matrix of activations and return it as a tensor that shares its memory."""
+    if isinstance(src, np.ndarray):
+        if src.dtype not in (np.float16, np.float32):
+            raise TypeError(f"{what} must be float16 or float32, got {src.dtype}. Convert it with .astype(np.float16).")
+        if not src.flags.c_contiguous:
+            raise ValueError(f"{what} must be C-contiguous, got strides {src.strides}. Use np.ascontiguousarray.")
+        src = torch.from_numpy(np.asarray(_Shared(src)))  # no operation here writes to its source
+    if src.dtype not in (torch.float16, torch.float32):
+        raise TypeError(f"{what} must be float16 or float32, got {src.dtype}. Convert it with .half().")
+    if src.device.type != "cpu":
+        raise ValueError(f"{what} must be on the CPU, got {src.device}. Move it with .cpu().")
+    if src.ndim != 2:
+        raise ValueError(f"{what} must be [N, F], got shape {list(src.shape)}. Reshape it to one row per sample.")
+    if not src.is_contiguous():
+        raise ValueError(f"{what} must be contiguous, got strides {src.stride()}. Use .contiguous().")
+    return src
+
+
+def as_index(function: str, index: Index, n: int) -> torch.Tensor:
+    """Check row numbers (`[B] int64`, 0 <= index < n) and return them as a contiguous tensor."""
+    # torch warns of arrays that may not be written, and refuses negative strides: those are copied.
+    positions = (
+        index if isinstance(index, torch.Tensor) else torch.from_numpy(np.require(index, requirements=["C", "W"]))
+    )
+    if positions.dtype != torch.int64:
+        raise TypeError(f"{function}: index must be int64, got {positions.dtype}. Convert it with .long().")
+    if positions.ndim != 1 or positions.device.type != "cpu":
+        raise ValueError(
+            f"{function}: index must be [B] on the CPU, got shape {list(positions.shape)} on {positions.device}. "
+            "Flatten it and move it with .cpu()."
+        )
+    outside = (positions < 0) | (positions >= n)
+    if bool(outside.any()):
+        at = int(outside.nonzero()[0, 0])
+        raise IndexError(
+            f"{function}: index must be in 0..{n - 1}, got index[{at}] = {int(positions[at])}. Check the order."
+        )
+    return positions.contiguous()
+
+
+class _Shared:
+    """An array's memory without its read-only mark, which torch.from_numpy would warn about."""
+
+    def __init__(self, array: npt.NDArray[np.float16] | npt.NDArray[np.float32]) -> None:
+        self.array = array  # keeps the memory alive
+        self.__array_interface__ = {**array.__array_interface__, "data": (array.ctypes.data, False)}

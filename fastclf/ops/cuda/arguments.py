@@ -1,0 +1,122 @@
+"""Arguments of the GPU's kernels that go together: rows of a batch, statistics, dropout, loss, scratch memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fastclf.losses import BCE, NLL
+
+_TILE = 32  # rows, and columns, of one block's sums (csrc/cuda/columns.cuh)
+
+
+@dataclass(frozen=True)
+class RowBatch:
+    """A batch of rows: row b is `src[order[step_counter[1] * stride + b]]`, or `src[b]` without an order.
+
+    Attributes:
+        src: `[N, F] float16 | float32`.
+        rows: B, the rows of the batch.
+        step_counter: `[2] int32`: the fit's step, which the masks depend on, and the batch's number in this call.
+        order: `[M] int64`, or None.
+        stride: rows from one batch to the next in `order`.
+    """
+
+    src: Tensor
+    rows: int
+    step_counter: Tensor
+    order: Tensor | None = None
+    stride: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are."""
+        return self.src.device
+
+    def step(self) -> int:
+        """Return the fit's step."""
+        return int(self.step_counter[0]) & 0xFFFFFFFF
+
+    def number(self) -> int:
+        """Return the batch's number in this call."""
+        return int(self.step_counter[1])
+
+    def index(self) -> Tensor:
+        """Return `[B] int64`, which rows of `src`."""
+        if self.order is None:
+            return torch.arange(self.rows, device=self.src.device)
+        first = self.number() * self.stride
+        return self.order[first : first + self.rows]
+
+    def gathered(self) -> Tensor:
+        """Return `[B, F]`, the rows."""
+        return self.src[self.index()]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """BatchNorm's statistics of a batch, `[F] float32` each, and the running ones that they change.
+
+    Attributes:
+        mean: of the batch.
+        rstd: `1 / sqrt(variance + eps)`.
+        running_mean: becomes `lerp(running_mean, mean, momentum)`.
+        running_var: the same with the unbiased variance.
+        momentum: BatchNorm's.
+        eps: BatchNorm's.
+    """
+
+    mean: Tensor
+    rstd: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+    momentum: float
+    eps: float
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Which masks a layer samples (`fastclf.ops.dropout_mask`): seed, number of the layer, probability of dropping."""
+
+    seed: int
+    layer: int
+    p: float
+
+
+@dataclass(frozen=True)
+class DeviceLoss:
+    """A loss whose weights are where the logits are, and their sum, which nobody has to wait for then."""
+
+    loss: NLL | BCE
+    weight_sum: float
+
+    @classmethod
+    def of(cls, loss: NLL | BCE, classes: int, device: torch.device) -> DeviceLoss:
+        """Return a loss over so many classes, moved to the device."""
+        if loss.weight is None:
+            return cls(loss, float(classes))
+        weight = loss.weight.detach().to(device, torch.float32).contiguous()
+        return cls(replace(loss, weight=weight), float(weight.sum()))
+
+
+class Scratch:
+    """Memory for sums that several blocks make together; serves any operation of at most `rows` x `cols`.
+
+    Operations that share it must run one after the other, as those on one stream do.
+    """
+
+    def __init__(self, rows: int, cols: int, device: torch.device) -> None:
+        self.rows, self.cols = rows, cols
+        self.partial = torch.empty(2 * _tiles(rows) * max(cols, 1), dtype=torch.float32, device=device)
+        self.row_loss = torch.empty(max(rows, 1), dtype=torch.float32, device=device)
+        self.block_counter = torch.zeros(max(_tiles(cols), 1), dtype=torch.int32, device=device)
+
+    def addresses(self) -> dict[str, int]:
+        """Return where the kernels find it."""
+        return {"partial": self.partial.data_ptr(), "block_counter": self.block_counter.data_ptr()}
+
+
+def _tiles(n: int) -> int:
+    return -(-max(n, 1) // _TILE)

@@ -1,0 +1,114 @@
+"""What operations check before a kernel runs, and how they pass tensors on: as addresses and sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from fastclf.ops.arguments import DTYPES
+from fastclf.ops.cuda.arguments import Moments, RowBatch, Scratch
+from fastclf.ops.registry import address
+
+FLOAT = (torch.float32,)
+ROWS = (torch.float16, torch.float32)
+OPERAND = (torch.float32, torch.bfloat16)
+
+
+def stream_of(device: torch.device) -> int:
+    """Return the handle of the current stream; 0 on the CPU, which has none."""
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+
+
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """Make a GPU the current one, as launching kernels on its streams needs."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def check(
+    function: str,
+    device: torch.device,
+    name: str,
+    tensor: Tensor,
+    shape: Sequence[int],
+    dtypes: Sequence[torch.dtype] = FLOAT,
+) -> None:
+    """Raise ValueError unless the tensor is on the device, contiguous, and has this shape and one of these dtypes."""
+    if tensor.device != device:
+        raise ValueError(
+            f"{function}: {name} must be on {device}, as the others are, got {tensor.device}. Move it there."
+        )
+    if tuple(tensor.shape) != tuple(shape) or tensor.dtype not in dtypes or not tensor.is_contiguous():
+        wanted = " or ".join(str(d).removeprefix("torch.") for d in dtypes)
+        layout = "" if tensor.is_contiguous() else ", not contiguous"
+        raise ValueError(
+            f"{function}: {name} must be contiguous {list(shape)} {wanted}, got {list(tensor.shape)} "
+            f"{str(tensor.dtype).removeprefix('torch.')}{layout}. Allocate it so."
+        )
+
+
+def check_batch(function: str, x: RowBatch, scratch: Scratch | None = None) -> None:
+    """Check a batch."""
+    check(function, x.src.device, "x.src", x.src, x.src.shape, ROWS)
+    check(function, x.src.device, "x.step_counter", x.step_counter, (2,), (torch.int32,))
+    if x.order is not None:
+        check(function, x.src.device, "x.order", x.order, (len(x.order),), (torch.int64,))
+    _check_scratch(function, x.rows, x.src.shape[1], scratch)
+
+
+def check_matrix(function: str, name: str, x: Tensor, scratch: Scratch) -> None:
+    """Check a float32 matrix."""
+    check(function, x.device, name, x, x.shape)
+    _check_scratch(function, x.shape[0], x.shape[1], scratch)
+
+
+def _check_scratch(function: str, rows: int, cols: int, scratch: Scratch | None) -> None:
+    if scratch is not None and (rows > scratch.rows or cols > scratch.cols):
+        raise ValueError(
+            f"{function}: scratch must be for at least [{rows}, {cols}], got one for [{scratch.rows}, {scratch.cols}]. "
+            "Make a larger one."
+        )
+
+
+def check_moments(function: str, device: torch.device, m: Moments, cols: int) -> None:
+    """Check the statistics of `cols` columns."""
+    for name in ("mean", "rstd", "running_mean", "running_var"):
+        check(function, device, name, getattr(m, name), (cols,))
+
+
+def check_copy(function: str, copy: Tensor | None, like: Tensor) -> None:
+    """Check a bfloat16 copy, where one is wanted."""
+    if copy is not None:
+        check(function, like.device, "copy", copy, like.shape, (torch.bfloat16,))
+
+
+def addresses(tensors: dict[str, Tensor]) -> dict[str, int]:
+    """Return where the tensors are, by their names."""
+    return {name: tensor.data_ptr() for name, tensor in tensors.items()}
+
+
+def size_of(x: Tensor) -> dict[str, int]:
+    """Return rows and columns."""
+    return {"rows": x.shape[0], "cols": x.shape[1]}
+
+
+def rows_of(x: RowBatch) -> dict[str, int]:
+    """Return a batch as launchers take it."""
+    return {
+        "src": x.src.data_ptr(),
+        "dtype": DTYPES[x.src.dtype],
+        "order": address(x.order),
+        "step_counter": x.step_counter.data_ptr(),
+        "stride": x.stride,
+        "rows": x.rows,
+        "cols": x.src.shape[1],
+    }
+
+
+def moments_of(m: Moments, scratch: Scratch) -> dict[str, float]:
+    """Return statistics and scratch memory as launchers take them."""
+    names = ("mean", "rstd", "running_mean", "running_var")
+    tensors = {name: getattr(m, name) for name in names}
+    return {**addresses(tensors), "momentum": m.momentum, "eps": m.eps, **scratch.addresses()}

@@ -1,0 +1,1 @@
+"""Training and running a head over mapped activations."""

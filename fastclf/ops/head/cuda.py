@@ -1,0 +1,243 @@
+"""The head engine on a GPU: kernels of ours around matrix products, captured once and replayed for every batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastclf.ops.cuda import backward, forward
+from fastclf.ops.cuda.arguments import DeviceLoss, Dropout, Moments, RowBatch, Scratch
+from fastclf.ops.cuda.checks import current
+from fastclf.ops.head.cuda_rows import row_source
+from fastclf.ops.head.spec import HeadBlock, HeadSpec, HeadTraining, Precision
+from fastclf.ops.sgd import DeviceGroups, Update, Updates, UpdateTable
+
+_PREDICT_ROWS = 8192  # rows of one product
+
+
+class CudaHead:
+    """Trains the head where its tensors are: on a GPU, or on the CPU under emulation.
+
+    A step's kernels read everything that changes (rows, step number, rates) from device memory, so on a GPU one CUDA
+    graph serves all steps of one batch size.
+
+    Args:
+        native: the module whose kernels run.
+        training: the head and what it is trained with.
+        resident_bytes: rows that take more stay in main memory; None: half of the device's free memory.
+    """
+
+    def __init__(self, native: ModuleType, training: HeadTraining, *, resident_bytes: int | None = None) -> None:
+        spec, max_batch, rates = training.spec, training.max_batch, training.rates
+        self.spec, self.clip, self.precision = spec, rates.clip, training.precision
+        self.device = device = spec.device
+        self.step_counter = torch.zeros(2, dtype=torch.int32, device=device)
+        self.rows = row_source(training.rows, device, max_batch, self.step_counter, resident_bytes)
+        self.targets = training.targets.to(device)
+        self.loss = DeviceLoss.of(training.loss, spec.n_out, device)
+        widths = [spec.n_in, *(block.linear.out_features for block in spec.blocks)]
+        self.scratch = Scratch(max_batch, max(widths), device)
+        self.blocks = [_Block(block, n, training) for n, block in enumerate(spec.blocks)]
+        self.velocity = [torch.zeros_like(p) for p in spec.parameters()]
+        gradients = [g for block in self.blocks for g in block.gradients]
+        triples = zip(spec.parameters(), gradients, self.velocity, strict=True)
+        self.table = UpdateTable(native, Updates(device, [Update(p, g, v, None, 0) for p, g, v in triples]))
+        self.groups = DeviceGroups([rates.group], [0], device)
+        self.factor = torch.ones(1, dtype=torch.float32, device=device)
+        self._order = torch.empty(0, dtype=torch.int64, device=device)
+        self._losses = torch.empty(0, dtype=torch.float32, device=device)
+        self._steps: dict[tuple[int, int, int, bool], Callable[[], None]] = {}
+
+    def train(self, order: Tensor, batch_size: int, first_step: int, *, frozen_bn: bool) -> Tensor:
+        """Return the loss of every batch, on the device; see `HeadEngine.train`."""
+        n_steps = -(-len(order) // batch_size)
+        self._make_room(len(order), n_steps)
+        self._order[: len(order)].copy_(order)
+        self.step_counter.copy_(torch.tensor([np.uint32(first_step).astype(np.int32), 0], dtype=torch.int32))
+        self.groups.steps.fill_(first_step)
+        with current(self.device):
+            for i, slot in enumerate(self.rows.serve(order, batch_size)):
+                rows = min(batch_size, len(order) - i * batch_size)
+                self._step_of(rows, batch_size, slot, frozen_bn)()
+        return self._losses[:n_steps].clone()
+
+    def momenta(self) -> list[Tensor]:
+        """Return a copy of the momentum of every parameter."""
+        return [v.clone() for v in self.velocity]
+
+    def load_momenta(self, momenta: Sequence[Tensor]) -> None:
+        """Replace the momenta."""
+        for v, given in zip(self.velocity, momenta, strict=True):
+            v.copy_(given)
+
+    def _make_room(self, rows: int, steps: int) -> None:
+        if rows > len(self._order) or steps > len(self._losses):
+            self._order = torch.empty(rows, dtype=torch.int64, device=self.device)
+            self._losses = torch.empty(steps, dtype=torch.float32, device=self.device)
+            self._steps.clear()  # they know the old addresses
+
+    def _step_of(self, rows: int, stride: int, slot: int, frozen: bool) -> Callable[[], None]:
+        key = (rows, stride, slot, frozen)
+        if key not in self._steps:
+            step = partial(self._step, *key)
+            self._steps[key] = _captured(step, self.precision) if self.device.type == "cuda" else step
+        return self._steps[key]
+
+    def _step(self, rows: int, stride: int, slot: int, frozen: bool) -> None:
+        targets = RowBatch(self.targets, rows, self.step_counter, self._order, stride)
+        inputs = self._forward(self.rows.batch(slot, self._order, rows, stride), frozen)
+        last = self.blocks[-1]
+        backward.loss_gradient(
+            last.z[:rows], last.bias, self.loss, targets, self._losses, self.scratch, last.copy_of(rows)
+        )
+        backward.column_sums(last.z[:rows], last.gradients[1], self.scratch)
+        self._backward(inputs, frozen)
+        if self.clip is not None:
+            self.table.clip_factor(self.clip, self.factor)
+        self.table.step(self.groups, scale=self.factor, step_counter=self.step_counter)
+
+    def _forward(self, x: RowBatch, frozen: bool) -> list[RowBatch]:
+        """Leave each block's product in its z, the last one's without the bias; return the blocks' inputs."""
+        inputs = []
+        for block, after in zip(self.blocks, [*self.blocks[1:], None], strict=True):
+            inputs.append(x)
+            if frozen:
+                block.use_running_statistics()
+            elif len(inputs) == 1:
+                forward.batch_moments(x, block.moments, self.scratch)
+            operand, z = block.operand[: x.rows], block.z[: x.rows]
+            forward.normalise(
+                x, block.moments.mean, block.moments.rstd, block.gamma, block.beta, block.dropout, operand
+            )
+            _product(operand, block.product_weight().t(), z)
+            if after is not None and frozen:
+                forward.add_bias(z, block.bias, relu=True)
+            elif after is not None:
+                forward.relu_moments(z, block.bias, after.moments, self.scratch)
+            x = RowBatch(z, x.rows, self.step_counter)
+        return inputs
+
+    def _backward(self, inputs: list[RowBatch], frozen: bool) -> None:
+        """From the gradient of the logits, in the last block's z, to all gradients."""
+        d = self.blocks[-1].z
+        for n in reversed(range(len(self.blocks))):
+            block, x = self.blocks[n], inputs[n]
+            g, m = block.input_gradient[: x.rows], block.moments
+            weight, _, dgamma, dbeta = block.gradients
+            narrow = block.copy_of(x.rows)
+            given = d[: x.rows] if narrow is None else narrow
+            _product(given.t(), block.operand[: x.rows], weight)
+            _product(given, block.product_weight(), g)
+            backward.affine_gradient(g, x, m.mean, m.rstd, block.dropout, dgamma, dbeta, self.scratch, write=n > 0)
+            if n > 0:
+                below = self.blocks[n - 1]
+                backward.input_gradient(
+                    g,
+                    x.src,
+                    m.mean,
+                    m.rstd,
+                    block.gamma,
+                    dgamma,
+                    dbeta,
+                    below.gradients[1],
+                    self.scratch,
+                    below.copy_of(x.rows),
+                    frozen=frozen,
+                )
+            d = g
+
+
+class _Block:
+    """One block's parameters, and the memory that its step needs."""
+
+    def __init__(self, of: HeadBlock, number: int, training: HeadTraining) -> None:
+        self.weight, self.bias, self.gamma, self.beta, mean, var = (t.detach() for t in of.tensors())
+        n_out, n_in = self.weight.shape
+        max_batch, device = training.max_batch, self.weight.device
+        self.dropout = Dropout(training.seed, number, of.p)
+        self.moments = Moments(
+            torch.empty_like(mean), torch.empty_like(var), mean, var, float(of.bn.momentum or 0.0), of.bn.eps
+        )
+        self.gradients = [torch.empty_like(t) for t in (self.weight, self.bias, self.gamma, self.beta)]
+        self.z = torch.empty(max_batch, n_out, dtype=torch.float32, device=device)
+        self.input_gradient = torch.empty(max_batch, n_in, dtype=torch.float32, device=device)
+        narrow = training.precision == "bf16"
+        self.operand = torch.empty(max_batch, n_in, device=device, dtype=torch.bfloat16 if narrow else torch.float32)
+        self.narrow_weight = self.weight.bfloat16() if narrow else None
+        self.narrow_gradient = torch.empty(max_batch, n_out, device=device, dtype=torch.bfloat16) if narrow else None
+
+    def use_running_statistics(self) -> None:
+        m = self.moments
+        m.mean.copy_(m.running_mean)
+        torch.add(m.running_var, m.eps, out=m.rstd).rsqrt_()
+
+    def product_weight(self) -> Tensor:
+        """Return the weight as the products multiply it."""
+        return self.weight if self.narrow_weight is None else self.narrow_weight.copy_(self.weight)
+
+    def copy_of(self, rows: int) -> Tensor | None:
+        """Return where the gradient of this block's z is wanted as bfloat16 too."""
+        return None if self.narrow_gradient is None else self.narrow_gradient[:rows]
+
+
+def _product(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """Compute `out = a @ b`, added up in float32."""
+    if a.dtype == torch.float32:
+        torch.mm(a, b, out=out)
+    elif a.device.type == "cuda":
+        torch.mm(a, b, out_dtype=torch.float32, out=out)
+    else:
+        torch.mm(a.float(), b.float(), out=out)
+
+
+def _captured(step: Callable[[], None], precision: Precision) -> Callable[[], None]:
+    """Return the step as a CUDA graph. Capturing does not run it."""
+    square = torch.zeros(8, 8, device="cuda")
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream())
+    graph = torch.cuda.CUDAGraph()
+    with _tf32(precision == "tf32"), torch.cuda.stream(side):
+        torch.mm(square, square)  # cuBLAS prepares itself at its first call, which cannot be captured
+        with torch.cuda.graph(graph, stream=side):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    return graph.replay
+
+
+@contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    """Let float32 products round their operands to TF32, inside the block only."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def predict(native: ModuleType, spec: HeadSpec, rows: Tensor, index: Tensor) -> Tensor:
+    """Return logits `[M, C]` of rows `index`, where `rows` are, with BatchNorm folded into the weights."""
+    with current(spec.device):
+        folded = [_folded(block) for block in spec.blocks]
+        out = torch.empty(len(index), spec.n_out, dtype=torch.float32, device=rows.device)
+        for first in range(0, len(index), _PREDICT_ROWS):
+            part = index[first : first + _PREDICT_ROWS]
+            x = rows[part].to(spec.device).float()
+            for n, (weight, bias) in enumerate(folded):
+                x = torch.mm(x, weight.t())
+                forward.add_bias(x, bias, relu=n + 1 < len(folded))
+            out[first : first + len(part)].copy_(x)
+    return out
+
+
+def _folded(block: HeadBlock) -> tuple[Tensor, Tensor]:
+    weight, bias, gamma, beta, mean, var = (t.detach() for t in block.tensors())
+    folded = torch.empty_like(weight), torch.empty_like(bias)
+    forward.fold(weight, bias, gamma, beta, mean, var, block.bn.eps, *folded)
+    return folded

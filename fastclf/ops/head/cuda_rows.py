@@ -1,0 +1,106 @@
+"""Where a head's rows come from during training on a GPU: its own memory, or batch by batch from the mapped file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from fastclf.ops.cuda.arguments import RowBatch
+
+
+class Resident:
+    """Rows that lie on the device."""
+
+    def __init__(self, rows: Tensor, step_counter: Tensor) -> None:
+        self._rows, self._step_counter = rows, step_counter
+
+    def serve(self, order: Tensor, batch_size: int) -> Iterator[int]:
+        """Yield, for each batch, which slot holds it: there is one for all."""
+        yield from (0 for _ in range(0, len(order), batch_size))
+
+    def batch(self, slot: int, order: Tensor, rows: int, stride: int) -> RowBatch:
+        """Return how the kernels find the batch."""
+        return RowBatch(self._rows, rows, self._step_counter, order, stride)
+
+
+class Staged:
+    """Rows that are copied to the device a batch ahead: gathered into pinned memory, sent on a stream of their own.
+
+    Two slots: while the device computes on one, the other is filled.
+    """
+
+    def __init__(self, rows: Tensor, device: torch.device, max_batch: int, step_counter: Tensor) -> None:
+        shape, on_gpu = (2, max_batch, rows.shape[1]), device.type == "cuda"
+        self._rows, self._step_counter = rows, step_counter
+        self._host = torch.empty(shape, dtype=rows.dtype, pin_memory=on_gpu)
+        self._slots = torch.empty(shape, dtype=rows.dtype, device=device)
+        self._copies = _CopyStream(device) if on_gpu else None
+
+    def serve(self, order: Tensor, batch_size: int) -> Iterator[int]:
+        """Yield, for each batch, which slot holds it; the next one is filled before the caller is asked to wait."""
+        parts = torch.split(order, batch_size) if len(order) else ()
+        for i, part in enumerate(parts):
+            if i == 0:
+                self._fill(0, part)
+            if self._copies is not None:
+                self._copies.wait_filled(i % 2)
+            yield i % 2
+            if self._copies is not None:
+                self._copies.mark_used(i % 2)
+            if i + 1 < len(parts):
+                self._fill((i + 1) % 2, parts[i + 1])
+
+    def _fill(self, slot: int, index: Tensor) -> None:
+        host, to = self._host[slot, : len(index)], self._slots[slot, : len(index)]
+        if self._copies is None:
+            torch.index_select(self._rows, 0, index, out=host)
+            to.copy_(host)
+            return
+        self._copies.wait_sent(slot)  # the copy before last has left this memory
+        torch.index_select(self._rows, 0, index, out=host)
+        self._copies.send(slot, host, to)
+
+    def batch(self, slot: int, order: Tensor, rows: int, stride: int) -> RowBatch:
+        """Return how the kernels find the batch."""
+        return RowBatch(self._slots[slot], rows, self._step_counter)
+
+
+class _CopyStream:
+    """A stream for copies to the device, and who must wait for whom."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._stream = device, torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._filled: list[torch.cuda.Event] = [torch.cuda.Event() for _ in range(2)]  # type: ignore[no-untyped-call]
+        self._used: list[torch.cuda.Event] = [torch.cuda.Event() for _ in range(2)]  # type: ignore[no-untyped-call]
+
+    def send(self, slot: int, host: Tensor, to: Tensor) -> None:
+        """Copy once the last batch in this slot has been used."""
+        self._stream.wait_event(self._used[slot])
+        with torch.cuda.stream(self._stream):
+            to.copy_(host, non_blocking=True)
+            self._filled[slot].record(self._stream)
+
+    def wait_sent(self, slot: int) -> None:
+        """Wait on the host for the last copy from this slot's pinned memory."""
+        self._filled[slot].synchronize()
+
+    def wait_filled(self, slot: int) -> None:
+        """Make the computing stream wait for the copy."""
+        torch.cuda.current_stream(self._device).wait_event(self._filled[slot])
+
+    def mark_used(self, slot: int) -> None:
+        """Note that the computing stream has been given all work on this slot."""
+        self._used[slot].record(torch.cuda.current_stream(self._device))
+
+
+def row_source(
+    rows: Tensor, device: torch.device, max_batch: int, step_counter: Tensor, resident_bytes: int | None
+) -> Resident | Staged:
+    """Keep the rows on the device when they take at most `resident_bytes` (None: half of what is free there)."""
+    if resident_bytes is None:
+        resident_bytes = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else rows.nbytes
+    if rows.nbytes <= resident_bytes:
+        return Resident(rows.to(device), step_counter)
+    return Staged(rows, device, max_batch, step_counter)

@@ -1,0 +1,187 @@
+"""The training step made of the GPU's kernels, against float64 and the processor's engine, with shared masks."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastclf import ops, schedules
+from fastclf.losses import BCE, NLL
+from fastclf.models.head import Head
+from fastclf.ops import HeadEngine, HeadRates, HeadSpec
+from fastclf.ops.head import reference
+from fastclf.ops.head.cuda import CudaHead
+from fastclf.ops.head.cuda_rows import Staged
+from fastclf.ops.head.reference import ReferenceHead
+from fastclf.ops.head.spec import HeadTraining, Precision
+from fastclf.ops.registry import cuda_module
+
+RATES = HeadRates(0.02, schedules.Cosine(100), weight_decay=1e-3)
+
+
+@pytest.fixture
+def device(kernel_device: torch.device, request: pytest.FixtureRequest) -> torch.device:
+    if "reference" in request.node.name:
+        pytest.skip("the reference implementation has no kernels")
+    return kernel_device
+
+
+class Lesson:
+    """A head with rows to learn from, on the CPU."""
+
+    def __init__(self, *widths: int, n: int = 500, kind: str = "nll") -> None:
+        self.rows = (torch.randn(n, widths[0]).abs() * torch.rand(widths[0]) * 3).half()
+        self.classes, self.n = widths[-1], n
+        many = torch.randint(2, (n, self.classes)).float()
+        self.targets = torch.randint(self.classes, (n,)) if kind == "nll" else many
+        self.loss = NLL() if kind == "nll" else BCE()
+        self.head = Head(widths[0], self.classes, ps=[0.25] * (len(widths) - 2) + [0.5], xtra_fc=widths[1:-1])
+
+    def spec(self, device: torch.device | str = "cpu") -> HeadSpec:
+        spec = HeadSpec.from_layers(copy.deepcopy(self.head).to(device).layers)
+        assert spec is not None
+        return spec
+
+    def engine(self, spec: HeadSpec, rates: HeadRates = RATES) -> HeadEngine:
+        return HeadEngine(spec, self.rows, self.targets, loss=self.loss, rates=rates, max_batch=64, seed=7)
+
+    def training(self, spec: HeadSpec, precision: Precision = "float32") -> HeadTraining:
+        return HeadTraining(spec, self.rows, self.targets, self.loss, RATES, 7, 64, precision)
+
+    def kernels(self, spec: HeadSpec, precision: Precision = "float32", resident_bytes: int | None = None) -> CudaHead:
+        module = cuda_module(spec.device)
+        assert module is not None
+        return CudaHead(module, self.training(spec, precision), resident_bytes=resident_bytes)
+
+    def float64(self) -> tuple[HeadSpec, ReferenceHead]:
+        blocks = copy.deepcopy(self.spec()).blocks
+        for block in blocks:
+            block.bn.double()
+            block.linear.double()
+        spec = HeadSpec(blocks)
+        return spec, ReferenceHead(self.training(spec))
+
+
+def tensors(spec: HeadSpec) -> list[Tensor]:
+    return [t.detach() for block in spec.blocks for t in block.tensors()]
+
+
+def distance(spec: HeadSpec, other: HeadSpec) -> float:
+    """The largest difference of any tensor, in units of its largest value (or 1)."""
+    pairs = zip(tensors(spec), tensors(other), strict=True)
+    return max(float((a.cpu().double() - b.cpu().double()).abs().max() / b.abs().max().clamp(min=1)) for a, b in pairs)
+
+
+@pytest.mark.parametrize(("kind", "steps"), [("nll", 300), ("bce", 60)])
+def test_steps_are_those_of_the_processor(device: torch.device, kind: str, steps: int) -> None:
+    lesson = Lesson(70, 33, 5, kind=kind)
+    order = torch.randint(lesson.n, (steps * 32,))
+    exact, plain = lesson.float64()
+    want = plain.train(order, 32, 0, frozen_bn=False)
+    native = lesson.spec()
+    with ops.use_backend("native"):
+        losses = lesson.engine(native).train(order, 32, 0)
+    ours = lesson.spec(device)
+    engine = lesson.engine(ours)
+    assert type(engine._trainer) is CudaHead
+    got = engine.train(order, 32, 0)
+    assert got.device == ours.device
+    # twice the error of the processor's own float32, and a few roundings more
+    assert distance(ours, exact) <= 2 * distance(native, exact) + 2e-6
+    errors = [float((x.cpu().double() - want).abs().max()) for x in (got, losses)]
+    assert errors[0] <= 2 * errors[1] + 2e-6
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_rows_that_do_not_fit_are_staged(device: torch.device, frozen: bool) -> None:
+    lesson, results = Lesson(40, 20, 3), []
+    order = torch.randint(lesson.n, (10 * 33 + 9,))
+    for limit in (None, 0):
+        spec = lesson.spec(device)
+        head = lesson.kernels(spec, resident_bytes=limit)
+        assert isinstance(head.rows, Staged) == (limit == 0)
+        losses = [head.train(order, 33, 0, frozen_bn=frozen), head.train(order[:99], 33, 11, frozen_bn=frozen)]
+        results.append([*losses, *tensors(spec)])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_batches_of_every_size(device: torch.device) -> None:
+    lesson = Lesson(20, 9, 4)
+    ours, (exact, plain) = lesson.spec(device), lesson.float64()
+    head, step = lesson.kernels(ours), 0
+    for batch, rows in ((64, 64), (11, 108), (64, 9), (8, 24), (64, 300)):
+        order = torch.randint(lesson.n, (rows,))
+        head.train(order, batch, step, frozen_bn=False)
+        plain.train(order, batch, step, frozen_bn=False)
+        step += -(-len(order) // batch)
+    assert distance(ours, exact) < 1e-4
+
+
+def test_bfloat16_products(device: torch.device) -> None:
+    lesson = Lesson(96, 64, 5)
+    order = torch.randint(lesson.n, (20 * 64,))
+    ours, (exact, plain) = lesson.spec(device), lesson.float64()
+    got = lesson.kernels(ours, precision="bf16").train(order, 64, 0, frozen_bn=False)
+    want = plain.train(order, 64, 0, frozen_bn=False)
+    torch.testing.assert_close(got.cpu().double(), want, rtol=0.02, atol=0.02)
+    assert 1e-6 < distance(ours, exact) < 0.02  # an operand has 8 bits
+
+
+def test_predict(device: torch.device) -> None:
+    lesson = Lesson(70, 33, 17, 5, n=130)
+    spec = lesson.spec(device)
+    for block in spec.blocks:
+        block.bn.running_mean.normal_()  # type: ignore[union-attr]
+        block.bn.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
+    index = torch.randint(130, (77,))
+    got = ops.predict(spec, lesson.rows, index)
+    assert got.device.type == "cpu"
+    blocks = copy.deepcopy(spec.blocks)
+    for block in blocks:
+        block.bn.to("cpu", torch.float64)
+        block.linear.to("cpu", torch.float64)
+    want = reference.predict(HeadSpec(blocks), lesson.rows, index)
+    torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-4)
+    assert ops.predict(spec, lesson.rows, index[:0]).shape == (0, 5)
+
+
+def test_same_bits_every_time(device: torch.device) -> None:
+    lesson, results = Lesson(50, 40, 3), []
+    order = torch.randint(lesson.n, (5 * 64 + 3,))
+    for _ in range(3):  # emulation runs blocks in rising and in falling order by turns
+        spec = lesson.spec(device)
+        results.append([lesson.kernels(spec).train(order, 64, 0, frozen_bn=False), *tensors(spec)])
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_precision_needs_a_gpu() -> None:
+    lesson = Lesson(8, 4, 2)
+    with pytest.raises(ValueError, match="precision must be 'float32' for a head on cpu, got 'tf32'"):
+        HeadEngine(
+            lesson.spec(), lesson.rows, lesson.targets, loss=lesson.loss, rates=RATES, max_batch=8, precision="tf32"
+        )
+
+
+def test_head_on_a_device_without_kernels_is_not_known() -> None:
+    layers = Head(6, 2, xtra_fc=[4]).layers
+    assert HeadSpec.from_layers(layers) is not None
+    assert HeadSpec.from_layers(layers.to("meta")) is None
+    mixed: list[nn.Module] = list(Head(6, 2, xtra_fc=[4]).layers)
+    mixed[-1] = nn.Linear(4, 2, device="meta")
+    assert HeadSpec.from_layers(nn.Sequential(*mixed)) is None
+
+
+def test_each_form_of_step_is_made_once(device: torch.device) -> None:
+    lesson = Lesson(12, 6, 2)
+    head = lesson.kernels(lesson.spec(device))
+    head.train(torch.arange(100), 32, 0, frozen_bn=False)
+    assert len(head._steps) == 2  # whole batches, and the last
+    head.train(torch.arange(100), 32, 4, frozen_bn=False)
+    head.train(torch.arange(64), 32, 8, frozen_bn=False)
+    assert len(head._steps) == 2
+    head.train(torch.arange(100), 32, 10, frozen_bn=True)
+    assert len(head._steps) == 4
+    head.train(torch.arange(200), 64, 14, frozen_bn=False)
+    assert len(head._steps) == 2  # the order has moved: the others would read old memory

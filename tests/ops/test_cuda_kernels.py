@@ -1,0 +1,312 @@
+"""The GPU's kernels: one test for reference implementation, emulation and GPU, on fresh random sizes, against float64.
+
+FASTCLF_KERNEL_CASES says how many sizes each test samples. A result may be twice as far from float64 as the reference
+implementation is in float32, and a few roundings more.
+"""
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fastclf import ops
+from fastclf.losses import BCE, NLL
+from fastclf.ops.cuda import backward, forward
+from fastclf.ops.cuda.arguments import DeviceLoss, Dropout, Moments, RowBatch, Scratch
+from fastclf.ops.registry import Operation
+
+CASES = int(os.environ.get("FASTCLF_KERNEL_CASES", "12"))
+DTYPES = (torch.float16, torch.float32)
+ROUNDINGS = 4 * torch.finfo(torch.float32).eps
+worst: dict[str, float] = {}
+
+
+class Sample:
+    """Random sizes and tensors of one case."""
+
+    def __init__(self, rng: np.random.Generator, device: torch.device) -> None:
+        self.rng, self.device = rng, device
+        self.rows = int(rng.choice([1, 2, 3, 31, 32, 33, 63, 65, 100, rng.integers(2, 140)]))
+        self.cols = int(rng.choice([1, 2, 4, 7, 31, 32, 36, 64, 65, 128, rng.integers(1, 300), 1100]))
+        self.dtype = DTYPES[rng.integers(2)]
+        self.generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        self.scratch = Scratch(self.rows, 1100, device)
+
+    def normal(self, *shape: int, mean: float = 0, deviation: float = 1) -> Tensor:
+        return torch.randn(shape, generator=self.generator).mul_(deviation).add_(mean).to(self.device)
+
+    def column(self, mean: float = 0) -> Tensor:
+        return self.normal(self.cols, mean=mean, deviation=0.3)
+
+    def positive(self) -> Tensor:
+        return self.normal(self.cols).abs_().add_(0.3)
+
+    def batch(self, n: int = 200) -> RowBatch:
+        """Rows of activations, the second batch of an order, or rows as they lie."""
+        batch = int(self.rng.integers(3))
+        step_counter = torch.tensor(
+            [int(self.rng.integers(-(2**31), 2**31)), batch], dtype=torch.int32, device=self.device
+        )
+        src = (self.normal(max(n, self.rows), self.cols).abs() * self.positive() * 3).to(self.dtype)
+        if self.rng.random() < 0.3:
+            return RowBatch(src, self.rows, step_counter)
+        order = torch.randint(len(src), (4 * self.rows + 5,), generator=self.generator).to(self.device)
+        return RowBatch(src, self.rows, step_counter, order, self.rows + 1)
+
+    def dropout(self) -> Dropout:
+        p = float(self.rng.choice([0, 0.25, 0.5, self.rng.random()]))
+        return Dropout(int(self.rng.integers(2**63)), int(self.rng.integers(5)), p)
+
+    def moments(self) -> Moments:
+        empty = torch.full((2, self.cols), torch.nan, device=self.device)
+        return Moments(*empty, self.column(), self.positive(), 0.1, 1e-3)
+
+
+@pytest.fixture
+def samples(kernel_device: torch.device, rng: np.random.Generator) -> Iterator[Sample]:
+    return (Sample(rng, kernel_device) for _ in range(CASES))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _report() -> Iterator[None]:
+    yield
+    print({name: f"{error:.2f} of the reference implementation's error" for name, error in worst.items()})
+
+
+def tensors_of(value: object) -> list[Tensor]:
+    """All tensors of arguments, in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Moments):
+        return [value.mean, value.rstd, value.running_mean, value.running_var]
+    return []
+
+
+def copied(value: object, dtype: torch.dtype | None = None) -> object:
+    """An argument of its own for each run; floating tensors, but rows of activations, as `dtype`."""
+    if isinstance(value, Tensor):
+        return value.clone() if dtype is None or value.dtype != torch.float32 else value.to(dtype, copy=True)
+    if isinstance(value, Moments):
+        four = [copied(t, dtype) for t in tensors_of(value)]
+        return Moments(*four, value.momentum, value.eps)  # type: ignore[arg-type]
+    return value
+
+
+def compare(
+    operation: Operation[..., None],
+    *arguments: object,
+    scratch: Scratch | None = None,
+    results: int = 1,
+    unit: float = 0,
+    **options: object,
+) -> None:
+    """Run the operation, its reference in float32, and in float64, and compare all tensors that change: `results`.
+
+    Sums may come near zero, where their roundings do not shrink with them: `unit` says what size they are of.
+    """
+    theirs, exact, ours = ([copied(a, d) for a in arguments] for d in (None, torch.float64, None))
+    extra = {} if scratch is None else {"scratch": scratch}
+    operation.reference(*theirs, **extra, **options)
+    operation.reference(*exact, **extra, **options)
+    operation(*ours, **extra, **options)
+    name = operation.__name__
+    before = [t for a in arguments for t in tensors_of(a)]
+    flat = [[t for a in run for t in tensors_of(a)] for run in (ours, theirs, exact)]
+    changed = 0
+    for old, got, low, want in zip(before, *flat, strict=True):
+        if all(torch.equal(old.double().nan_to_num(7), x.double().nan_to_num(7)) for x in (got, want)):
+            continue
+        changed += 1
+        scale = max(float(want.abs().max()), unit, 1e-30)
+        error, allowed = (float((x.double() - want.double()).abs().max()) / scale for x in (got, low))
+        rounding = ROUNDINGS if got.dtype == torch.float32 else 2**-8
+        assert error <= 2 * allowed + rounding, f"{name}: error {error:.2e}, the reference's {allowed:.2e}"
+        worst[name] = max(worst.get(name, 0), error / (allowed + rounding + 1e-30))
+    assert changed >= results, f"{name} changed {changed} tensors"
+
+
+def size_of_sums(terms: Tensor) -> float:
+    """The size of a column's sum of terms whose signs are random."""
+    return float(terms.norm(dim=0).max())
+
+
+def test_batch_moments(samples: Iterator[Sample]) -> None:
+    for sample in samples:
+        if sample.rows > 1:
+            compare(forward.batch_moments, sample.batch(), sample.moments(), scratch=sample.scratch, results=4)
+
+
+def test_moments_far_from_zero(kernel_device: torch.device) -> None:
+    # 1000 +- 0.1: the sum of squares minus the square of the sum would have nothing left
+    x = torch.randn(100, 40, device=kernel_device) * 0.1 + 1000
+    moments = Moments(*torch.zeros(4, 40, device=kernel_device), 0.1, 1e-9)
+    step_counter = torch.zeros(2, dtype=torch.int32, device=kernel_device)
+    forward.batch_moments(RowBatch(x, 100, step_counter), moments, Scratch(100, 40, kernel_device))
+    torch.testing.assert_close(moments.rstd.double(), 1 / x.double().std(0, correction=0), rtol=1e-3, atol=0)
+
+
+def test_relu_moments(samples: Iterator[Sample]) -> None:
+    for sample in samples:
+        if sample.rows > 1:
+            z = sample.normal(sample.rows, sample.cols)
+            compare(forward.relu_moments, z, sample.column(), sample.moments(), scratch=sample.scratch, results=5)
+
+
+@pytest.mark.parametrize("operand", [torch.float32, torch.bfloat16])
+def test_normalise(samples: Iterator[Sample], operand: torch.dtype) -> None:
+    for sample in samples:
+        out = torch.full((sample.rows, sample.cols), torch.nan, device=sample.device, dtype=operand)
+        columns = (sample.column(), sample.positive(), sample.column(1), sample.column())
+        compare(forward.normalise, sample.batch(), *columns, sample.dropout(), out)
+
+
+@pytest.mark.parametrize("kind", ["nll", "bce"])
+def test_loss_gradient(samples: Iterator[Sample], kind: str) -> None:
+    for sample in samples:
+        rng, n = sample.rng, 60
+        classes = int(rng.choice([2, 3, 31, 32, 33, 120, 1000]))
+        weight = sample.normal(classes).abs().add(0.2) if rng.random() < 0.5 else None
+        loss = (NLL if kind == "nll" else BCE)(weight, float(rng.choice([0, 0.1])))
+        step_counter = torch.tensor([3, 1], dtype=torch.int32, device=sample.device)
+        order = torch.randint(n, (3 * sample.rows,), generator=sample.generator).to(sample.device)
+        if kind == "nll":
+            targets = torch.randint(classes, (n,), generator=sample.generator).to(sample.device)
+        else:
+            targets = (sample.normal(n, classes) > 0).float()
+        z, bias = sample.normal(sample.rows, classes, deviation=4), sample.normal(classes)
+        batch = RowBatch(targets, sample.rows, step_counter, order, sample.rows)
+        losses = torch.full((3,), torch.nan, device=sample.device)
+        copy = torch.zeros(sample.rows, classes, dtype=torch.bfloat16, device=sample.device)
+        narrow = None if rng.random() < 0.5 else copy
+        compare_losses(DeviceLoss.of(loss, classes, sample.device), z, bias, batch, losses, sample.scratch, narrow)
+
+
+def compare_losses(
+    loss: DeviceLoss,
+    z: Tensor,
+    bias: Tensor,
+    batch: RowBatch,
+    losses: Tensor,
+    scratch: Scratch,
+    copy: Tensor | None,
+) -> None:
+    runs = []
+    for dtype in (torch.float32, torch.float64):
+        zs, many = z.to(dtype, copy=True), losses.to(dtype, copy=True)
+        backward.loss_gradient.reference(zs, bias.to(dtype), loss, batch, many, scratch)
+        runs.append((zs, many[1:2]))
+    units = (1 / len(z) if isinstance(loss.loss, NLL) else 1 / z.numel(), float(z.abs().max()))  # of its terms
+    backward.loss_gradient(z, bias, loss, batch, losses, scratch, copy)
+    assert losses.isnan().tolist() == [True, False, True]
+    for name, unit, got, low, want in zip(("gradient", "loss"), units, (z, losses[1:2]), *runs, strict=True):
+        scale = max(float(want.abs().max()), unit)
+        error, allowed = (float((x.double() - want).abs().max()) / scale for x in (got, low))
+        assert error <= 2 * allowed + ROUNDINGS, f"{name}: {error:.2e}, the reference's {allowed:.2e}"
+        key = f"{type(loss.loss).__name__} {name}"
+        worst[key] = max(worst.get(key, 0), error / (allowed + ROUNDINGS))
+    if copy is not None:
+        assert torch.equal(copy, z.bfloat16())
+
+
+def test_column_sums(samples: Iterator[Sample]) -> None:
+    for sample in samples:
+        x, out = sample.normal(sample.rows, sample.cols), torch.full_like(sample.column(), torch.nan)
+        compare(backward.column_sums, x, out, scratch=sample.scratch, unit=size_of_sums(x))
+
+
+@pytest.mark.parametrize("write", [True, False])
+def test_affine_gradient(samples: Iterator[Sample], write: bool) -> None:
+    for sample in samples:
+        g, x, mean, rstd, dropout = (
+            sample.normal(sample.rows, sample.cols),
+            sample.batch(),
+            sample.column(),
+            sample.positive(),
+            sample.dropout(),
+        )
+        sums = torch.full((2, sample.cols), torch.nan, device=sample.device)
+        xhat = (x.gathered().float() - mean) * rstd
+        unit = size_of_sums(g * xhat.abs().clamp(min=1)) / (1 - dropout.p)
+        arguments = (g, x, mean, rstd, dropout, *sums)
+        compare(backward.affine_gradient, *arguments, scratch=sample.scratch, results=1, unit=unit, write=write)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_input_gradient(samples: Iterator[Sample], frozen: bool) -> None:
+    for sample in samples:
+        g, h = sample.normal(sample.rows, sample.cols), sample.normal(sample.rows, sample.cols).relu_()
+        mean, rstd, gamma, dgamma, dbeta = (
+            sample.column(),
+            sample.positive(),
+            sample.column(1),
+            sample.column(),
+            sample.column(),
+        )
+        dbias = torch.full_like(mean, torch.nan)
+        copy = torch.zeros_like(g, dtype=torch.bfloat16) if sample.rng.random() < 0.5 else None
+        arguments = (g, h, mean, rstd, gamma, dgamma, dbeta, dbias)
+        unit = size_of_sums(gamma * rstd * (g.abs() + 1))
+        compare(backward.input_gradient, *arguments, scratch=sample.scratch, unit=unit, copy=copy, frozen=frozen)
+        if copy is not None:
+            backward.input_gradient(*arguments, sample.scratch, copy, frozen=frozen)
+            assert torch.equal(copy, g.bfloat16())
+
+
+def test_fold(samples: Iterator[Sample]) -> None:
+    for sample in samples:
+        weight, bias = sample.normal(sample.rows, sample.cols), sample.normal(sample.rows)
+        gamma, beta, mean, var = sample.column(1), sample.column(), sample.column(), sample.positive()
+        unit = size_of_sums((weight * (beta.abs() + (gamma * mean).abs() / var.sqrt())).t())
+        out = torch.zeros_like(weight), torch.zeros_like(bias)
+        compare(forward.fold, weight, bias, gamma, beta, mean, var, 1e-5, *out, results=2, unit=unit)
+
+
+@pytest.mark.parametrize("relu", [True, False])
+def test_add_bias(samples: Iterator[Sample], relu: bool) -> None:
+    for sample in samples:
+        compare(forward.add_bias, sample.normal(sample.rows, sample.cols), sample.column(), relu=relu)
+
+
+def test_masks_are_those_of_the_processor(kernel_device: torch.device, rng: np.random.Generator) -> None:
+    rows, cols, step = 37, 71, int(rng.integers(2**31))
+    step_counter = torch.tensor([step, 0], dtype=torch.int32, device=kernel_device)
+    x = RowBatch(torch.ones(rows, cols, device=kernel_device), rows, step_counter)
+    zeros, ones = torch.zeros(cols, device=kernel_device), torch.ones(cols, device=kernel_device)
+    out = torch.empty(rows, cols, device=kernel_device)
+    forward.normalise(x, zeros, ones, ones, zeros, Dropout(99, 2, 0.4), out)
+    assert torch.equal(out.cpu(), ops.dropout_mask(99, step, 2, rows, cols, 0.4))
+
+
+def test_same_bits_every_time(kernel_device: torch.device) -> None:
+    x = torch.randn(300, 70, device=kernel_device)
+    sums = [torch.empty(70, device=kernel_device) for _ in range(3)]
+    for out in sums:  # emulation runs blocks in rising and in falling order by turns
+        backward.column_sums(x, out, Scratch(300, 70, kernel_device))
+    assert torch.equal(sums[0], sums[1])
+    assert torch.equal(sums[0], sums[2])
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (3, 0)])
+def test_nothing_to_do(kernel_device: torch.device, shape: tuple[int, int]) -> None:
+    z = torch.empty(shape, device=kernel_device)
+    forward.add_bias(z, torch.zeros(shape[1], device=kernel_device), relu=True)
+    step_counter = torch.zeros(2, dtype=torch.int32, device=kernel_device)
+    columns = torch.ones(4, shape[1], device=kernel_device)
+    forward.normalise(RowBatch(z, shape[0], step_counter), *columns, Dropout(0, 0, 0.5), torch.empty_like(z))
+
+
+def test_misuse(kernel_device: torch.device) -> None:
+    z, bias = torch.zeros(3, 4, device=kernel_device), torch.zeros(4, device=kernel_device)
+    with pytest.raises(ValueError, match=r"add_bias: bias must be contiguous \[4\] float32, got \[3\] float32"):
+        forward.add_bias(z, bias[:3], relu=False)
+    with pytest.raises(ValueError, match=r"add_bias: z must be contiguous \[3, 2\] float32, got .* not contiguous"):
+        forward.add_bias(z[:, ::2], bias[:2], relu=False)
+    with pytest.raises(ValueError, match=r"column_sums: scratch must be for at least \[3, 4\], got one for \[3, 3\]"):
+        backward.column_sums(z, bias, Scratch(3, 3, kernel_device))
+    with pytest.raises(ValueError, match=r"add_bias: bias must be on .*, as the others are, got meta"):
+        forward.add_bias(z, bias.to("meta"), relu=False)
+    with pytest.raises(ValueError, match=r"column_sums: x must be .* float32, got \[3, 4\] float64"):
+        backward.column_sums(z.double(), bias, Scratch(3, 4, kernel_device))
