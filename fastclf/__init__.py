@@ -62,6 +62,7 @@ from fastclf.models.archs import (
     wide_resnet50,
     wide_resnet101,
 )
+from fastclf.report import quiet
 from fastclf.training.callbacks import Callback
 from fastclf.training.losses import BCE, L1, NLL
 from fastclf.training.metrics import (
@@ -134,6 +135,7 @@ __all__ = [
     "plots",
     "plots_from_files",
     "precision",
+    "quiet",
     "recall",
     "resnet18",
     "resnet34",

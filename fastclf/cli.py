@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from fastclf.terminal import say
+from fastclf.report import show
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -24,9 +24,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         run(arguments.data, arguments.out)
     elif arguments.command == "env":
-        say(environment())
+        show(environment())
     else:
-        say(parser.format_help())
+        show(parser.format_help())
 
 
 def environment() -> str:

@@ -26,7 +26,7 @@ from fastclf.models.export import to_onnx
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.head import Head, check_custom_head
 from fastclf.models.net import Net
-from fastclf.terminal import say, warn
+from fastclf.report import log, warn
 from fastclf.training.callbacks import Callback
 from fastclf.training.loop import TrainLoop
 from fastclf.training.losses import constant_logits
@@ -263,7 +263,7 @@ class ConvLearner(_OwnHead):
         """
         super().freeze_to(n)
         if self.precompute and self.groups.frozen_to < len(self.groups) - 1:
-            say("precompute is off: the body trains on pictures")
+            log("precompute is off: the body trains on pictures")
             self.precompute = False
 
     def set_data(self, data: ImageClassifierData) -> None:

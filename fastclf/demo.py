@@ -11,7 +11,7 @@ import matplotlib as mpl
 import numpy as np
 
 import fastclf as fc
-from fastclf.terminal import say
+from fastclf.report import log
 
 
 def run(data_folder: Path | None, out: Path) -> None:
@@ -24,7 +24,7 @@ def run(data_folder: Path | None, out: Path) -> None:
         lesson = Lesson(data_folder, 224, [1e-4, 1e-3, 1e-2], out / "plots")
     for step in (lesson.look, lesson.frozen, lesson.find, lesson.augmented, lesson.unfrozen, lesson.results):
         step()
-    say(f"\nThe whole lesson took {time.monotonic() - start:.0f} s.")
+    log(f"\nThe whole lesson took {time.monotonic() - start:.0f} s.")
 
 
 def write_digits(folder: Path) -> Path:
@@ -100,12 +100,12 @@ class Lesson:
         headline("TTA: predictions averaged over each picture and four augmented views of it.")
         log_preds, y = self.learn.TTA()
         probs = np.mean(np.exp(log_preds), 0)
-        say(f"accuracy without TTA {fc.accuracy_np(log_preds[0], y):.4f}, with TTA {fc.accuracy_np(probs, y):.4f}")
+        log(f"accuracy without TTA {fc.accuracy_np(log_preds[0], y):.4f}, with TTA {fc.accuracy_np(probs, y):.4f}")
         cm = fc.confusion_matrix(y, probs.argmax(1), classes=self.data.classes)
-        say(str(cm))
+        log(str(cm))
         self.keep(fc.plot_confusion_matrix(cm, self.data.classes), "confusion")
         self.learn.save("demo")
-        say(f"The model is saved as 'demo' in {self.data.path / 'models'}: learn.load('demo') brings it back.")
+        log(f"The model is saved as 'demo' in {self.data.path / 'models'}: learn.load('demo') brings it back.")
 
     def keep(self, drawn: Any, name: str) -> None:
         """Saves a figure, or the figure of axes, as PNG and prints its path."""
@@ -115,16 +115,16 @@ class Lesson:
         path = self.plots / f"{name}.png"
         figure.savefig(path, dpi=100)
         plt.close(figure)
-        say(f"saved {path}")
+        log(f"saved {path}")
 
 
 def headline(text: str) -> None:
     """Prints the line before a step."""
-    say(f"\n# {text}")
+    log(f"\n# {text}")
 
 
 def timed(step: Callable[[], Any]) -> None:
     """Runs a step and prints how long it took."""
     start = time.monotonic()
     step()
-    say(f"({time.monotonic() - start:.1f} s)")
+    log(f"({time.monotonic() - start:.1f} s)")

@@ -17,7 +17,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from fastclf.terminal import say
+from fastclf.report import log
 
 _TEMPORARY = re.compile(r"\.tmp-(?:([0-9a-f]+)-(\d+)-(?:(\d+)-)?)?[0-9a-f]{8}$")
 _LONG = 24 * 3600.0  # seconds: nobody leaves a file that is being written alone for so long
@@ -55,7 +55,7 @@ def temporary_folder() -> Path:
 @cache
 def _temporary_cache() -> Path:
     folder = temporary_folder()
-    say(f"no home folder to write in: caches lie in {folder} until this process ends; set XDG_CACHE_HOME to keep them")
+    log(f"no home folder to write in: caches lie in {folder} until this process ends; set XDG_CACHE_HOME to keep them")
     return folder
 
 

@@ -19,8 +19,8 @@ from fastclf.errors import CheckpointError
 from fastclf.interrupts import Interrupts
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.summary import summary_table
+from fastclf.report import log, show
 from fastclf.saving import Saving
-from fastclf.terminal import say
 from fastclf.training.callbacks import Callback, EndSearch, SaveBest, SaveCycles
 from fastclf.training.engine import EngineSteps, unknown_to_engine
 from fastclf.training.evaluate import (
@@ -278,7 +278,7 @@ class Learner(Saving):
         saved = state.read() if resume else None
         if saved is not None:
             loop = saved["loop"]
-            say(f"fit: {name!r} {'is over' if loop['finished'] else 'goes on'} after {loop['steps']['step']} steps")
+            log(f"fit: {name!r} {'is over' if loop['finished'] else 'goes on'} after {loop['steps']['step']} steps")
         return state, saved
 
     def _setting(self, plan: dict[str, Any], rates: Rates) -> dict[str, Any]:
@@ -305,7 +305,7 @@ class Learner(Saving):
     def _say_waiting(self) -> None:
         line = self.data.trn_dl.waiting.line("train")
         if line is not None:
-            say(line)
+            log(line)
 
     @long_call("the model is as it was before.")
     @explains_gpu_memory(trains=True)
@@ -338,7 +338,7 @@ class Learner(Saving):
         with Interrupts() as interrupts, unchanged(stage.module), self._seeded("lr_find", self._fits):
             self._loop(rates, [EndSearch(steps)], interrupts).search()
         self.sched.suggestions = suggest(self.sched.lrs, self.sched.losses)
-        say(f"lr_find: {len(self.sched.lrs)} steps; {self.sched.suggestions}")
+        log(f"lr_find: {len(self.sched.lrs)} steps; {self.sched.suggestions}")
         return self.sched.suggestions
 
     def _loop(self, rates: Rates, hooks: Sequence[Callback], interrupts: Interrupts) -> TrainLoop:
@@ -369,7 +369,7 @@ class Learner(Saving):
 
     def _say_once(self, text: str) -> None:
         if text not in self._said:
-            say(text)
+            log(text)
             self._said.add(text)
 
     def _rates(self, lrs: ArrayLike, wds: ArrayLike | None, schedule: Schedule, *, decoupled: bool) -> Rates:
@@ -501,7 +501,7 @@ class Learner(Saving):
         """Prints a table of the layers that are in use, their output shapes and parameters."""
         stage = self._stage()
         x, _ = next(stage.data.val_dl.batches(0))
-        say(summary_table(stage.module, x[:2]))
+        show(summary_table(stage.module, x[:2]))
 
 
 def _fine_tuning_line(bn_frozen: bool | None, clip: float | None) -> str | None:

@@ -20,14 +20,13 @@ from fastclf.activations.writer import ActivationWriter, as_block
 from fastclf.errors import ActivationFileError
 from fastclf.files import check_private
 from fastclf.interrupts import Interrupts
-from fastclf.terminal import say, warn
+from fastclf.report import log, log_once, warn
 
 Blocks: TypeAlias = Iterator[tuple[NDArray[np.float32], dict[int, str]]]
 
 _TRIES = 3  # somebody may remove or damage a file that has just been published
 _TOLD_AFTER = 3  # blocks: the first also builds the graph of the pictures and the body's runtime
 _LONG = 10.0  # seconds
-_said: set[Path] = set()
 
 
 class StaleError(ActivationFileError):
@@ -161,7 +160,7 @@ def _sink(job: Job, folders: Sequence[Path], stack: ExitStack) -> ActivationWrit
             _warn(job, folder, error)
             continue
         left = f", going on after {writer.rows_done:,} rows" if writer.rows_done else ""
-        say(f"{job.what}: computing activations of {job.rows}, {job.size / 1e6:.1f} MB, into {folder}{left}")
+        log(f"{job.what}: computing activations of {job.rows}, {job.size / 1e6:.1f} MB, into {folder}{left}")
         _say_older(folder)
         return writer
     return MemoryRows(job)
@@ -229,7 +228,7 @@ class _Pace:
         if self._blocks == _TOLD_AFTER:
             rate = self._rows / (time.monotonic() - self._start)
             if self._left > _LONG * rate:
-                say(f"{self._what}: about {_duration(self._left / rate)} at {rate:.3g} pictures/s")
+                log(f"{self._what}: about {_duration(self._left / rate)} at {rate:.3g} pictures/s")
 
 
 def _duration(seconds: float) -> str:
@@ -247,9 +246,11 @@ def _warn(job: Job, folder: Path, error: OSError) -> None:
 
 def _say_older(folder: Path) -> None:
     older = older_files(folder)
-    if older and folder not in _said:
-        _said.add(folder)
-        say(f"{len(older)} files in {folder} are of another version of fastclf; they are not used and may be deleted")
+    if older:
+        log_once(
+            f"{len(older)} files in {folder} are of another version of fastclf; they are not used and may be deleted",
+            key=("older activation files", folder),
+        )
 
 
 def _free_memory() -> int:

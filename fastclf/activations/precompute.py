@@ -22,8 +22,7 @@ from fastclf.data.loader import Rows
 from fastclf.data.validation.verified import DatasetFiles
 from fastclf.models.net import Net
 from fastclf.models.precision import autocast, compute_dtype
-from fastclf.progress import Progress
-from fastclf.terminal import say
+from fastclf.report import Progress, log
 
 _BATCH = 32  # pictures at once on a processor, at most
 _TRIES = 3  # when pictures are changed while they are read
@@ -55,7 +54,7 @@ def activations(
         try:
             return _once(net, loader, folders, dtype, what, views)
         except StaleError as error:
-            say(f"{error}; computing them again")
+            log(f"{error}; computing them again")
             stale = error
     raise stale
 
@@ -125,7 +124,7 @@ def _blocks(net: Net, loader: PictureLoader, done: int, views: int, what: str) -
                 done = (view + 1) * n
     line = pictures.waiting.line(f"activations of {what}")
     if line is not None:
-        say(line)
+        log(line)
 
 
 def _give_back() -> None:

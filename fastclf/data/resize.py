@@ -14,7 +14,7 @@ import numpy.typing as npt
 from fastclf.data.dataset import Dataset
 from fastclf.data.validation.verified import DatasetFiles, Rows
 from fastclf.files import temporary_sibling
-from fastclf.progress import Progress
+from fastclf.report import Progress
 
 if TYPE_CHECKING:
     from fastclf.data.decode.graphs import ShrinkPipeline

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from fastclf.data.validation.bad_images import printable
-from fastclf.terminal import fitting, say
+from fastclf.report import encodable, log
 from fastclf.training.metrics import without_prediction
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def classification_report(y: ArrayLike | Tensor, preds: ArrayLike | Tensor, clas
     # Only right of the names: a class may be called nan.
     width = max(len(name) for name in [*names, "weighted avg"])
     lines = (line[:width] + re.sub(r"\bnan\b", "n/a", line[width:]) for line in report.split("\n"))
-    return Report(fitting("\n".join(lines)))
+    return Report(encodable("\n".join(lines)))
 
 
 def _numpy(values: ArrayLike | Tensor) -> NDArray[Any]:
@@ -156,7 +156,7 @@ def _with_predictions(name: str, true: NDArray[Any], predicted: NDArray[Any]) ->
     missing = without_prediction(true) | without_prediction(predicted)
     if not missing.any():
         return true, predicted
-    say(f"{name}: {missing.sum():,} of {len(true):,} rows have no prediction and are left out")
+    log(f"{name}: {missing.sum():,} of {len(true):,} rows have no prediction and are left out")
     return true[~missing], predicted[~missing]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fastclf.errors import BackendError, WeightsError
+from fastclf.report import shows_bars
 
 _SHOWN = 3
 _STATES = ("state_dict", "model_state_dict", "model_state", "model")  # where trainers keep the weights, best first
@@ -211,7 +211,7 @@ def fetch(url: str) -> dict[str, Tensor]:
             folder.mkdir(parents=True, exist_ok=True)
             check_reachable(url)
             prefix = hashed.group(1) if hashed else None
-            torch.hub.download_url_to_file(url, str(file), prefix, progress=sys.stderr.isatty())
+            torch.hub.download_url_to_file(url, str(file), prefix, progress=shows_bars())
         except (OSError, RuntimeError) as error:
             raise WeightsError(
                 f"pretrained weights cannot be downloaded from {url} ({error}). Put the file at {file}, "

@@ -15,7 +15,7 @@ from fastclf.models.head import Head
 from fastclf.models.net import Net, head_of
 from fastclf.models.precision import autocast
 from fastclf.ops import HeadSpec, predict
-from fastclf.progress import track
+from fastclf.report import track
 from fastclf.training.losses import NLL, LogitLoss, constant_loss, gradient_scale, unweighted, wants_logits
 from fastclf.training.metrics import evaluate_metric, mark_without_prediction
 

@@ -16,8 +16,7 @@ from fastclf.interrupts import Interrupts
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.head import DropoutClock
 from fastclf.models.net import head_of
-from fastclf.progress import Progress
-from fastclf.terminal import say, warn
+from fastclf.report import Progress, log, warn
 from fastclf.training.callbacks import Callback, wants_batches
 from fastclf.training.recorder import Recorder
 from fastclf.training.snapshot import LastGood
@@ -208,7 +207,7 @@ class TrainLoop:
         self._call("on_train_end")
         values = self.recorder.last()
         if constant is not None and values[0] > constant:
-            say(_worse_than_constant(values[0], constant))
+            log(_worse_than_constant(values[0], constant))
         return values
 
     def _run_safely(self, good: LastGood) -> None:
@@ -302,7 +301,7 @@ class _Table:
         self._beside = ""
 
     def _print(self, first: str, cells: Sequence[str], beside: str = "") -> None:
-        say(f"{first} " + "".join(c.rjust(w) for c, w in zip(cells, self._widths, strict=True)) + beside)
+        log(f"{first} " + "".join(c.rjust(w) for c, w in zip(cells, self._widths, strict=True)) + beside)
 
 
 def _number(value: float) -> str:

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.net import head_of
 from fastclf.models.precision import compute_dtype
-from fastclf.terminal import warn
+from fastclf.report import warn
 from fastclf.training.evaluate import Objective
 from fastclf.training.optimizer import SGDR
 from fastclf.training.schedule import Schedule

@@ -17,7 +17,7 @@ from helpers import tiny_body
 from networks import FAMILIES, NAMED, randomise
 from torch import nn
 
-from fastclf import choice
+from fastclf import choice, report
 from fastclf.models.archs import build_body, efficientnet_lite0
 from fastclf.models.body import HALF_STATS, SequentialBody
 from fastclf.models.head import Head
@@ -58,7 +58,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(autouse=True)
 def _nothing_remembered(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(frozen, "_said", set())
+    monkeypatch.setattr(report, "_logged", set())
 
 
 @pytest.fixture

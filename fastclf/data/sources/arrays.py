@@ -12,7 +12,7 @@ import numpy.typing as npt
 from fastclf.data.dataset import Labels
 from fastclf.data.sources.folders import check_classes, warn_absent
 from fastclf.errors import DataError, LabelError
-from fastclf.terminal import say, warn
+from fastclf.report import log, warn
 
 _BLOCK_BYTES = 1 << 26
 
@@ -198,7 +198,7 @@ def _as_labels(ys: Mapping[str, Any], classes: Sequence[str] | None, *, continuo
 
 def _say_one_hot(y: npt.NDArray[Any]) -> None:
     if (y.sum(axis=1) == 1).all():
-        say(
+        log(
             f"from_arrays: several labels per row, as y is [N, {y.shape[1]}]; yet every row has exactly one 1: "
             "y.argmax(1) would make it one label"
         )

@@ -15,7 +15,7 @@ from fastclf.data.sources.layout import by_name, flat
 from fastclf.data.sources.listing import Found, nothing_in, some
 from fastclf.data.validation.bad_images import printable
 from fastclf.errors import LabelError
-from fastclf.terminal import warn
+from fastclf.report import warn
 
 
 @dataclass(frozen=True)

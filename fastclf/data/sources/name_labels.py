@@ -13,7 +13,7 @@ from fastclf.data.sources.folders import check_classes
 from fastclf.data.sources.listing import Found, pictures_in, some
 from fastclf.data.validation.bad_images import printable
 from fastclf.errors import LabelError
-from fastclf.terminal import warn
+from fastclf.report import warn
 
 
 def label_by(pat: str | re.Pattern[str]) -> Callable[[str], str | None]:

@@ -16,7 +16,7 @@ from fastclf.data.sources.layout import SetFolders
 from fastclf.data.sources.listing import Found, find_files, pictures_in
 from fastclf.data.sources.split import get_group_idxs, stratified_idxs, warn_single
 from fastclf.data.transforms.spec import Transforms
-from fastclf.terminal import say
+from fastclf.report import log
 
 Tfms: TypeAlias = tuple[Transforms, Transforms]
 Sets: TypeAlias = tuple[Dataset, Dataset, Dataset | None]
@@ -85,7 +85,7 @@ def from_folders(
         val_files = _found_in(path, folders, folders.valid, rules)
         return trn, labelled_set(path, tfms, *labelled_by_folder(val_files, labels.classes, rules)), test
     val_idxs = hold_out.rows(found, names, labels)
-    say(f"no folder valid: {len(val_idxs)} of {len(names)} pictures of {folders.train} are for validation")
+    log(f"no folder valid: {len(val_idxs)} of {len(names)} pictures of {folders.train} are for validation")
     return *_split(path, names, labels, val_idxs, tfms, ignored), test
 
 
@@ -101,7 +101,7 @@ def labelled_set(path: Path, tfms: Tfms, names: Sequence[str], labels: Labels, i
 
 def _say_labels_of(found: Found, classes: Sequence[str]) -> None:
     if set(found.classes) & set(classes):
-        say(f"{found.folder} has folders of the classes, which are not used: test_with_labels=True measures on them")
+        log(f"{found.folder} has folders of the classes, which are not used: test_with_labels=True measures on them")
 
 
 def from_rows(

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from fastclf.errors import BadImageError
 from fastclf.files import publish, require_folder, user_cache
-from fastclf.terminal import say
+from fastclf.report import log
 
 OnBad: TypeAlias = Literal["raise", "skip"]
 
@@ -105,7 +105,7 @@ def note_together(found: Sequence[tuple[BadPictures, Mapping[int, str]]]) -> Non
         raise BadImageError(f"{text} That is more than max_bad={first.max_bad}; mend the files.{where}", reasons)
     for bad, rows in new.items():
         bad.reasons.update(rows)
-    say(f"{text} They are skipped, and have no prediction.{where}")
+    log(f"{text} They are skipped, and have no prediction.{where}")
 
 
 def printable(name: str) -> str:

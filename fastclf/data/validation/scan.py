@@ -14,7 +14,7 @@ from fastclf.data.dataset import Dataset
 from fastclf.data.validation.bad_images import note_together
 from fastclf.data.validation.verified import VerifiedFiles
 from fastclf.errors import BadImageError
-from fastclf.progress import Progress
+from fastclf.report import Progress
 
 
 @dataclass

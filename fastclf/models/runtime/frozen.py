@@ -16,12 +16,11 @@ from fastclf.models.body import Body
 from fastclf.models.runtime.engines import ENGINES, Run, installed
 from fastclf.models.runtime.record import record
 from fastclf.models.runtime.state import Layers, checksum, layers_of
-from fastclf.terminal import say
+from fastclf.report import log_once
 
 TOLERANCE = 1e-4  # of a feature, or of the mean feature where that is larger
 _MEASURED = 8  # pictures
 _TORCH = "torch"
-_said: set[str] = set()
 
 
 class FrozenBody:
@@ -184,7 +183,5 @@ def _say(body: Body, reason: str, detail: str = "") -> None:
     Nothing is said of one that trains: it runs in torch most of the time anyway.
     """
     text = f"{body.arch} runs in torch, with the same results, but slower: {' '.join(reason.split())[:300]}"
-    if text in _said or any(parameter.requires_grad for parameter in body.parameters()):
-        return
-    _said.add(text)
-    say(text + detail)
+    if not any(parameter.requires_grad for parameter in body.parameters()):
+        log_once(text + detail, key=text)
