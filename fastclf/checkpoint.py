@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastclf import files
 from fastclf.errors import CheckpointError
-from fastclf.files import publish, write_new
 
 FORMAT = 1
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -55,9 +55,9 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str
     text = json.dumps(manifest, indent=1, ensure_ascii=False).encode("utf-8", "surrogatepass")
     older: list[Path] = []
     try:
-        publish(weights, lambda temporary: write_new(temporary, data))
+        files.publish(weights, lambda temporary: files.write_new(temporary, data))
         older = _older(path)
-        publish(_manifest_of(path), lambda temporary: write_new(temporary, text))
+        files.publish(_manifest_of(path), lambda temporary: files.write_new(temporary, text))
     except OSError as error:
         raise CheckpointError(f"save: {_reason(error, path, len(data) + len(text))}") from error
     finally:
@@ -65,7 +65,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str
             current = _weights_of(path)
             for file in (*older, weights):
                 if file.name != current:
-                    file.unlink(missing_ok=True)
+                    files.on_disk(file.unlink, missing_ok=True)
 
 
 def _checksum(manifest: Mapping[str, Any]) -> str:

@@ -16,8 +16,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from fastclf.report import log
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _TEMPORARY = re.compile(r"\.tmp-(?:([0-9a-f]+)-(\d+)-(?:(\d+)-)?)?[0-9a-f]{8}$")
 _LONG = 24 * 3600.0  # seconds: nobody leaves a file that is being written alone for so long
@@ -135,58 +139,69 @@ def _last_written(path: Path) -> float:
     return max(float(entry.lstat().st_mtime) for entry in (path, *inside))
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes renames within ``folder`` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def on_disk(call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Make a call that changes what is on disk: the one place where tests let such calls fail, or end the process."""
+    return call(*args, **kwargs)
 
 
-def sync_file(path: Path) -> None:
-    """Makes the bytes of ``path`` survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
+def sync(file: Path | int) -> None:
+    """Make the bytes of a file, or the renames within a folder, survive a power cut.
+
+    Args:
+        file: its path, or a handle of it.
+    """
+    handle = file if isinstance(file, int) else os.open(file, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        on_disk(os.fsync, handle)
     finally:
-        os.close(handle)
+        if handle != file:
+            os.close(handle)
+
+
+def create(path: Path, mode: int = 0o666) -> int:
+    """Create a file that does not exist yet and return a handle of it, for reading and writing."""
+    return on_disk(os.open, path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+
+
+def append(handle: int, data: bytes) -> None:
+    """Write all of ``data`` at the place where a file's handle is."""
+    left = memoryview(data)
+    while left:
+        left = left[on_disk(os.write, handle, left) :]
 
 
 def write_new(path: Path, data: bytes) -> None:
-    """Writes a file that is not there yet."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    """Write a file that does not exist yet."""
+    handle = create(path)
     try:
-        left = memoryview(data)
-        while left:
-            left = left[os.write(handle, left) :]
+        append(handle, data)
     finally:
         os.close(handle)
 
 
 def publish(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets ``write`` fill a temporary file, then puts it in the place of ``path`` in one step.
+    """Let ``write`` fill a temporary file, then put it in the place of ``path`` in one step.
 
-    After an error or an interrupt, ``path`` is what it was before, and nothing temporary is left. What processes that
-    were killed have left in the folder is removed.
+    After an error or an interrupt, ``path`` is what it was before, and no temporary file is left. Files left in the
+    folder by processes that were killed are removed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    on_disk(path.parent.mkdir, parents=True, exist_ok=True)
     _remove_left_behind(path.parent)
     temporary = temporary_sibling(path)
     try:
         write(temporary)
-        sync_file(temporary)
-        temporary.replace(path)
-        sync_folder(path.parent)
+        sync(temporary)
+        on_disk(temporary.replace, path)
+        sync(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        on_disk(temporary.unlink, missing_ok=True)
 
 
 def _remove_left_behind(folder: Path) -> None:
     for entry in folder.iterdir():
         if is_left_behind(entry) and not entry.is_dir():
             with suppress(OSError):
-                entry.unlink()
+                on_disk(entry.unlink)
 
 
 def require_folder(folder: Path) -> None:

@@ -1,8 +1,7 @@
-import os
-
 import numpy as np
 import pytest
 import torch
+from faults import replaced
 from helpers import HALF, picture_data, row_data, three_colours, tiny_learner
 from torch import nn
 
@@ -130,14 +129,12 @@ def test_without_a_test_set_the_test_is_named(tmp_path):
 
 
 def test_read_only_folder_falls_back_to_the_users_cache(data, monkeypatch):
-    real = os.mkdir
+    def mkdir(call, **kwargs):
+        if call.__self__.is_relative_to(data.path):
+            raise PermissionError(13, "Permission denied", str(call.__self__))
+        call(**kwargs)
 
-    def mkdir(path, *args, **kwargs):
-        if str(path).startswith(str(data.path)):
-            raise PermissionError(13, "Permission denied", str(path))
-        real(path, *args, **kwargs)
-
-    monkeypatch.setattr(os, "mkdir", mkdir)
+    replaced(monkeypatch, "mkdir", mkdir)
     with pytest.warns(UserWarning, match="are not kept in .*: Permission denied"):
         learn = tiny_learner(data, precompute=True)
     assert learn.data.trn_ds.rows.shape == (36, 12)

@@ -1,6 +1,8 @@
-"""The user's cache folder, whoever the user is."""
+"""The user's cache folder, whoever the user is, and the one seam for what changes on disk."""
 
+import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 from processes import ENVIRONMENT
 
+import fastclf
 from fastclf.files import user_cache
 
 
@@ -43,3 +46,18 @@ def test_a_home_folder_is_taken(tmp_path, monkeypatch):
     assert user_cache() == tmp_path / ".cache" / "fastclf"
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert user_cache() == Path("/somewhere/fastclf")
+
+
+def test_models_and_activations_are_written_through_one_seam():
+    """So that `faults` meets every call that changes what is on disk."""
+    package = Path(fastclf.__file__).parent
+    changing = re.compile(
+        r"os\.(open|write|replace|rename|unlink|remove|fsync|ftruncate|posix_fallocate)$|shutil\.rmtree$"
+        r"|\.(mkdir|unlink|rename|rmdir|touch|write_bytes|write_text)$"
+    )
+    outside = []
+    for file in (package / "checkpoint.py", *(package / "activations").glob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and changing.search(ast.unparse(node.func)):
+                outside.append(f"{file.name}:{node.lineno}: {ast.unparse(node.func)}")
+    assert outside == []

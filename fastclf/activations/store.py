@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastclf import files
 from fastclf.activations.manifest import Block, crc32_of, read_header, read_manifest
-from fastclf.files import given_up_sibling
 
 SCHEMA = 2
 DTYPES = ("float16", "float32")
@@ -91,7 +91,7 @@ def _whole(place: Path, key: str, shape: tuple[int, int], dtype: str) -> list[Bl
 def _set_aside(place: Path) -> None:
     """Takes a folder's name away; readers may still have it mapped, and their pages stay valid."""
     try:
-        place.rename(given_up_sibling(place))
+        files.on_disk(place.rename, files.given_up_sibling(place))
     except FileNotFoundError:
         return  # another process has just done the same
 

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastclf import files
 from fastclf.activations.manifest import Block, block_line, header_line, read_manifest
 from fastclf.activations.store import DTYPES, MANIFEST, ROWS, Accept, accept_all, header_of, row_bytes
 from fastclf.errors import ActivationFileError
-from fastclf.files import given_up_sibling, is_left_behind, sync_folder, temporary_sibling
 
 _SYNC_SECONDS = 30.0  # what a power cut may cost
 _KEEP_SECONDS = 7 * 24 * 3600.0  # how long an interrupted fill waits to be gone on with
@@ -75,8 +75,8 @@ class ActivationWriter:
         self.rows_done = 0
         self._width = row_bytes(shape, dtype)
         self._handles: list[int] = []
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._place = temporary_sibling(self.final)
+        files.on_disk(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
+        self._place = files.temporary_sibling(self.final)
         try:
             self._start(accept)
         except OSError:
@@ -87,32 +87,31 @@ class ActivationWriter:
             raise
 
     def _start(self, accept: Accept) -> None:
-        self._place.mkdir(mode=0o700)
+        files.on_disk(self._place.mkdir, mode=0o700)
         self._manifest = self._create(MANIFEST)
         self._rows = self._create(ROWS)
         self._allocate()
-        _write(self._manifest, header_line(header_of(self.key, self.shape, self.dtype)))
+        files.append(self._manifest, header_line(header_of(self.key, self.shape, self.dtype)))
         self._synced = time.monotonic()
         self._take_up(accept)
 
     def _create(self, name: str) -> int:
-        handle = os.open(self._place / name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        self._handles.append(handle)
-        return handle
+        self._handles.append(files.create(self._place / name, 0o600))
+        return self._handles[-1]
 
     def _allocate(self) -> None:
         size = self.shape[0] * self._width
         if not size:
             return
         try:
-            os.posix_fallocate(self._rows, 0, size)
+            files.on_disk(os.posix_fallocate, self._rows, 0, size)
         except OSError as error:
             left = _left_behind(self.final.parent, "*")
             if error.errno != errno.ENOSPC or not left:
                 raise
             for partial in left:  # what they hold costs less to compute again than a file that is not kept
                 _remove(partial)
-            os.posix_fallocate(self._rows, 0, size)
+            files.on_disk(os.posix_fallocate, self._rows, 0, size)
 
     def write(self, rows: NDArray[Any], bad: dict[int, str] | None = None) -> None:
         """Appends rows ``[B, F]``; values are rounded to the file's dtype.
@@ -126,13 +125,13 @@ class ActivationWriter:
             OSError: the disk is full, or fails.
         """
         data = as_block(rows, self.rows_done, self.shape, self.dtype).tobytes()
-        _write(self._rows, data)
+        files.append(self._rows, data)
         self._append(Block(self.rows_done, len(rows), zlib.crc32(data), bad or {}))
         if time.monotonic() - self._synced > _SYNC_SECONDS:
             self._sync()
 
     def _append(self, block: Block) -> None:
-        _write(self._manifest, block_line(block))
+        files.append(self._manifest, block_line(block))
         self.rows_done += block.rows
 
     def finish(self) -> None:
@@ -145,13 +144,13 @@ class ActivationWriter:
             raise ValueError(f"finish: {self.shape[0]} rows were announced, {self.rows_done} written")
         self._sync()
         try:
-            sync_folder(self._place)
-            self._place.rename(self.final)
+            files.sync(self._place)
+            files.on_disk(self._place.rename, self.final)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
             self.drop()
-        sync_folder(self.final.parent)
+        files.sync(self.final.parent)
         self._close()
         for partial in _left_behind(self.final.parent, self.key):
             _remove(partial)
@@ -169,11 +168,11 @@ class ActivationWriter:
     def drop(self) -> None:
         """Gives the fill up, with all that was done."""
         self._close()
-        shutil.rmtree(self._place, ignore_errors=True)
+        files.on_disk(shutil.rmtree, self._place, ignore_errors=True)
 
     def _sync(self) -> None:
         for handle in self._handles:
-            os.fsync(handle)
+            files.sync(handle)
         self._synced = time.monotonic()
 
     def _close(self) -> None:
@@ -192,10 +191,10 @@ class ActivationWriter:
         if not self.rows_done:
             self.drop()
             return
+        with suppress(OSError):  # the rest of the disk is not held meanwhile
+            files.on_disk(os.ftruncate, self._rows, self.rows_done * self._width)
         with suppress(OSError):
-            os.ftruncate(self._rows, self.rows_done * self._width)  # the rest of the disk is not held meanwhile
-        with suppress(OSError):
-            self._place.rename(given_up_sibling(self.final))
+            files.on_disk(self._place.rename, files.given_up_sibling(self.final))
         self._close()
 
     # What other fills have left, or are writing
@@ -228,7 +227,7 @@ class ActivationWriter:
         for at in range(start, start + size, _CHUNK):
             data = os.pread(source, min(_CHUNK, start + size - at), at)
             crc = zlib.crc32(data, crc)
-            _write(self._rows, data)
+            files.append(self._rows, data)
         if crc != block.crc32:
             os.lseek(self._rows, start, os.SEEK_SET)
             return False
@@ -238,7 +237,7 @@ class ActivationWriter:
 
 def _left_behind(folder: Path, key: str) -> list[Path]:
     """Temporary folders of the file ``key`` ("*": of all) whose processes have ended."""
-    return sorted(partial for partial in folder.glob(f"{key}.tmp-*") if is_left_behind(partial))
+    return sorted(partial for partial in folder.glob(f"{key}.tmp-*") if files.is_left_behind(partial))
 
 
 def _remove_old(folder: Path) -> None:
@@ -250,13 +249,7 @@ def _remove_old(folder: Path) -> None:
 
 def _remove(partial: Path) -> None:
     """Takes a temporary folder's name away in one step, since two processes may remove it at once; then deletes."""
-    aside = given_up_sibling(partial.with_name(partial.name.partition(".tmp-")[0]))
+    aside = files.given_up_sibling(partial.with_name(partial.name.partition(".tmp-")[0]))
     with suppress(OSError):
-        partial.rename(aside)
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _write(handle: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(handle, view) :]
+        files.on_disk(partial.rename, aside)
+        files.on_disk(shutil.rmtree, aside, ignore_errors=True)

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from nth_call import in_child, status_of
+from faults import in_child, replaced, status_of
 
 from fastclf.activations import fill
 from fastclf.activations.fill import Job, StaleError, stored
@@ -106,12 +106,12 @@ def test_a_folder_that_somebody_removes_meanwhile_costs_no_row(tmp_path, job, ro
     assert source.computed == N
 
 
-def full_disk(*_):
+def full_disk(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_full_disk_is_said_with_its_numbers_and_the_work_goes_on_in_memory(tmp_path, job, rows, monkeypatch):
-    monkeypatch.setattr(os, "posix_fallocate", full_disk)
+    replaced(monkeypatch, "posix_fallocate", full_disk)
     with pytest.warns(UserWarning, match=r"not kept in .*: they need 480 bytes, and [\d,]+ are free"):
         got = stored(job, [tmp_path / "a"], Source(rows), lambda: True)
     np.testing.assert_array_equal(got, rows)
@@ -119,14 +119,8 @@ def test_a_full_disk_is_said_with_its_numbers_and_the_work_goes_on_in_memory(tmp
 
 
 def test_a_disk_that_fills_up_meanwhile_costs_no_row_twice(tmp_path, job, rows, monkeypatch):
-    source, real = Source(rows), os.write
-
-    def write(handle, data):
-        if source.computed > 20:
-            full_disk()
-        return real(handle, data)
-
-    monkeypatch.setattr(os, "write", write)
+    source = Source(rows)
+    replaced(monkeypatch, "write", lambda call, *args: full_disk() if source.computed > 20 else call(*args))
     with pytest.warns(UserWarning, match="they need 480 bytes"):
         got = stored(job, [tmp_path / "a"], source, lambda: True)
     np.testing.assert_array_equal(got, rows)
@@ -137,14 +131,15 @@ def test_a_disk_that_fills_up_meanwhile_costs_no_row_twice(tmp_path, job, rows, 
 def test_room_is_made_from_what_interrupted_fills_hold(tmp_path, job, rows, monkeypatch):
     with ActivationWriter(tmp_path, "other", (10, 2), "float16") as writer:
         writer.write(np.ones((4, 2)))
-    real = os.posix_fallocate
-    monkeypatch.setattr(os, "posix_fallocate", lambda *a: full_disk() if len(names(tmp_path)) > 1 else real(*a))
+    replaced(
+        monkeypatch, "posix_fallocate", lambda call, *args: full_disk() if len(names(tmp_path)) > 1 else call(*args)
+    )
     np.testing.assert_array_equal(stored(job, [tmp_path], Source(rows), lambda: True), rows)
     assert names(tmp_path) == ["k"]
 
 
 def test_too_large_for_disk_and_memory_is_a_clear_error(tmp_path, job, rows, monkeypatch):
-    monkeypatch.setattr(os, "posix_fallocate", full_disk)
+    replaced(monkeypatch, "posix_fallocate", full_disk)
     monkeypatch.setattr(fill, "_free_memory", lambda: 479)
     with (
         pytest.warns(UserWarning, match="not kept in"),
@@ -158,14 +153,12 @@ def test_free_memory_is_that_of_this_machine():
 
 
 def test_a_folder_that_cannot_be_written_gives_way_to_the_next(tmp_path, job, rows, monkeypatch):
-    real = os.mkdir
+    def mkdir(call, **kwargs):
+        if "readonly" in str(call.__self__):
+            raise OSError(errno.EROFS, "Read-only file system", str(call.__self__))
+        call(**kwargs)
 
-    def mkdir(path, *args, **kwargs):
-        if "readonly" in str(path):
-            raise OSError(errno.EROFS, "Read-only file system", str(path))
-        real(path, *args, **kwargs)
-
-    monkeypatch.setattr(os, "mkdir", mkdir)
+    replaced(monkeypatch, "mkdir", mkdir)
     folders = [tmp_path / "readonly" / "activations", tmp_path / "cache"]
     with pytest.warns(UserWarning, match="not kept in .*readonly.*: Read-only file system"):
         stored(job, folders, Source(rows), lambda: True)

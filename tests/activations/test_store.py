@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from nth_call import in_child, status_of
+from faults import in_child, status_of
 
 from fastclf.activations import store
 from fastclf.activations.manifest import read_manifest
