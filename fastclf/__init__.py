@@ -3,7 +3,7 @@
 Importing this package touches no GPU and imports neither DALI nor timm.
 """
 
-from fastclf.conv_learner import ConvLearner, HeadLearner
+from fastclf.conv_learner import ConvLearner
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.image import open_image
 from fastclf.data.options import Options
@@ -36,6 +36,7 @@ from fastclf.errors import (
     LabelError,
     WeightsError,
 )
+from fastclf.head_learner import HeadLearner
 from fastclf.interpret.confusion import classification_report, confusion_matrix, plot_confusion_matrix
 from fastclf.interpret.pictures import plots, plots_from_files
 from fastclf.interpret.results import ImageModelResults

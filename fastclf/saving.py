@@ -13,7 +13,7 @@ from fastclf.errors import CheckpointError
 from fastclf.interrupts import Interrupts
 from fastclf.models.freezing import LayerGroups
 from fastclf.training.metrics import Metric, name_of
-from fastclf.training.state import PREFIX
+from fastclf.training.resume import PREFIX
 
 
 class Saving:

@@ -71,10 +71,10 @@ def test_a_metric_and_a_user_may_write_into_what_they_get(tmp_path, rng):
         preds[:], targs[:] = 0, 0
         return 0.0
 
-    data = row_data(tmp_path, rng)
+    seed = int(rng.integers(2**32))
+    data, same = (row_data(tmp_path, np.random.default_rng(seed)) for _ in range(2))
     before = data.val_y.copy()
-    learn = HeadLearner(data, metrics=[scribbles, accuracy])
-    plain = HeadLearner(row_data(tmp_path, rng), metrics=[accuracy])
+    learn, plain = HeadLearner(data, metrics=[scribbles, accuracy]), HeadLearner(same, metrics=[accuracy])
     assert learn.fit(1e-2, 2)[2] == plain.fit(1e-2, 2)[1]
     learn.predict_with_targs()[1][:] = 0
     np.testing.assert_array_equal(data.val_y, before)

@@ -113,7 +113,7 @@ def test_the_engine_and_autograd_train_alike(data, capsys):
         learn.clip = 0.5
         learn.fit(0.05, 2, wds=1e-2, cycle_len=1, use_wd_sched=True)
     out = capsys.readouterr().out
-    assert out.count("this optimizer is not known to the native engine") == 1
+    assert out.count("the native engine does not know this optimizer") == 1
     np.testing.assert_allclose(engine.sched.losses, autograd.sched.losses, rtol=1e-4)
     for (name, ours), theirs in zip(
         engine.model.state_dict().items(), autograd.model.state_dict().values(), strict=True

@@ -16,7 +16,7 @@ from processes import ENVIRONMENT
 import fastclf
 from fastclf import ImageClassifierData, report
 from fastclf.report import Progress, log, track
-from fastclf.training.loop import _Table
+from fastclf.training.epoch_table import EpochTable
 
 NAMES = "图像 ☃ é\U0001f600"
 
@@ -219,7 +219,7 @@ def test_a_quiet_lesson_prints_nothing(tmp_path):
 
 
 def test_large_numbers_do_not_run_together(capsys, rng):
-    table = _Table(("trn_loss", "val_loss", "rmse"), None)
+    table = EpochTable(("trn_loss", "val_loss", "rmse"), None)
     values = [*(10.0 ** rng.uniform(-8, 300, 200)), 0.0, 1.5, 12345.678, -99999.5, float("inf"), float("nan")]
     for value in values:
         for signed in (value, -value):

@@ -135,7 +135,7 @@ def test_what_the_user_said_is_not_said_again(data, capsys):
         (False, None, ["bn_freeze(False): BatchNorm of a pretrained body learns new statistics"]),
         (None, 3.0, ["keeps its statistics (bn_freeze(False) updates them), as small"]),
     ):
-        learn.groups.bn_frozen, learn.clip = bn_freeze, clip
+        learn._bn_frozen, learn.clip = bn_freeze, clip
         learn.fit([1e-3, 1e-2, 1e-2], 1)
         lines = said(capsys)
         assert len(lines) == len(expected)

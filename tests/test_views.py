@@ -144,7 +144,7 @@ def test_one_view_is_the_plain_picture(own_folder):
 
 def test_views_need_something_to_draw(folder):
     data = picture_data(folder, augs=(), crop_type=CropType.NO)
-    with pytest.raises(ValueError, match=r"views=3 needs transforms that draw at random"):
+    with pytest.raises(ValueError, match=r"views=3 needs random transforms"):
         tiny_learner(data, views=3, precompute=True)
 
 

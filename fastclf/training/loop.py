@@ -18,10 +18,9 @@ from fastclf.models.head import DropoutClock
 from fastclf.models.net import head_of
 from fastclf.report import Progress, log, warn
 from fastclf.training.callbacks import Callback, wants_batches
+from fastclf.training.epoch_table import EpochTable
 from fastclf.training.recorder import Recorder
 from fastclf.training.snapshot import LastGood
-
-_NARROWEST = 12  # characters of a column of the epoch table
 
 
 class Steps(Protocol):
@@ -117,6 +116,11 @@ class TrainLoop:
         self._chunk = 1 if any(wants_batches(callback) for callback in callbacks) else steps.chunk
         self._failed: set[object] = set()
 
+    @property
+    def next_epoch(self) -> int:
+        """The first epoch of the loader's order that this fit has not touched."""
+        return self.first_epoch + self.epoch + (self.done > 0)
+
     def run_epoch(self, *, allow_nan: bool = False) -> None:
         """Trains on what is left of the epoch under way, until a callback stops it.
 
@@ -164,7 +168,7 @@ class TrainLoop:
             if who not in self._failed:
                 self._failed.add(who)
                 name = who if isinstance(who, str) else type(who).__name__
-                warn(f"fit: {name} could not be written ({error}); training goes on. This is told once in a fit.")
+                warn(f"fit: {name} could not be written ({error}); training goes on. Warned once per fit.")
             return None
 
     def search(self) -> None:
@@ -178,16 +182,24 @@ class TrainLoop:
         n_epochs: int,
         validate: Callable[[], list[float]],
         names: Sequence[str],
-        keep: Callable[[], None],
+        save_state: Callable[[], None] | None,
         constant: float | None,
     ) -> list[float]:
-        """Trains up to ``n_epochs``; prints the table; returns ``[val_loss, metric, ...]`` of the last epoch.
+        """Train up to ``n_epochs`` and log a table of them; return ``[val_loss, metric, ...]`` of the last epoch.
 
-        Calls ``keep`` after each epoch, and when an interrupt ends the fit where everything is consistent. The
-        validation loss of a prediction that never changes, ``constant``, stands beside the first epoch; a fit that ends
-        above it says so.
+        Args:
+            n_epochs: of the whole fit, those before it was resumed included.
+            validate: gives ``[val_loss, metric, ...]``.
+            names: of the metrics.
+            save_state: called after each epoch, and when an interrupt ends the fit where everything is consistent.
+            constant: the validation loss of a prediction that never changes; the table has it beside the first epoch,
+                and a fit that ends above it warns in a line.
+
+        Raises:
+            DivergedError: the loss or a weight is not finite; the model then holds the last good values.
+            KeyboardInterrupt: Ctrl-C; says where the fit was stopped and how to go on.
         """
-        table = _Table(("trn_loss", "val_loss", *names), constant)
+        table = EpochTable(("trn_loss", "val_loss", *names), constant)
         good = LastGood(self.groups.groups[self.groups.frozen_to :])
         if not good.take(self.steps.step):
             raise DivergedError("fit: the model holds values that are not finite; load a saved model first.")
@@ -198,17 +210,35 @@ class TrainLoop:
                 with self.interrupts.released():
                     values = validate()
                 self._end_epoch(values, n_epochs, table)
-                self._tolerant("the state of the fit", keep)
+                self._save(save_state)
                 self.interrupts.check()
-        except (KeyboardInterrupt, SystemExit):
+        except (KeyboardInterrupt, SystemExit) as stop:
             if self.interrupts.at_rest:
-                self._tolerant("the state of the fit", keep)
-            raise
+                self._save(save_state)
+            if isinstance(stop, SystemExit):
+                raise
+            raise KeyboardInterrupt(self._stopped(resumable=save_state is not None)) from None
         self._call("on_train_end")
         values = self.recorder.last()
         if constant is not None and values[0] > constant:
             log(_worse_than_constant(values[0], constant))
         return values
+
+    def _save(self, save_state: Callable[[], None] | None) -> None:
+        if save_state is not None:
+            self._tolerant("the state of the fit", save_state)
+
+    def _stopped(self, *, resumable: bool) -> str:
+        """Return what Ctrl-C leaves of the fit, and how to go on."""
+        where = f"fit was stopped after {self.epoch} epoch(s) and {self.done} of {self.batches} batches"
+        if not self.interrupts.at_rest:
+            return f"{where}, in the middle of a step: load a saved model, or make a new learner."
+        hint = (
+            "The same call with resume=True goes on"
+            if resumable
+            else "With state_name= a fit can go on where it was stopped"
+        )
+        return f"{where}; the model holds what it has learnt. {hint}."
 
     def _run_safely(self, good: LastGood) -> None:
         """Trains for an epoch; where it diverges, the modules hold the last good values again."""
@@ -218,10 +248,10 @@ class TrainLoop:
                 step = self.steps.step
                 raise DivergedError(f"fit: the weights are not finite after {step} steps at {self._rate(step)}")
         except DivergedError as error:
-            good.put_back()
+            good.restore()
             raise DivergedError(f"{error}. {_advice(good.step, first=not self.recorder.lrs)}") from None
 
-    def _end_epoch(self, values: list[float], n_epochs: int, table: _Table) -> None:
+    def _end_epoch(self, values: list[float], n_epochs: int, table: EpochTable) -> None:
         self.recorder.epoch(values[0], values[1:])
         table.row(self.epoch, [self.recorder.losses[-1], *values])
         self.stopped |= self._call("on_epoch_end", values)
@@ -285,25 +315,3 @@ def _worse_than_constant(loss: float, constant: float) -> str:
         f"The validation loss {loss:.6f} is above {constant:.6f}, that of a constant prediction: the model has learned "
         "nothing that holds for new data. Train longer, or with another rate (see lr_find)."
     )
-
-
-class _Table:
-    """The lines that a fit prints; the first epoch's ends with the loss of a constant prediction."""
-
-    def __init__(self, columns: Sequence[str], constant: float | None) -> None:
-        self._widths = [max(_NARROWEST, len(name) + 2) for name in columns]
-        self._beside = "" if constant is None else f"   (val_loss of a constant: {constant:.6f})"
-        self._print("epoch", columns)
-
-    def row(self, epoch: int, values: Sequence[float]) -> None:
-        """Prints an epoch's values, n/a where one is undefined."""
-        self._print(f"{epoch:5d}", ["n/a" if math.isnan(v) else _number(v) for v in values], self._beside)
-        self._beside = ""
-
-    def _print(self, first: str, cells: Sequence[str], beside: str = "") -> None:
-        log(f"{first} " + "".join(c.rjust(w) for c, w in zip(cells, self._widths, strict=True)) + beside)
-
-
-def _number(value: float) -> str:
-    """Six decimals, or as many digits as leave a blank before the narrowest column."""
-    return next(text for text in (f"{value:.6f}", f"{value:.7g}", f"{value:.4g}") if len(text) < _NARROWEST)

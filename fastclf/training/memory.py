@@ -56,7 +56,7 @@ def explains_gpu_memory(*, trains: bool) -> Callable[[Callable[Concatenate[L, P]
             for parameter in self.model.parameters():
                 parameter.grad = None
             _empty_cache()
-            raise GpuMemoryError(_message(method.__name__, self.data, reason, _fitting(self, trains)))
+            raise GpuMemoryError(_message(method.__name__.lstrip("_"), self.data, reason, _fitting(self, trains)))
 
         return run
 

@@ -22,10 +22,6 @@ from fastclf.training.optimizer import SGDR
 from fastclf.training.schedule import Schedule
 
 OptFn = Callable[..., Optimizer]
-# Of the gradient's norm, where a pretrained body trains with BatchNorm's own statistics: nothing else then keeps its
-# activations in bounds, and the lesson's rates are at the edge of what converges. Lower bounds learn less, higher ones
-# (10, 20) learn more on the whole, but end below the frozen body on some small sets (bench/README.md).
-FINE_TUNING_CLIP = 5.0
 _MANY_SKIPPED = 10
 
 
