@@ -1,4 +1,4 @@
-"""From a folder of pictures to a classifier, the way of fast.ai's first lesson, natively fast.
+"""From a folder of images to a classifier, the way of fast.ai's first lesson, natively fast.
 
 Importing this package touches no GPU and imports neither DALI nor timm.
 """
@@ -38,7 +38,7 @@ from fastclf.errors import (
 )
 from fastclf.head_learner import HeadLearner
 from fastclf.interpret.confusion import classification_report, confusion_matrix, plot_confusion_matrix
-from fastclf.interpret.pictures import plots, plots_from_files
+from fastclf.interpret.images import plots, plots_from_files
 from fastclf.interpret.results import ImageModelResults
 from fastclf.learner import Learner
 from fastclf.models.archs import (

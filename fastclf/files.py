@@ -24,12 +24,12 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _TEMPORARY = re.compile(r"\.tmp-(?:([0-9a-f]+)-(\d+)-(?:(\d+)-)?)?[0-9a-f]{8}$")
-_LONG = 24 * 3600.0  # seconds: nobody leaves a file that is being written alone for so long
+_LONG = 24 * 3600.0  # seconds: a file that is being written is written to more often
 _OTHERS_MAY_WRITE = 0o022
 
 
 def user_cache() -> Path:
-    """The user's own folder for what can be computed again: $XDG_CACHE_HOME/fastclf, else ~/.cache/fastclf.
+    """Return the user's own folder for what can be computed again: $XDG_CACHE_HOME/fastclf, else ~/.cache/fastclf.
 
     Source: the XDG Base Directory Specification, which lets relative paths be ignored. A user without a home folder, or
     with one that cannot be written, as in containers, gets a temporary one, which lasts as long as the process.
@@ -45,7 +45,7 @@ def user_cache() -> Path:
 
 
 def temporary_folder() -> Path:
-    """Makes a folder, which nobody else can have put something into, and which goes when this process ends."""
+    """Make a folder that is private, and is removed when this process ends."""
     folder, maker = Path(tempfile.mkdtemp(prefix="fastclf-")), os.getpid()
 
     def remove() -> None:
@@ -65,10 +65,10 @@ def _temporary_cache() -> Path:
 
 @cache
 def _machine() -> str:
-    """Where process numbers and their start times mean the same: one boot of a kernel, in one container.
+    """Return a name of the scope of process numbers and start times: one boot of a kernel, in one container.
 
-    A host's name does not tell: hosts that share a folder may have the same. Where the system tells nothing, it is a
-    name that no other process has, so that nobody takes this process for dead.
+    A host's name would not do: hosts that share a folder may have the same. Where the system does not know its boot,
+    the name is random, so that no other process takes this one for dead.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text()
@@ -79,7 +79,7 @@ def _machine() -> str:
 
 
 def _process(pid: int) -> tuple[str, str] | None:
-    """State of a process, and when it was started, in ticks since the machine was; None where that cannot be told."""
+    """Return a process's state, and its start in ticks since the machine's; None where the system does not know it."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return fields[0], fields[19]
@@ -88,19 +88,19 @@ def _process(pid: int) -> tuple[str, str] | None:
 
 
 def temporary_sibling(path: Path) -> Path:
-    """A name beside ``path`` that nobody else uses, and that tells who does: its machine, process and start."""
+    """Return a name beside ``path`` that nobody else uses: it holds machine, process and the process's start."""
     pid = os.getpid()
     _, start = _process(pid) or ("", "0")
     return path.with_name(f"{path.name}.tmp-{_machine()}-{pid}-{start}-{secrets.token_hex(4)}")
 
 
 def given_up_sibling(path: Path) -> Path:
-    """A temporary name beside ``path`` for what its process has given up: `is_left_behind` at once."""
+    """Return a temporary name beside ``path`` for what its process has given up: `is_left_behind` at once."""
     return path.with_name(f"{path.name}.tmp-{secrets.token_hex(4)}")
 
 
 def is_left_behind(path: Path) -> bool:
-    """Whether ``path`` is a temporary file or folder that nobody writes any more.
+    """Return whether ``path`` is a temporary file or folder that nobody writes any more.
 
     That is one with a `given_up_sibling`'s name, one whose process ran on this machine and is no more, or one into
     which nothing was written for a day. In doubt its process lives: the folder may be shared with other machines.
@@ -120,7 +120,7 @@ def is_left_behind(path: Path) -> bool:
 
 
 def _lives(pid: int, start: str) -> bool:
-    """Whether process ``pid`` is the one that was started at ``start``: numbers are given again."""
+    """Return whether process ``pid`` is the one that was started at ``start``: numbers are reused."""
     found = _process(pid)
     if found is not None:
         return found[0] not in "ZX" and found[1] == start  # zombie, dead
@@ -134,7 +134,7 @@ def _lives(pid: int, start: str) -> bool:
 
 
 def _last_written(path: Path) -> float:
-    """When a file, or a folder with the files in it, was modified."""
+    """Return when a file, or a folder with the files in it, was modified."""
     inside = path.iterdir() if path.is_dir() and not path.is_symlink() else ()
     return max(float(entry.lstat().st_mtime) for entry in (path, *inside))
 
@@ -205,22 +205,22 @@ def _remove_left_behind(folder: Path) -> None:
 
 
 def require_folder(folder: Path) -> None:
-    """Checks that the folder of some data is still where it was.
+    """Check that the folder of some data is still where it was.
 
     Raises:
-        FileNotFoundError: it is not; says what to do.
+        FileNotFoundError: it is not; names the remedy.
     """
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"the data's folder {folder} is not found: it was moved or removed. Make the data anew from where it is."
+            f"the data's folder {folder} is not found: it was moved or removed. Make the data from where it is now."
         )
 
 
 def check_private(folder: Path) -> None:
-    """Checks that only this user can have put something into ``folder``; one that does not exist is private.
+    """Check that only this user can have put something into ``folder``; one that does not exist is private.
 
     Raises:
-        PermissionError: it is somebody else's, or others may write into it; says which.
+        PermissionError: it belongs to another user, or others may write into it.
     """
     try:
         stat = folder.stat()

@@ -45,7 +45,7 @@ _SEARCH_STEPS = 100  # of lr_find, at least
 
 
 class Learner(Predicting, Saving):
-    """Train and apply a model of one's own; see `ConvLearner` for a pretrained one, `HeadLearner` for activations.
+    """Train and apply the user's own model; see `ConvLearner` for a pretrained one, `HeadLearner` for activations.
 
     Args:
         data: images or rows.
@@ -105,7 +105,7 @@ class Learner(Predicting, Saving):
     def from_model_data(
         cls, model: nn.Module, data: ImageClassifierData, groups: Sequence[nn.Module] | None = None, **kwargs: Any
     ) -> Learner:
-        """Make a learner for a whole network of one's own: one group unless ``groups`` are given; see `Learner`."""
+        """Make a learner for the user's own whole network: one group unless ``groups`` are given; see `Learner`."""
         return Learner(data, model, groups or [model], **kwargs)
 
     def __repr__(self) -> str:
@@ -371,7 +371,7 @@ class Learner(Predicting, Saving):
         - One that was pretrained, so that its BatchNorm came with statistics, trains with them, and the head with those
           that it has from earlier fits. Statistics of small batches would change the features at once, more than
           training repairs. As nothing then keeps activations in bounds, the gradient's norm is bounded, see ``clip``.
-        - One with random weights learns its statistics, and so does a network of one's own with new BatchNorm.
+        - One with random weights learns its statistics, and so does the user's own network with new BatchNorm.
 
         BatchNorm's weights (scale and shift) train in either case. The first fit that this concerns logs it.
         """

@@ -8,5 +8,5 @@ from fastclf.files import user_cache
 
 
 def places_for(folder: Path) -> list[Path]:
-    """Where activation files of data below ``folder`` are kept, best first."""
+    """Return where activation files of data below ``folder`` are kept, best first."""
     return [folder / "activations", user_cache() / "activations"]

@@ -1,4 +1,4 @@
-"""Filling an activation file so that nothing is lost, and nothing half-written is ever read, whenever it is stopped.
+"""Fill an activation file so that nothing is lost, and nothing half-written is ever read, whenever it is stopped.
 
 Rows go into ``KEY.tmp-<who>-<random>/``, a block at a time: first the rows, then the block's line in the manifest, with
 its checksum. A fill that was interrupted leaves that folder. The next one, and one that runs at the same time, copies
@@ -31,7 +31,7 @@ _CHUNK = 1 << 20
 
 
 def as_block(rows: NDArray[Any], first: int, shape: tuple[int, int], dtype: str) -> NDArray[Any]:
-    """Rounds rows ``[B, F]``, which follow row ``first`` of ``shape``, to the file's dtype.
+    """Round rows ``[B, F]``, which follow row ``first`` of ``shape``, to the file's dtype.
 
     Raises:
         ActivationFileError: a value is not finite, or too large for fp16; names the row.
@@ -114,7 +114,7 @@ class ActivationWriter:
             files.on_disk(os.posix_fallocate, self._rows, 0, size)
 
     def write(self, rows: NDArray[Any], bad: dict[int, str] | None = None) -> None:
-        """Appends rows ``[B, F]``; values are rounded to the file's dtype.
+        """Append rows ``[B, F]``; values are rounded to the file's dtype.
 
         Args:
             rows: zeros where a row could not be computed.
@@ -135,7 +135,7 @@ class ActivationWriter:
         self.rows_done += block.rows
 
     def finish(self) -> None:
-        """Publishes the file; if another process has published the same one meanwhile, that one stays.
+        """Publish the file; if another process has published the same one meanwhile, that one stays.
 
         Raises:
             OSError: the disk is full, or fails, or somebody has removed the folder; the rows can still be read back.
@@ -156,7 +156,7 @@ class ActivationWriter:
             _remove(partial)
 
     def rows_so_far(self) -> NDArray[Any]:
-        """Reads back the rows that are done, ``[rows_done, F]``."""
+        """Read back the rows that are done, ``[rows_done, F]``."""
         data, done = bytearray(self.rows_done * self._width), 0
         while done < len(data):
             read = os.preadv(self._rows, [memoryview(data)[done:]], done)
@@ -166,7 +166,7 @@ class ActivationWriter:
         return np.frombuffer(data, self.dtype).reshape(self.rows_done, self.shape[1])
 
     def drop(self) -> None:
-        """Gives the fill up, with all that was done."""
+        """Give up the fill, with all that was done."""
         self._close()
         files.on_disk(shutil.rmtree, self._place, ignore_errors=True)
 
@@ -187,7 +187,7 @@ class ActivationWriter:
             self._leave()
 
     def _leave(self) -> None:
-        """Leaves the finished blocks to the next fill, and says by the folder's name that this one has ended."""
+        """Leave the finished blocks to the next fill; the folder's name then tells that this one has ended."""
         if not self.rows_done:
             self.drop()
             return
@@ -197,10 +197,10 @@ class ActivationWriter:
             files.on_disk(self._place.rename, files.given_up_sibling(self.final))
         self._close()
 
-    # What other fills have left, or are writing
+    # Blocks that other fills have left, or are writing
 
     def _take_up(self, accept: Accept) -> None:
-        """Copies finished blocks of other fills of this file, then removes those that had ended before."""
+        """Copy finished blocks of other fills of this file, then remove those that had ended before."""
         ended = _left_behind(self.final.parent, self.key)
         for partial in sorted(self.final.parent.glob(f"{self.key}.tmp-*")):
             if partial != self._place:
@@ -241,14 +241,14 @@ def _left_behind(folder: Path, key: str) -> list[Path]:
 
 
 def _remove_old(folder: Path) -> None:
-    """Removes what interrupted fills of any file have left, a week after."""
+    """Remove what interrupted fills of any file have left, a week after."""
     for partial in _left_behind(folder, "*"):
         if time.time() - partial.stat().st_mtime > _KEEP_SECONDS:
             _remove(partial)
 
 
 def _remove(partial: Path) -> None:
-    """Takes a temporary folder's name away in one step, since two processes may remove it at once; then deletes."""
+    """Rename a temporary folder in one step, as two processes may remove it at once; then delete it."""
     aside = files.given_up_sibling(partial.with_name(partial.name.partition(".tmp-")[0]))
     with suppress(OSError):
         files.on_disk(partial.rename, aside)

@@ -16,13 +16,13 @@ class AdaptiveConcatPool2d(nn.Module):
     """Maximum, then average, over all positions: ``[B, C, h, w] -> [B, 2C]``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pools ``x``."""
+        """Pool ``x``."""
         return torch.cat([x.amax((2, 3)), x.mean((2, 3))], 1)
 
 
 @dataclass
 class DropoutClock:
-    """Which masks a head's dropouts draw: a function of seed, step, layer and position, the same on every backend."""
+    """Which masks a head's dropouts apply: a function of seed, step, layer and position, the same on every backend."""
 
     seed: int = 0
     step: int = 0
@@ -39,14 +39,14 @@ class CounterDropout(nn.Module):
         self.p, self.layer, self.clock = p, layer, clock
 
     def forward(self, x: Tensor) -> Tensor:
-        """Applies the mask of the clock's step to ``x [B, F]``."""
+        """Apply this step's mask to ``x [B, F]``."""
         if not self.training:
             return x
         mask = ops.dropout_mask(self.clock.seed, self.clock.step, self.layer, x.shape[0], x.shape[1], self.p)
         return x * mask.to(x.device, x.dtype)
 
     def extra_repr(self) -> str:
-        """What ``print(model)`` shows."""
+        """Return what ``print(model)`` shows."""
         return f"p={self.p}"
 
 
@@ -128,7 +128,7 @@ class Head(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Logits ``[B, c]`` of rows ``x [B, n_in]``."""
+        """Compute logits ``[B, c]`` of rows ``x [B, n_in]``."""
         out: Tensor = self.layers(x)
         return out
 
@@ -139,7 +139,7 @@ class Head(nn.Module):
 
 
 def check_custom_head(head: nn.Module, n_in: int, c: int, final: str) -> None:
-    """Sends two rows through a head of the user's own, so that one that does not fit is refused at once.
+    """Send two rows through the user's own head, so that one that does not fit is refused before it trains.
 
     Raises:
         ValueError: it takes other features, gives another number of classes, or values that are no

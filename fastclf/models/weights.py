@@ -41,7 +41,9 @@ _PATIENCE = 10.0  # seconds
 class SkipInit(TorchFunctionMode):
     """While active, parameters are not filled with random numbers.
 
-    For networks whose weights are loaded next: the filling takes longer than the loading. Buffers are made as usual.
+    For networks whose weights are loaded next: the filling takes longer than the loading. torch's meta device would
+    lose the buffers that networks compute (timm's tables of relative positions), which no file of weights holds, and
+    timm copies weights into the parameters that it made.
     """
 
     def __torch_function__(
@@ -201,7 +203,7 @@ def fetch(url: str) -> dict[str, Tensor]:
     The file is written under a temporary name, checked against the hash in its name, then moved into place.
 
     Raises:
-        WeightsError: it cannot be downloaded, or is damaged; says where the file belongs.
+        WeightsError: it cannot be downloaded, or is damaged; names the place where the file belongs.
     """
     folder = Path(torch.hub.get_dir()).expanduser() / "checkpoints"
     file = folder / url.rsplit("/", 1)[-1]

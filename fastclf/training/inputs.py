@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastclf.data.transforms.spec import Transforms
 
 _REMEDY = "Pass tfms(open_image(fn))[None] with tfms = data.tfms[1]."
-_ROOM = 4  # times the range of transformed images: other mean and deviation stay below, pixels 0..255 do not
+_MARGIN = 4  # times the range of transformed images: other mean and deviation stay below, pixels 0..255 do not
 
 
 def as_batch(x: ArrayLike | Tensor, tfms: Transforms | None, columns: int | None) -> Tensor:
@@ -24,7 +24,7 @@ def as_batch(x: ArrayLike | Tensor, tfms: Transforms | None, columns: int | None
         columns: F; None where no rows are taken.
 
     Raises:
-        ValueError: it is something else, or images that have not been transformed; says what to do.
+        ValueError: it is something else, or images that have not been transformed; names the remedy.
     """
     try:
         batch = x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
@@ -44,7 +44,7 @@ def as_batch(x: ArrayLike | Tensor, tfms: Transforms | None, columns: int | None
         raise _refusal(tfms, columns, f"{shape}: these pixels are not transformed. {_REMEDY}")
     batch = batch.float()
     low, high = _range(tfms)
-    if batch.numel() and (batch.min() < _ROOM * low or batch.max() > _ROOM * high):
+    if batch.numel() and (batch.min() < _MARGIN * low or batch.max() > _MARGIN * high):
         got = f"values of {float(batch.min()):g} to {float(batch.max()):g} instead of about {low:.1f} to {high:.1f}"
         raise _refusal(tfms, columns, f"{got}: these pixels are not transformed. {_REMEDY}")
     return batch
@@ -57,7 +57,7 @@ def _batch_hint(batch: Tensor, tfms: Transforms | None, columns: int | None) -> 
 
 
 def _range(tfms: Transforms) -> tuple[float, float]:
-    """The lowest and the highest value of a transformed image."""
+    """Return the lowest and the highest value of a transformed image."""
     pairs = list(zip(tfms.mean, tfms.std, strict=True))
     return min(-mean / std for mean, std in pairs), max((1 - mean) / std for mean, std in pairs)
 

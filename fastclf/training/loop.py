@@ -31,33 +31,33 @@ class Steps(Protocol):
     precision: str
 
     def start_epoch(self, epoch: int, done: int = 0) -> None:
-        """Begins an epoch after its first ``done`` batches."""
+        """Begin an epoch after its first ``done`` batches."""
 
     def end_epoch(self) -> None:
-        """Ends an epoch, which may have been left early."""
+        """End an epoch, which may have been left early."""
 
     def run(self, n: int) -> Sequence[float]:
-        """Trains on the next ``n`` batches, or those that there still are, and returns their losses."""
+        """Train on the next ``n`` batches, or those that there still are, and return their losses."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Momenta and counters, for a fit that goes on later."""
+        """Return momenta and counters, for a fit that goes on later."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave."""
+        """Take what `state_dict` gave."""
 
 
 def derived_seed(seed: int, *what: int | str) -> int:
-    """A 63-bit seed that is a function of ``seed`` and of what it is for."""
+    """Return a 63-bit seed that is a function of ``seed`` and of what it is for."""
     digest = hashlib.sha256(repr((seed, *what)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
 @contextmanager
 def seeded(seed: int, module: nn.Module) -> Iterator[None]:
-    """Makes all that is random in the block a function of ``seed``; everything is as before afterwards.
+    """Make all that is random in a block a function of ``seed``; restore the generators afterwards.
 
-    That is: the masks of our head's dropout, and torch's generators, which a head of one's own or a body's stochastic
-    depth may draw from.
+    That is: the masks of our head's dropout, and torch's generators, which a user's own head or a body's stochastic
+    depth may sample from.
     """
     head = head_of(module)
     clock = DropoutClock() if head is None else head.clock
@@ -73,7 +73,7 @@ def seeded(seed: int, module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def closing_epoch(steps: Steps) -> Iterator[None]:
-    """Runs a block that trains, and ends the epoch after it."""
+    """Run a block that trains, and end the epoch after it."""
     try:
         yield
     finally:
@@ -122,7 +122,7 @@ class TrainLoop:
         return self.first_epoch + self.epoch + (self.done > 0)
 
     def run_epoch(self, *, allow_nan: bool = False) -> None:
-        """Trains on what is left of the epoch under way, until a callback stops it.
+        """Train on what is left of the epoch under way, until a callback stops it.
 
         Raises:
             DivergedError: a batch's loss is not finite, unless ``allow_nan``.
@@ -136,7 +136,7 @@ class TrainLoop:
                 step, losses = self.steps.step, self.steps.run(n)
                 for i, loss in enumerate(losses):
                     self._note(loss, step + i, allow_nan=allow_nan)
-                # Bad pictures that came to light and are skipped may have left fewer batches than there were.
+                # Fewer batches than there were, where bad images have been found and are skipped.
                 self.done = self.done + n if len(losses) == n else self.batches
                 progress.advance(n)
                 self.interrupts.check()
@@ -154,25 +154,25 @@ class TrainLoop:
         return f"learning rate {rate:.3g} in {self.steps.precision}"
 
     def _call(self, hook: str, *args: Any) -> bool:
-        """Calls every callback, in order; returns whether one of them asks to stop."""
+        """Call every callback, in order; return whether one of them asks to stop."""
         stop = False
         for callback in self.callbacks:
             stop |= bool(self._tolerant(callback, getattr(callback, hook), *args))
         return stop
 
     def _tolerant(self, who: object, function: Callable[..., Any], *args: Any) -> Any:
-        """Calls a function that writes; where it cannot, training goes on, with one warning."""
+        """Call a function that writes; where it cannot, training goes on, with one warning."""
         try:
             return function(*args)
         except (OSError, CheckpointError) as error:
             if who not in self._failed:
                 self._failed.add(who)
                 name = who if isinstance(who, str) else type(who).__name__
-                warn(f"fit: {name} could not be written ({error}); training goes on. Warned once per fit.")
+                warn(f"fit: {name} could not be written ({error}); training goes on. Later failures are not reported.")
             return None
 
     def search(self) -> None:
-        """Trains epoch after epoch until a callback stops it; losses need not be finite."""
+        """Train epoch after epoch until a callback stops it; losses need not be finite."""
         while not self.stopped:
             self.run_epoch(allow_nan=True)
             self.epoch, self.done = self.epoch + 1, 0
@@ -241,7 +241,7 @@ class TrainLoop:
         return f"{where}; the model holds what it has learnt. {hint}."
 
     def _run_safely(self, good: LastGood) -> None:
-        """Trains for an epoch; where it diverges, the modules hold the last good values again."""
+        """Train for an epoch; where it diverges, the modules hold the last good values again."""
         try:
             self.run_epoch()
             if not good.take(self.steps.step):
@@ -259,7 +259,7 @@ class TrainLoop:
         self.finished = self.stopped or self.epoch == n_epochs
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the fit stands, for one that goes on later."""
+        """Return all that changes while the fit runs, for one that goes on later."""
         return {
             "first_epoch": self.first_epoch,
             "epoch": self.epoch,
@@ -273,10 +273,10 @@ class TrainLoop:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave.
+        """Take what `state_dict` gave.
 
         Raises:
-            ValueError: it cannot be what it gave.
+            ValueError: it cannot come from there.
         """
         self.first_epoch, self.epoch, self.done = state["first_epoch"], state["epoch"], state["done"]
         self.stopped, self.finished = state["stopped"], state["finished"]
@@ -288,16 +288,16 @@ class TrainLoop:
             callback.load_state_dict(saved)
 
     def _check(self, step: int) -> None:
-        """Checks counters that come from a file against each other."""
+        """Check counters that come from a file against each other."""
         counters = (self.first_epoch, self.epoch, self.done, step)
         if any(type(n) is not int or not 0 <= n < 2**31 for n in counters) or self.done > self.batches:
             raise ValueError(f"the counters cannot be {counters}")
         if type(self.stopped) is not bool or type(self.finished) is not bool:
             raise ValueError("stopped and finished must be true or false")
-        seen, epochs = len(self.recorder.losses), len(self.recorder.val_losses)
-        if epochs != self.epoch or not step <= seen <= self.epoch * self.batches + self.done:
-            raise ValueError(f"{seen} batches and {epochs} epochs were recorded, but the counters are {counters}")
-        if (self.finished and not epochs) or (self.done and not seen):
+        batches, epochs = len(self.recorder.losses), len(self.recorder.val_losses)
+        if epochs != self.epoch or not step <= batches <= self.epoch * self.batches + self.done:
+            raise ValueError(f"{batches} batches and {epochs} epochs were recorded, but the counters are {counters}")
+        if (self.finished and not epochs) or (self.done and not batches):
             raise ValueError("nothing was recorded of what is over")
 
 

@@ -229,4 +229,4 @@ def test_a_long_pass_tells_how_long(tmp_path, job, rows, monkeypatch, capsys):
     pace = fill._Pace("train", N)
     for _ in range(N // STEP):
         pace.advance(STEP)
-    assert capsys.readouterr().out == "train: about 2 s at 10 pictures/s\n"
+    assert capsys.readouterr().out == "train: about 2 s at 10 images/s\n"

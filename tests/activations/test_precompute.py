@@ -221,7 +221,7 @@ def test_pictures_that_change_during_the_pass_are_computed_again(folder, monkeyp
         Features(patch, 3, change)
         rows = computed(data, learn)
     np.testing.assert_allclose(rows, expected(learn, data.fix_dl), rtol=1e-5, atol=1e-6)
-    assert "pictures were changed while" in capsys.readouterr().out
+    assert "images were changed while" in capsys.readouterr().out
     assert len(list((folder / "tmp" / "activations").iterdir())) == 1
 
 
@@ -234,7 +234,7 @@ def test_pictures_that_never_stop_changing_are_an_error(folder, monkeypatch):
         return real(net, x)
 
     monkeypatch.setattr(Net, "features", features)
-    with pytest.raises(ActivationFileError, match="pictures were changed"):
+    with pytest.raises(ActivationFileError, match="images were changed"):
         computed(picture_data(folder))
 
 

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from fastclf.data.dataset import Dataset, Labels
-from fastclf.interpret.pictures import plots, plots_from_files
+from fastclf.interpret.images import plots, plots_from_files
 from fastclf.interpret.results import ImageModelResults
 
 NAMES = ["cat", "dog", "owl"]
@@ -179,11 +179,11 @@ def test_plots_takes_pictures_of_any_size_and_kind(rng):
 
 
 def test_plots_refuses_what_is_no_picture(rng):
-    with pytest.raises(ValueError, match=r"picture 1 must be \[H, W, 3\] or \[H, W\], got \[3, 8, 8\].*denorm"):
+    with pytest.raises(ValueError, match=r"image 1 must be \[H, W, 3\] or \[H, W\], got \[3, 8, 8\].*denorm"):
         plots([np.zeros((8, 8, 3), np.uint8), np.zeros((3, 8, 8))])
-    with pytest.raises(ValueError, match=r"picture 0 must be uint8, or float in 0\.\.1, got float64 -2 to 0.*denorm"):
+    with pytest.raises(ValueError, match=r"image 0 must be uint8, or float in 0\.\.1, got float64 -2 to 0.*denorm"):
         plots([np.linspace(-2, 0, 48).reshape(4, 4, 3)])
-    with pytest.raises(ValueError, match="titles must be one per picture, 1, got 2"):
+    with pytest.raises(ValueError, match="titles must be one per image, 1, got 2"):
         plots([np.zeros((4, 4))], titles=["a", "b"])
     with pytest.raises(ValueError, match="rows must be 1 or more"):
         plots([np.zeros((4, 4))], rows=0)

@@ -196,7 +196,7 @@ def test_the_batch_that_would_fit(tmp_path, monkeypatch, call, most, advised):
     before, generator = state_of(learn), torch.get_rng_state()
     with pytest.raises(GpuMemoryError) as caught:
         learn.fit(0.01, 1) if call == "fit" else getattr(learn, call)()
-    assert f"bs={advised}, then" in str(caught.value) if advised else "Use smaller pictures" in str(caught.value)
+    assert f"bs={advised}, then" in str(caught.value) if advised else "Use smaller images" in str(caught.value)
     assert seen == {(call != "predict", call != "predict")}
     same(before, state_of(learn))
     assert torch.equal(generator, torch.get_rng_state())
@@ -210,7 +210,7 @@ def test_exhausted_memory_in_prediction(tmp_path, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried ...")
 
     monkeypatch.setattr(Net, "features", forward)
-    with pytest.raises(GpuMemoryError, match=r"does not hold a batch of 1 .* Use smaller pictures"):
+    with pytest.raises(GpuMemoryError, match=r"does not hold a batch of 1 .* Use smaller images"):
         learn.predict()
     monkeypatch.undo()
     assert np.isfinite(learn.predict()).all()
