@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 NATIVE := $(shell find csrc -type f) CMakeLists.txt
+# The editable install knows every module by name: one that is new or has moved needs another install.
+DONE := .venv/.done-$(firstword $(shell find fastclf -name '*.py' | LC_ALL=C sort | cksum))
 
 # OFFLINE=1: nothing is fetched; what PYTHON has installed must do, and what is not there is skipped by name.
 ifdef OFFLINE
@@ -17,11 +19,12 @@ endif
 help:            ## this list
 	@grep -E '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-setup: .venv/.done            ## create .venv and install everything: the library, its extras, the tools
+setup: $(DONE)            ## create .venv and install everything: the library, its extras, the tools
 
-.venv/.done: pyproject.toml $(NATIVE)
+$(DONE): pyproject.toml $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PACKAGE)
+	rm -f .venv/.done*
 	touch $@
 
 demo: setup            ## run the whole lesson; DATA=folder for your own train/<class>/ pictures

@@ -13,6 +13,7 @@ from torch import nn
 
 from fastclf.activations.places import places_for
 from fastclf.activations.precompute import activations
+from fastclf.activations.store import DTYPES
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.image_loader import PictureLoader
@@ -28,6 +29,7 @@ from fastclf.models.net import Net
 from fastclf.report import log, warn
 from fastclf.stage import Stage
 from fastclf.training.callbacks import Callback
+from fastclf.training.inputs import check_count, check_data, check_flag
 from fastclf.training.loop import TrainLoop
 from fastclf.training.metrics import Metric
 from fastclf.training.steps import Rates
@@ -62,13 +64,12 @@ class ConvLearner(LearnerWithHead):
         tmp_name: str = "tmp",
         **kwargs: Any,
     ) -> None:
-        if isinstance(views, bool) or not isinstance(views, int) or views < 1:
-            raise ValueError(
-                f"ConvLearner: views must be a whole number of at least 1, got {views!r}. Pass e.g. views=4."
-            )
+        check_count("ConvLearner", "views", views)
+        if act_dtype not in DTYPES:
+            raise ValueError(f"ConvLearner: act_dtype must be one of {DTYPES}, got {act_dtype!r}")
         super().__init__(data, model, model.groups, **kwargs)
         self.head = model.head
-        self.views = views
+        self.views = int(views)
         self._act_dtype, self._tmp_name = act_dtype, tmp_name
         self._rows: ImageClassifierData | None = None
         self._head_groups = LayerGroups([self.head], heads=1)
@@ -125,6 +126,7 @@ class ConvLearner(LearnerWithHead):
             WeightsError: the weights cannot be had, or do not fit; says where to put the file.
             ValueError: ``custom_head`` does not fit the body or the classes.
         """
+        check_data("ConvLearner.pretrained", data)
         if data.has_rows:
             raise ValueError("ConvLearner: data holds activations, not images; use HeadLearner(data)")
         body = build_body(arch, pretrained, weights)
@@ -146,6 +148,7 @@ class ConvLearner(LearnerWithHead):
     @precompute.setter
     @long_call("what was computed is kept; do it again to go on.")
     def precompute(self, on: bool) -> None:
+        check_flag("ConvLearner", "precompute", on)
         self._rows = self._cached_rows() if on else None
 
     @long_call("what was computed is kept; call it again.")
@@ -226,6 +229,7 @@ class ConvLearner(LearnerWithHead):
 
     def set_data(self, data: ImageClassifierData) -> None:
         """Go on with other images of the same classes; under precompute, with their activations."""
+        check_data("set_data", data)
         if data.has_rows:
             raise ValueError("set_data: data holds activations, not images")
         _check_size(self.model.body, data)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.learner import Learner
 from fastclf.models.head import Head, check_custom_head
+from fastclf.training.inputs import check_data
 from fastclf.training.losses import constant_logits
 from fastclf.training.metrics import Metric, accuracy, mean_average_precision
 
@@ -55,6 +56,7 @@ class HeadLearner(LearnerWithHead):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
+        check_data("HeadLearner", data)
         rows = data.trn_ds.rows
         if rows is None:
             raise ValueError("HeadLearner: data holds images, not activations [N, F]; use ConvLearner.pretrained")

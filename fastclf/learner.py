@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
@@ -16,7 +17,9 @@ from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.describe import describe_learner
 from fastclf.interrupts import Interrupts
 from fastclf.models.freezing import LayerGroups
+from fastclf.models.head import check_outputs
 from fastclf.models.summary import summary_table
+from fastclf.philox import check_seed
 from fastclf.predicting import Predicting
 from fastclf.report import log, show
 from fastclf.saving import Saving
@@ -25,10 +28,17 @@ from fastclf.training.callbacks import Callback, EndSearch, SaveBest, SaveCycles
 from fastclf.training.engine import EngineSteps, unknown_to_engine
 from fastclf.training.evaluate import Crit, Objective, check_final_layer, loss_of_constant, validate
 from fastclf.training.fine_tuning import clip_for, describe_fine_tuning
-from fastclf.training.inputs import check_batch_norm, check_count, check_functions
+from fastclf.training.inputs import (
+    check_batch_norm,
+    check_count,
+    check_data,
+    check_flag,
+    check_functions,
+    check_numbers,
+)
 from fastclf.training.loop import Steps, TrainLoop, derived_seed, seeded
+from fastclf.training.losses import BCE, L1, NLL, default_loss
 from fastclf.training.losses import class_weights as weights_of
-from fastclf.training.losses import default_loss
 from fastclf.training.memory import explains_gpu_memory
 from fastclf.training.metrics import Metric as Metric
 from fastclf.training.metrics import name_of
@@ -41,6 +51,7 @@ from fastclf.training.snapshot import unchanged, unchanged_on_error
 from fastclf.training.steps import AutogradSteps, OptFn, Rates
 from fastclf.training.suggestions import RateSuggestions, suggest
 
+_FINALS = {NLL: "log_softmax", BCE: "sigmoid", L1: "none"}  # our losses -> the output that they take
 _SEARCH_STEPS = 100  # of lr_find, at least
 
 
@@ -85,8 +96,11 @@ class Learner(Predicting, Saving):
         seed: int | None = None,
         models_name: str = "models",
     ) -> None:
+        check_data(type(self).__name__, data)
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"{type(self).__name__}: model must be an nn.Module, got {model!r}")
         self._data = data
-        self.model = model.to(data.device)
+        self.model = model.to(data.device, torch.float32)
         self.groups = LayerGroups(groups, heads=self._heads)
         self.crit: Crit = crit or _loss_for(data, class_weights)
         if crit is not None and class_weights is not None:
@@ -95,6 +109,7 @@ class Learner(Predicting, Saving):
         self.opt_fn: OptFn = opt_fn or SGDR
         self.clip = clip
         self.seed = data.seed if seed is None else seed
+        check_seed(type(self).__name__, self.seed)
         self.sched = Recorder(Constant(), 0.0)
         self._models_name = models_name
         self._fits = self._epochs = 0
@@ -136,6 +151,7 @@ class Learner(Predicting, Saving):
 
     def set_data(self, data: ImageClassifierData) -> None:
         """Go on with other data of the same classes, such as larger images."""
+        check_data("set_data", data)
         if data.classes != self._data.classes or data.c != self._data.c:
             raise ValueError(
                 f"set_data: data must have the classes {self._data.classes}, got {data.classes}. "
@@ -201,6 +217,10 @@ class Learner(Predicting, Saving):
         """
         check_count("fit", "n_cycle", n_cycle)
         check_functions("fit", "callbacks", callbacks, Callback)
+        check_flag("fit", "use_wd_sched", use_wd_sched)
+        check_flag("fit", "resume", resume)
+        if cycle_save_name is not None and cycle_len is None:
+            raise ValueError("fit: cycle_save_name needs cycle_len: without cycles nothing would be saved")
         check_state_name(state_name, best_save_name, resume=resume)
         self._prepare()
         schedule = make_schedule(self._stage.batches, cycle_len, cycle_mult, use_clr, use_clr_beta)
@@ -250,10 +270,14 @@ class Learner(Predicting, Saving):
 
     def _savers(self, best: str | None, cycles: str | None, schedule: Schedule) -> list[Callback]:
         """Return the callbacks that save; a name or folder that cannot be used is an error now, not after an epoch."""
-        for name in filter(None, (best, cycles)):
-            self._model_path(name)
-        savers: list[Callback] = [SaveBest(self.save, best)] if best else []
-        return [*savers, SaveCycles(self.save, cycles, schedule, self._stage.batches)] if cycles else savers
+        savers: list[Callback] = []
+        if best is not None:
+            self._model_path(best)
+            savers.append(SaveBest(self.save, best))
+        if cycles is not None:
+            self._model_path(cycles)
+            savers.append(SaveCycles(self.save, cycles, schedule, self._stage.batches))
+        return savers
 
     def _setting(self, plan: dict[str, Any], rates: Rates) -> dict[str, Any]:
         """Return everything that must be the same for a fit to go on."""
@@ -299,7 +323,8 @@ class Learner(Predicting, Saving):
         """
         self._prepare()
         stage = self._stage
-        last = float(np.asarray(start_lr, dtype=np.float64).reshape(-1)[-1])
+        check_numbers("lr_find", "end_lr", end_lr)
+        last = float(self._per_group(start_lr, "start_lr")[-1])
         if not 0 < last < end_lr:
             raise ValueError(f"lr_find: rates must rise from above 0, got start_lr {last:g} and end_lr {end_lr:g}")
         steps = max(stage.batches, _SEARCH_STEPS)
@@ -313,15 +338,30 @@ class Learner(Predicting, Saving):
 
     def _loop(self, rates: Rates, hooks: Sequence[Callback], interrupts: Interrupts) -> TrainLoop:
         stage = self._stage
+        self._check_model()
         stage.groups.set_modes()
         check_batch_norm(stage.module, stage.data.trn_dl)
         steps = self._steps(stage, rates)
         return TrainLoop(steps, stage.groups, stage.batches, self.sched, hooks, interrupts, self._epochs)
 
+    def _check_model(self) -> None:
+        """Raise ValueError where the user's own network does not give what the default losses take.
+
+        One that gives logits would train, but its predictions would be no log-probabilities.
+        """
+        check_final_layer(self.model, self.crit)
+        final = _FINALS.get(type(self.crit))
+        if final is None or self._heads:
+            return
+        tfms = self._data.tfms
+        shape = (3, tfms[1].sz, tfms[1].sz) if tfms is not None else (self._columns() or 0,)
+        x = torch.randn(2, *shape, dtype=torch.float32, generator=torch.Generator().manual_seed(0))
+        takes = f"batches [B, {', '.join(map(str, shape))}]"
+        check_outputs("model", self.model, x.to(self._data.device), takes, self._data.c, final)
+
     def _steps(self, stage: Stage, rates: Rates) -> Steps:
         """Train cached rows in the native engine where it knows head, loss and optimizer, else through autograd."""
         module, loader, crit = stage.module, stage.data.trn_dl, self.crit
-        check_final_layer(module, crit)
         unknown = unknown_to_engine(module, loader, crit, self.opt_fn)
         if unknown is None:
             return EngineSteps(module, loader, crit, self.opt_fn, rates)  # type: ignore[arg-type]
@@ -335,6 +375,8 @@ class Learner(Predicting, Saving):
             log(text)
 
     def _rates(self, lrs: ArrayLike, wds: ArrayLike | None, schedule: Schedule, *, decoupled: bool) -> Rates:
+        if self.clip is not None and not (isinstance(self.clip, int | float | np.number) and self.clip > 0):
+            raise ValueError(f"clip must be a positive number, got {self.clip!r}. Pass float('inf') for no clipping.")
         wd = None if wds is None else self._per_group(wds, "wds")
         clip = clip_for(self._stage.groups, self.clip)
         return Rates(self._per_group(lrs, "lrs"), schedule, wd, decoupled, clip)
@@ -375,8 +417,7 @@ class Learner(Predicting, Saving):
 
         BatchNorm's weights (scale and shift) train in either case. The first fit that this concerns logs it.
         """
-        if not isinstance(frozen, bool | np.bool_):
-            raise ValueError(f"bn_freeze: frozen must be True or False, got {frozen!r}")
+        check_flag("bn_freeze", "frozen", frozen)
         self._bn_frozen = bool(frozen)
 
     @long_call(NOTHING_CHANGED)

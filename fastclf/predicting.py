@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.classifier_data import ImageClassifierData
+from fastclf.data.loader import Loader
 from fastclf.models.freezing import LayerGroups
 from fastclf.stage import Stage
 from fastclf.training.evaluate import Crit, Objective, scores_of
-from fastclf.training.inputs import as_batch, check_count
+from fastclf.training.inputs import as_batch, check_count, check_flag
 from fastclf.training.memory import explains_gpu_memory
 
 Array = NDArray[Any]
@@ -58,6 +59,8 @@ class Predicting:
     @long_call(NOTHING_CHANGED)
     def predict_dl(self, dl: Any) -> Array:
         """Return predictions ``[N, c]`` for every row that a loader of images or of activations serves."""
+        if not isinstance(dl, Loader):
+            raise ValueError(f"predict_dl: dl must be a loader such as data.val_dl, got a {type(dl).__name__}")
         return self._predict(self._module_for_loader(dl), dl)[0]
 
     @long_call(NOTHING_CHANGED)
@@ -111,6 +114,7 @@ class Predicting:
 
 
 def _set(data: ImageClassifierData, is_test: bool, valid: str, test: str) -> Any:
+    check_flag("predict", "is_test", is_test)
     loader = getattr(data, test if is_test else valid)
     if loader is None:
         raise ValueError("predict: is_test=True needs data with a test set: pass test_name= when making it")

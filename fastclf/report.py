@@ -14,6 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Hashable, Iterable, Iterator
+from contextlib import suppress
 from typing import TextIO, TypeVar
 
 from tqdm import tqdm
@@ -92,8 +93,9 @@ def encodable(text: str, stream: TextIO | None = None) -> str:
 
 def _print(text: str, stream: TextIO | None) -> None:
     if stream is not None:
-        stream.write(f"{encodable(text, stream)}\n")
-        stream.flush()
+        with suppress(OSError):  # the reader has gone, or its disk is full: no reason to end a fit
+            stream.write(f"{encodable(text, stream)}\n")
+            stream.flush()
 
 
 def _is_first_process() -> bool:

@@ -11,6 +11,7 @@ from fastclf.data.transforms.spec import RandomFlip, tfms_from_stats
 from fastclf.models.body import SequentialBody
 from fastclf.models.head import Head
 from fastclf.models.net import Net
+from fastclf.training.callbacks import Callback
 from fastclf.training.metrics import accuracy
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -80,3 +81,16 @@ def row_data(path, rng, n=60, n_valid=30, f=10, c=3, bs=16, dtype=np.float32, **
         x[np.arange(size), y] += 5
         sets.append((x.astype(dtype), y))
     return ImageClassifierData.from_arrays(path, *sets, bs=bs, classes=[f"class{i}" for i in range(c)], **kwargs)
+
+
+class Watches(Callback):
+    """Does something amid an epoch, such as to predict."""
+
+    def __init__(self, act):
+        self.act = act
+
+    def on_batch_begin(self):
+        self.act()
+
+    def on_batch_end(self, loss):
+        self.act()

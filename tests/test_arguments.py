@@ -4,8 +4,18 @@ import numpy as np
 import pytest
 import torch
 from helpers import picture_data, row_data, three_colours, tiny_learner
+from torch import nn
 
-from fastclf import Callback, HeadLearner, ImageClassifierData, accuracy, confusion_matrix
+from fastclf import (
+    Callback,
+    ConvLearner,
+    HeadLearner,
+    ImageClassifierData,
+    Learner,
+    accuracy,
+    confusion_matrix,
+    resnet18,
+)
 
 WRONG_FITS = {
     "half a cycle": ({"n_cycle": 1.5}, r"n_cycle must be a whole number of at least 1, got 1\.5"),
@@ -13,7 +23,11 @@ WRONG_FITS = {
     "one callback": ({"callbacks": Callback()}, "callbacks must be a list of Callback objects.*brackets"),
     "a class": ({"callbacks": [Callback]}, "callbacks must be a list of Callback objects"),
     "one number": ({"cycle_len": 1, "use_clr": 10}, r"use_clr must be \(div, cut_div\), got 10"),
+    "one of two": ({"cycle_len": 1, "use_clr_beta": (10,)}, r"use_clr_beta must be \(div, pct"),
+    "no cycles to save": ({"cycle_save_name": "c"}, "cycle_save_name needs cycle_len"),
+    "an empty name": ({"best_save_name": ""}, "must be a plain file name"),
 }
+NO_NUMBERS = ("1", b"1", [[1]], {"a": 1}, object(), slice(1e-4, 1e-2), float("nan"))
 
 
 @pytest.mark.parametrize("kind", WRONG_FITS)
@@ -24,6 +38,74 @@ def test_fit_names_the_argument(kind, tmp_path, rng):
 
 
 @pytest.mark.parametrize(
+    "name", ["lrs", "n_cycle", "wds", "cycle_len", "cycle_mult", "use_clr", "use_clr_beta", "use_wd_sched", "resume"]
+)
+def test_fit_takes_numbers_and_flags_alone(name, tmp_path, rng, capsys):
+    learn = HeadLearner(row_data(tmp_path, rng))
+    for wrong in NO_NUMBERS:
+        given = {"lrs": 1e-2, "n_cycle": 1, "state_name": "s"}
+        given |= {"cycle_len": 1} if name in ("cycle_mult", "use_clr", "use_clr_beta") else {}
+        given[name] = (10, wrong) if name in ("use_clr", "use_clr_beta") else wrong
+        if name in ("lrs", "wds") and wrong in ("1", b"1"):
+            continue  # numpy reads the number
+        with pytest.raises(ValueError, match=f"{name} must be"):
+            learn.fit(**given)
+    assert "epoch" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["start_lr", "end_lr", "wds"])
+def test_so_does_lr_find(name, tmp_path, rng):
+    for wrong in ([[1]], {"a": 1}, object(), float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"{name} must be"):
+            HeadLearner(row_data(tmp_path, rng)).lr_find(**{name: wrong})
+
+
+@pytest.mark.parametrize("clip", [0, -1, "5", float("nan"), [1]])
+def test_clip(clip, tmp_path, rng):
+    with pytest.raises(ValueError, match="clip must be a positive number"):
+        HeadLearner(row_data(tmp_path, rng), clip=clip).fit(1e-2, 1)
+
+
+@pytest.mark.parametrize("weights", [{"class0": 1}, ["a", "b", "c"], 3, [1, 2], [0, 0, 0], [1, -1, 1], object()])
+def test_class_weights(weights, tmp_path, rng):
+    with pytest.raises(ValueError, match="class_weights must be 3 numbers"):
+        HeadLearner(row_data(tmp_path, rng), class_weights=weights)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "a", 2**64])
+def test_seeds(seed, tmp_path, rng):
+    with pytest.raises(ValueError, match="seed must be an integer"):
+        HeadLearner(row_data(tmp_path, rng), seed=seed)
+    with pytest.raises(ValueError, match="seed must be an integer"):
+        Learner.from_model_data(nn.Linear(10, 3), row_data(tmp_path, rng), seed=seed)
+
+
+@pytest.mark.parametrize("wrong", [None, "folder", [1], resnet18])
+def test_what_is_no_data(wrong, tmp_path, rng):
+    learn = tiny_learner(picture_data(three_colours(tmp_path)))
+    for call in (
+        HeadLearner,
+        lambda data: ConvLearner.pretrained(resnet18, data, pretrained=False),
+        lambda data: Learner.from_model_data(nn.Linear(10, 3), data),
+        learn.set_data,
+    ):
+        with pytest.raises(ValueError, match=f"data must be an ImageClassifierData, got a {type(wrong).__name__}"):
+            call(wrong)
+    with pytest.raises(ValueError, match="dl must be a loader"):
+        learn.predict_dl(wrong)
+
+
+def test_learners_of_pictures(tmp_path):
+    data = picture_data(three_colours(tmp_path))
+    for given in ({"act_dtype": np.float32}, {"act_dtype": "int8"}, {"views": 0}, {"views": 2.0}, {"views": True}):
+        with pytest.raises(ValueError, match=f"ConvLearner: {next(iter(given))} must be"):
+            tiny_learner(data, **given)
+    assert tiny_learner(data, views=np.int64(1)).views == 1
+    with pytest.raises(ValueError, match=r"model must be an nn\.Module, got <class"):
+        Learner(data, nn.Linear, [])
+
+
+@pytest.mark.parametrize(
     ("crit", "why"),
     [
         (torch.nn.MSELoss(reduction="none"), None),
@@ -31,12 +113,20 @@ def test_fit_names_the_argument(kind, tmp_path, rng):
         (torch.nn.CrossEntropyLoss(weight=torch.ones(7)), "weight tensor"),
         (torch.nn.CrossEntropyLoss(reduction="none"), r"gives \[\d+\]\. Take its mean"),
         (lambda out, y: 1.0, "gives a float"),
+        (lambda out, y: (out.sum(), y), "gives a tuple"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Using a target size")
 def test_a_loss_that_does_not_fit_is_named(crit, why, tmp_path, rng):
     name = getattr(crit, "__name__", type(crit).__name__)
     with pytest.raises(ValueError, match=rf"(?s)crit '{name}' must give one number for predictions.*{why or ''}"):
+        HeadLearner(row_data(tmp_path, rng), crit=crit).fit(1e-2, 1)
+
+
+@pytest.mark.parametrize("crit", ["nll", 3, torch.nn.CrossEntropyLoss])
+def test_what_is_no_loss(crit, tmp_path, rng):
+    made = r"Make one: CrossEntropyLoss\(\)" if isinstance(crit, type) else ""
+    with pytest.raises(ValueError, match=f"crit must be a function of .*{made}"):
         HeadLearner(row_data(tmp_path, rng), crit=crit).fit(1e-2, 1)
 
 
@@ -90,6 +180,12 @@ def test_freezing_and_names_of_files(tmp_path):
     for name in (5, "a\0b", "a\nb"):
         with pytest.raises(ValueError, match="must be a plain file name"):
             learn.save(name)
+    for wrong in ("no", 1, None):
+        for call in (learn.predict, learn.predict_with_targs, lambda is_test: learn.TTA(1, is_test)):
+            with pytest.raises(ValueError, match="is_test must be True or False"):
+                call(wrong)
+        with pytest.raises(ValueError, match="precompute must be True or False"):
+            learn.precompute = wrong
     for n_aug in (-1, 1.5):
         with pytest.raises(ValueError, match="n_aug must be a whole number of at least 0"):
             learn.TTA(n_aug)
@@ -116,6 +212,8 @@ def test_arrays_come_in_pairs_and_classes_have_names_of_their_own(tmp_path):
         assert ImageClassifierData.from_arrays(tmp_path, (x, y > 0), (x, y > 0)).classes == ["0", "1"]
 
 
-def test_a_confusion_matrix_of_names_is_refused():
-    with pytest.raises(ValueError, match=r"must be \[N\] class numbers"):
-        confusion_matrix(["a", "b"], ["a", "a"], ["a", "b"])
+@pytest.mark.parametrize("wrong", [["a", "b"], np.array(["a", "b"], object), [None, 1], np.array([b"a", b"b"])])
+def test_a_confusion_matrix_of_names_is_refused(wrong):
+    for pair in ((wrong, wrong), ([0, 1], wrong), (wrong, [0, 1])):
+        with pytest.raises(ValueError, match=r"must be \[N\] class numbers"):
+            confusion_matrix(*pair, ["a", "b"])

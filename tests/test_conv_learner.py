@@ -1,8 +1,11 @@
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from faults import replaced
-from helpers import HALF, picture_data, row_data, three_colours, tiny_learner
+from helpers import HALF, Watches, picture_data, row_data, three_colours, tiny_learner
 from torch import nn
 
 from fastclf import ConvLearner, HeadLearner, ImageClassifierData, resnet18, tfms_from_stats
@@ -141,3 +144,42 @@ def test_read_only_folder_falls_back_to_the_users_cache(data, monkeypatch):
     assert not (data.path / "tmp" / "activations").exists()
     monkeypatch.setattr(Net, "features", None)  # a second learner runs no body
     tiny_learner(data, precompute=True)
+
+
+def test_a_callback_that_predicts_changes_no_training(data):
+    fits = []
+    for watches in (False, True):
+        learn = tiny_learner(data)
+        learn.unfreeze()
+        learn.fit(0.01, 2, callbacks=[Watches(learn.predict)] if watches else [])
+        fits.append(learn.predict())
+    np.testing.assert_array_equal(*fits)
+
+
+@pytest.mark.parametrize("precompute", [False, True])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing))])
+def test_copies_of_what_was_used_go_on_alone(data, precompute, copied):
+    learn = tiny_learner(data, precompute=precompute)
+    learn.fit(0.01, 1)
+    before = learn.predict()
+    twin = copied(learn)
+    np.testing.assert_array_equal(twin.predict(), before)
+    twin.fit(0.01, 1)
+    np.testing.assert_array_equal(learn.predict(), before)
+    learn.fit(0.01, 1)
+    np.testing.assert_array_equal(twin.predict(), learn.predict())
+
+
+def test_double_precision_by_default(tmp_path):
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        learn = tiny_learner(picture_data(three_colours(tmp_path), augs=()))
+        learn.fit(0.01, 1)
+        learn.precompute = True
+        learn.fit(0.01, 1)
+        learn.unfreeze()
+        learn.fit(0.01, 1)
+        assert learn.predict().dtype == np.float32
+    finally:
+        torch.set_default_dtype(default)

@@ -4,7 +4,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from helpers import row_data
+from helpers import Watches, row_data
 from torch import nn
 
 from fastclf import BCE, NLL, Callback, CheckpointError, DivergedError, HeadLearner, ImageClassifierData, Learner
@@ -315,7 +315,7 @@ def test_classes_in_another_order_are_put_right_by_name(tmp_path, rng):
     [
         (((0.1, 0.2), 1), "lrs must be one number or one per layer group"),
         ((-0.1, 1), "finite and not negative"),
-        ((0.1, 0), "n_cycle must be at least 1"),
+        ((0.1, 0), "n_cycle must be a whole number of at least 1, got 0"),
         ((0.1, 1, (1, 2)), "wds must be"),
     ],
 )
@@ -325,8 +325,8 @@ def test_wrong_arguments_of_fit(data, arguments, message):
 
 
 def test_weight_decay_needs_an_optimizer_that_has_it(data):
-    learn = HeadLearner(data, opt_fn=torch.optim.LBFGS)
-    with pytest.raises(ValueError, match="LBFGS has no weight decay"):
+    learn = HeadLearner(data, opt_fn=torch.optim.Rprop)
+    with pytest.raises(ValueError, match="Rprop has no weight decay"):
         learn.fit(0.1, 1, wds=0.1)
 
 
@@ -353,3 +353,50 @@ def test_set_data_needs_the_same_classes(data, tmp_path, rng):
     assert len(learn.data.trn_ds) == 20
     with pytest.raises(ValueError, match="set_data: data must have the classes"):
         learn.set_data(row_data(tmp_path, rng, c=4))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Linear(10, 3), r"model must end in nn\.LogSoftmax\(1\)"),
+        (nn.Sequential(nn.Linear(10, 5), nn.LogSoftmax(1)), r"model must give \[B, 3\], .* got \(2, 5\)"),
+        (nn.Sequential(nn.Linear(9, 3), nn.LogSoftmax(1)), r"model must take batches \[B, 10\]"),
+        (nn.LSTM(10, 3), "model must give .* got tuple"),
+    ],
+)
+def test_a_network_that_does_not_give_what_the_loss_takes(data, model, message):
+    """Of logits, it would train; and predictions be no log-probabilities."""
+    learn = Learner.from_model_data(model, data)
+    for call in (lambda: learn.fit(0.1, 1), learn.lr_find):
+        with pytest.raises(ValueError, match=message):
+            call()
+    assert all(module.training for module in model.modules())
+
+
+def test_a_network_of_logits_with_a_loss_of_logits(data):
+    model = nn.Linear(10, 3, dtype=torch.float64)  # of any precision
+    learn = Learner.from_model_data(model, data)
+    learn.crit = nn.CrossEntropyLoss()
+    assert learn.fit(0.1, 2)[0] < 1
+
+
+@pytest.mark.parametrize("opt_fn", [None, torch.optim.Adam])
+def test_a_callback_may_predict(data, opt_fn):
+    fits = []
+    for watches in (False, True):
+        learn = HeadLearner(data, xtra_fc=[4], opt_fn=opt_fn)
+        learn.fit(0.1, 2, callbacks=[Watches(learn.predict if watches else lambda: None)])
+        fits.append(learn.predict())
+    np.testing.assert_array_equal(*fits)
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("opt_fn", [None, torch.optim.Adam])
+def test_gradients_may_be_off(data, off, opt_fn):
+    plain, other = (HeadLearner(data, xtra_fc=[4], opt_fn=opt_fn) for _ in range(2))
+    with off():
+        other.fit(0.1, 2)
+        other.lr_find()
+    plain.fit(0.1, 2)
+    np.testing.assert_array_equal(other.predict(), plain.predict())
+    assert torch.is_grad_enabled()

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import three_colours
+from helpers import row_data, three_colours
 from processes import ENVIRONMENT
 
 import fastclf
-from fastclf import ImageClassifierData, report
+from fastclf import HeadLearner, ImageClassifierData, report
 from fastclf.report import Progress, log, track
 from fastclf.training.epoch_table import EpochTable
 
@@ -215,7 +215,21 @@ def test_a_quiet_lesson_prints_nothing(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     del environment["FASTCLF_QUIET"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
-    assert done.stdout.count("epoch ") == 3  # the resumed fit prints its head
+    tables = [line for line in done.stdout.splitlines() if line.startswith("epoch  ")]
+    assert len(tables) == 3  # the resumed fit prints its head alone
+
+
+class Gone(io.StringIO):
+    """A pipe that nobody reads any more, or a file on a full disk."""
+
+    def write(self, text):
+        raise BrokenPipeError
+
+
+def test_a_reader_that_has_gone_does_not_end_a_fit(tmp_path, rng, monkeypatch):
+    learn = HeadLearner(row_data(tmp_path, rng))
+    monkeypatch.setattr(sys, "stdout", Gone())
+    assert len(learn.fit(0.01, 2)) == 2
 
 
 def test_large_numbers_do_not_run_together(capsys, rng):

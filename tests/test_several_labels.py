@@ -147,7 +147,7 @@ def test_a_fit_that_ends_above_a_constant_says_so(tmp_path, rng, capsys):
     x, y = rng.standard_normal((60, 8)).astype(np.float32), np.arange(60) % 2
     data = ImageClassifierData.from_arrays(tmp_path, (x, rng.permutation(y)), (x[::-1].copy(), y), bs=8)
     HeadLearner(data).fit(0.3, 3)
-    assert "that of a constant prediction" in capsys.readouterr().out.splitlines()[-1]
+    assert "that of a constant prediction: on new images its probabilities" in capsys.readouterr().out.splitlines()[-1]
     HeadLearner(data, crit=nn.NLLLoss()).fit(0.3, 1)
     assert "constant" not in capsys.readouterr().out
 

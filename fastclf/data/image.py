@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from fastclf.data.sources.arrays import pixels_hint
 from fastclf.data.transforms.sampling import Split, draw
 from fastclf.data.transforms.spec import Transforms
 from fastclf.data.validation.bad_images import MAX_PIXELS
@@ -38,6 +39,11 @@ def open_image(fn: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
     """
     from fastclf.data.decode.graphs import decode
 
+    if not isinstance(fn, str | os.PathLike):
+        raise ValueError(
+            f"open_image: fn must be the name of a file, got a {type(fn).__name__}. Transforms take pixels and PIL "
+            "images as they are."
+        )
     file = Path(fn)
     if not file.exists():
         raise FileNotFoundError(f"open_image: there is no file {file}. Check the path.")
@@ -73,6 +79,10 @@ def transform_image(
     if picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
         raise ValueError(
             f"Transforms: picture must be [H, W, 3], got {list(picture.shape)}. Pass one picture, as from open_image."
+        )
+    if picture.dtype != np.uint8 and picture.dtype.kind not in "fb":
+        raise ValueError(
+            f"Transforms: picture must be uint8, or float in 0..1, got {picture.dtype}. " + pixels_hint(picture.dtype)
         )
     if picture.dtype != np.uint8:
         picture = np.ascontiguousarray(picture, np.float32)

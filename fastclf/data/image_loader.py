@@ -74,6 +74,10 @@ class PictureLoader(Loader):
             raise
         flow.end()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles build their own: threads cannot be copied."""
+        return self.__dict__ | {"_idle": []}
+
     def close(self) -> None:
         """Gives back what makes batches, with its threads. The next epoch builds it anew."""
         self._idle.clear()
@@ -126,7 +130,7 @@ class PictureLoader(Loader):
 
     def _pictures(self, rows: Rows) -> Sequence[npt.NDArray[Any]] | npt.NDArray[Any]:
         if self.ds.images is not None:
-            images = self.ds.images[rows]
+            images = np.ascontiguousarray(self.ds.images[rows])  # a transposed array's rows come transposed
             return np.repeat(images, 3, axis=3) if images.shape[3] == 1 else images
         return [np.frombuffer(path, np.uint8) for path in self.files.paths(rows)]
 

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypedDict, TypeVar
 
+import numpy as np
 import torch
 
 from fastclf.data.loader import available_threads
@@ -52,20 +53,23 @@ def as_threads(num_workers: int | None) -> int:
     """
     if num_workers is None:
         return available_threads()
-    if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 0:
+    if isinstance(num_workers, bool) or not isinstance(num_workers, int | np.integer) or num_workers < 0:
         raise ValueError(f"ImageClassifierData: num_workers must be 0 or more, got {num_workers!r}. Or pass None.")
-    return max(1, num_workers)
+    return max(1, int(num_workers))
 
 
 def as_device(device: str | torch.device | None) -> torch.device:
     """Returns where batches are.
 
     Raises:
-        ValueError: when it is a GPU and there is none.
+        ValueError: when it is none, or a GPU that is not there.
     """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(device)
+    try:
+        device = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"ImageClassifierData: device must be such as 'cpu' or 'cuda', got {device!r}.") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"ImageClassifierData: device must be there, got {device}: torch sees no GPU. Pass 'cpu'.")
     return device

@@ -130,7 +130,7 @@ class ImageModelResults:
         classes = self.ds.classes
         if isinstance(cls, str) and cls in classes:
             return classes.index(cls)
-        if not isinstance(cls, str) and 0 <= cls < len(classes):
+        if not isinstance(cls, str) and cls in range(len(classes)):
             return int(cls)
         raise ValueError(f"cls must be one of {', '.join(classes)}, or 0 to {len(classes) - 1}, got {cls!r}")
 

@@ -96,15 +96,18 @@ class LayerGroups:
 
     def per_group(self, values: ArrayLike, name: str) -> NDArray[np.float64]:
         """Return one value per group: a scalar serves all, an array must have as many values as there are groups."""
-        array = np.asarray(values, dtype=np.float64)
+        wanted = f"{name} must be one number or one per layer group ({len(self)} groups)"
+        try:
+            array = np.asarray(values, dtype=np.float64)
+        except (TypeError, ValueError) as error:  # also of a list of lists of different lengths
+            raise ValueError(f"{wanted}, got {values!r}.") from error
         if array.ndim == 0:
             array = np.full(len(self), float(array))
         if array.shape != (len(self),):
-            raise ValueError(
-                f"{name} must be one number or one per layer group ({len(self)} groups), got shape {array.shape}"
-            )
+            raise ValueError(f"{wanted}, got shape {array.shape}.")
         if not (np.isfinite(array).all() and (array >= 0).all()):
-            raise ValueError(f"{name} must be finite and not negative, got {array.tolist()}")
+            found = " lr_find suggests None where the loss does not clearly fall; choose one." if values is None else ""
+            raise ValueError(f"{name} must be finite and not negative, got {values!r}.{found}")
         return array
 
 

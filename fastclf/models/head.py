@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from fastclf import ops
+from fastclf.philox import check_seed
 
 
 class AdaptiveConcatPool2d(nn.Module):
@@ -54,12 +57,22 @@ def resolve_ps(ps: float | Sequence[float] | None, n_hidden: int) -> list[float]
     """Dropout probabilities, one per linear layer: default .25 before hidden layers and .5 before the last."""
     if ps is None:
         return [0.25] * n_hidden + [0.5]
-    probs = [float(ps)] * (n_hidden + 1) if isinstance(ps, int | float) else [float(p) for p in ps]
+    try:
+        probs = [float(p) for p in (np.full(n_hidden + 1, ps) if np.ndim(ps) == 0 else ps)]  # type: ignore[union-attr]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"ps must be one number, or one per linear layer ({n_hidden + 1}), got {ps!r}") from error
     if len(probs) != n_hidden + 1:
         raise ValueError(f"ps must be one number, or one per linear layer ({n_hidden + 1}), got {len(probs)}")
     if not all(0 <= p < 1 for p in probs):
         raise ValueError(f"ps must be probabilities in [0, 1), got {probs}")
     return probs
+
+
+def _widths(xtra_fc: Sequence[int]) -> list[int]:
+    try:
+        return [operator.index(width) for width in xtra_fc]
+    except TypeError as error:
+        raise ValueError(f"Head: xtra_fc must be a list of whole numbers such as [512], got {xtra_fc!r}.") from error
 
 
 class Head(nn.Module):
@@ -94,9 +107,8 @@ class Head(nn.Module):
         super().__init__()
         if final not in self.FINALS:
             raise ValueError(f"Head: final must be one of {self.FINALS}, got {final!r}")
-        if isinstance(xtra_fc, int):
-            raise ValueError(f"Head: xtra_fc must be a list of widths, got {xtra_fc}. Pass xtra_fc=[{xtra_fc}].")
-        widths = [512] if xtra_fc is None else [int(w) for w in xtra_fc]
+        check_seed("Head", seed)
+        widths = [512] if xtra_fc is None else _widths(xtra_fc)
         if any(w < 1 for w in widths) or n_in < 1 or c < 1:
             raise ValueError(f"Head: widths must be positive, got n_in {n_in}, xtra_fc {widths}, c {c}")
         self.n_in, self.c, self.ps, self.widths = n_in, c, resolve_ps(ps, len(widths)), widths
@@ -139,26 +151,35 @@ class Head(nn.Module):
 
 
 def check_custom_head(head: nn.Module, n_in: int, c: int, final: str) -> None:
-    """Send two rows through the user's own head, so that one that does not fit is refused before it trains.
+    """Raise ValueError where the user's own head does not fit, see `check_outputs`."""
+    device = next((p.device for p in head.parameters()), None) if isinstance(head, nn.Module) else None
+    rows = torch.randn(2, n_in, dtype=torch.float32, generator=torch.Generator().manual_seed(0)).to(device)
+    check_outputs("custom_head", head, rows, f"rows of {n_in} features (the body's, pooled)", c, final)
+
+
+def check_outputs(name: str, module: nn.Module, x: Tensor, takes: str, c: int, final: str) -> None:
+    """Send two rows ``x`` through the user's module, so that one that does not fit is refused at once.
 
     Raises:
-        ValueError: it takes other features, gives another number of classes, or values that are no
+        ValueError: it takes something else, gives another number of classes, or values that are no
             (log-)probabilities where the labels ask for them.
     """
-    was_training = head.training
-    head.eval()
-    rows = torch.randn(2, n_in, generator=torch.Generator().manual_seed(0))
-    rows = rows.to(next((p.device for p in head.parameters()), torch.device("cpu")))
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"{name} must be an nn.Module, got {module!r}")
+    modes = [(each, each.training) for each in module.modules()]
+    module.eval()
     try:
         with torch.no_grad():
-            out = head(rows)
+            out = module(x)
     except RuntimeError as error:
-        raise ValueError(f"custom_head must take rows of {n_in} features (the body's, pooled): {error}") from error
+        raise ValueError(f"{name} must take {takes}: {error}") from error
     finally:
-        head.train(was_training)
-    if tuple(out.shape) != (2, c):
-        raise ValueError(f"custom_head must give [B, {c}], one column per class, got {tuple(out.shape)} for B = 2")
+        for each, training in modes:
+            each.training = training
+    shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+    if shape != (2, c) and not (final == "none" and c == 1 and shape == (2,)):
+        raise ValueError(f"{name} must give [B, {c}], one column per class, got {shape} for B = 2")
     if final == "log_softmax" and not bool(out.logsumexp(1).abs().max() < 1e-3):
-        raise ValueError("custom_head must end in nn.LogSoftmax(1): its outputs are no log-probabilities")
+        raise ValueError(f"{name} must end in nn.LogSoftmax(1): its outputs are no log-probabilities")
     if final == "sigmoid" and not bool(((out >= 0) & (out <= 1)).all()):
-        raise ValueError("custom_head must end in nn.Sigmoid(): its outputs are no probabilities")
+        raise ValueError(f"{name} must end in nn.Sigmoid(): its outputs are no probabilities")

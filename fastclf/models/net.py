@@ -40,7 +40,7 @@ class Net(nn.Module):
         parameters = list(self.body.parameters())
         if all(p.device.type == "cpu" and not p.requires_grad for p in parameters):
             self.body.eval()
-            self.features(torch.zeros(1, 3, sz, sz))
+            self.features(torch.zeros(1, 3, sz, sz, dtype=torch.float32))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the head's output for images ``x``."""

@@ -101,7 +101,7 @@ class HeadEngine:
         batch_size, first_step = operator.index(batch_size), operator.index(first_step)
         rows = as_index("HeadEngine.train", order, len(self._rows))
         self._check_batches(len(rows), batch_size, first_step, frozen_bn)
-        losses = torch.empty(-(-len(rows) // batch_size), device=self.spec.device)
+        losses = torch.empty(-(-len(rows) // batch_size), dtype=torch.float32, device=self.spec.device)
         per_call = max(1, int(_FLOP_PER_CALL / (self.spec.flop_per_row * batch_size)))
         with Interrupts() as interrupts:
             for first in range(0, len(losses), per_call):
@@ -180,7 +180,11 @@ class _NativeHead:
         seed: int,
         max_batch: int,
     ) -> None:
-        weight = torch.ones(spec.n_out) if loss.weight is None else loss.weight.detach().float().contiguous().cpu()
+        weight = (
+            torch.ones(spec.n_out, dtype=torch.float32)
+            if loss.weight is None
+            else loss.weight.detach().float().contiguous().cpu()
+        )
         self._schedule = np.ascontiguousarray(rates.schedule.table(), dtype=np.float64)  # read at every step
         self._native = native_module()
         self._engine: int = self._native.head_create(
@@ -205,7 +209,7 @@ class _NativeHead:
 
     def momenta(self) -> list[Tensor]:
         """A copy of the momentum of every parameter."""
-        found = [torch.empty(shape) for shape in self._shapes]
+        found = [torch.empty(shape, dtype=torch.float32) for shape in self._shapes]
         self._native.head_momenta(self._engine, tensors=[v.data_ptr() for v in found], load=False)
         return found
 
@@ -216,7 +220,7 @@ class _NativeHead:
 
     def train(self, order: Tensor, batch_size: int, first_step: int, *, frozen_bn: bool) -> Tensor:
         """Returns the loss of every batch."""
-        losses = torch.empty(-(-len(order) // batch_size))
+        losses = torch.empty(-(-len(order) // batch_size), dtype=torch.float32)
         self._native.head_train(
             self._engine,
             order=order.data_ptr(),
@@ -254,7 +258,7 @@ def predict(spec: HeadSpec, rows: Rows, index: Index | None = None) -> Tensor:
         return kernel_head.predict(spec, matrix, wanted)
     if backend() is Backend.REFERENCE:
         return reference_head.predict(spec, matrix, wanted)
-    out = torch.empty(len(wanted), spec.n_out)
+    out = torch.empty(len(wanted), spec.n_out, dtype=torch.float32)
     native_module().head_predict(
         layers=layers,
         rows=matrix.data_ptr(),

@@ -35,7 +35,7 @@ def gather_rows(src: Rows, index: Index, out: torch.Tensor | None = None) -> tor
     rows = as_rows("gather_rows: src", src)
     positions = as_index("gather_rows", index, len(rows))
     if out is None:
-        out = torch.empty(len(positions), rows.shape[1])
+        out = torch.empty(len(positions), rows.shape[1], dtype=torch.float32)
     check_out("gather_rows", out, (len(positions), rows.shape[1]))
     if kernel_module(rows.device) is not None:
         kernels.gather_rows(rows, positions, out)
@@ -85,7 +85,7 @@ def dropout_mask(seed: int, step: int, layer: int, rows: int, cols: int, p: floa
             raise ValueError(f"dropout_mask: {name} must be in [0, 2**{bits}), got {value}.")
     if backend() is Backend.REFERENCE:
         return reference.dropout_mask(seed, step, layer, rows, cols, p)
-    out = torch.empty(rows, cols)
+    out = torch.empty(rows, cols, dtype=torch.float32)
     native_module().dropout_mask(
         seed=seed,
         step=step,

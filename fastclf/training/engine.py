@@ -83,7 +83,7 @@ def _head_loss(crit: NLL | BCE, n_out: int, scale: float) -> HeadLoss:
     """The loss as the engine minimises it: `gradient_scale` times the one that is shown, by way of class weights."""
     if isinstance(crit, NLL):
         return HeadLoss("nll", crit.weight, crit.label_smoothing)
-    weight = torch.ones(n_out) if crit.weight is None else crit.weight
+    weight = torch.ones(n_out, dtype=torch.float32) if crit.weight is None else crit.weight
     return HeadLoss("bce", weight * scale, crit.label_smoothing)
 
 

@@ -72,6 +72,9 @@ class Objective:
 def _one_number(crit: Crit, scores: Tensor, y: Tensor) -> Tensor:
     """Compute the loss by the user's function; where that fails, the error names it and its arguments."""
     name = getattr(crit, "__name__", type(crit).__name__)
+    if isinstance(crit, type) or not callable(crit):
+        made = f" Make one: {name}()." if isinstance(crit, type) else ""
+        raise ValueError(f"crit must be a function of (predictions, targets), got {crit!r}.{made}")
     given = f"predictions {list(scores.shape)} and targets {list(y.shape)} {str(y.dtype).removeprefix('torch.')}"
     must = f"crit {name!r} must give one number for {given}"
     try:

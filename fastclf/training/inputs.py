@@ -9,6 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.transforms.spec import Transforms
 
 _REMEDY = "Pass tfms(open_image(fn))[None] with tfms = data.tfms[1]."
@@ -27,12 +28,14 @@ def as_batch(x: ArrayLike | Tensor, tfms: Transforms | None, columns: int | None
         ValueError: it is something else, or images that have not been transformed; names the remedy.
     """
     try:
-        batch = x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
+        batch = x if isinstance(x, Tensor) else torch.as_tensor(np.require(x, requirements="W"))
     except (TypeError, ValueError, RuntimeError) as error:
         raise _refusal(tfms, columns, f"a {type(x).__name__}: {error}.") from error
     shape = f"{list(batch.shape)} {batch.dtype}".replace("torch.", "")
     if 0 in batch.shape[1:]:
         raise _refusal(tfms, columns, f"{shape}: there is nothing in them.")
+    if batch.is_floating_point() and not batch.isfinite().all():
+        raise _refusal(tfms, columns, f"{shape} with NaN or infinite values in it.")
     if batch.ndim == 2 and columns == batch.shape[1]:
         return batch.float()
     if tfms is None or batch.ndim != 4:
@@ -68,10 +71,29 @@ def _refusal(tfms: Transforms | None, columns: int | None, got: str) -> ValueErr
     return ValueError(f"predict_array: x must be {' or '.join(forms)}, got {got}")
 
 
+def check_data(call: str, data: object) -> None:
+    """Raise ValueError unless data are those that a learner takes."""
+    if not isinstance(data, ImageClassifierData):
+        raise ValueError(f"{call}: data must be an ImageClassifierData, got a {type(data).__name__}")
+
+
 def check_count(call: str, name: str, value: object, least: int = 1) -> None:
     """Raise ValueError unless an argument is a whole number of at least 1: a loop up to 1.5 would never end."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise ValueError(f"{call}: {name} must be a whole number of at least {least}, got {value!r}")
+
+
+def check_numbers(call: str, name: str, *values: object) -> None:
+    """Raise ValueError unless all values of an argument are finite numbers."""
+    if not all(isinstance(value, int | float | np.number) and np.isfinite(value) for value in values):
+        got = values[0] if len(values) == 1 else values
+        raise ValueError(f"{call}: {name} must be {'a number' if len(values) == 1 else 'numbers'}, got {got!r}")
+
+
+def check_flag(call: str, name: str, value: object) -> None:
+    """Raise ValueError unless an argument is True or False: the text 'no' would count as True."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{call}: {name} must be True or False, got {value!r}")
 
 
 def check_functions(call: str, name: str, given: object, kind: type | None = None) -> None:

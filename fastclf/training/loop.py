@@ -113,7 +113,8 @@ class TrainLoop:
         self.interrupts, self.first_epoch = interrupts, first_epoch
         self.epoch = self.done = 0
         self.stopped = self.finished = False
-        self._chunk = 1 if any(wants_batches(callback) for callback in callbacks) else steps.chunk
+        self._watched = any(wants_batches(callback) for callback in callbacks)
+        self._chunk = 1 if self._watched else steps.chunk
         self._failed: set[object] = set()
 
     @property
@@ -121,6 +122,8 @@ class TrainLoop:
         """The first epoch of the loader's order that this fit has not touched."""
         return self.first_epoch + self.epoch + (self.done > 0)
 
+    @torch.inference_mode(False)  # also where the user has turned gradients off
+    @torch.enable_grad()
     def run_epoch(self, *, allow_nan: bool = False) -> None:
         """Train on what is left of the epoch under way, until a callback stops it.
 
@@ -133,6 +136,8 @@ class TrainLoop:
             while self.done < self.batches and not self.stopped:
                 n = min(self._chunk, self.batches - self.done)
                 self._call("on_batch_begin")
+                if self._watched:
+                    self.groups.set_modes()  # a callback may have predicted
                 step, losses = self.steps.step, self.steps.run(n)
                 for i, loss in enumerate(losses):
                     self._note(loss, step + i, allow_nan=allow_nan)
@@ -312,6 +317,7 @@ def _advice(good: int, *, first: bool) -> str:
 
 def _worse_than_constant(loss: float, constant: float) -> str:
     return (
-        f"The validation loss {loss:.6f} is above {constant:.6f}, that of a constant prediction: the model has learned "
-        "nothing that holds for new data. Train longer, or with another rate (see lr_find)."
+        f"The validation loss {loss:.6f} is above {constant:.6f}, that of a constant prediction: on new images its "
+        "probabilities are worse than the shares of the classes, even where the metrics are good. Take the model of a "
+        "better epoch (best_save_name=), another rate (see lr_find), or more data or augmentation."
     )

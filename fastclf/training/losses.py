@@ -174,12 +174,13 @@ def class_weights(given: str | ArrayLike, y: NDArray[Any], c: int) -> Tensor:
         # With several labels, every row has a term of every label, whether it bears the label or not.
         weights /= np.average(weights, weights=rows) if y.ndim == 1 else weights.mean()
     else:
-        weights = np.array(np.nan) if isinstance(given, dict) else np.asarray(given, dtype=np.float64)
+        must = f"class_weights: class_weights must be {c} numbers, one per class, finite, not negative and not all 0"
+        try:
+            weights = np.asarray(given, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f'{must}, got {given!r}. Or pass "auto".') from error
         if weights.shape != (c,) or not (np.isfinite(weights) & (weights >= 0)).all() or not weights.any():
-            raise ValueError(
-                f"class_weights: class_weights must be {c} numbers, one per class, finite, not negative and not all "
-                f'0, got {np.array2string(weights, threshold=10)}. Or pass "auto".'
-            )
+            raise ValueError(f'{must}, got {np.array2string(weights, threshold=10)}. Or pass "auto".')
     return torch.tensor(weights, dtype=torch.float32)
 
 

@@ -94,7 +94,7 @@ def _runs(learner: _Learner, shape: tuple[int, ...], trains: bool) -> bool:
         # The copies that `unchanged` makes stand for the optimizer's momenta.
         with torch.random.fork_rng(devices), unchanged(module), torch.inference_mode(not trains):
             learner.groups.set_modes() if trains else module.eval()
-            scores = Objective(module, learner.crit).scores(torch.zeros(shape, device=device))
+            scores = Objective(module, learner.crit).scores(torch.zeros(shape, dtype=torch.float32, device=device))
             if trains:
                 scores.sum().backward()  # type: ignore[no-untyped-call]
     except torch.OutOfMemoryError:

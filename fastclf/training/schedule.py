@@ -8,12 +8,14 @@ group's highest rate is multiplied, and which momentum holds. The native engine 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fastclf.training.inputs import check_count, check_numbers
 
 
 class Schedule(Protocol):
@@ -242,8 +244,9 @@ def make_schedule(
     use_clr_beta: Sequence[float] | None = None,
 ) -> Schedule:
     """The schedule that ``fit`` was asked for, with ``nb`` batches per epoch."""
-    if cycle_len is not None and (cycle_len < 1 or cycle_len != int(cycle_len)):
-        raise ValueError(f"fit: cycle_len must be a whole number of epochs, at least 1, got {cycle_len}")
+    if cycle_len is not None:
+        check_count("fit", "cycle_len", cycle_len)
+    check_numbers("fit", "cycle_mult", cycle_mult)
     if use_clr is not None and use_clr_beta is not None:
         raise ValueError("fit: use_clr and use_clr_beta exclude each other, got both")
     if not cycle_len:
@@ -251,11 +254,15 @@ def make_schedule(
             raise ValueError("fit: use_clr, use_clr_beta and cycle_mult need cycle_len, the epochs of the first cycle")
         return Constant()
     if use_clr is not None:
-        if np.shape(use_clr) != (2,):
-            raise ValueError(f"fit: use_clr must be (div, cut_div), got {use_clr}")
+        _check_tuple("use_clr", use_clr, (2,), "(div, cut_div)")
         return CLR(nb * cycle_len, cycle_mult, *use_clr)
     if use_clr_beta is not None:
-        if np.shape(use_clr_beta) not in ((2,), (4,)):
-            raise ValueError(f"fit: use_clr_beta must be (div, pct[, max_mom, min_mom]), got {use_clr_beta}")
+        _check_tuple("use_clr_beta", use_clr_beta, (2, 4), "(div, pct[, max_mom, min_mom])")
         return CLRBeta(nb * cycle_len, cycle_mult, *use_clr_beta)
     return SGDR(nb * cycle_len, cycle_mult)
+
+
+def _check_tuple(name: str, given: Sequence[float], lengths: tuple[int, ...], form: str) -> None:
+    if not isinstance(given, Sized) or len(given) not in lengths:
+        raise ValueError(f"fit: {name} must be {form}, got {given}")
+    check_numbers("fit", name, *given)

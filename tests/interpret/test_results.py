@@ -196,3 +196,10 @@ def test_plots_from_files_reads_each(tmp_path, rng):
     assert np.allclose(figure.axes[1].images[0].get_array() * 255, picture, atol=1e-3)
     with pytest.raises(FileNotFoundError, match=r"none\.png"):
         plots_from_files([tmp_path / "none.png"])
+
+
+@pytest.mark.parametrize("cls", [None, 1.5, -1, 3, "ant", [0]])
+def test_a_class_that_there_is_not(results, cls):
+    for call in (results.most_correct, results.most_incorrect, results.most_uncertain):
+        with pytest.raises(ValueError, match="cls must be one of cat, dog, owl, or 0 to 2"):
+            call(cls)

@@ -1,9 +1,12 @@
+import re
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from fastclf.models.freezing import LayerGroups
+from fastclf.training.suggestions import RateSuggestions
 
 
 def three(heads=1, pretrained=(), **kwargs):
@@ -115,6 +118,13 @@ def test_per_group(groups):
     for wrong in ([1, 2], [[1, 2, 3]]):
         with pytest.raises(ValueError, match=r"lrs must be one number or one per layer group \(3 groups\)"):
             groups.per_group(wrong, "lrs")
-    for wrong in (-1, [1, np.nan, 1]):
+    for wrong in (RateSuggestions(valley=0.1), "fast", [[1], [2, 3]], [1, "x", 1]):
+        with pytest.raises(ValueError, match=rf"lrs must be one number .*, got {re.escape(repr(wrong))}\."):
+            groups.per_group(wrong, "lrs")
+    for wrong in (-1, [1, np.nan, 1], [1, None, 1]):
         with pytest.raises(ValueError, match="finite and not negative"):
             groups.per_group(wrong, "lrs")
+    with pytest.raises(
+        ValueError, match=r"lrs .* got None\. lr_find suggests None where the loss does not clearly fall"
+    ):
+        groups.per_group(None, "lrs")

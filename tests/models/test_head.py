@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -101,7 +102,26 @@ def test_custom_heads_that_do_not_fit_are_refused():
     check_custom_head(nn.Linear(6, 3), 6, 3, "none")
 
 
-@pytest.mark.parametrize("arguments", [{"final": "softmax"}, {"xtra_fc": [0]}])
+def test_a_custom_head_keeps_its_modes_and_is_a_module():
+    head = nn.Sequential(nn.BatchNorm1d(6).eval(), nn.Linear(6, 3), nn.LogSoftmax(1))
+    check_custom_head(head, 6, 3, "log_softmax")
+    assert [module.training for module in head] == [False, True, True]
+    for wrong in (nn.Linear, lambda x: x, None):
+        with pytest.raises(ValueError, match=r"custom_head must be an nn\.Module"):
+            check_custom_head(wrong, 6, 3, "log_softmax")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"final": "softmax"}, {"seed": "a"}, *({"xtra_fc": wrong} for wrong in ([0], 8, 8.0, [1.5], ["8"], "88", [None]))],
+)
 def test_wrong_arguments(arguments):
-    with pytest.raises(ValueError, match="Head: "):
+    with pytest.raises(ValueError, match=f"Head: ({next(iter(arguments))}|widths)"):
         Head(4, 2, **arguments)
+
+
+@pytest.mark.parametrize("ps", ["a", [0.1], [[0.1, 0.2]], {}, object(), 1, -0.1, float("nan"), [0.1, "b"]])
+def test_wrong_dropout(ps):
+    with pytest.raises(ValueError, match="ps must be"):
+        Head(4, 2, ps=ps)
+    assert Head(4, 2, ps=np.float32(0.5)).ps == [0.5, 0.5]

@@ -76,3 +76,25 @@ def test_a_last_batch_of_one_is_left_out(tmp_path, rng):
     learn = HeadLearner(row_data(tmp_path, rng, n=33, bs=16))
     learn.fit(0.1, 1)
     assert len(learn.sched.losses) == 2
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite(learn, value, rng):
+    for shape in ((2, 3, 16, 16), (2, 12)):
+        x = rng.standard_normal(shape).astype(np.float32)
+        x.flat[rng.integers(x.size)] = value
+        with pytest.raises(ValueError, match="with NaN or infinite values"):
+            learn.predict_array(x)
+
+
+def test_arrays_that_may_not_be_written(learn, rng):
+    x = rng.standard_normal((2, 3, 16, 16)).astype(np.float32)
+    expected = learn.predict_array(x)
+    x.flags.writeable = False
+    np.testing.assert_array_equal(learn.predict_array(x), expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 0, 16), (2, 0), (0, 3, 16, 0)])
+def test_nothing_in_them(learn, shape):
+    with pytest.raises(ValueError, match="there is nothing in them"):
+        learn.predict_array(np.zeros(shape, np.float32))

@@ -68,6 +68,8 @@ class _Pipeline(Pipeline):
     """A pipeline that is not shut down at the end of a forked process, where its threads are not there."""
 
     def _shutdown(self) -> None:
+        if not self._pipe:
+            return  # DALI shuts all down at the interpreter's end; after that the names below may be gone
         if is_forked():
             Pipeline._pipes.discard(weakref.ref(self))  # else DALI complains
         else:

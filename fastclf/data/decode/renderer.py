@@ -218,5 +218,5 @@ class _Memory:
 
 def _aligned(n: int) -> npt.NDArray[np.float32]:
     """Makes an array that begins with a line of the cache, as PyTorch's memory does and NumPy's does not."""
-    memory: npt.NDArray[np.float32] = torch.empty(n).numpy()
+    memory: npt.NDArray[np.float32] = torch.empty(n, dtype=torch.float32).numpy()
     return memory

@@ -96,6 +96,11 @@ def _as_array(values: Any, what: str) -> npt.NDArray[Any]:
         raise ValueError(f"from_arrays: {what} must be an array, got rows of different shapes: {error}.") from error
 
 
+def pixels_hint(dtype: np.dtype[Any]) -> str:
+    """How pixels of another type become those that are taken."""
+    return f"Pass x / np.float32({np.iinfo(dtype).max})." if dtype == np.uint16 else "Pass e.g. x.astype(np.uint8)."
+
+
 def _as_pictures(values: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
     if values.shape[3] not in (1, 3):
         hint = "They look like [N, C, H, W]: pass x.transpose(0, 2, 3, 1)." if values.shape[1] in (1, 3) else ""
@@ -108,7 +113,7 @@ def _as_pictures(values: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
     if not np.issubdtype(values.dtype, np.floating):
         raise ValueError(
             f"from_arrays: {name} x of pictures must be uint8, or float in 0..1, got {values.dtype}. "
-            "Convert it, e.g. x.astype(np.uint8)."
+            + pixels_hint(values.dtype)
         )
     values = values.astype(np.float32, copy=False)
     _check_values(values, 0.0, 1.0, f"from_arrays: {name} x of float pictures must be in 0..1", "Divide by 255.")
@@ -180,7 +185,9 @@ def _as_labels(ys: Mapping[str, Any], classes: Sequence[str] | None, *, continuo
         arrays = {name: y.astype(np.int64) for name, y in arrays.items()}
     trn = arrays["trn"]
     for name, y in arrays.items():
-        if y.ndim not in (1, 2) or y.ndim != trn.ndim or y.shape[1:] != trn.shape[1:]:
+        if y.ndim not in (1, 2):
+            raise ValueError(f"from_arrays: {name} y must be [N] or [N, C], got {_kind(ys[name])}.")
+        if y.ndim != trn.ndim or y.shape[1:] != trn.shape[1:]:
             raise ValueError(
                 f"from_arrays: y must be [N] or [N, C], the same for trn and {name}, got {list(trn.shape)} and "
                 f"{list(y.shape)}."
@@ -231,10 +238,12 @@ def _single(ys: dict[str, npt.NDArray[Any]], classes: Sequence[str] | None) -> d
     numbers = all(np.issubdtype(y.dtype, np.integer) for y in ys.values())
     if not numbers:
         if not all(isinstance(label, str) for y in ys.values() for label in y.tolist()):
-            types = " and ".join(str(y.dtype) for y in ys.values())
+            types = " and ".join(dict.fromkeys(str(y.dtype) for y in ys.values()))
+            whole = all(y.dtype.kind == "f" and (y == np.round(y)).all() for y in ys.values())
             raise LabelError(
-                f"from_arrays: y must be whole numbers or names, got {types}. "
-                "For numbers to be predicted pass continuous=True."
+                f"from_arrays: y must be whole numbers or names, got {types}."
+                + (" For classes pass y.astype(int)." if whole else "")
+                + " For numbers to be predicted pass continuous=True."
             )
         names = sorted(set(ys["trn"].tolist())) if classes is None else [str(name) for name in classes]
         index = {name: i for i, name in enumerate(names)}
@@ -242,6 +251,12 @@ def _single(ys: dict[str, npt.NDArray[Any]], classes: Sequence[str] | None) -> d
     else:
         top = int(ys["trn"].max()) if classes is None else len(classes) - 1
         names = [str(i) for i in range(top + 1)] if classes is None else [str(name) for name in classes]
+        for name, y in ys.items():
+            if y.min() < 0:
+                raise LabelError(
+                    f"from_arrays: {name} y must be classes 0, 1, ..., got {y.min()} in row {y.argmin()}. "
+                    "Number them: np.unique(y, return_inverse=True)[1]."
+                )
     check_classes(names, "from_arrays")
     for name, y in ys.items():
         outside = (y < 0) | (y >= len(names))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastclf.data.sources.left_out import OWN_FOLDERS
-from fastclf.data.sources.listing import look, some
+from fastclf.data.sources.listing import inner_name, look, some
 from fastclf.data.validation.bad_images import printable
 from fastclf.report import log
 
@@ -58,6 +58,7 @@ def find_sets(path: Path, trn_name: str, val_name: str, test_name: str | None) -
 
 def _present(path: Path, name: str, argument: str, fits: Callable[[Path], bool] = lambda _: True) -> str | None:
     """The folder of a set: its name, or another usual one where a default is not there; None for none of them."""
+    name = inner_name(name)
     if name not in _ALIASES or (path / name).is_dir():
         return name
     others = [other for other in look(path)[0] if other.lower() in _ALIASES[name] and fits(path / other)]

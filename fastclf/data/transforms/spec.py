@@ -199,7 +199,9 @@ def tfms_from_stats(
     if max_zoom is not None:
         check_range("tfms_from_stats", "max_zoom", max_zoom, 1, 10, "Pass e.g. max_zoom=1.1, or None for no zoom.")
     augs = _as_augmentations(aug_tfms)
-    crop_type = CropType.RANDOM if crop_type is None else CropType(crop_type)
+    crop_type = CropType.RANDOM if crop_type is None else crop_type
+    if not isinstance(crop_type, CropType):
+        raise ValueError(f"tfms_from_stats: crop_type must be a CropType such as CropType.NO, got {crop_type!r}.")
     trn = Transforms(int(sz), mean, std, crop_type, augs, max_zoom, pad, train=True)
     if trn.margin > sz:
         raise ValueError(f"tfms_from_stats: aug_tfms must not turn so often, got {augs!r}. Keep one RandomRotate.")

@@ -36,8 +36,8 @@ class CheckReport:
     """What `ImageClassifierData.check` has found; a notebook and `print` show it.
 
     Attributes:
-        n: rows by set.
-        counts: rows of train and valid that can be used, by class; empty for regression.
+        n: rows by set that can be used.
+        counts: those of train and valid, by class; empty for regression.
         leaks: (name in train, name in valid or test) of files with the same bytes.
         relabelled: (name, name) of files with the same bytes and different labels.
         repeated: (name, name) of files with the same bytes and label in one set.
@@ -151,7 +151,7 @@ def check_sets(sets: Sets, sz: int | None, scan: ScanReport) -> CheckReport:
         if ds.bad.policy == "skip" and ds.bad.reasons:
             ignored[_SKIPPED] += len(ds.bad.reasons)
     return CheckReport(
-        {name: len(ds) for name, ds in sets.items()},
+        {name: len(ds.bad.good_rows()) for name, ds in sets.items()},
         dict(zip(train.classes, zip(_counts(train), _counts(valid), strict=True), strict=True)),
         leaks,
         relabelled,

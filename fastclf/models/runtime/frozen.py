@@ -162,7 +162,7 @@ def _synthetic_images(n: int, shape: Sequence[int]) -> Tensor:
     longest = max(shape[1:])
     octaves = []
     for octave in range(longest.bit_length()):
-        coarse = torch.randn(n, shape[0], 2**octave, 2**octave, generator=generator)
+        coarse = torch.randn(n, shape[0], 2**octave, 2**octave, dtype=torch.float32, generator=generator)
         fine = functional.interpolate(coarse, list(shape[1:]), mode="bilinear")
         octaves.append(fine / fine.std())
     total = torch.stack(octaves).sum(0)

@@ -291,3 +291,11 @@ def test_a_cache_folder_that_cannot_be_written(odd_data, tmp_path, monkeypatch, 
     assert odd_data.scan().decoded == 20
     assert len(list(odd_data.fix_dl)) == 3
     assert capsys.readouterr().out.count("cannot be written") == 1
+
+
+def test_an_interpreter_whose_path_may_not_be_searched(tmp_path, monkeypatch, program):
+    """After a change of user: the one that runs is started again."""
+    program()
+    monkeypatch.setattr(decode_process.os, "access", lambda *_: False)
+    assert [known.why for known in outcome(written(tmp_path / "x", ["0.jpg", "1.tif"]))] == ["", ""]
+    assert decode_process._process._child.args[0] == sys.executable

@@ -141,7 +141,7 @@ def test_numbered_classes():
         load(y=[0, 1, 0, 2, 0, 1], vy=Y, classes=["cat", "dog"])
     with pytest.raises(LabelError, match=r"val y must be one of the 2 classes, row 0 is not \(2\)"):
         load(vy=[2] * 6)
-    with pytest.raises(LabelError, match=r"row 0 is not \(-1\)"):
+    with pytest.raises(LabelError, match=r"trn y must be classes 0, 1, ..., got -1 in row"):
         load(y=[-1, 0, 1, 0, 1, 0])
     with pytest.raises(LabelError, match="every class must have a training row, got none of '1'"):
         load(y=[0, 2, 0, 2, 0, 2])
@@ -232,3 +232,42 @@ def test_labels_in_a_column():
 def test_pictures_need_transforms():
     with pytest.raises(ValueError, match="ImageClassifierData: tfms must"):
         ImageClassifierData.from_arrays("x", (PICTURES, Y), (PICTURES, Y), 3)
+
+
+def _layouts(x):
+    yield x[..., ::-1]  # OpenCV's BGR
+    yield x[::-1, ::-1, ::-1]
+    yield np.asfortranarray(x)
+    yield np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 3, 1)), 1, 3)
+    yield np.repeat(x, 2, 2)[:, :, ::2]
+
+
+@pytest.mark.parametrize("as_type", [np.uint8, np.float32])
+def test_pictures_of_any_strides(as_type, rng):
+    x = rng.integers(0, 2, (6, 8, 9, 3)).astype(as_type)
+    for given in _layouts(x):
+        served, expected = (next(load(values).val_dl.batches(0))[0] for values in (given, given.copy(order="C")))
+        assert torch.equal(served, expected)
+        one, plain = TFMS[1](given[0]), TFMS[1](given[0].copy(order="C"))
+        np.testing.assert_array_equal(one, plain)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (None, r"trn y must be \[N\] or \[N, C\], got a NoneType"),
+        ([-1, 0] * 3, "classes 0, 1, ..., got -1 in row 0. Number them"),
+        ([0.0, 1.0] * 3, r"got float64. For classes pass y.astype\(int\)"),
+        ([b"a", b"b"] * 3, "whole numbers or names, got |S1. For numbers"),
+    ],
+)
+def test_labels_that_are_none(y, message):
+    with pytest.raises(ValueError, match=message):
+        load(y=y)
+
+
+def test_advice_on_pixels_of_16_bits():
+    with pytest.raises(ValueError, match=r"got uint16. Pass x / np.float32\(65535\)"):
+        load(PICTURES.astype(np.uint16))
+    with pytest.raises(ValueError, match=r"got int64. Pass e.g. x.astype\(np.uint8\)"):
+        TFMS[1](PICTURES[0].astype(np.int64))

@@ -267,7 +267,7 @@ def test_test_rows_without_labels(load):
 @pytest.mark.parametrize(
     ("title", "values", "message"),
     [
-        ("fold", "01234", r"line 2 has '0' in the split column 'fold', which holds '0', '1', '2', '3', '4'.*val_idxs="),
+        ("fold", "01234", r"line 2 has '0' in the split column 'fold', .*df\['fold'\].astype\(str\) == '0'"),
         ("group", "01", "line 2 has '0' in the split column 'group'.*named is_valid or is_train"),
         ("set", ["train", "holdout"], "line 3 has 'holdout' in the split column 'set'"),
         ("set", ["train", ""], "line 3 has '' in the split column"),
@@ -322,6 +322,21 @@ def test_a_column_too_many(load, extra):
     """0 and 1 beside a label, or beside what says the set, are no classes of their own."""
     with pytest.raises(LabelError, match=rf"has 3 columns.*\n.*\n.*\n  2: '{extra}'.*\nName them.*label_col='label'"):
         load(lines(lambda i: f"{IDS[i]}.jpg,{i % 2},{i % 3 % 2}", f"file,label,{extra}"))
+
+
+@pytest.mark.parametrize(
+    ("titles", "label"),
+    [
+        (["Finding Labels", "Patient Age", "is_old"], "Finding Labels"),
+        (["wear", "age", "kids"], "wear"),
+        (["mark", "age", "class"], "class"),
+    ],
+)
+def test_the_column_that_is_advised(load, titles, label):
+    """One whose name says so, or else one of words before one of few numbers."""
+    cells = lines(lambda i: f"{IDS[i]}.jpg,{PETS[i]}{i % 4},{i % 3},{i % 2 > 0}", ",".join(["file", *titles]))
+    with pytest.raises(LabelError, match=f"label_col='{label}'"):
+        load(cells)
 
 
 def test_data_frames(load, capsys):
@@ -533,3 +548,26 @@ def _written(load, table, encoding):
 def test_arguments_that_contradict_each_other(load, options, message):
     with pytest.raises(ValueError, match=message):
         load(lines(lambda i: f"{IDS[i]}.jpg,{PETS[i]}", "f,y"), **options)
+
+
+@pytest.mark.parametrize(
+    ("content", "reader"),
+    [
+        (b"PK\x03\x04", "read_excel"),
+        (b"\xd0\xcf\x11\xe0", "read_excel"),
+        (b"\x1f\x8b", "read_csv"),
+        (b"PAR1", "parquet"),
+    ],
+)
+def test_tables_that_are_no_text(tmp_path, content, reader, rng):
+    (tmp_path / "img").mkdir()
+    (tmp_path / "table.csv").write_bytes(content + rng.bytes(100))
+    with pytest.raises(DataError, match=f"table.csv is no text. Read it with pandas .*{reader}"):
+        ImageClassifierData.from_csv(tmp_path, "img", "table.csv", 4, TFMS)
+
+
+def test_utf_16_without_a_mark(tmp_path):
+    (tmp_path / "img").mkdir()
+    (tmp_path / "table.csv").write_bytes("f,y\na,b\nc,d\n".encode("utf-16-le"))
+    with pytest.raises(DataError, match=r"every other byte is 0. Pass e.g. encoding='utf-16-le'"):
+        ImageClassifierData.from_csv(tmp_path, "img", "table.csv", 4, TFMS)

@@ -112,7 +112,7 @@ def test_default_split_is_stratified(load, capsys):
 def test_single_rows_stay_in_train(load):
     with (
         pytest.warns(UserWarning, match="single row, which stays in train: rare"),
-        pytest.warns(UserWarning, match=r"no picture of the class.*'rare'"),
+        pytest.warns(UserWarning, match=r"rows for validation: no picture of the class.*'rare'"),
     ):
         data = load(rows(["a"] * 5 + ["b"] * 4 + ["rare"]), val_idxs=None)
     assert "rare" in [data.classes[i] for i in data.trn_y]

@@ -75,6 +75,7 @@ def test_description_is_json_and_tells_everything_apart():
         ({"aug_tfms": [RandomRotate(90)] * 4}, "aug_tfms must not turn so often"),
         ({"stats": ([0.5] * 3, [0.5, 0.5, 0])}, "stats must be"),
         ({"stats": ([0.5], [0.5])}, "stats must be"),
+        *(({"crop_type": wrong}, "crop_type must be a CropType such as") for wrong in ("center", 1, CropType)),
     ],
 )
 def test_arguments_out_of_range(arguments, message):

@@ -153,6 +153,7 @@ def test_bad_pictures_are_reported_not_raised(folders, on_bad):
     assert report.sides[0] > 0
     if on_bad == "skip":
         assert report.counts["cat"] == (5, 4)
+        assert report.n["train"] == sum(train for train, _ in report.counts.values())
         assert str(report).splitlines()[-1] == "  left out: 1 images that cannot be decoded"
 
 

@@ -15,6 +15,7 @@ from fastclf.data.sources.tables.rules import Column, TableRules
 from fastclf.errors import DataError, LabelError
 
 _SAMPLE = 500
+_NUMBER = re.compile(r"\s*([-+]?[\d.,]+|true|false|)\s*", re.I)
 _LABELS = re.compile(
     r"(class|label|tag|target|categor|diagnosis|breed|species|genre|dx)(es|s|y|ies|_?name|_?id)?", re.I
 )
@@ -179,7 +180,7 @@ def _listing(table: Table, files: Files, rules: TableRules, file: int, free: Seq
     rest = [i for i in free if i != split] or list(free)
     label = next((i for i in rest if _fits(_LABELS, table, i)), None)
     if label is None:
-        label = min(rest, key=lambda i: (len(values[i]) < 2, len(values[i])))
+        label = min(rest, key=lambda i: (_is_numbers(values[i]), len(values[i]) < 2, len(values[i])))
     wanted = {"fn_col": file, "label_col": label} | ({} if split is None else {"split_col": split})
     said = "".join(f", {name}={table.title(i)}" for name, i in wanted.items())
     source = f"'{table.name}'" if rules.call == "from_csv" else "df"
@@ -189,6 +190,11 @@ def _listing(table: Table, files: Files, rules: TableRules, file: int, free: Seq
         + f"\nName them, e.g. {rules.call}(PATH, {files.found.folder!r}, {source}, tfms=tfms{said}). A list of columns "
         "of 0 and 1 is several labels; continuous=True predicts their numbers."
     )
+
+
+def _is_numbers(cells: set[Cell]) -> bool:
+    """Tells whether cells hold numbers only: those say less often what an image shows than words do."""
+    return all(not isinstance(cell, str) or _NUMBER.fullmatch(cell) for cell in cells)
 
 
 def _cut(text: str) -> str:

@@ -221,4 +221,4 @@ def check_trained(trn: Labels, val: Labels, name: str) -> None:
         )
         where = "test" if only_test else "validation"
         raise LabelError(f"{name}: {', '.join(map(repr, untrained[:5]))} occur in {where} rows only. {remedy}")
-    warn_absent([c for c, n in zip(trn.classes, in_val, strict=True) if n == 0], name)
+    warn_absent([c for c, n in zip(trn.classes, in_val, strict=True) if n == 0], f"{name}, rows for validation")

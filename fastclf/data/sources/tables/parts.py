@@ -86,5 +86,5 @@ def _refuse(table: Table, split: int, cell: Cell, where: str) -> None:
     raise LabelError(
         f"{table.name}: {where} has {cell!r} in the split column {table.title(split)}, which holds {shown}. 'train', "
         "'valid' and 'test' are understood; 0, 1, True and False in a column named is_valid or is_train. For folds "
-        "pass val_idxs=, the rows for validation, counted from 0."
+        f"pass the rows of one, e.g. val_idxs=np.flatnonzero(df[{table.title(split)}].astype(str) == {str(cell)!r})."
     )

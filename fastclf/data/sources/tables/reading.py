@@ -29,6 +29,12 @@ _MARKS = {  # UTF-32 first: its mark begins with that of UTF-16
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+_NO_TEXT = {  # first bytes -> what reads it
+    b"PK\x03\x04": "pd.read_excel(file), or pd.read_csv(file) of a zipped table",
+    b"\xd0\xcf\x11\xe0": "pd.read_excel(file)",
+    b"\x1f\x8b": "pd.read_csv(file)",
+    b"PAR1": "pd.read_parquet(file)",
+}
 _HEAD = 100
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
@@ -132,18 +138,24 @@ def read_csv(
 
 def _decoded(file: Path, encoding: str) -> str:
     content = file.read_bytes()
+    if reader := next((reader for mark, reader in _NO_TEXT.items() if content.startswith(mark)), None):
+        raise DataError(f"{file.name} is no text. Read it with pandas and pass from_df(..., {reader}, ...).")
     mark = next((name for mark, name in _MARKS.items() if content.startswith(mark)), None)
     plain = encoding.lower().replace("_", "-")
+    wide = content[:1000].count(0) > len(content[:1000]) // 4
     try:
         if mark is not None and not plain.startswith(mark):
             if not plain.startswith("utf-8"):
                 raise DataError(f"{file.name} begins with the mark of {mark}. Pass encoding={mark!r}.")
             encoding = mark
-        return content.decode(encoding).removeprefix("\ufeff")
+        text = content.decode(encoding).removeprefix("\ufeff")
+        if wide and "\0" in text:
+            raise UnicodeError("every other byte is 0")
+        return text
     except LookupError as error:
         raise ValueError(f"from_csv: encoding must be a text encoding that Python knows, got {encoding!r}.") from error
     except UnicodeError as error:
-        other = "utf-16" if content[:1000].count(0) > len(content[:1000]) // 4 else "latin-1"
+        other = "utf-16-le" if wide else "latin-1"
         raise DataError(f"{file.name} is not in {encoding}: {error}. Pass e.g. encoding={other!r}.") from error
 
 
