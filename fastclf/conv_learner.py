@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from fastclf.activations.places import places_for
+from fastclf.activations.fill import places_for
 from fastclf.activations.precompute import activations
 from fastclf.activations.store import DTYPES
 from fastclf.calls import NOTHING_CHANGED, long_call

@@ -245,19 +245,24 @@ class Learner(Predicting, Saving):
                     loop = self._loop(rates, hooks, interrupts)  # the loaded body may bring other activations
                     state.restore(saved, loop, self._data.device)
             self._fits = fits
-            names = [name_of(metric) for metric in self.metrics]
             try:
-                values = loop.fit(
-                    epochs,
-                    self._validate,
-                    names,
-                    None if state is None else partial(self._keep, state, loop),
-                    loss_of_constant(self.crit, self._data.trn_ds.labels, self._data.val_dl),
-                )
+                return self._run(loop, epochs, state)
             finally:
                 self._epochs = loop.next_epoch
-        self._log_input_stall()
+
+    def _run(self, loop: TrainLoop, epochs: int, state: FitState | None) -> FitScores:
+        """Train to the end, and report what the epochs gave and whether images came too slowly."""
+        names = [name_of(metric) for metric in self.metrics]
+        constant = loss_of_constant(self.crit, self._data.trn_ds.labels, self._data.val_dl)
+        save_state = None if state is None else partial(self._save_state, state, loop)
+        values = loop.fit(epochs, self._validate, names, save_state, constant)
+        line = self.data.trn_dl.waiting.line("train")
+        if line is not None:
+            log(line)
         return FitScores(values, ["val_loss", *names])
+
+    def _save_state(self, state: FitState, loop: TrainLoop) -> None:
+        state.write(loop, self._fits, self._data.device, self._state(), self._info())
 
     def _prepare(self) -> None:
         """Before anything trains: find bad images, which count in no batch, and settle what BatchNorm does."""
@@ -294,14 +299,6 @@ class Learner(Predicting, Saving):
             "bn_freeze": self._bn_frozen,
             "autograd": unknown_to_engine(stage.module, stage.data.trn_dl, self.crit, self.opt_fn),
         }
-
-    def _keep(self, state: FitState, loop: TrainLoop) -> None:
-        state.write(loop, self._fits, self._data.device, self._state(), self._info())
-
-    def _log_input_stall(self) -> None:
-        line = self.data.trn_dl.waiting.line("train")
-        if line is not None:
-            log(line)
 
     @long_call("the model is as it was before.")
     @explains_gpu_memory(trains=True)

@@ -95,7 +95,7 @@ def test_what_is_no_data(wrong, tmp_path, rng):
         learn.predict_dl(wrong)
 
 
-def test_learners_of_pictures(tmp_path):
+def test_learners_of_images(tmp_path):
     data = picture_data(three_colours(tmp_path))
     for given in ({"act_dtype": np.float32}, {"act_dtype": "int8"}, {"views": 0}, {"views": 2.0}, {"views": True}):
         with pytest.raises(ValueError, match=f"ConvLearner: {next(iter(given))} must be"):

@@ -56,7 +56,7 @@ def test_differential_rates_reach_their_groups(data):
         learn.fit([0.1, 0.1], 1)
 
 
-def test_one_picture_predicts_as_its_loader_does(data):
+def test_one_image_predicts_as_its_loader_does(data):
     learn = tiny_learner(data)
     from fastclf import open_image
 
@@ -98,7 +98,7 @@ def test_custom_head(data):
         ConvLearner.pretrained(resnet18, data, pretrained=False, custom_head=head, ps=0.5)
 
 
-def test_pictures_and_activations_do_not_mix(data, tmp_path, rng):
+def test_images_and_activations_do_not_mix(data, tmp_path, rng):
     rows = row_data(tmp_path, rng)
     with pytest.raises(ValueError, match="use HeadLearner"):
         ConvLearner.pretrained(resnet18, rows, pretrained=False)
@@ -108,7 +108,7 @@ def test_pictures_and_activations_do_not_mix(data, tmp_path, rng):
         tiny_learner(data).set_data(rows)
 
 
-def test_pictures_in_arrays(tmp_path, rng):
+def test_images_in_arrays(tmp_path, rng):
     y = np.arange(24) % 3
     x = rng.integers(0, 60, (24, 20, 24, 3)).astype(np.uint8)
     x[np.arange(24), :, :, y] += 150

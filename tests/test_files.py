@@ -15,7 +15,7 @@ from fastclf.files import user_cache
 
 
 @pytest.mark.parametrize("home", [None, "/nowhere/at/all", "/proc"])
-def test_without_a_home_folder_a_temporary_one_is_taken_and_said_once(home):
+def test_without_a_home_folder_a_temporary_one_is_taken_and_logged_once(home):
     script = (
         "import os, stat\nfrom fastclf.files import user_cache\n"
         "Path = type(user_cache())\na, b = user_cache(), user_cache()\nassert a == b and a.is_dir()\n"

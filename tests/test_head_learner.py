@@ -213,7 +213,7 @@ def test_class_weights_auto(tmp_path, rng):
         HeadLearner(numbers, class_weights="auto")
 
 
-def test_who_waited_is_said_once_after_a_fit(data, capsys, monkeypatch):
+def test_the_input_stall_is_logged_once_after_a_fit(data, capsys, monkeypatch):
     learn = HeadLearner(data)
     monkeypatch.setattr(type(data.trn_dl.waiting), "line", lambda self, what: f"{what}: waited")
     learn.fit(0.1, 3)
@@ -292,7 +292,7 @@ def test_saving_again_leaves_one_file(data):
     learn.load("one.more")
 
 
-def test_classes_in_another_order_are_put_right_by_name(tmp_path, rng):
+def test_classes_in_another_order_are_matched_by_name(tmp_path, rng):
     x, y = rng.standard_normal((60, 5)).astype(np.float32), np.arange(60) % 3
     x[np.arange(60), y] += 3
     names, order = np.array(["ant", "bee", "cat"]), np.array([2, 0, 1])
@@ -340,7 +340,7 @@ def test_a_model_of_ones_own(data):
         learn.TTA()
 
 
-def test_summary_tells_shapes_and_what_trains(data, capsys):
+def test_summary_shows_shapes_and_what_trains(data, capsys):
     HeadLearner(data, xtra_fc=[4]).summary()
     out = capsys.readouterr().out
     assert "[-1, 4]" in out

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fastclf.activations.store import Accept, older_files, open_activations
 from fastclf.activations.writer import ActivationWriter, as_block
 from fastclf.errors import ActivationFileError
-from fastclf.files import check_private
+from fastclf.files import check_private, user_cache
 from fastclf.interrupts import Interrupts
 from fastclf.report import log, log_once, warn
 
@@ -86,6 +86,11 @@ class MemoryRows:
         """Return all rows ``[N, F]``."""
         assert self.rows_done == self._job.shape[0]
         return self._rows
+
+
+def places_for(folder: Path) -> list[Path]:
+    """Return where activation files of data below ``folder`` are kept, best first."""
+    return [folder / "activations", user_cache() / "activations"]
 
 
 def stored(

@@ -15,15 +15,13 @@ def unchanged(module: nn.Module) -> Iterator[None]:
 
     Holds after an error or an interrupt too. Values are restored in place, so that references stay valid.
     """
-    tensors = {name: tensor.detach().clone() for name, tensor in _tensors(module).items()}
+    tensors = _copies(module)
     gradients = {name: p.grad for name, p in module.named_parameters()}
     modes = {name: child.training for name, child in module.named_modules()}
     try:
         yield
     finally:
-        with torch.no_grad():
-            for name, tensor in _tensors(module).items():
-                tensor.copy_(tensors[name])
+        _restore(module, tensors)
         for name, parameter in module.named_parameters():
             parameter.grad = gradients[name]
         for name, child in module.named_modules():
@@ -33,14 +31,22 @@ def unchanged(module: nn.Module) -> Iterator[None]:
 @contextmanager
 def unchanged_on_error(module: nn.Module) -> Iterator[None]:
     """Run a block that changes the tensors of ``module``; after an error they are what they were before."""
-    tensors = {name: tensor.detach().clone() for name, tensor in _tensors(module).items()}
+    tensors = _copies(module)
     try:
         yield
     except Exception:
-        with torch.no_grad():
-            for name, tensor in _tensors(module).items():
-                tensor.copy_(tensors[name])
+        _restore(module, tensors)
         raise
+
+
+def _copies(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in _tensors(module).items()}
+
+
+@torch.no_grad()
+def _restore(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    for name, tensor in _tensors(module).items():
+        tensor.copy_(tensors[name])
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

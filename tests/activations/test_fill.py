@@ -11,8 +11,7 @@ import pytest
 from faults import in_child, replaced, status_of
 
 from fastclf.activations import fill
-from fastclf.activations.fill import Job, StaleError, stored
-from fastclf.activations.places import places_for
+from fastclf.activations.fill import Job, StaleError, places_for, stored
 from fastclf.activations.store import open_activations
 from fastclf.activations.writer import ActivationWriter
 from fastclf.errors import ActivationFileError
@@ -110,7 +109,7 @@ def full_disk(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_full_disk_is_said_with_its_numbers_and_the_work_goes_on_in_memory(tmp_path, job, rows, monkeypatch):
+def test_a_full_disk_is_reported_with_its_numbers_and_the_work_goes_on_in_memory(tmp_path, job, rows, monkeypatch):
     replaced(monkeypatch, "posix_fallocate", full_disk)
     with pytest.warns(UserWarning, match=r"not kept in .*: they need 480 bytes, and [\d,]+ are free"):
         got = stored(job, [tmp_path / "a"], Source(rows), lambda: True)
@@ -128,7 +127,7 @@ def test_a_disk_that_fills_up_meanwhile_costs_no_row_twice(tmp_path, job, rows, 
     assert names(tmp_path / "a") == []
 
 
-def test_room_is_made_from_what_interrupted_fills_hold(tmp_path, job, rows, monkeypatch):
+def test_space_is_made_from_what_interrupted_fills_hold(tmp_path, job, rows, monkeypatch):
     with ActivationWriter(tmp_path, "other", (10, 2), "float16") as writer:
         writer.write(np.ones((4, 2)))
     replaced(
@@ -190,7 +189,7 @@ def test_places_are_the_data_and_the_users_cache(tmp_path, monkeypatch):
     assert places_for(tmp_path / "tmp") == [tmp_path / "tmp" / "activations", tmp_path / "fastclf" / "activations"]
 
 
-def test_rows_whose_pictures_changed_meanwhile_are_not_kept(tmp_path, job, rows):
+def test_rows_whose_images_changed_meanwhile_are_not_kept(tmp_path, job, rows):
     with pytest.raises(StaleError):
         stored(job, [tmp_path], Source(rows), lambda: False)
     assert names(tmp_path) == []
@@ -203,7 +202,7 @@ def test_a_value_that_cannot_be_kept_leaves_nothing_behind(tmp_path, job, rows):
     assert names(tmp_path) == []
 
 
-def test_files_of_an_older_version_are_ignored_and_said_once(tmp_path, job, rows, capsys):
+def test_files_of_an_older_version_are_ignored_and_logged_once(tmp_path, job, rows, capsys):
     for key in ("k", "l"):  # as version 1 wrote them
         (tmp_path / key).mkdir()
         (tmp_path / key / "manifest.json").write_text('{"schema": 1}')
@@ -222,7 +221,7 @@ def test_files_of_an_older_version_are_ignored_and_said_once(tmp_path, job, rows
     assert sorted(names(tmp_path)) == ["k", "l", "m"]
 
 
-def test_a_long_pass_tells_how_long(tmp_path, job, rows, monkeypatch, capsys):
+def test_a_long_pass_reports_how_long_it_takes(tmp_path, job, rows, monkeypatch, capsys):
     monkeypatch.setattr(fill, "_LONG", 0.0)
     clock = iter(range(100))
     monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))

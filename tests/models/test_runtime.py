@@ -168,7 +168,7 @@ def test_what_is_not_known_is_named():
         trace(unfolded, pictures(1, 3, 8, 8))
 
 
-def test_batches_and_pictures_of_any_size(net, ours):
+def test_batches_and_images_of_any_size(net, ours):
     for shape in ((5, 3, 17, 16), (1, 3, 17, 16), (64, 3, 17, 16), (3, 3, 33, 20), (2, 3, 17, 16)):
         x = pictures(*shape)
         assert difference(features(net, x), in_torch(net, x)) < TOLERANCE
@@ -176,7 +176,7 @@ def test_batches_and_pictures_of_any_size(net, ours):
     assert features(net, pictures()[:0]).shape == (0, 12)
 
 
-def test_pictures_in_any_memory_order(net, ours):
+def test_images_in_any_memory_order(net, ours):
     x = pictures()
     for same in (x.to(memory_format=torch.channels_last), x.flip(3).flip(3), torch.cat([x, x])[::2], x.transpose(2, 3)):
         assert difference(features(net, same), in_torch(net, same)) < TOLERANCE
@@ -311,7 +311,7 @@ def test_what_runs_a_body_does_not_depend_on_what_it_was_before(net, ours, monke
     assert runs_elsewhere(net)
 
 
-def test_whatever_picture_comes_first_the_same_are_compared(net, ours, monkeypatch):
+def test_whatever_image_comes_first_the_same_are_compared(net, ours, monkeypatch):
     probes = []
 
     def noted(eager, probe):
@@ -427,7 +427,7 @@ class Ranked(nn.Module):
 
 
 @pytest.mark.parametrize("fault", [unknown, refusing, wrong, one_batch_size])
-def test_what_does_not_agree_is_not_used_and_said_once(net, ours, monkeypatch, capsys, fault):
+def test_what_does_not_agree_is_not_used_and_logged_once(net, ours, monkeypatch, capsys, fault):
     message = fault(net, monkeypatch)
     x = pictures()
     features(net, x)

@@ -233,7 +233,7 @@ def test_a_learner_goes_on_with_images_of_another_size(tmp_path):
         learner(tmp_path, 50)[1]()
 
 
-def test_what_is_said_of_a_frozen_body_stands_before_the_table(tmp_path, monkeypatch, capsys):
+def test_lines_about_a_frozen_body_stand_before_the_table(tmp_path, monkeypatch, capsys):
     from fastclf.models.runtime import frozen
 
     monkeypatch.setattr(frozen, "installed", dict)

@@ -90,7 +90,7 @@ def test_a_rate_that_is_much_too_high(tmp_path, rng):
     assert all(torch.isfinite(tensor).all() for tensor in learn.model.state_dict().values())
 
 
-def test_weights_that_are_not_finite_at_the_start_are_said_at_once(tmp_path, rng):
+def test_weights_that_are_not_finite_at_the_start_are_reported_at_once(tmp_path, rng):
     learn = HeadLearner(row_data(tmp_path, rng))
     with torch.no_grad():
         learn.head.layers[2].bias[0] = torch.nan
@@ -141,7 +141,7 @@ def exhausted(at, refs):
 
 
 @pytest.mark.parametrize("call", ["fit", "lr_find"])
-def test_exhausted_memory_is_said_and_given_back(tmp_path, call):
+def test_exhausted_memory_is_reported_and_given_back(tmp_path, call):
     refs = []
     data = picture_data(three_colours(tmp_path / "data"))
     learn = tiny_learner(data, crit=exhausted(3, refs))
@@ -257,7 +257,7 @@ def test_steps_that_overflow_do_not_count(tmp_path, rng, monkeypatch, opt_fn):
     assert learn.sched.lrs == pytest.approx([0.1 * schedule.factor(step) for step in counted])
 
 
-def test_many_overflows_in_a_row_are_told_once(tmp_path, rng, monkeypatch):
+def test_many_overflows_in_a_row_are_warned_of_once(tmp_path, rng, monkeypatch):
     monkeypatch.setattr(steps, "compute_dtype", lambda device: torch.float16)
     learn = Learner.from_model_data(Overflow(set(range(3, 40))), row_data(tmp_path, rng))
     with pytest.warns(UserWarning, match="10 steps in a row overflowed in fp16") as caught:
