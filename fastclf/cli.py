@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from fastclf.terminal import say
+from fastclf.report import show
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command that ``argv`` (the process's own by default) names."""
-    parser = argparse.ArgumentParser(prog="fastclf", description="From a folder of pictures to a classifier.")
+    """Run the command that ``argv`` (the process's own by default) names."""
+    parser = argparse.ArgumentParser(prog="fastclf", description="From a folder of images to a classifier.")
     commands = parser.add_subparsers(dest="command")
-    demo = commands.add_parser("demo", help="the whole lesson, on handwritten digits or on your own pictures")
+    demo = commands.add_parser("demo", help="the whole lesson, on handwritten digits or on your own images")
     demo.add_argument("data", nargs="?", type=Path, help="a folder with train/<class>/ and, if you like, valid/, test/")
     demo.add_argument("--out", type=Path, default=Path("demo_data"), help="where digits and plots are written")
     commands.add_parser("env", help="what fastclf runs on here: versions, processor, native code, GPU")
@@ -24,13 +24,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         run(arguments.data, arguments.out)
     elif arguments.command == "env":
-        say(environment())
+        show(environment())
     else:
-        say(parser.format_help())
+        show(parser.format_help())
 
 
 def environment() -> str:
-    """Versions, and which native code, threads and devices are used on this machine."""
+    """Return versions, and which native code, threads and devices are used on this machine."""
     import torch
 
     from fastclf import ops

@@ -13,7 +13,7 @@ from fastclf.errors import CheckpointError
 from fastclf.interrupts import Interrupts
 from fastclf.models.freezing import LayerGroups
 from fastclf.training.metrics import Metric, name_of
-from fastclf.training.state import PREFIX
+from fastclf.training.resume import PREFIX
 
 
 class Saving:
@@ -26,7 +26,7 @@ class Saving:
     _models_name: str
 
     def save(self, name: str) -> None:
-        """Saves the whole model as ``name`` in the models folder.
+        """Save the whole model as ``name`` in the models folder.
 
         Raises:
             CheckpointError: the folder cannot be written, or the disk is full; an earlier model of that name stays.
@@ -35,7 +35,7 @@ class Saving:
         save_checkpoint(self._model_path(name), self._state(), self._info())
 
     def load(self, name: str) -> None:
-        """Loads what `save` stored: weights and statistics; groups stay frozen or not as they are.
+        """Load what `save` stored: weights and statistics; groups stay frozen or not as they are.
 
         A head saved by itself is loaded into the head. A model trained on the same classes in another order has its
         last layer put into this data's order.
@@ -50,28 +50,30 @@ class Saving:
         order = class_order(info.get("classes", []), self._info()["classes"], str(path))
         if order is not None:
             for key in self._class_tensors(tensors):
-                if key in tensors and tensors[key].shape[:1] == (len(order),):  # else it does not fit, as is said below
+                if key in tensors and tensors[key].shape[:1] == (
+                    len(order),
+                ):  # else it does not fit, which `load_tensors` reports
                     tensors[key] = reorder_rows(tensors[key], order)
         target, tensors = self._target_of(tensors)
-        with Interrupts():  # not half of it
+        with Interrupts():  # never half of it
             load_tensors(target, tensors, f"{path} holds {info.get('arch', 'another model')}")
         if target is self.model:
             self.groups.pretrained = bool(info.get("pretrained", self.groups.pretrained))
         self._note_origin(info)
 
     def _note_origin(self, info: dict[str, Any]) -> None:
-        """Takes note of how the tensors that were loaded had been trained."""
+        """Take note of how the tensors that were loaded were trained."""
 
     def _state(self) -> dict[str, Tensor]:
-        """The tensors to save, under the names that they have in a file."""
+        """Return the tensors to save, under the names that they have in a file."""
         return self.model.state_dict()
 
     def _target_of(self, tensors: dict[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
-        """The module that saved tensors belong to, and the tensors under its names."""
+        """Return the module that saved tensors belong to, and the tensors under its names."""
         return self.model, tensors
 
     def _class_tensors(self, tensors: dict[str, Tensor]) -> list[str]:
-        """Which saved tensors have one row per class."""
+        """Return which saved tensors have one row per class."""
         raise CheckpointError(
             "load: the model was trained on the same classes in another order, and only a head of fastclf's own can "
             "be put into this order. Load it with data whose classes are in the saved order."

@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 
 from fastclf.data.sources.source import Version
 from fastclf.files import check_private, publish, temporary_folder, user_cache
-from fastclf.terminal import say
+from fastclf.report import log
 
 _SCHEMA = 2
 _NAME = "scanned.json"
@@ -173,7 +173,7 @@ def _make_private(folder: Path) -> None:
 @cache
 def _temporary() -> Path:
     folder = temporary_folder()
-    say(
+    log(
         f"{user_cache()} cannot be written: what is decoded once for all goes to {folder}, for this process alone. Set "
         "XDG_CACHE_HOME to a folder that can be written."
     )
