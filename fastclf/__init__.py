@@ -65,6 +65,8 @@ from fastclf.models.archs import (
     wide_resnet50,
     wide_resnet101,
 )
+from fastclf.predictions import Predictions
+from fastclf.predictor import Classifier, load
 from fastclf.report import quiet
 from fastclf.training.callbacks import Callback
 from fastclf.training.metrics import (
@@ -92,6 +94,7 @@ __all__ = [
     "BadImageError",
     "Callback",
     "CheckpointError",
+    "Classifier",
     "ConvLearner",
     "CropType",
     "Cutout",
@@ -108,6 +111,7 @@ __all__ = [
     "Learner",
     "Options",
     "PixelAugmentation",
+    "Predictions",
     "RandomBlur",
     "RandomDihedral",
     "RandomFlip",
@@ -132,6 +136,7 @@ __all__ = [
     "fbeta",
     "get_cv_idxs",
     "get_group_idxs",
+    "load",
     "log_loss",
     "mean_average_precision",
     "open_image",

@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str
     weights = path.with_name(f"{path.name}.{secrets.token_hex(6)}.safetensors")
     manifest = {
         "format": FORMAT,
-        "versions": {name: version(name) for name in ("fastclf", "torch")},
+        "versions": library_versions(),
         "weights": weights.name,
         "sha256": digest,
         **info,
@@ -66,6 +66,15 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str
             for file in (*older, weights):
                 if file.name != current:
                     files.on_disk(file.unlink, missing_ok=True)
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the installed libraries that decide what a model computes."""
+    versions = {}
+    for name in ("fastclf", "torch", "torchvision", "timm", "nvidia-dali-cuda130", "pillow", "onnxruntime"):
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def _checksum(manifest: Mapping[str, Any]) -> str:

@@ -276,7 +276,7 @@ class Learner(Predicting, Saving):
         return FitScores(values, ["val_loss", *names])
 
     def _save_state(self, state: FitState, loop: TrainLoop) -> None:
-        state.write(loop, self._fits, self._data.device, self._state(), self._info())
+        state.write(loop, self._fits, self._data.device, self._state(), self._saved_info())
 
     def _prepare(self) -> None:
         """Before anything trains: find bad images, which count in no batch, and settle what BatchNorm does."""

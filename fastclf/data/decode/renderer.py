@@ -16,7 +16,7 @@ import torch
 
 from fastclf.data.decode.decode_error import DecodeError
 from fastclf.data.decode.gpu_tuning import Tuning, fastest
-from fastclf.data.decode.graphs import DECODER, BatchPipeline, Source
+from fastclf.data.decode.graphs import DECODER, BatchPipeline, DecodePipeline, Source
 from fastclf.data.decode.native_renderer import NativeRenderer
 from fastclf.data.decode.parts import Images, Parts
 from fastclf.data.transforms.base import PixelAugmentation
@@ -92,7 +92,7 @@ def _first_stage(tfms: TransformSpec, source: Source, bs: int, device: torch.dev
         log_once(f"{_names(tfms.in_torch)}: run in torch, on every batch")
     others = [(i, aug) for i, aug in tfms.rendered if aug.native is None]
     if not others:
-        return NativeRenderer(tfms, source, bs, tuning.num_threads)
+        return NativeRenderer(tfms, DecodePipeline(source, bs, tuning.num_threads), source.white, tuning.num_threads)
     log_once(f"{_names(others)}: not in the native renderer; DALI makes these batches, which takes longer")
     return GraphRenderer(tfms, source, bs, device, tuning)
 

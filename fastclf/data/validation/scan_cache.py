@@ -148,6 +148,34 @@ def scan_cache(root: Path) -> ScanCache:
     return cache
 
 
+class PassingCache(ScanCache):
+    """The verdicts on images that are served once and forgotten: nothing is kept, so that a stream may be endless."""
+
+    def __init__(self) -> None:
+        super().__init__(Path())
+
+    def prepare(self) -> None:
+        """See `ScanCache.prepare`; in a folder that goes with the process."""
+        self.folder = _of_streams()
+
+    def save(self) -> None:
+        """Forget the verdicts, and remove the copies."""
+        for name, verdict in self._files.items():
+            if verdict.decoded == 2:
+                with suppress(OSError):
+                    self.copy_of(name, verdict.version).unlink()
+        self._files.clear()
+        self._new.clear()
+
+    def _read(self) -> dict[str, Verdict]:
+        return {}
+
+
+@cache
+def _of_streams() -> Path:
+    return temporary_folder()
+
+
 def _checked(values: object) -> Verdict:
     if not isinstance(values, list) or [type(value) for value in values] != [int] * 9 + [str]:
         raise TypeError(values)
