@@ -59,7 +59,7 @@ class Predictions:
 
         None where the image cannot be decoded.
         """
-        known: list[bool] = np.isfinite(self.outputs).all(1).tolist()
+        known = [bool(row.all()) for row in np.isfinite(self.outputs)]
         if self.kind == "numbers":
             return [values if ok else None for values, ok in zip(self.outputs.tolist(), known, strict=True)]
         if self.kind == "one":

@@ -93,7 +93,7 @@ def _head(info: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) ->
         sizes = [said["n_in"], *said["xtra_fc"], said["c"]]
         wanted = sorted(zip(sizes[1:], sizes, strict=False))
         found = sorted(tuple(t.shape) for name, t in tensors.items() if name.startswith("head.") and t.ndim == 2)
-        if wanted != found:  # before anything of this size is allocated
+        if wanted != found or said["c"] != info["c"]:  # before anything of this size is allocated
             raise ValueError(f"its head is said to have layers {wanted}, and its tensors have {found}")
         return Head(said["n_in"], said["c"], ps=said["ps"], xtra_fc=said["xtra_fc"], final=FINALS[info["labels"]])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

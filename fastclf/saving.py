@@ -15,7 +15,7 @@ from fastclf.interrupts import Interrupts
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.precision import compute_dtype
 from fastclf.rebuild import labels_of, not_rebuilt
-from fastclf.report import log_once, warn
+from fastclf.report import warn
 from fastclf.training.metrics import Metric, name_of
 from fastclf.training.resume import PREFIX
 
@@ -28,6 +28,9 @@ class Saving:
     metrics: list[Metric]
     _data: ImageClassifierData
     _models_name: str
+
+    def _log_once(self, text: str) -> None:
+        raise NotImplementedError
 
     def save(self, name: str) -> None:
         """Save the whole model as ``name`` in the models folder: ``NAME.json`` and the weights that it points to.
@@ -44,7 +47,9 @@ class Saving:
         missing = not_rebuilt(info)
         if missing:
             what, passed = ", ".join(missing.values()), ", ".join(f"{argument}=..." for argument in missing)
-            log_once(f"save: {what} cannot be rebuilt from a file: fastclf.load({name!r}, {passed}) needs the module")
+            self._log_once(
+                f"save: {what} cannot be rebuilt from a file: fastclf.load({name!r}, {passed}) needs the module"
+            )
 
     def load(self, name: str) -> None:
         """Load what `save` stored: weights and statistics; groups stay frozen or not as they are.
