@@ -72,14 +72,14 @@ class Saving:
                 ):  # else it does not fit, which `load_tensors` reports
                     tensors[key] = reorder_rows(tensors[key], order)
         target, tensors = self._target_of(tensors)
-        differing = _differing(info, self._info(), reordered=order is not None)
-        if differing:
-            warn(f"load: {path} was saved with other data: {'; '.join(differing)}")
         with Interrupts():  # never half of it
             load_tensors(target, tensors, f"{path} holds {info.get('arch', 'another model')}")
         if target is self.model:
             self.groups.pretrained = bool(info.get("pretrained", self.groups.pretrained))
         self._note_origin(info)
+        differing = _differing(info, self._info(), reordered=order is not None)
+        if differing:
+            warn(f"load: {path} was saved with other data: {'; '.join(differing)}")
 
     def _note_origin(self, info: dict[str, Any]) -> None:
         """Take note of how the tensors that were loaded were trained."""
