@@ -24,6 +24,8 @@ from fastclf.data.sources.labels import Labels
 from fastclf.data.sources.names import printable
 from fastclf.data.stream import Block, StreamLoader, blocks, items, row_blocks
 from fastclf.errors import BadImageError, CheckpointError
+from fastclf.files import publish
+from fastclf.models.net import Net
 from fastclf.predictions import Predictions, joined
 from fastclf.report import Progress
 from fastclf.training.evaluate import Objective, scores_of
@@ -63,7 +65,7 @@ def load(
     where = f"{place}.json"
     _check(info, where, custom_head, model)
     network = rebuild.network(info, tensors, where, custom_head, model)
-    return Classifier(network, info, as_device(device), as_threads(num_workers))
+    return Classifier(place, network, info, as_device(device), as_threads(num_workers))
 
 
 class Classifier:
@@ -75,10 +77,14 @@ class Classifier:
         arch: the network, as ``'source:name'``.
         tfms: how an image becomes the network's input; None for a model of activations.
         device: where it predicts.
+        place: the path of the saved model, without suffix.
         info: all that the file says of the model, ``info["versions"]`` among it.
     """
 
-    def __init__(self, model: nn.Module, info: dict[str, Any], device: torch.device, num_threads: int) -> None:
+    def __init__(
+        self, place: Path, model: nn.Module, info: dict[str, Any], device: torch.device, num_threads: int
+    ) -> None:
+        self.place = place
         self.model = rebuild.to_device(model, device)
         self.classes: list[str] = info["classes"]
         self.kind: str = info["labels"]
@@ -136,6 +142,27 @@ class Classifier:
                 f"predict: topk={topk} needs a model that gives one label, and this one gives {self.kind}."
             )
         return self._parts(x, min(topk, max(1, len(self.classes))), batch_size, on_bad)
+
+    @long_call("nothing was written; call it again.")
+    def export(self, path: str | os.PathLike[str] | None = None) -> Path:
+        """Write the classifier as an ONNX file, see `fastclf.models.export.to_onnx`; return its path.
+
+        Args:
+            path: the file; by default ``NAME.onnx`` beside the saved model.
+
+        Raises:
+            ExportError: the network does something that cannot be written, or onnxruntime computes something else.
+            ValueError: the model takes activations, or is wholly your own.
+        """
+        from fastclf.models.export import to_onnx
+
+        if self.tfms is None or not isinstance(self.model, Net):
+            raise ValueError("export: the model must be a network of fastclf's that takes images")
+        file = self.place.with_name(f"{self.place.name}.onnx") if path is None else Path(path)
+        gives = {"one": "log-probabilities", "several": "probabilities", "numbers": "values"}[self.kind]
+        model = to_onnx(self.model, self.tfms.sz, (self.tfms.mean, self.tfms.std), self.classes, gives)
+        publish(file, lambda temporary: temporary.write_bytes(model))
+        return file
 
     def _parts(self, x: Any, topk: int, batch_size: int, on_bad: OnBad) -> Iterator[Predictions]:
         if self.tfms is None:

@@ -14,7 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Hashable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TextIO, TypeVar
 
 from tqdm import tqdm
@@ -71,9 +71,31 @@ def log_once(text: str, key: Hashable = None) -> None:
         log(text)
 
 
-def show(text: str) -> None:
-    """Print the answer to a call that asks for one, also when quiet."""
-    _print(text, sys.stdout)
+def show(text: str, stream: TextIO | None = None) -> None:
+    """Print the answer to a call that asks for one, on stdout by default, also when quiet."""
+    _print(text, sys.stdout if stream is None else stream)
+
+
+def log_to_stderr() -> None:
+    """Report lines on stderr from now on: for programs whose stdout another one reads."""
+    for handler in _lines.handlers:
+        if isinstance(handler, _Stream):
+            handler.stream_name = "stderr"
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Print warnings as plain lines on stderr: who runs a command has no line of code to be pointed to."""
+    before = warnings.showwarning
+
+    def line(message: Warning | str, *_: object) -> None:
+        _print(f"warning: {message}", sys.stderr)
+
+    warnings.showwarning = line  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
 
 
 def warn(text: str) -> None:
