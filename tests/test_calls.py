@@ -55,7 +55,7 @@ CALLS = {
         7,
         r"after 1 epoch\(s\) and 2 of 5 batches; .* The same call with resume=True goes on\.$",
     ),
-    "scan of a fit": (fit, scan_cache.ScanCache, "put", 3, r"scan was stopped: what was decoded is remembered"),
+    "scan of a fit": (fit, scan_cache.ScanCache, "put", 3, r"scan was stopped: what was decoded is kept"),
     "scan": (lambda learn: learn._data.scan(), scan_cache.ScanCache, "put", 3, "scan was stopped: .*again to go on"),
     "check": (lambda learn: learn._data.check(), data_loaders, "check_sets", 1, "check was stopped: "),
     "lr_find": (lambda learn: learn.lr_find(), loop.TrainLoop, "_note", 2, "lr_find was stopped: the model is as it w"),

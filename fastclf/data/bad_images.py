@@ -21,7 +21,7 @@ from fastclf.report import log
 OnBad: TypeAlias = Literal["raise", "skip"]
 
 MAX_PIXELS = 178_956_970
-"""Most pixels of an image unless the user says otherwise: where Pillow refuses one as a decompression bomb."""
+"""Most pixels of an image by default: where Pillow refuses one as a decompression bomb."""
 
 LIST_NAME = "bad_images.csv"
 _SHOWN = 5

@@ -52,7 +52,7 @@ class ImageClassifierData(DataLoaders):
         allow_outside: bool = False,
         **options: Unpack[Options],
     ) -> Self:
-        """Reads path/train/<class>/..., path/valid/<class>/... and, when it is there, path/test/...
+        """Read path/train/<class>/..., path/valid/<class>/... and, when it is there, path/test/...
 
         Args:
             path: the data's root.
@@ -61,12 +61,12 @@ class ImageClassifierData(DataLoaders):
             trn_name: the training folder. Its folders name the classes; '.' when they lie in path itself, where the
                 folders of the other sets, and 'tmp' and 'models', are no classes.
             val_name: the validation folder. When there is neither 'valid' nor 'val', 'validation' or 'dev', `val_pct`
-                of train is drawn from every class instead.
+                of every class of train is held out instead.
             test_name: the test folder, when it is there; None for none.
             test_with_labels: whether test is path/test/<class>/...; else its images have no labels, and zeros stand
                 in their place.
             val_pct: see val_name.
-            groups: keeps what belongs together in one set when `val_pct` is drawn, such as all images of a person: a
+            groups: keeps what belongs together in one set when `val_pct` is held out, such as all images of a person: a
                 function of a name in trn_name, e.g. ``lambda name: name.split("_")[0]``.
             allow_empty: whether a folder of train may hold no image: then its class is there, and nothing is learnt
                 of it.
@@ -75,8 +75,8 @@ class ImageClassifierData(DataLoaders):
             **options: see `Options`.
 
         Raises:
-            FileNotFoundError: when a folder, or every image in it, is missing; says what is there instead.
-            LabelError: when a class has no image, is unknown to train, or is the only one.
+            FileNotFoundError: a folder, or every image in it, is missing; says what is there instead.
+            LabelError: a class has no image, is unknown to train, or is the only one.
         """
         path, tfms = Path(path), check_tfms(tfms)
         hold_out = sets.HoldOut(val_pct, options.get("seed", SEED), groups)
@@ -103,7 +103,7 @@ class ImageClassifierData(DataLoaders):
         allow_outside: bool = False,
         **options: Unpack[Options],
     ) -> Self:
-        """Reads images whose file names tell their class, such as 'cloudy12.jpg' with ``r"^([a-z]+)"``.
+        """Read images whose file names contain their class, such as 'cloudy12.jpg' with ``r"^([a-z]+)"``.
 
         Args:
             path: the data's root.
@@ -113,16 +113,16 @@ class ImageClassifierData(DataLoaders):
             folder: the folder of the images, below path; by default path itself.
             val_idxs: rows for validation, of the names sorted by code point; by default `val_pct` of every class.
             test_name: the folder of test images.
-            test_with_labels: whether their names tell their class, too.
+            test_with_labels: whether their names contain their class, too.
             val_pct: see val_idxs.
             groups: see `from_paths`; names are relative to folder.
             allow_outside: see `from_paths`.
             **options: see `Options`.
 
         Raises:
-            FileNotFoundError: when the folder, or every image in it, is missing.
-            LabelError: when names do not match, or give a single class.
-            ValueError: when pat has no group, or several, or val_idxs do not fit.
+            FileNotFoundError: the folder, or every image in it, is missing.
+            LabelError: names do not match, or give a single class.
+            ValueError: pat has no group, or several, or val_idxs do not fit.
         """
         return cls.from_name_func(
             path,
@@ -157,7 +157,7 @@ class ImageClassifierData(DataLoaders):
         allow_outside: bool = False,
         **options: Unpack[Options],
     ) -> Self:
-        """Reads images whose class is a function of their name.
+        """Read images whose class is a function of their name.
 
         Args:
             path: the data's root.
@@ -175,9 +175,9 @@ class ImageClassifierData(DataLoaders):
             **options: see `Options`.
 
         Raises:
-            FileNotFoundError: when the folder, or every image in it, is missing.
-            LabelError: when a label is no text or empty, or there is a single class.
-            ValueError: when val_idxs do not fit.
+            FileNotFoundError: the folder, or every image in it, is missing.
+            LabelError: a label is no text or empty, or there is a single class.
+            ValueError: val_idxs do not fit.
         """
         path, tfms = Path(path), check_tfms(tfms)
         hold_out = sets.HoldOut(val_pct, options.get("seed", SEED), groups)
@@ -224,9 +224,9 @@ class ImageClassifierData(DataLoaders):
         allow_outside: bool = False,
         **options: Unpack[Options],
     ) -> Self:
-        """Reads images in path/folder, labelled by a table with a file name and a label or labels in each row.
+        """Read images in path/folder, labelled by a table with a file name and a label or labels in each row.
 
-        How the table was read is said in one line. Where it has more columns than a file and a label, those to use must
+        One line reports how the table was read. Where it has more columns than a file and a label, those to use must
         be named, unless all others hold 0 and 1. A table without labels takes the folder of each file for its class.
 
         Args:
@@ -245,7 +245,7 @@ class ImageClassifierData(DataLoaders):
             label_col: the column of the labels; or a list of columns, one for each class, of 0 and 1, or -1 and 1; or
                 of numbers when continuous.
             split_col: a column of 'train', 'valid' and 'test'; or of 0, 1, True and False, named is_valid or is_train.
-                Without rows for validation, they are drawn. Test rows may have labels.
+                Without rows for validation, `val_pct` is held out. Test rows may have labels.
             label_delim: what stands between several labels; a blank means any white space.
             multi: whether an image may have several labels. By default, whether cells hold lists, '|' or ';', or words
                 that vary independently of each other: in more combinations than there are words that never stand alone.
@@ -260,10 +260,10 @@ class ImageClassifierData(DataLoaders):
             **options: see `Options`.
 
         Raises:
-            FileNotFoundError: when a folder, the table or the file of a row is missing.
-            DataError: when the table or a column of it cannot be used.
-            LabelError: when a row cannot be used, or the column of the labels must be named; shows how.
-            ValueError: when val_idxs or other arguments do not fit.
+            FileNotFoundError: a folder, the table or the file of a row is missing.
+            DataError: the table or a column of it cannot be used.
+            LabelError: a row cannot be used, or the column of the labels must be named; shows how.
+            ValueError: val_idxs or other arguments do not fit.
         """
         rules = TableRules(
             "from_csv", suffix, continuous, multi, cat_separator, label_delim, fn_col, label_col, split_col, missing
@@ -330,7 +330,7 @@ class ImageClassifierData(DataLoaders):
         continuous: bool = False,
         **options: Unpack[Options],
     ) -> Self:
-        """Takes images, or rows of activations, from arrays.
+        """Take images, or rows of activations, from arrays.
 
         Args:
             path: where models and other files are kept.
@@ -346,8 +346,8 @@ class ImageClassifierData(DataLoaders):
             **options: see `Options`.
 
         Raises:
-            ValueError: when a shape, a type or a value does not fit; says where.
-            LabelError: when a label does.
+            ValueError: a shape, a type or a value does not fit; says where.
+            LabelError: a label does.
         """
         sources, labels = checked_sets(Path(path), trn, val, test, classes, continuous=continuous)
         tfms = None if sources[0].holds_rows else check_tfms(tfms)

@@ -143,29 +143,29 @@ class DataLoaders:
         return {name: ds for name, ds in named.items() if ds is not None}
 
     def below(self, name: str) -> Path:
-        """Returns a folder below the path for files to be kept in.
+        """Return a folder below the path for files to be kept in.
 
         Raises:
-            FileNotFoundError: when the path was there when the data were made, and is gone.
+            FileNotFoundError: the path was there when the data were made, and is gone.
         """
         if self._was_there:
             require_folder(self.path)
         return self.path / name
 
-    @long_call("what was decoded is remembered; call it again to go on.")
+    @long_call("what was decoded is kept; call it again to go on.")
     def scan(self) -> ScanReport:
-        """Decodes every image in files that no earlier scan has decoded, as `fit` does before it trains on images.
+        """Decode every image in files that no earlier scan has decoded, as `fit` does before it trains on images.
 
         Raises:
             BadImageError: with on_bad="raise", or with more than max_bad; names all bad images of all sets.
         """
         return scan_sets([*self._sets.values()], self._options.num_threads)
 
-    @long_call("what was decoded is remembered; call it again to go on.")
+    @long_call("what was decoded is kept; call it again to go on.")
     def check(self) -> CheckReport:
-        """Scans the images, and reports what is odd about the data: `print(data.check())`.
+        """Scan the images, and report what is odd about the data: `print(data.check())`.
 
-        Says which images of valid or test are in train too, which have two labels, which classes are nearly empty,
+        Names which images of valid or test are in train too, which have two labels, which classes are nearly empty,
         of very different size or alike in name, which files are bad, of unusual shape or left out. Changes nothing,
         and raises nothing for images that cannot be decoded.
         """
@@ -173,14 +173,14 @@ class DataLoaders:
         return check_sets(self._sets, self.sz, report)
 
     def without_duplicates(self) -> Self:
-        """Returns the same data with every image once, and none of train in valid or test, compared byte for byte.
+        """Return the same data with every image once, and none of train in valid or test, compared byte for byte.
 
         The last set that has an image keeps it: train gives way to valid, and both to test, whose rows all stay. Images
         that are there under different labels are dropped from train and valid.
 
         Raises:
-            LabelError: when a class would lose all its training images.
-            ValueError: when these are activations of images.
+            LabelError: a class would lose all its training images.
+            ValueError: these are activations of images.
         """
         if self.trn_ds.activations is not None:
             raise ValueError("without_duplicates: data holds activations of images. Call it on the data of the images.")
@@ -200,15 +200,15 @@ class DataLoaders:
 
     @long_call("the copies that were made stay; call it again to go on.")
     def resize(self, targ: int, new_path: str = "tmp") -> Self:
-        """Makes smaller copies of all images once, in path/new_path/<targ>, and returns the same data over them.
+        """Make smaller copies of all images once, in path/new_path/<targ>, and return the same data over them.
 
         Args:
             targ: the shorter side of the copies, in pixels; smaller images are not enlarged.
             new_path: a folder below the data's path.
 
         Raises:
-            ValueError: when targ is less than the transforms need, or new_path is not below the path.
-            BadImageError: when images cannot be decoded, as `scan` says.
+            ValueError: targ is less than the transforms need, or new_path is not below the path.
+            BadImageError: images cannot be decoded, as `scan` says.
         """
         if self.tfms is None or self.trn_ds.images is not None:
             raise ValueError("resize: data must hold images in files, got arrays. Resize the arrays themselves.")
@@ -234,7 +234,7 @@ class DataLoaders:
         val_views: npt.NDArray[Any] | None = None,
         test_views: npt.NDArray[Any] | None = None,
     ) -> Self:
-        """Returns the same labels over activations, float16 or float32, rows in each set's order.
+        """Return the same labels over activations, float16 or float32, rows in each set's order.
 
         Args:
             trn: `[N, F]`, or K augmented views `[K * N, F]`, view k of row i in row k * N + i, of which trn_dl

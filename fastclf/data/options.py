@@ -39,7 +39,7 @@ class Options(TypedDict, total=False):
 
 
 def explains_options(make: _Make) -> _Make:
-    """Writes out `Options` in the docstring of a function that takes them, so that `help` shows each."""
+    """Write out `Options` in the docstring of a function that takes them, so that `help` shows each."""
     if make.__doc__ and Options.__doc__:  # not under python -OO
         _, _, words = inspect.cleandoc(Options.__doc__).partition("Attributes:\n")
         make.__doc__ = inspect.cleandoc(make.__doc__).replace("    **options: see `Options`.", words)
@@ -50,7 +50,7 @@ def as_batch_size(bs: int, n: int) -> int:
     """Check a batch size against a training set of n rows.
 
     Raises:
-        ValueError: when bs is no whole number of at least 1.
+        ValueError: bs is no whole number of at least 1.
     """
     if isinstance(bs, bool) or not isinstance(bs, int | np.integer) or bs < 1:
         raise ValueError(f"bs must be a whole number of at least 1, got {bs!r}. Pass e.g. bs=64.")
@@ -60,10 +60,10 @@ def as_batch_size(bs: int, n: int) -> int:
 
 
 def as_threads(num_workers: int | None) -> int:
-    """Returns how many threads decode.
+    """Return how many threads decode.
 
     Raises:
-        ValueError: when num_workers is no whole number of at least 0, or None.
+        ValueError: num_workers is no whole number of at least 0, or None.
     """
     if num_workers is None:
         return available_threads()
@@ -73,10 +73,10 @@ def as_threads(num_workers: int | None) -> int:
 
 
 def as_device(device: str | torch.device | None) -> torch.device:
-    """Returns where batches are.
+    """Return where batches are.
 
     Raises:
-        ValueError: when it is none, or a GPU that is not there.
+        ValueError: it is none, or a GPU that is not there.
     """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

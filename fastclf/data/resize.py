@@ -28,7 +28,7 @@ _PHOTOGRAPHS = (".jfif", ".mpo", ".heic", ".heif", ".hif", ".avif")
 
 
 def resized(ds: Dataset, sz: int, folder: Path, num_threads: int) -> Dataset:
-    """Copies the images of a data set so that the shorter side is at most sz.
+    """Copy the images of a data set so that the shorter side is at most sz.
 
     A copy has the orientation applied and keeps the relative name and the time of modification. Copies with the time
     of their image stay, unless another image has taken its place since: an interrupted run is taken up again. Every
@@ -44,7 +44,7 @@ def resized(ds: Dataset, sz: int, folder: Path, num_threads: int) -> Dataset:
         The same data set over the copies.
 
     Raises:
-        BadImageError: when images cannot be decoded and may not be skipped; names them.
+        BadImageError: images cannot be decoded and may not be skipped; names them.
     """
     copies = FileSource(folder, ds.source.names)
     todo = [row for row in ds.bad.good_rows().tolist() if not _is_copied(ds.source, copies, row)]
@@ -73,7 +73,7 @@ def _copy(ds: Dataset, rows: Rows, sz: int, copies: FileSource, num_threads: int
 
 
 class _Shrink:
-    """Decodes and shrinks the images of some rows, all but the bad ones."""
+    """Decoded and shrunk images of some rows, without the bad ones."""
 
     def __init__(self, ds: Dataset, sz: int, num_threads: int) -> None:
         self._ds, self._sz, self._num_threads = ds, sz, num_threads
@@ -81,7 +81,7 @@ class _Shrink:
         self._graph: ShrinkPipeline | None = None
 
     def __call__(self, rows: Rows) -> tuple[Rows, list[npt.NDArray[np.uint8]], list[int]]:
-        """Returns the rows that are good, their images, and when the files were modified."""
+        """Return the rows that are good, their images, and when the files were modified."""
         from fastclf.data.decode.graphs import ShrinkPipeline
 
         rows = self._images.without_bad(rows, None)

@@ -41,7 +41,7 @@ def check_tfms(tfms: Tfms | None) -> Tfms:
     if tfms[1].train:
         raise ValueError(
             "ImageClassifierData: tfms must be (training, validation), got those for training as the second, which "
-            "draw at random. Pass tfms=tfms_from_model(arch, sz) as it is."
+            "sample at random. Pass tfms=tfms_from_model(arch, sz) as it is."
         )
     return tfms
 

@@ -60,7 +60,7 @@ def _as_source(root: Path, x: Any, name: str) -> Source:
 
 
 def _as_x(x: Any, name: str) -> npt.NDArray[Any]:
-    """Checks images or rows.
+    """Check images or rows.
 
     Args:
         x: an array, or the path of a `.npy` file, which is mapped.
@@ -70,7 +70,7 @@ def _as_x(x: Any, name: str) -> npt.NDArray[Any]:
         `[N, H, W, 3]` or `[N, H, W, 1]` uint8 or float32, or `[N, F]` float16 or float32.
 
     Raises:
-        ValueError: when shape, type or values are not of that form; names the first row that is wrong.
+        ValueError: shape, type or values are not of that form; names the first row that is wrong.
     """
     values = _mapped(x, name) if isinstance(x, str | os.PathLike) else _as_array(x, f"{name} x")
     if values.ndim not in (2, 4) or 0 in values.shape:
@@ -133,7 +133,7 @@ def _as_rows(values: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
 
 
 def _check_values(values: npt.NDArray[Any], low: float, high: float, rule: str, fix: str) -> None:
-    """Raises ValueError for the first row with a value out of low..high, reading a mapped file block by block."""
+    """Raise ValueError for the first row with a value out of low..high, reading a mapped file block by block."""
     step = max(1, _BLOCK_BYTES // max(1, values[0].nbytes))
     for start in range(0, len(values), step):
         block = values[start : start + step].reshape(-1, values[0].size)
@@ -177,11 +177,11 @@ def _check_lengths(xs: Mapping[str, Source], ys: Mapping[str, Labels]) -> None:
 
 
 def _as_labels(ys: Mapping[str, Any], classes: Sequence[str] | None, *, continuous: bool) -> dict[str, Labels]:
-    """Checks the labels of the sets that have some, 'trn' among them, and maps names to indices.
+    """Check the labels of the sets that have some, 'trn' among them, and map names to indices.
 
     Raises:
-        ValueError: when a shape or type is not one of those that `from_arrays` names.
-        LabelError: when a label is out of range or unknown to the training set.
+        ValueError: a shape or type is not one of those that `from_arrays` names.
+        LabelError: a label is out of range or unknown to the training set.
     """
     arrays = {name: _as_array(y, f"{name} y") for name, y in ys.items()}
     if all(y.dtype == np.bool_ for y in arrays.values()):
@@ -219,7 +219,7 @@ def _numbers(y: npt.NDArray[Any], name: str) -> Labels:
         raise ValueError(f"from_arrays: {name} y must be numbers, got {y.dtype}.")
     with np.errstate(over="ignore"):
         values = y.astype(np.float32)
-    _check_values(values, -3e38, 3e38, f"from_arrays: {name} y must be finite numbers", "Remove or mend this row.")
+    _check_values(values, -3e38, 3e38, f"from_arrays: {name} y must be finite numbers", "Remove or fix this row.")
     return Labels(values, [], is_reg=True)
 
 
@@ -268,7 +268,7 @@ def _single(ys: dict[str, npt.NDArray[Any]], classes: Sequence[str] | None) -> d
             raise LabelError(
                 f"from_arrays: {name} y must be one of the {len(names)} classes, row {row} is not"
                 + (f" ({y[row]})." if numbers else ".")
-                + " Pass classes= with all names, or mend the row."
+                + " Pass classes= with all names, or fix the row."
             )
     counts = np.bincount(ys["trn"], minlength=len(names))
     if counts.min() == 0:

@@ -29,7 +29,7 @@ class FolderRules:
 def labelled_by_folder(
     found: Found, classes: Sequence[str] | None = None, rules: FolderRules = FolderRules()
 ) -> tuple[list[str], Labels, dict[str, int]]:
-    """Labels the images of path/folder/<class>/... by their class folder.
+    """Label the images of path/folder/<class>/... by their class folder.
 
     Args:
         found: the files below the folder.
@@ -40,8 +40,8 @@ def labelled_by_folder(
         File names, sorted by code point, their labels, and how many files of each kind are left out.
 
     Raises:
-        FileNotFoundError: when there is no image.
-        LabelError: when a class of training has no image, when there is only one, or when `classes` lacks one.
+        FileNotFoundError: there is no image.
+        LabelError: a class of training has no image, when there is only one, or when `classes` lacks one.
     """
     where = found.folder
     named = [(name, label) for name in found.images if (label := found.class_of(name)) is not None]
@@ -79,14 +79,14 @@ def _classes(found: Found, present: set[str], rules: FolderRules) -> list[str]:
 
 
 def _deeper(found: Found, only: str) -> str:
-    """Says where classes are when a single folder holds all images, as in many archives; or nothing."""
+    """Describe where classes are when a single folder holds all images, as in many archives; or nothing."""
     names = [found.inner(name).removeprefix(f"{only}/") for name in found.images if found.class_of(name) == only]
     folder = PurePosixPath(found.folder, only).as_posix()
     deeper = sorted({name.split("/", 1)[0] for name in names if "/" in name})
     if len(deeper) > 1:
         return f" {folder} holds the folders {some(deeper)}: if these are the classes, pass trn_name={folder!r}."
     call = by_name(folder, names)
-    return f" If the names in {folder} tell the class: {call}." if call else ""
+    return f" If the names in {folder} contain the class: {call}." if call else ""
 
 
 def _check_empty(empty: Sequence[str], where: str, rules: FolderRules) -> None:
@@ -95,7 +95,7 @@ def _check_empty(empty: Sequence[str], where: str, rules: FolderRules) -> None:
             f"{where}: {some(empty)} hold no image. Add images, remove the folder, or pass allow_empty=True."
         )
     if empty:
-        warn(f"{where}: {some(empty)} hold no image; nothing is learnt of them.")
+        warn(f"{where}: {some(empty)} hold no image; the model cannot learn these classes.")
 
 
 def _check_unknown(unknown: Counter[str], classes: Sequence[str], where: str, rules: FolderRules) -> None:
@@ -112,7 +112,7 @@ def _check_unknown(unknown: Counter[str], classes: Sequence[str], where: str, ru
 
 
 def _lookalike(names: Sequence[str], classes: Sequence[str]) -> str:
-    """Points out a name that differs from a class in nothing that one can see."""
+    """Point out a name that differs from a class in nothing that one can see."""
     for one, other in lookalikes([*classes, *names]):
         if one in classes and other in names:
             return f" {one!r} and {other!r} look the same: {difference(one, other)}."
@@ -120,7 +120,7 @@ def _lookalike(names: Sequence[str], classes: Sequence[str]) -> str:
 
 
 def _warn_strays(found: Found) -> int:
-    """Warns of files that are not an image in a class folder, and counts them."""
+    """Warn of files that are not an image in a class folder, and return their number."""
     strays = [name for name in found.images if found.class_of(name) is None] + found.others
     if strays:
         warn(

@@ -72,9 +72,9 @@ def difference(one: str, other: str) -> str:
 
 def lookalikes(classes: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield pairs of names that differ in case, spaces around them or Unicode form only."""
-    seen: dict[str, str] = {}
+    known: dict[str, str] = {}
     for name in classes:
-        other = seen.setdefault(unicodedata.normalize("NFC", name.strip()).casefold(), name)
+        other = known.setdefault(unicodedata.normalize("NFC", name.strip()).casefold(), name)
         if other != name:
             yield other, name
 

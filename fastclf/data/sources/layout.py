@@ -1,4 +1,4 @@
-"""Which folders hold the training, validation and test set, and what to say where they lie elsewhere."""
+"""Which folders hold the training, validation and test set, and what to suggest where they lie elsewhere."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class SetFolders:
 
 
 def find_sets(path: Path, trn_name: str, val_name: str, test_name: str | None) -> SetFolders:
-    """Finds the folders of the sets. Where 'train', 'valid' or 'test' is not there, another usual name is, and is said.
+    """Find the folders of the sets. Where 'train', 'valid' or 'test' is missing, another usual name is taken.
 
     Raises:
         FileNotFoundError: there is no folder to train on, or several could be meant; says what is there instead.
@@ -51,7 +51,9 @@ def find_sets(path: Path, trn_name: str, val_name: str, test_name: str | None) -
         raise FileNotFoundError(f"there is no folder {path / trn_name}. {_elsewhere(path)}")
     valid = _present(path, val_name, "val_name", lambda folder: bool(look(folder)[0]))
     if valid is not None and (path / valid).resolve() == (path / train).resolve():
-        raise ValueError(f"val_name={val_name!r} is the folder to train on. Without val_name, val_pct is drawn of it.")
+        raise ValueError(
+            f"val_name={val_name!r} is the folder to train on. Without val_name, val_pct of it is held out."
+        )
     test = None if test_name is None else _present(path, test_name, "test_name")
     return SetFolders(train, valid, test)
 
@@ -71,7 +73,7 @@ def _present(path: Path, name: str, argument: str, fits: Callable[[Path], bool] 
 
 
 def _elsewhere(path: Path) -> str:
-    """Says what a folder without 'train' holds, and the call that reads it."""
+    """Describe what a folder without 'train' holds, and the call that reads it."""
     if path.resolve().name.lower() in _ALIASES["train"]:
         return f"It looks like the training set's own folder: pass the path {str(path.resolve().parent)!r}."
     folders = list(_two_levels(path))
@@ -103,7 +105,7 @@ def _two_levels(path: Path) -> Iterator[Path]:
 
 
 def flat(path: Path, folder: str, names: Sequence[str]) -> str:
-    """Describes images that no folder labels, and the calls that could.
+    """Describe images that no folder labels, and the calls that could.
 
     Args:
         path: the data's root.
@@ -114,14 +116,14 @@ def flat(path: Path, folder: str, names: Sequence[str]) -> str:
     where = "Where a table does" if table is None else f"Where {table!r} does"
     return (
         f"{path / folder} holds {len(names):,} image(s) in no folder of a class, such as {some(names[:2])}. Where the "
-        f"names tell the class: {by_name(folder, names) or _from_name_re(_EXAMPLE, folder)}; or from_name_func, with a "
+        f"names hold the class: {by_name(folder, names) or _from_name_re(_EXAMPLE, folder)}; or from_name_func, with a "
         f"function of the name. {where}: {_MAKER}.from_csv(path, {folder!r}, {str(path / (table or 'labels.csv'))!r}, "
         "tfms=tfms)."
     )
 
 
 def by_name(folder: str, names: Sequence[str]) -> str | None:
-    """The call that labels images by their names, and what it gives; None where numbered names do not tell a class."""
+    """The call that labels images by their names, and what it gives; None where numbered names contain no class."""
     for pattern in _COUNTED:
         labels = [match[1] if (match := re.search(pattern, name)) else None for name in names]
         classes = sorted({label for label in labels if label is not None})

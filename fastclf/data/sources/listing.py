@@ -47,12 +47,12 @@ class Found:
     special: list[str] = field(default_factory=list)
 
     def class_of(self, name: str) -> str | None:
-        """Returns the folder directly below `folder` that holds the file, however deep; None for a file beside them."""
+        """Return the folder directly below `folder` that holds the file, however deep; None for a file beside them."""
         inner = self.inner(name)
         return inner.split("/", 1)[0] if "/" in inner else None
 
     def inner(self, name: str) -> str:
-        """Returns a name relative to `folder`."""
+        """Return a name relative to `folder`."""
         return name if self.folder == "." else name[len(self.folder) + 1 :]
 
     @property
@@ -66,7 +66,7 @@ class Found:
 
 
 def find_files(path: Path, folder: str, *, exclude: Collection[str] = (), allow_outside: bool = False) -> Found:
-    """Lists the files below path/folder, by one read of each folder; no file is looked at by itself.
+    """List the files below path/folder, by one read of each folder; no file is looked at by itself.
 
     Args:
         path: the data's root.
@@ -75,9 +75,9 @@ def find_files(path: Path, folder: str, *, exclude: Collection[str] = (), allow_
         allow_outside: whether links may lead out of path, and links to folders are followed, each folder once.
 
     Raises:
-        FileNotFoundError: when the folder is not there; says what is.
+        FileNotFoundError: the folder is not there; says what is.
         ValueError: when `folder` is not below path.
-        DataError: when a link leads out of path, or a folder may not be read.
+        DataError: a link leads out of path, or a folder may not be read.
     """
     folder = inner_name(folder)
     root = path / folder
@@ -95,10 +95,10 @@ def find_files(path: Path, folder: str, *, exclude: Collection[str] = (), allow_
 
 
 def inner_name(folder: str) -> str:
-    """Returns the name of a folder below the data's path in its plain form: 'a/b'.
+    """Return the name of a folder below the data's path in its plain form: 'a/b'.
 
     Raises:
-        ValueError: when it is absolute or has '..' or a zero byte.
+        ValueError: it is absolute or has '..' or a zero byte.
     """
     plain = PurePosixPath(folder)
     if plain.is_absolute() or ".." in plain.parts or "\0" in folder:
@@ -115,7 +115,7 @@ class _Walk:
         self.todo: list[str] = []  # names of folders
 
     def run(self) -> None:
-        """Lists everything below the folder."""
+        """List everything below the folder."""
         self.check(self.found.folder)
         self.todo.append(self.found.folder)
         visited = set()  # real paths, for links that lead in circles
@@ -129,7 +129,7 @@ class _Walk:
             self._list(name)
 
     def check(self, name: str) -> None:
-        """Raises DataError when a name below the root is really outside, and that is not allowed."""
+        """Raise DataError when a name below the root is really outside, and that is not allowed."""
         try:
             target = (self.found.path / name).resolve()
         except (OSError, RuntimeError) as error:  # Python 3.11 and 3.12 raise RuntimeError for a circle
@@ -179,12 +179,12 @@ _IMAGES = frozenset(EXTENSIONS + UNSUPPORTED)
 
 
 def is_image(name: str) -> bool:
-    """Tells whether a file is an image, by its extension."""
+    """Return whether a file is an image, by its extension."""
     return name[name.rfind(".") :].lower() in _IMAGES
 
 
 def look(folder: Path) -> tuple[list[str], list[str]]:
-    """Returns the names of folders and images directly in a folder, sorted; none where it may not be read."""
+    """Return the names of folders and images directly in a folder, sorted; none where it may not be read."""
     try:
         with os.scandir(folder) as entries:
             shown = [(entry.is_dir(), entry.name) for entry in entries if not is_hidden(entry.name)]
@@ -203,7 +203,7 @@ def _warn_links(found: Found) -> None:
 
 
 def _warn_hidden(found: Found) -> None:
-    """Warns of folders beside the classes that are left out for their name and hold images: they may be classes."""
+    """Warn of folders beside the classes that are left out for their name and hold images: they may be classes."""
     beside = [name for name in found.hidden if "/" not in found.inner(name)]
     unknown = [name for name in map(found.inner, beside) if not is_a_programs(name)]
     lost = [name for name in unknown if look(found.path / found.folder / name)[1]]
@@ -215,10 +215,10 @@ def _warn_hidden(found: Found) -> None:
 
 
 def images_in(found: Found) -> list[str]:
-    """Returns the images, whatever folders they are in.
+    """Return the images, whatever folders they are in.
 
     Raises:
-        FileNotFoundError: when there is none.
+        FileNotFoundError: there is none.
     """
     if not found.images:
         raise FileNotFoundError(nothing_in(found))
@@ -226,7 +226,7 @@ def images_in(found: Found) -> list[str]:
 
 
 def nothing_in(found: Found) -> str:
-    """Describes a folder without images."""
+    """Describe a folder without images."""
     return (
         f"there are no images below {found.path / found.folder}: {len(found.others)} other file(s), "
         f"{len(found.hidden)} hidden, {len(found.classes)} folder(s). Images end in {', '.join(EXTENSIONS)}."

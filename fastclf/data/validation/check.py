@@ -17,9 +17,9 @@ from fastclf.report import encodable, warn
 NEAR_EMPTY = 10
 """A class with fewer training rows is reported."""
 IMBALANCE = 100
-"""Where the largest class is this many times the smallest, a warning says so when the data are made."""
+"""Where the largest class is this many times the smallest, a warning names them when the data are made."""
 UNEVEN = 10
-"""Where it is this many times the smallest, the report says so."""
+"""Where it is this many times the smallest, the report names them."""
 _MAX_CLASSES = 20
 _ELONGATED = 4.0
 _SKIPPED = "images that cannot be decoded"
@@ -102,7 +102,7 @@ class CheckReport:
         )
 
     def __str__(self) -> str:
-        """Shows the problems, each marked with '!' and with what helps, and the rest."""
+        """Show the problems, each marked with '!' and with what helps, and the rest."""
         sets = ", ".join(f"{name} {n:,}" for name, n in self.n.items())
         lines = [f"{sets} images" + (f"; {len(self.counts)} classes" if self.counts else ""), *_table(self.counts)]
         lines += [f"! {line}" for line in self.problems]
@@ -131,7 +131,7 @@ def _table(counts: Mapping[str, tuple[int, int]]) -> list[str]:
 
 
 def check_sets(sets: Sets, sz: int | None, scan: ScanReport) -> CheckReport:
-    """Compares the sets of one data object and looks at their classes and images.
+    """Compare the sets of one data object and look at their classes and images.
 
     Args:
         sets: "train", "valid" and, when it is there, "test".
@@ -163,7 +163,7 @@ def check_sets(sets: Sets, sz: int | None, scan: ScanReport) -> CheckReport:
 
 
 def imbalance(counts: dict[str, int], factor: int = IMBALANCE) -> str | None:
-    """Describes classes that differ in size by a factor or more; classes without any row aside."""
+    """Describe classes that differ in size by a factor or more; classes without any row aside."""
     counts = {name: count for name, count in counts.items() if count}
     if not counts:
         return None
@@ -172,12 +172,12 @@ def imbalance(counts: dict[str, int], factor: int = IMBALANCE) -> str | None:
         return None
     return (
         f"classes of very different size: {most!r} has {counts[most]:,} training rows, {least!r} {counts[least]:,}. "
-        'Accuracy alone says little here; class_weights="auto" in the learner makes the rare ones weigh more'
+        'Accuracy alone means little here; class_weights="auto" in the learner makes the rare ones weigh more'
     )
 
 
 def warn_imbalance(trn: Dataset) -> None:
-    """Warns of training classes of very different size."""
+    """Warn of training classes of very different size."""
     text = imbalance(dict(zip(trn.classes, trn.labels.counts().tolist(), strict=False)))
     if text is not None:
         warn(f"{text}.")

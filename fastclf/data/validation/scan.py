@@ -1,7 +1,7 @@
-"""Decodes every image once, before anything is learnt from it, and names all that are bad at once.
+"""Decodes every image once, before training, and names all that are bad at once.
 
-A truncated image has a sound header, so only decoding it whole tells. What was found is kept as long as the image is
-unchanged.
+A truncated image has a sound header, so only decoding all of it shows the damage. What was found is kept as long as
+the image is unchanged.
 """
 
 from __future__ import annotations

@@ -72,8 +72,8 @@ class Verdict(NamedTuple):
 class ScanCache:
     """The verdicts on the images below one root, by name, and copies of what Pillow has decoded; see `scan_cache`.
 
-    Kept in the user's cache folder, never beside the images: who made those could say anything of their sizes, and a
-    decoder allocates what it is told. A cache that is damaged, was written with another decoder, or lies where others
+    Kept in the user's cache folder, never beside the images: who made those could claim any sizes, and a decoder
+    allocates what is claimed. A cache that is damaged, was written with another decoder, or lies where others
     may write, is ignored.
 
     Attributes:

@@ -143,7 +143,7 @@ def test_empty_class_folder(folders):
     with pytest.raises(LabelError, match=r"train: 'cow' hold no image.*allow_empty=True"):
         load(folders)
     with (
-        pytest.warns(UserWarning, match="train: 'cow' hold no image; nothing is learnt of them"),
+        pytest.warns(UserWarning, match="train: 'cow' hold no image; the model cannot learn these classes"),
         pytest.warns(UserWarning, match="valid: no image of the class.*'cow'"),
     ):
         data = load(folders, allow_empty=True)

@@ -218,7 +218,7 @@ def test_no_table(path):
 
 def test_further_columns_are_not_used_in_silence(load, capsys):
     text = "id,more,label\n" + "\n".join(f"{name},x{name},{label}" for name, label in rows(AB))
-    with pytest.raises(LabelError, match="has 3 columns, and which one holds the labels was not said") as error:
+    with pytest.raises(LabelError, match="has 3 columns, and none is named as the one of the labels") as error:
         load(text)
     shown = str(error.value).splitlines()
     assert shown[1:4] == [

@@ -1,7 +1,7 @@
 """Labels from tables: one row per image, its file name and its label or labels.
 
-`tables_reading` makes rows of text of a file or a data frame, `tables_columns` finds out which column holds what,
-`tables_files` which file a name means, `tables_labels` what the cells say, `tables_parts` which set a row is for.
+`reading` makes rows of text of a file or a data frame, `columns` finds out which column holds what, `files` which file
+a name means, `labels` what the cells mean, `parts` which set a row is for.
 """
 
 from __future__ import annotations
@@ -58,26 +58,26 @@ def labelled_by_table(
     val_pct: float,
     seed: int,
 ) -> Labelled:
-    """Finds the file and the labels of every row.
+    """Find the file and the labels of every row.
 
     Args:
         tables: 'train' and, when there are tables for them, 'valid' and 'test'.
         found: the files that rows may name.
         rules: how the table is to be read.
         val_idxs: rows for validation, or None.
-        val_pct: share of the rows for validation when nothing says which.
-        seed: of that draw.
+        val_pct: share of the rows for validation when nothing names them.
+        seed: of that choice.
 
     Raises:
-        FileNotFoundError: when rows have no file.
-        DataError: when a column cannot be used.
-        LabelError: when a row cannot be used.
-        ValueError: when val_idxs do not fit.
+        FileNotFoundError: rows have no file.
+        DataError: a column cannot be used.
+        LabelError: a row cannot be used.
+        ValueError: val_idxs do not fit.
     """
     files = Files(found, rules.suffix)
     table = join({part: _without_false_header(one, files) for part, one in tables.items()})
     columns = choose(table, files, rules)
-    parts, draw = parts_of(table, columns.split, val_idxs)
+    parts, undecided = parts_of(table, columns.split, val_idxs)
     names, there, remarks = _files_of(table, columns.file, files, rules)
     unlabelled = _unlabelled_test_rows(table, columns, parts)
     labelled = [i for i in there if i not in unlabelled]
@@ -90,9 +90,9 @@ def labelled_by_table(
     result = _by_set(
         [names[i] for i in labelled], parts[labelled], labels, [names[i] for i in there if i in unlabelled]
     )
-    if draw:
-        drawable = replace(values, texts=[text for row, text in texts.items() if parts[row] != TEST])
-        result = replace(result, val_idxs=_drawn(table.name, drawable, val_pct, seed))
+    if undecided:
+        candidates = replace(values, texts=[text for row, text in texts.items() if parts[row] != TEST])
+        result = replace(result, val_idxs=_held_out(table.name, candidates, val_pct, seed))
     unused = len(set(found.images).difference(result.names, result.test_names))
     if unused:
         log(f"{table.name}: {unused} images in {found.folder} have no row and are not used")
@@ -109,17 +109,17 @@ def _take(table: Table, rows: Sequence[int]) -> Table:
 
 
 def _unlabelled_test_rows(table: Table, columns: Columns, parts: npt.NDArray[np.int64]) -> set[int]:
-    """Returns the rows for test when none of them has a label."""
+    """Return the rows for test when none of them has a label."""
     rows: list[int] = np.flatnonzero(parts == TEST).tolist()
     blank = bool(columns.labels) and all(table.rows[i][j] in (None, "") for i in rows for j in columns.labels)
     return set(rows) if blank else set()
 
 
 def _files_of(table: Table, file: int, files: Files, rules: TableRules) -> tuple[list[str], list[int], list[str]]:
-    """Finds the files of all rows.
+    """Find the files of all rows.
 
     Returns:
-        A name for each row, empty for those without a file; the rows that have one; and what is to be said of them.
+        A name for each row, empty for those without a file; the rows that have one; and remarks on them.
     """
     check_no_missing(table, file)
     cells = table.column(file)
@@ -144,10 +144,10 @@ def _files_of(table: Table, file: int, files: Files, rules: TableRules) -> tuple
 
 
 def _without_repeats(names: list[str], texts: dict[int, tuple[str, ...]], table: Table) -> dict[int, tuple[str, ...]]:
-    """Keeps the first row of each file, of the labels by row.
+    """Keep the first row of each file, of the labels by row.
 
     Raises:
-        LabelError: when a later row has another label.
+        LabelError: a later row has another label.
     """
     first: dict[str, int] = {}
     differing = []
@@ -164,13 +164,13 @@ def _without_repeats(names: list[str], texts: dict[int, tuple[str, ...]], table:
             f"{'; '.join(differing[:5])}. Keep one row for each image."
         )
     if len(first) < len(texts):
-        twins = len(texts) - len(first)
-        warn(f"{table.name}: {twins} row(s) repeat another and are left out.")
+        n_repeated = len(texts) - len(first)
+        warn(f"{table.name}: {n_repeated} row(s) repeat another and are left out.")
     return {row: texts[row] for row in first.values()}
 
 
 def _by_set(names: list[str], parts: npt.NDArray[np.int64], labels: Labels, unlabelled: list[str]) -> Labelled:
-    """Separates the test rows from the others."""
+    """Separate the test rows from the others."""
     test, other = np.flatnonzero(parts == TEST), np.flatnonzero(parts != TEST)
     test_names = [names[i] for i in test] or list(dict.fromkeys(unlabelled))
     test_labels = labels.zeros(len(test_names)) if unlabelled else labels.take(test) if test_names else None
@@ -178,7 +178,7 @@ def _by_set(names: list[str], parts: npt.NDArray[np.int64], labels: Labels, unla
     return Labelled([names[i] for i in other], labels.take(other), val_idxs, test_names, test_labels, {})
 
 
-def _drawn(name: str, values: Values, val_pct: float, seed: int) -> npt.NDArray[np.int64]:
+def _held_out(name: str, values: Values, val_pct: float, seed: int) -> npt.NDArray[np.int64]:
     if not values.is_multi and not values.is_reg:
         warn_single([text for (text,) in values.texts])
     n = len(values.texts)
@@ -189,7 +189,7 @@ def _drawn(name: str, values: Values, val_pct: float, seed: int) -> npt.NDArray[
 
 
 def _say(table: Table, columns: Columns, values: Values, labels: Labels, remarks: Sequence[str]) -> None:
-    """Says in one line how the table was read."""
+    """Describe in one line how the table was read."""
     parts = [f"{table.name}: {len(table.rows):,} rows, files in column {table.title(columns.file)}", values.how]
     if not values.is_reg:
         parts.append(f"{labels.c:,} classes")
