@@ -190,7 +190,7 @@ print("ended", os.wait()[1])
 """
 
 
-def test_a_forked_process_works_or_is_told(tmp_path):
+def test_a_forked_process_works_or_is_refused(tmp_path):
     """It would wait for ever for threads that only its parent has."""
     pytest.importorskip("nvidia.dali")
     lines = lines_of(FORKED, tmp_path / "data")

@@ -22,11 +22,11 @@ def fingerprint(
     precision: str,
     views: Mapping[str, Any] | None = None,
 ) -> str:
-    """SHA-256 (hex) of the canonical description of an activation file.
+    """Return the SHA-256 (hex) of the canonical description of an activation file.
 
     Covers the architecture, every weight and buffer of the body and how it pools, the transforms, the number of
-    augmented views and the seed that they are drawn with, the versions of the picture pipeline and of the file, the
-    dtypes of the forward pass and of the file, and the pictures in their order: relative path, size in bytes, and the
+    augmented views and the seed that they are sampled with, the versions of the image pipeline and of the file, the
+    dtypes of the forward pass and of the file, and the images in their order: relative path, size in bytes, and the
     times when contents and entry were changed, or, for arrays, a hash of their values. Labels have no part in it.
     """
     description = {
@@ -45,6 +45,6 @@ def fingerprint(
 
 
 def sha256_of(description: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of the canonical JSON of ``description``."""
+    """Return the SHA-256 (hex) of the canonical JSON of ``description``."""
     text = json.dumps(description, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -16,7 +16,7 @@ from fastclf.data.sources.names import printable, write_list
 from fastclf.data.sources.source import Source
 from fastclf.errors import BadImageError
 from fastclf.files import require_folder
-from fastclf.terminal import say
+from fastclf.report import log
 
 OnBad: TypeAlias = Literal["raise", "skip"]
 
@@ -111,7 +111,7 @@ def note_together(found: Sequence[tuple[BadImages, Mapping[int, str]]]) -> None:
         raise BadImageError(f"{text} That is more than max_bad={first.max_bad}; fix the files.{where}", reasons)
     for bad, rows in new.items():
         bad.reasons.update(rows)
-    say(f"{text} They are skipped, and have no prediction.{where}")
+    log(f"{text} They are skipped, and have no prediction.{where}")
 
 
 def _described(reasons: Mapping[str, str], n: int) -> str:

@@ -31,7 +31,7 @@ from fastclf.data.validation.scan import ScanReport, scan_sets
 from fastclf.errors import LabelError
 from fastclf.files import require_folder
 from fastclf.philox import check_seed
-from fastclf.terminal import say
+from fastclf.report import log
 
 
 class DataLoaders:
@@ -195,7 +195,7 @@ class DataLoaders:
             raise LabelError(
                 f"without_duplicates: {some(lost)} would have no training image. Add others, or move some."
             )
-        say(f"without_duplicates: {len(dropped['train']):,} rows of train, {len(dropped['valid']):,} of valid left out")
+        log(f"without_duplicates: {len(dropped['train']):,} rows of train, {len(dropped['valid']):,} of valid left out")
         return self._replaced((trn, val, self.test_ds), self.tfms)
 
     @long_call("the copies that were made stay; call it again to go on.")

@@ -11,7 +11,7 @@ import torch
 
 from fastclf.data.bad_images import OnBad
 from fastclf.data.loader import available_threads
-from fastclf.terminal import warn
+from fastclf.report import warn
 
 SEED = 42
 _Make = TypeVar("_Make", bound=Callable[..., Any])

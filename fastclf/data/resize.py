@@ -17,7 +17,7 @@ from fastclf.data.sources.files import FileSource
 from fastclf.data.sources.source import Source
 from fastclf.data.validation.verified import DatasetImages, Rows
 from fastclf.files import temporary_sibling
-from fastclf.progress import Progress
+from fastclf.report import Progress
 
 if TYPE_CHECKING:
     from fastclf.data.decode.graphs import ShrinkPipeline

@@ -23,7 +23,7 @@ from fastclf.data.sources.split import check_val_idxs, get_group_idxs, stratifie
 from fastclf.data.sources.tables.reading import Table
 from fastclf.data.sources.tables.resolve import labelled_by_table
 from fastclf.data.sources.tables.rules import TableRules
-from fastclf.terminal import say
+from fastclf.report import log
 
 Tfms: TypeAlias = tuple[Transforms, Transforms]
 Sets: TypeAlias = tuple[Dataset, Dataset, Dataset | None]
@@ -92,7 +92,7 @@ def from_folders(
         val = _of_files(path, tfms[1], *labelled_by_folder(val_files, labels.classes, rules))
         return _of_files(path, tfms[0], names, labels, ignored), val, test
     val_idxs = hold_out.rows(found, names, labels)
-    say(f"no folder valid: {len(val_idxs)} of {len(names)} images of {folders.train} are for validation")
+    log(f"no folder valid: {len(val_idxs)} of {len(names)} images of {folders.train} are for validation")
     return *_split(path, tfms, names, labels, val_idxs, ignored), test
 
 
@@ -182,7 +182,7 @@ def _found(path: Path, folder: str, test_name: str | None, allow_outside: bool) 
 
 def _say_labels_of(found: Found, classes: Sequence[str]) -> None:
     if set(found.classes) & set(classes):
-        say(f"{found.folder} has folders of the classes, which are not used: test_with_labels=True measures on them")
+        log(f"{found.folder} has folders of the classes, which are not used: test_with_labels=True measures on them")
 
 
 def _of_files(path: Path, tfms: Transforms, names: Sequence[str], labels: Labels, ignored: dict[str, int]) -> Dataset:

@@ -2,13 +2,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from fastclf.interpret.pictures import plots, plots_from_files
 from PIL import Image
 
 from fastclf.data.dataset import Dataset
 from fastclf.data.sources.arrays import ArraySource
 from fastclf.data.sources.files import FileSource
 from fastclf.data.sources.labels import Labels
-from fastclf.interpret.pictures import plots, plots_from_files
 from fastclf.interpret.results import ImageModelResults
 
 NAMES = ["cat", "dog", "owl"]
@@ -76,7 +76,7 @@ def test_plots_name_class_prediction_and_probability(results):
     assert results.plot_most_incorrect("dog").get_suptitle() == "Most incorrect: dog (none)"
 
 
-def test_pictures_are_read_from_files_and_from_arrays(tmp_path, rng):
+def test_images_are_read_from_files_and_from_arrays(tmp_path, rng):
     arrays = rng.integers(0, 256, (2, 6, 5, 3), np.uint8)
     for i, picture in enumerate(arrays):
         Image.fromarray(picture).save(tmp_path / f"{i}.png")
@@ -170,7 +170,7 @@ def test_titles_of_several_labels_name_the_true_ones(tmp_path):
     assert titles(found.plot_most_incorrect("owl")) == ["true: cat, owl\nprobability of owl: 0.200\nrow 0"]
 
 
-def test_plots_takes_pictures_of_any_size_and_kind(rng):
+def test_plots_takes_images_of_any_size_and_kind(rng):
     pictures = [
         rng.integers(0, 256, (9, 5, 3), np.uint8),
         rng.uniform(size=(4, 30, 3)).astype(np.float32),
@@ -185,12 +185,12 @@ def test_plots_takes_pictures_of_any_size_and_kind(rng):
     assert tuple(plots([], figsize=(3, 2)).get_size_inches()) == (3, 2)
 
 
-def test_plots_refuses_what_is_no_picture(rng):
-    with pytest.raises(ValueError, match=r"picture 1 must be \[H, W, 3\] or \[H, W\], got \[3, 8, 8\].*denorm"):
+def test_plots_refuses_what_is_no_image(rng):
+    with pytest.raises(ValueError, match=r"image 1 must be \[H, W, 3\] or \[H, W\], got \[3, 8, 8\].*denorm"):
         plots([np.zeros((8, 8, 3), np.uint8), np.zeros((3, 8, 8))])
-    with pytest.raises(ValueError, match=r"picture 0 must be uint8, or float in 0\.\.1, got float64 -2 to 0.*denorm"):
+    with pytest.raises(ValueError, match=r"image 0 must be uint8, or float in 0\.\.1, got float64 -2 to 0.*denorm"):
         plots([np.linspace(-2, 0, 48).reshape(4, 4, 3)])
-    with pytest.raises(ValueError, match="titles must be one per picture, 1, got 2"):
+    with pytest.raises(ValueError, match="titles must be one per image, 1, got 2"):
         plots([np.zeros((4, 4))], titles=["a", "b"])
     with pytest.raises(ValueError, match="rows must be 1 or more"):
         plots([np.zeros((4, 4))], rows=0)

@@ -14,7 +14,7 @@ from fastclf.data.sources.arrays import ArraySource, pixels_hint
 from fastclf.data.sources.labels import Labels, check_classes, warn_absent
 from fastclf.data.sources.source import Source
 from fastclf.errors import DataError, LabelError
-from fastclf.terminal import say
+from fastclf.report import log
 
 _BLOCK_BYTES = 1 << 26
 
@@ -208,7 +208,7 @@ def _as_labels(ys: Mapping[str, Any], classes: Sequence[str] | None, *, continuo
 
 def _say_one_hot(y: npt.NDArray[Any]) -> None:
     if (y.sum(axis=1) == 1).all():
-        say(
+        log(
             f"from_arrays: several labels per row, as y is [N, {y.shape[1]}]; yet every row has exactly one 1: "
             "y.argmax(1) would make it one label"
         )

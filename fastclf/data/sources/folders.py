@@ -14,7 +14,7 @@ from fastclf.data.sources.layout import by_name, flat
 from fastclf.data.sources.listing import Found, nothing_in
 from fastclf.data.sources.names import printable, some
 from fastclf.errors import LabelError
-from fastclf.terminal import warn
+from fastclf.report import warn
 
 
 @dataclass(frozen=True)

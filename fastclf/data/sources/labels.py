@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from fastclf.data.sources.names import some
 from fastclf.errors import LabelError
-from fastclf.terminal import warn
+from fastclf.report import warn
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from fastclf.data.sources.ignored import OWN_FOLDERS
 from fastclf.data.sources.listing import inner_name, look
 from fastclf.data.sources.names import printable, some
-from fastclf.terminal import say
+from fastclf.report import log
 
 # Other names that the folder of a set often has, in lower case.
 _ALIASES = {
@@ -68,7 +68,7 @@ def _present(path: Path, name: str, argument: str, fits: Callable[[Path], bool] 
         raise FileNotFoundError(f"there is no folder {path / name}, but {some(others)}. Pass {argument}= to choose.")
     if not others:
         return None
-    say(f"no folder {name}: {printable(others[0])!r} is taken for it ({argument}= chooses another)")
+    log(f"no folder {name}: {printable(others[0])!r} is taken for it ({argument}= chooses another)")
     return others[0]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from fastclf.data.sources.ignored import CACHE_TAG, OWN_FOLDERS, is_a_programs, is_hidden
 from fastclf.data.sources.names import printable, some
 from fastclf.errors import DataError
-from fastclf.terminal import warn
+from fastclf.report import warn
 
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".webp", ".avif", ".heic", ".heif", ".hif"),

@@ -12,7 +12,7 @@ from fastclf.data.sources.labels import Labels, check_classes
 from fastclf.data.sources.listing import Found, images_in
 from fastclf.data.sources.names import printable, some
 from fastclf.errors import LabelError
-from fastclf.terminal import warn
+from fastclf.report import warn
 
 
 def label_by(pat: str | re.Pattern[str]) -> Callable[[str], str | None]:

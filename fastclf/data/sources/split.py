@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastclf.philox import STREAM_SPLIT, permutation
-from fastclf.terminal import warn
+from fastclf.report import warn
 
 
 def get_cv_idxs(n: int, cv_idx: int = 0, val_pct: float = 0.2, seed: int = 42) -> npt.NDArray[np.int64]:

@@ -12,7 +12,7 @@ from fastclf.data.sources.names import printable
 from fastclf.data.validation.duplicates import Place, Sets, contradicts, same_bytes
 from fastclf.data.validation.scan import ScanReport
 from fastclf.data.validation.scan_cache import scan_cache
-from fastclf.terminal import fitting, warn
+from fastclf.report import encodable, warn
 
 NEAR_EMPTY = 10
 """A class with fewer training rows is reported."""
@@ -112,7 +112,7 @@ class CheckReport:
         lines += [f"  {line}" for line in smaller]
         lines += [f"  {count:,} {what}" for what, count in self.scan.odd.most_common()]
         left_out = ", ".join(f"{count:,} {what}" for what, count in self.ignored.items() if count)
-        return fitting("\n".join([*lines, f"  left out: {left_out or 'nothing'}"]))
+        return encodable("\n".join([*lines, f"  left out: {left_out or 'nothing'}"]))
 
     __repr__ = __str__  # as notebooks show it
 

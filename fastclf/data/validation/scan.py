@@ -15,7 +15,7 @@ from fastclf.data.dataset import Dataset
 from fastclf.data.validation.scan_cache import Verdict
 from fastclf.data.validation.verified import VerifiedImages
 from fastclf.errors import BadImageError
-from fastclf.progress import Progress
+from fastclf.report import Progress
 
 
 @dataclass

@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 
 from fastclf.data.sources.source import Version
 from fastclf.files import check_private, publish, temporary_folder, user_cache
-from fastclf.terminal import say
+from fastclf.report import log
 
 _SCHEMA = 2
 _NAME = "scanned.json"
@@ -148,6 +148,34 @@ def scan_cache(root: Path) -> ScanCache:
     return cache
 
 
+class PassingCache(ScanCache):
+    """The verdicts on images that are served once and forgotten: nothing is kept, so that a stream may be endless."""
+
+    def __init__(self) -> None:
+        super().__init__(Path())
+
+    def prepare(self) -> None:
+        """See `ScanCache.prepare`; in a folder that goes with the process."""
+        self.folder = _of_streams()
+
+    def save(self) -> None:
+        """Forget the verdicts, and remove the copies."""
+        for name, verdict in self._files.items():
+            if verdict.decoded == 2:
+                with suppress(OSError):
+                    self.copy_of(name, verdict.version).unlink()
+        self._files.clear()
+        self._new.clear()
+
+    def _read(self) -> dict[str, Verdict]:
+        return {}
+
+
+@cache
+def _of_streams() -> Path:
+    return temporary_folder()
+
+
 def _checked(values: object) -> Verdict:
     if not isinstance(values, list) or [type(value) for value in values] != [int] * 9 + [str]:
         raise TypeError(values)
@@ -173,7 +201,7 @@ def _make_private(folder: Path) -> None:
 @cache
 def _temporary() -> Path:
     folder = temporary_folder()
-    say(
+    log(
         f"{user_cache()} cannot be written: what is decoded once for all goes to {folder}, for this process alone. Set "
         "XDG_CACHE_HOME to a folder that can be written."
     )

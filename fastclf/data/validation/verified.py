@@ -14,7 +14,7 @@ import numpy.typing as npt
 from fastclf.data.dataset import Dataset
 from fastclf.data.decode.process import Decoded, Task, decode
 from fastclf.data.sources.source import Source, Version
-from fastclf.data.validation.scan_cache import Verdict, scan_cache
+from fastclf.data.validation.scan_cache import ScanCache, Verdict, scan_cache
 from fastclf.errors import BackendError, DataError
 from fastclf.files import temporary_sibling
 
@@ -33,8 +33,8 @@ class VerifiedImages:
         decoded: images decoded by the child process for this object.
     """
 
-    def __init__(self, source: Source, num_threads: int) -> None:
-        self.cache = scan_cache(source.root)
+    def __init__(self, source: Source, num_threads: int, cache: ScanCache | None = None) -> None:
+        self.cache = cache or scan_cache(source.root)
         self.decoded = 0
         self._source, self._num_threads = source, num_threads
 
@@ -166,11 +166,17 @@ def _after_change(why: str, known: Verdict | None, version: Version | None = Non
 
 
 class DatasetImages:
-    """The images of one data set: which may be decoded, and what decoders are fed."""
+    """The images of one data set: which may be decoded, and what decoders are fed.
 
-    def __init__(self, ds: Dataset, num_threads: int) -> None:
+    Args:
+        ds: the data set.
+        num_threads: threads that decode.
+        cache: of verdicts; by default that of the source's root.
+    """
+
+    def __init__(self, ds: Dataset, num_threads: int, cache: ScanCache | None = None) -> None:
         self._ds = ds
-        self._verified = VerifiedImages(ds.source, num_threads)
+        self._verified = VerifiedImages(ds.source, num_threads, cache)
         self._failed: set[int] = set()  # rows of batches that DALI has failed on
 
     def bad(self, rows: Rows, *, anew: bool = False) -> dict[int, str]:

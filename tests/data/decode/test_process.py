@@ -155,7 +155,7 @@ def program(tmp_path, monkeypatch):
 
 CRASH = textwrap.dedent(
     """
-    kept = worker._decoded, worker._Graph.run
+    kept = worker.decoded, worker._Graph.run
     def decoded(path):
         if b"fatal" in path: os.kill(os.getpid(), signal.SIGSEGV)
         if b"hang" in path: time.sleep(1000)
@@ -163,7 +163,7 @@ CRASH = textwrap.dedent(
     def run(self, group):
         if any(b"dali" in file.path for file in group): os.abort()
         kept[1](self, group)
-    worker._decoded, worker._Graph.run = decoded, run
+    worker.decoded, worker._Graph.run = decoded, run
     """
 )
 

@@ -17,6 +17,7 @@ from fastclf import (
     RandomLighting,
     RandomRotate,
     ops,
+    report,
     tfms_from_stats,
 )
 from fastclf.data.decode import renderer
@@ -157,7 +158,7 @@ def test_native_and_graph_give_the_same(image):
 
 
 def test_leaving_the_native_path_is_logged_once(capsys):
-    renderer._say_once.cache_clear()
+    report._logged.clear()
     for _ in range(2):
         renderer.cpu_renderer(tfms_from_stats(PLAIN, 16, [colour_jitter, Posterise(3)])[0], Source(), 2, 1)
     line = "colour_jitter, Posterise: not in the native renderer; run in torch after it, on every batch"

@@ -14,7 +14,7 @@ from fastclf.data.sources.tables.columns import OFF, ON, Columns, distinct_cells
 from fastclf.data.sources.tables.reading import Cell, Table
 from fastclf.data.sources.tables.rules import TableRules
 from fastclf.errors import DataError, LabelError
-from fastclf.terminal import warn
+from fastclf.report import warn
 
 _CERTAIN = ("|", ";")  # no name holds them
 _DELIMS = (*_CERTAIN, ",", " ")

@@ -24,7 +24,7 @@ from fastclf.data.sources.tables.parts import TEST, VALID, parts_of
 from fastclf.data.sources.tables.reading import Table, join
 from fastclf.data.sources.tables.rules import TableRules
 from fastclf.errors import LabelError
-from fastclf.terminal import say, warn
+from fastclf.report import log, warn
 
 MISSING_NAME = "missing_images.csv"
 
@@ -95,7 +95,7 @@ def labelled_by_table(
         result = replace(result, val_idxs=_held_out(table.name, candidates, val_pct, seed))
     unused = len(set(found.images).difference(result.names, result.test_names))
     if unused:
-        say(f"{table.name}: {unused} images in {found.folder} have no row and are not used")
+        log(f"{table.name}: {unused} images in {found.folder} have no row and are not used")
     return replace(result, ignored=found.ignored | {"images without a row": unused})
 
 
@@ -138,7 +138,7 @@ def _files_of(table: Table, file: int, files: Files, rules: TableRules) -> tuple
             raise FileNotFoundError(f"{text} {files.hint(without)}{skip}")
         rows = zip(map(str, without), where, strict=True)
         listed = write_list(files.found.path, MISSING_NAME, ("name", "where"), rows)
-        say(f"{text} They are left out.{f' Full list: {listed}.' if listed else ''}")
+        log(f"{text} They are left out.{f' Full list: {listed}.' if listed else ''}")
     names = [match[0] if match else "" for match in matches]
     return names, [i for i, match in enumerate(matches) if match], remarks
 
@@ -184,7 +184,7 @@ def _held_out(name: str, values: Values, val_pct: float, seed: int) -> npt.NDArr
     n = len(values.texts)
     groups = [()] * n if values.is_reg else tag_groups(values.texts) if values.is_multi else values.texts
     val_idxs = stratified_idxs(groups, val_pct, seed)
-    say(f"{name}: {len(val_idxs)} of {n} images are for validation; val_idxs= or split_col= names others")
+    log(f"{name}: {len(val_idxs)} of {n} images are for validation; val_idxs= or split_col= names others")
     return val_idxs
 
 
@@ -198,4 +198,4 @@ def _say(table: Table, columns: Columns, values: Values, labels: Labels, remarks
         parts.append(f"not used: {shown}" + (" ..." if len(columns.unused) > 5 else ""))
     if values.otherwise:
         parts.append(f"{values.otherwise} would change that")
-    say("; ".join([*parts, *remarks]))
+    log("; ".join([*parts, *remarks]))
