@@ -9,18 +9,18 @@ import fastclf
 ROOT = Path(fastclf.__file__).parent
 
 LEFT_TO_RIGHT = """
-errors calls terminal files philox autotune interrupts progress losses schedules
+errors report interrupts philox losses schedules calls files autotune
 ops
-data.sources data.input_stall data.transforms data.decode data.bad_images data.dataset data.validation
-data.loader data.image_loader data.image data.image_transforms data.options data.resize data.sets data.summary
-data.data_loaders data.classifier_data data
-models
+data.sources data.input_stall data.transforms data.decode data.bad_images data.dataset data.image_transforms
+data.validation data.loader data.image_loader data.image data.options data.resize data.sets data.summary
+data.data_loaders data.stream data.classifier_data data
+checkpoint predictions models
 activations
-describe checkpoint training
-saving learner conv_learner
+rebuild describe stage training
+saving predicting predictor learner head_learner conv_learner
 interpret
 fastclf
-demo cli __main__
+demo commands cli __main__
 """  # a name stands for a module, or for a package with all that is in it
 ORDER = LEFT_TO_RIGHT.split()
 
