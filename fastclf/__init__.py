@@ -1,9 +1,9 @@
-"""From a folder of pictures to a classifier, the way of fast.ai's first lesson, natively fast.
+"""From a folder of images to a classifier, the way of fast.ai's first lesson, natively fast.
 
 Importing this package touches no GPU and imports neither DALI nor timm.
 """
 
-from fastclf.conv_learner import ConvLearner, HeadLearner
+from fastclf.conv_learner import ConvLearner
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.image import open_image
 from fastclf.data.image_transforms import tfms_from_stats
@@ -37,8 +37,9 @@ from fastclf.errors import (
     LabelError,
     WeightsError,
 )
+from fastclf.head_learner import HeadLearner
 from fastclf.interpret.confusion import classification_report, confusion_matrix, plot_confusion_matrix
-from fastclf.interpret.pictures import plots, plots_from_files
+from fastclf.interpret.images import plots, plots_from_files
 from fastclf.interpret.results import ImageModelResults
 from fastclf.learner import Learner
 from fastclf.losses import BCE, L1, NLL
@@ -64,6 +65,9 @@ from fastclf.models.archs import (
     wide_resnet50,
     wide_resnet101,
 )
+from fastclf.predictions import Predictions
+from fastclf.predictor import Classifier, load
+from fastclf.report import quiet
 from fastclf.training.callbacks import Callback
 from fastclf.training.metrics import (
     accuracy,
@@ -90,6 +94,7 @@ __all__ = [
     "BadImageError",
     "Callback",
     "CheckpointError",
+    "Classifier",
     "ConvLearner",
     "CropType",
     "Cutout",
@@ -106,6 +111,7 @@ __all__ = [
     "Learner",
     "Options",
     "PixelAugmentation",
+    "Predictions",
     "RandomBlur",
     "RandomDihedral",
     "RandomFlip",
@@ -130,6 +136,7 @@ __all__ = [
     "fbeta",
     "get_cv_idxs",
     "get_group_idxs",
+    "load",
     "log_loss",
     "mean_average_precision",
     "open_image",
@@ -137,6 +144,7 @@ __all__ = [
     "plots",
     "plots_from_files",
     "precision",
+    "quiet",
     "recall",
     "resnet18",
     "resnet34",

@@ -1,5 +1,7 @@
-"""``python -m fastclf``: the same as the command ``fastclf``."""
+"""``python -m fastclf``: the command line."""
+
+import sys
 
 from fastclf.cli import main
 
-main()
+sys.exit(main())

@@ -1,4 +1,4 @@
-"""What all calls that compute for long have in common: how they meet Ctrl-C, and a process that was forked."""
+"""What all long calls have in common: how they end after Ctrl-C, and that they refuse to run in a forked process."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _process: int | None = None  # whose threads (decoders, runtimes, torch's) have 
 
 
 def starts_threads(what: str) -> None:
-    """Notes that this process is about to start threads, or to use them.
+    """Note that this process is about to start threads, or to use them.
 
     Raises:
-        BackendError: they were started in the process that this one was forked from, and did not come along: whoever
-            waits for them waits for ever.
+        BackendError: they were started in the process that this one was forked from. They do not exist here, and a
+            call that waits for them would wait for ever.
     """
     global _process
     if is_forked():
@@ -39,15 +39,15 @@ def starts_threads(what: str) -> None:
 
 
 def is_forked() -> bool:
-    """Whether this process was forked from one that had started threads."""
+    """Return whether this process was forked from one that had started threads."""
     return _process not in (None, os.getpid())
 
 
 def outlives_fork(thing: T) -> T:
-    """Keeps an object with threads of its own from ever being destroyed in a forked process.
+    """Keep an object with threads of its own from being destroyed in a forked process, and return it.
 
-    Its destructor would end threads that are not there: it waits for ever, or crashes. The memory is the parent's, and
-    shared until somebody writes to it.
+    Its destructor would wait for threads that do not exist there: for ever, or until it crashes. Its memory is shared
+    with the parent until one of them writes to it.
     """
     _with_threads.add(thing)
     return thing
@@ -62,25 +62,27 @@ os.register_at_fork(after_in_child=_keep_all)
 
 
 def long_call(kept: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Makes a function refuse to run in a forked process, and end with one line after Ctrl-C.
+    """Make a function refuse to run in a forked process, and end with one line after Ctrl-C.
 
     KeyboardInterrupt is raised anew where the function was called, with a message and without the frames that it has
-    passed: a traceback shows the caller's lines, one of this module, and the message. In a notebook control returns.
+    passed: a traceback shows the caller's lines, one of this module, and the message.
 
     Args:
-        kept: what is there after Ctrl-C, and how to go on; for interrupts that say nothing themselves.
+        kept: what Ctrl-C leaves, and how to go on; for interrupts that have no message.
     """
 
     def decorated(function: Callable[P, R]) -> Callable[P, R]:
+        name = function.__name__.lstrip("_")
+
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            starts_threads(function.__name__)
+            starts_threads(name)
             try:
                 return function(*args, **kwargs)
             except KeyboardInterrupt as interrupt:
-                told = interrupt.args or (f"{function.__name__} was stopped: {kept}",)
+                message = interrupt.args or (f"{name} was stopped: {kept}",)
             # Outside of `except`: as its context, the first one would hold the frames, and they all that was computed.
-            raise KeyboardInterrupt(*told)
+            raise KeyboardInterrupt(*message)
 
         return call
 

@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastclf import files
 from fastclf.errors import CheckpointError
-from fastclf.files import publish, write_new
 
 FORMAT = 1
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -33,7 +33,7 @@ _LONG = 3600.0  # seconds: weights that no JSON has come to point to by then are
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
-    """Saves ``tensors`` and what ``info`` tells of them as model ``path`` (without suffix).
+    """Save ``tensors`` and their description ``info`` as model ``path`` (without suffix).
 
     Raises:
         CheckpointError: the folder cannot be written, or the disk is full; an earlier model of that name stays.
@@ -42,11 +42,11 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str
 
     data = save(_apart(tensors))
     digest = hashlib.sha256(data).hexdigest()
-    # A name of its own for every save: another process may just be removing what it has saved of the same content.
+    # A name of its own for every save: another process may be removing weights of the same content.
     weights = path.with_name(f"{path.name}.{secrets.token_hex(6)}.safetensors")
     manifest = {
         "format": FORMAT,
-        "versions": {name: version(name) for name in ("fastclf", "torch")},
+        "versions": library_versions(),
         "weights": weights.name,
         "sha256": digest,
         **info,
@@ -55,9 +55,9 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str
     text = json.dumps(manifest, indent=1, ensure_ascii=False).encode("utf-8", "surrogatepass")
     older: list[Path] = []
     try:
-        publish(weights, lambda temporary: write_new(temporary, data))
+        files.publish(weights, lambda temporary: files.write_new(temporary, data))
         older = _older(path)
-        publish(_manifest_of(path), lambda temporary: write_new(temporary, text))
+        files.publish(_manifest_of(path), lambda temporary: files.write_new(temporary, text))
     except OSError as error:
         raise CheckpointError(f"save: {_reason(error, path, len(data) + len(text))}") from error
     finally:
@@ -65,24 +65,33 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str
             current = _weights_of(path)
             for file in (*older, weights):
                 if file.name != current:
-                    file.unlink(missing_ok=True)
+                    files.on_disk(file.unlink, missing_ok=True)
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the installed libraries that decide what a model computes."""
+    versions = {}
+    for name in ("fastclf", "torch", "torchvision", "timm", "nvidia-dali-cuda130", "pillow", "onnxruntime"):
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def _checksum(manifest: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of all entries but itself."""
+    """Return the SHA-256 (hex) of all entries but itself."""
     text = json.dumps({key: value for key, value in manifest.items() if key != "check"}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors on the CPU, contiguous, no two of them in the same memory (tied weights are)."""
-    seen: set[int] = set()
+    """Return the tensors on the CPU, contiguous, no two of them in the same memory (tied weights are)."""
+    taken: set[int] = set()
     apart = {}
     for name, tensor in tensors.items():
         copy = tensor.detach().cpu().contiguous()
         memory = copy.untyped_storage().data_ptr()
-        apart[name] = copy.clone() if memory in seen else copy
-        seen.add(memory)
+        apart[name] = copy.clone() if memory in taken else copy
+        taken.add(memory)
     return apart
 
 
@@ -101,14 +110,14 @@ def _manifest_of(path: Path) -> Path:
 
 
 def _weights_of(path: Path) -> str | None:
-    """The file of weights that model ``path`` points to; None where there is no such model, or it is damaged."""
+    """Return the file of weights that model ``path`` points to; None where there is no such model, or it is damaged."""
     with suppress(FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         return str(json.loads(_manifest_of(path).read_bytes())["weights"])
     return None
 
 
 def _older(path: Path) -> list[Path]:
-    """The weights of this name that nothing points to once others are saved.
+    """Return the weights of this name that nothing points to once others are saved.
 
     Those of the model that is replaced, and those left from a save that was cut off long ago. Others may belong to a
     process that is just saving under the same name.
@@ -128,7 +137,7 @@ def _older(path: Path) -> list[Path]:
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors, and what is told of them, of model ``path`` (without suffix).
+    """Return the tensors and the description of model ``path`` (without suffix).
 
     Raises:
         FileNotFoundError: there is no such model; names those that there are.
@@ -151,12 +160,12 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"load: {weights} is damaged: its sha256 is not the one that was saved")
     try:
         return load(data), info
-    except Exception as error:  # SafetensorError, but also KeyError or RuntimeError, as the damage will have it
+    except Exception as error:  # SafetensorError, KeyError or RuntimeError, depending on the damage
         raise CheckpointError(f"load: {weights} is no safetensors file: {error!r}") from error
 
 
 def read_info(path: Path) -> dict[str, Any]:
-    """What is told of model ``path`` (without suffix), without its tensors; raises as `load_checkpoint`."""
+    """Return the description of model ``path`` (without suffix) without its tensors; raises as `load_checkpoint`."""
     manifest = _manifest_of(path)
     if not manifest.is_file():
         there = sorted(p.stem for p in path.parent.glob("*.json")) if path.parent.is_dir() else []
@@ -164,26 +173,26 @@ def read_info(path: Path) -> dict[str, Any]:
     try:
         info: dict[str, Any] = json.loads(manifest.read_bytes().decode("utf-8", "surrogatepass"))
         whole = info["check"] == _checksum(info)
-        told = {"format": info["format"], "weights": info["weights"], "sha256": info["sha256"]}
+        entries = {"format": info["format"], "weights": info["weights"], "sha256": info["sha256"]}
         classes = info.get("classes", [])
     except OSError as error:
         raise CheckpointError(f"load: {manifest} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"load: {manifest} is no description of a model: {error!r}") from error
-    if told["format"] != FORMAT:
-        raise CheckpointError(f"load: {manifest} has format {told['format']!r}, this version reads format {FORMAT}")
+    if entries["format"] != FORMAT:
+        raise CheckpointError(f"load: {manifest} has format {entries['format']!r}, this version reads format {FORMAT}")
     if not whole:
         raise CheckpointError(f"load: {manifest} is damaged, or was changed by hand: its checksum does not fit")
     named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
-    if not named or not all(isinstance(told[key], str) for key in ("weights", "sha256")):
+    if not named or not all(isinstance(entries[key], str) for key in ("weights", "sha256")):
         raise CheckpointError(f"load: {manifest} is no description of a model: an entry has the wrong type")
-    if not _is_file_name(told["weights"]):
-        raise CheckpointError(f"load: {manifest} points to {told['weights']!r}, which is not beside it")
+    if not _is_file_name(entries["weights"]):
+        raise CheckpointError(f"load: {manifest} points to {entries['weights']!r}, which is not beside it")
     return info
 
 
 def _is_file_name(text: str) -> bool:
-    """Whether a text names a file in a folder, and nothing outside it."""
+    """Return whether a text names a file in a folder, and nothing outside it."""
     try:
         os.fsencode(text)
     except UnicodeEncodeError:
@@ -192,7 +201,7 @@ def _is_file_name(text: str) -> bool:
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Puts saved tensors into ``module``; ``where`` says in messages where they come from.
+    """Put saved tensors into ``module``; ``where`` names their origin in messages.
 
     Raises:
         CheckpointError: names, shapes or types are not those of the module.
@@ -213,7 +222,7 @@ def _form(tensor: Tensor) -> tuple[tuple[int, ...], str]:
 
 
 def class_order(saved: list[str], here: list[str], where: str) -> list[int] | None:
-    """For each class here its index among the saved classes; None where both lists are equal.
+    """Return, for each class here, its index among the saved classes; None where both lists are equal.
 
     Raises:
         CheckpointError: the two lists hold different classes.
@@ -232,5 +241,5 @@ def _short(names: list[str]) -> str:
 
 
 def reorder_rows(tensor: Tensor, order: list[int]) -> Tensor:
-    """Rows of a last layer's weight or bias in the order of this data's classes."""
+    """Return rows of a last layer's weight or bias in the order of this data's classes."""
     return tensor[np.asarray(order)].contiguous()

@@ -1,49 +1,73 @@
-"""The command line: ``fastclf demo`` and ``fastclf env``."""
+"""The command line: ``fastclf COMMAND``. What a command is called, and its options, are the words of the Python calls.
+
+Exit codes: 0 all went well; 1 an error, which is said in one line, or something to look at (`check`, an image that
+cannot be decoded); 2 a command that makes no sense; 130 Ctrl-C.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from importlib import import_module
 
-from fastclf.terminal import say
+from fastclf.errors import FastclfError
+from fastclf.report import show, warnings_as_lines
+
+COMMANDS = {
+    "train": "train a classifier on folders of images or a table, into a run folder",
+    "predict": "predict images with a saved model",
+    "export": "write a saved model as an ONNX file",
+    "check": "look for what is odd about a data set",
+    "env": "what fastclf runs on here: versions, processor, native code, GPU",
+    "demo": "the whole lesson, on handwritten digits or on your own images",
+}
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command that ``argv`` (the process's own by default) names."""
-    parser = argparse.ArgumentParser(prog="fastclf", description="From a folder of pictures to a classifier.")
-    commands = parser.add_subparsers(dest="command")
-    demo = commands.add_parser("demo", help="the whole lesson, on handwritten digits or on your own pictures")
-    demo.add_argument("data", nargs="?", type=Path, help="a folder with train/<class>/ and, if you like, valid/, test/")
-    demo.add_argument("--out", type=Path, default=Path("demo_data"), help="where digits and plots are written")
-    commands.add_parser("env", help="what fastclf runs on here: versions, processor, native code, GPU")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that ``argv`` (the process's own by default) names; return its exit code."""
+    parser = _parser()
     arguments = parser.parse_args(argv)
-    if arguments.command == "demo":
-        from fastclf.demo import run
-
-        run(arguments.data, arguments.out)
-    elif arguments.command == "env":
-        say(environment())
-    else:
-        say(parser.format_help())
-
-
-def environment() -> str:
-    """Versions, and which native code, threads and devices are used on this machine."""
-    import torch
-
-    from fastclf import ops
-
-    names = ("fastclf", "torch", "torchvision", "nvidia-dali-cuda130", "numpy", "timm")
-    lines = [f"{name:22}{_version(name)}" for name in names]
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none: everything runs on the processor"
-    lines += [f"{'native code':22}{ops.describe()}", f"{'threads':22}{torch.get_num_threads()}", f"{'GPU':22}{gpu}"]
-    return "\n".join(lines)
+    if arguments.command is None:
+        show(parser.format_help())
+        return 0
+    command = import_module(f"fastclf.commands.{arguments.command}")
+    with warnings_as_lines():
+        try:
+            return int(command.run(arguments) or 0)
+        except KeyboardInterrupt as interrupt:
+            return _failed(arguments.command, str(interrupt) or "stopped", 130)
+        except BrokenPipeError:  # whoever reads our output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
+        except (FastclfError, OSError, ValueError) as error:
+            return _failed(arguments.command, str(error), 1)
 
 
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults of options that have a value by default."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        plain = action.default in (None, "", False) or not action.option_strings
+        return action.help if plain else super()._get_help_string(action)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fastclf",
+        description="From a folder of images to a trustworthy classifier.",
+        epilog="fastclf COMMAND --help describes a command. Example: fastclf train photos -o run && "
+        "fastclf predict run new/*.jpg --out predictions.csv",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, what in COMMANDS.items():
+        described = f"{what[0].upper()}{what[1:]}."
+        own = commands.add_parser(name, help=what, description=described, formatter_class=_Help)
+        import_module(f"fastclf.commands.{name}").add_arguments(own)
+    return parser
+
+
+def _failed(command: str, text: str, code: int) -> int:
+    show(f"fastclf {command}: {text}", sys.stderr)
+    return code

@@ -1,4 +1,4 @@
-"""The learners with a head of ours: on a pretrained body (`ConvLearner`), and on activations (`HeadLearner`)."""
+"""The learner for images: a new head on a pretrained body."""
 
 from __future__ import annotations
 
@@ -9,53 +9,33 @@ from typing import Any, TypeAlias, overload
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from fastclf.activations.places import places_for
+from fastclf.activations.fill import places_for
 from fastclf.activations.precompute import activations
 from fastclf.activations.store import DTYPES
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.image_loader import ImageLoader
 from fastclf.data.loader import Loader
-from fastclf.files import publish
+from fastclf.files import publish, write_new
+from fastclf.head_learner import LearnerWithHead, describe_head, make_head, metrics_for
 from fastclf.interrupts import Interrupts
-from fastclf.learner import Learner, Metric, Stage, check_data
 from fastclf.models.archs import Arch, build_body
 from fastclf.models.body import Body
 from fastclf.models.export import to_onnx
 from fastclf.models.freezing import LayerGroups
-from fastclf.models.head import Head, check_custom_head
 from fastclf.models.net import Net
-from fastclf.terminal import say, warn
+from fastclf.report import log, warn
+from fastclf.stage import Stage
 from fastclf.training.callbacks import Callback
-from fastclf.training.inputs import check_count, check_flag
+from fastclf.training.inputs import check_count, check_data, check_flag
 from fastclf.training.loop import TrainLoop
-from fastclf.training.losses import constant_logits
-from fastclf.training.metrics import accuracy, mean_average_precision
+from fastclf.training.metrics import Metric
 from fastclf.training.steps import Rates
 
 Statistics: TypeAlias = tuple[Sequence[float], Sequence[float]]
 _SAME_STATISTICS = 0.01  # 2.55 of 255: means of data sets of photographs differ by more
-
-
-def _make_head(
-    data: ImageClassifierData,
-    n_in: int,
-    ps: float | Sequence[float] | None,
-    xtra_fc: Sequence[int] | None,
-    custom_head: nn.Module | None,
-    seed: int | None,
-) -> nn.Module:
-    final = "none" if data.is_reg else "sigmoid" if data.is_multi else "log_softmax"
-    if custom_head is None:
-        seed = data.seed if seed is None else seed
-        bias = constant_logits(data.trn_ds.labels)
-        return Head(n_in, data.c, ps=ps, xtra_fc=xtra_fc, final=final, seed=seed, bias=bias)
-    if ps is not None or xtra_fc is not None:
-        raise ValueError("custom_head replaces the whole head: leave ps and xtra_fc out")
-    check_custom_head(custom_head, n_in, data.c, final)
-    return custom_head
 
 
 def _check_size(body: Body, data: ImageClassifierData) -> None:
@@ -63,37 +43,13 @@ def _check_size(body: Body, data: ImageClassifierData) -> None:
         body.check_size(data.tfms[1].sz)
 
 
-def _metrics_for(data: ImageClassifierData, metrics: Sequence[Metric] | None) -> Sequence[Metric]:
-    if metrics is not None:
-        return metrics
-    return [] if data.is_reg else [mean_average_precision if data.is_multi else accuracy]
-
-
-class _OwnHead(Learner):
-    """Saves and loads whole networks and heads alone under the same tensor names, ``head.*`` for the head's."""
-
-    _heads = 1
-    head: nn.Module
-
-    def _class_tensors(self, tensors: dict[str, Tensor]) -> list[str]:
-        if not isinstance(self.head, Head):
-            return super()._class_tensors(tensors)
-        last = len(self.head.layers) - 1
-        return [f"head.layers.{last}.weight", f"head.layers.{last}.bias"]
-
-    def _target_of(self, tensors: dict[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
-        if all(name.startswith("head.") for name in tensors):
-            return self.head, {name.removeprefix("head."): tensor for name, tensor in tensors.items()}
-        return super()._target_of(tensors)
-
-
-class ConvLearner(_OwnHead):
+class ConvLearner(LearnerWithHead):
     """A pretrained body and a new head, made by `pretrained`.
 
     Attributes:
-        model: the whole network, pictures to predictions; ``model.body`` and ``model.head`` are its parts.
+        model: the whole network, images to predictions; ``model.body`` and ``model.head`` are its parts.
         precompute: whether the head trains on cached activations; may be assigned at any time.
-        views: how many augmented views of every picture precompute keeps; 1 for the plain pictures alone.
+        views: how many augmented views of every image precompute keeps; 1 for the plain images alone.
     """
 
     model: Net
@@ -116,6 +72,7 @@ class ConvLearner(_OwnHead):
         self.views = int(views)
         self._act_dtype, self._tmp_name = act_dtype, tmp_name
         self._rows: ImageClassifierData | None = None
+        self._head_groups = LayerGroups([self.head], heads=1)
         self._trained_with: Statistics | None = None
         model.body.to(memory_format=torch.channels_last)  # faster than channels first, on processors as on GPUs
         for group in model.groups[:-1]:
@@ -140,17 +97,17 @@ class ConvLearner(_OwnHead):
         seed: int | None = None,
         **kwargs: Any,
     ) -> ConvLearner:
-        """A new head for this data's classes on a frozen, pretrained body.
+        """Make a new head for this data's classes on a frozen, pretrained body.
 
         Args:
             arch: such as ``resnet34`` or ``efficientnet_lite0``, a torchvision builder, or a timm name.
-            data: pictures.
+            data: images.
             precompute: runs the body once, keeps its pooled features in a file, and trains the head on them.
-            views: with 1, precompute keeps the features of the pictures as they are, and augmentation has no effect.
-                With K > 1, it keeps those of K augmented views of every training picture, the ones that ``trn_dl``
-                draws in epochs 0 to K - 1; each epoch of training takes one view of each picture, drawn by (seed,
-                epoch, row) so that K epochs take each of them once. Validation and test keep the features of the
-                pictures as they are, which `predict` and the metrics use, and of K augmented views, which `TTA`
+            views: with 1, precompute keeps the features of the images as they are, and augmentation has no effect.
+                With K > 1, it keeps those of K augmented views of every training image, the ones that ``trn_dl``
+                samples in epochs 0 to K - 1; each epoch of training takes one view of each image, chosen by
+                (seed, epoch, row) so that K epochs take each of them once. Validation and test keep the features of the
+                images as they are, which `predict` and the metrics use, and of K augmented views, which `TTA`
                 averages. The pass takes K times as long, and its file is K times as large.
             ps: dropout probabilities: one for all linear layers, or one each; [.25, ..., .5] by default.
             xtra_fc: widths of the head's hidden layers; [512] by default.
@@ -171,11 +128,11 @@ class ConvLearner(_OwnHead):
         """
         check_data("ConvLearner.pretrained", data)
         if data.has_rows:
-            raise ValueError("ConvLearner: data holds activations, not pictures; use HeadLearner(data)")
+            raise ValueError("ConvLearner: data holds activations, not images; use HeadLearner(data)")
         body = build_body(arch, pretrained, weights)
         _check_size(body, data)
-        head = _make_head(data, body.n_features, ps, xtra_fc, custom_head, seed)
-        learn = cls(data, Net(body, head), metrics=_metrics_for(data, metrics), seed=seed, views=views, **kwargs)
+        head = make_head(data, body.n_features, ps, xtra_fc, custom_head, seed)
+        learn = cls(data, Net(body, head), metrics=metrics_for(data, metrics), seed=seed, views=views, **kwargs)
         if pretrained or weights is not None:
             learn._check_statistics((body.mean, body.std))
         learn.precompute = precompute
@@ -185,25 +142,28 @@ class ConvLearner(_OwnHead):
 
     @property
     def precompute(self) -> bool:
-        """Whether the head trains on cached activations instead of the whole network on pictures."""
+        """Whether the head trains on cached activations instead of the whole network on images."""
         return self._rows is not None
 
     @precompute.setter
     @long_call("what was computed is kept; do it again to go on.")
     def precompute(self, on: bool) -> None:
         check_flag("ConvLearner", "precompute", on)
-        if not on:
-            self._rows = None
-            return
-        self._data.scan()
-        self._rows = self._cached_rows()
+        self._rows = self._cached_rows() if on else None
+
+    @long_call("what was computed is kept; call it again.")
+    def _refresh_rows(self) -> None:
+        """Compute activations again after the body or the data has changed, where they are in use."""
+        if self._rows is not None:
+            self._rows = self._cached_rows()
 
     def _cached_rows(self) -> ImageClassifierData:
         data = self._data
+        data.scan()
         augments = data.tfms is not None and data.tfms[0].augments
         if self.views == 1:
             if augments:
-                self._say_once(
+                self._log_once(
                     "precompute: random crops and augmentation have no effect on cached activations; pass views=4 to "
                     "cache augmented views, or set learn.precompute = False"
                 )
@@ -211,7 +171,7 @@ class ConvLearner(_OwnHead):
         else:
             if not augments:
                 raise ValueError(
-                    f"precompute: views={self.views} needs transforms that draw at random, or all views are the same. "
+                    f"precompute: views={self.views} needs random transforms, or all views are the same. "
                     "Pass aug_tfms= to tfms_from_model, or views=1."
                 )
             train = self._activations("train", data.trn_dl, self.views)
@@ -232,11 +192,9 @@ class ConvLearner(_OwnHead):
         folders = places_for(self._data.below(self._tmp_name))
         return activations(self.model, dl, folders, dtype=self._act_dtype, what=name, views=views)
 
+    @property
     def _stage(self) -> Stage:
-        if self._rows is None:
-            return super()._stage()
-        groups = LayerGroups([self.head], heads=1, bn_frozen=self.groups.bn_frozen)
-        return Stage(self.head, groups, self._rows)
+        return super()._stage if self._rows is None else Stage(self.head, self._head_groups, self._rows)
 
     def _how(self) -> dict[str, str]:
         views = "" if self.views == 1 else f", {self.views} views of each"
@@ -260,24 +218,24 @@ class ConvLearner(_OwnHead):
         return checked[-1:]
 
     def freeze_to(self, n: int) -> None:
-        """Freezes the layer groups before index ``n`` and makes the others trainable.
+        """Freeze the layer groups before index ``n`` and make the others trainable.
 
         Where that is more than the head, ``precompute`` is turned off: cached activations cannot train a body.
         """
         super().freeze_to(n)
         if self.precompute and self.groups.frozen_to < len(self.groups) - 1:
-            say("precompute is off: the body trains on pictures")
+            log("precompute is off: the body trains on images")
             self.precompute = False
 
     def set_data(self, data: ImageClassifierData) -> None:
-        """Goes on with other pictures of the same classes; under precompute, with their activations."""
+        """Go on with other images of the same classes; under precompute, with their activations."""
         check_data("set_data", data)
         if data.has_rows:
-            raise ValueError("set_data: data holds activations, not pictures")
+            raise ValueError("set_data: data holds activations, not images")
         _check_size(self.model.body, data)
         super().set_data(data)
         self._check_statistics(self._trained_with)
-        self.precompute = self.precompute
+        self._refresh_rows()
 
     def _note_origin(self, info: dict[str, Any]) -> None:
         tfms = info.get("transforms")
@@ -285,7 +243,7 @@ class ConvLearner(_OwnHead):
             self._check_statistics((tfms["mean"], tfms["std"]))
 
     def _check_statistics(self, trained_with: Statistics | None) -> None:
-        """Warns where the transforms normalise pictures in another way than the weights were trained with."""
+        """Warn where the transforms normalise images in another way than the weights were trained with."""
         self._trained_with = trained_with
         if trained_with is None or self._data.tfms is None:
             return
@@ -293,25 +251,25 @@ class ConvLearner(_OwnHead):
         if not np.allclose(trained_with, (tfms.mean, tfms.std), atol=_SAME_STATISTICS):
             (mean, std), (data_mean, data_std) = trained_with, (tfms.mean, tfms.std)
             warn(
-                f"the weights were trained on pictures normalised with mean {tuple(mean)} and deviation {tuple(std)}, "
+                f"the weights were trained on images normalised with mean {tuple(mean)} and deviation {tuple(std)}, "
                 f"and the data's transforms use mean {tuple(data_mean)} and deviation {tuple(data_std)}: predictions "
                 "are worse for it. Make the data with tfms_from_model(arch, sz), with the arch of the learner."
             )
 
     def load(self, name: str) -> None:
-        """Loads what `save` stored, see `Learner.load`; under precompute, activations follow the loaded body."""
+        """Load what `save` stored, see `Learner.load`; under precompute, activations follow the loaded body."""
         super().load(name)
-        self.precompute = self.precompute
+        self._refresh_rows()
 
     @long_call("nothing was written; call it again.")
     def export(self, name: str) -> Path:
-        """Writes the whole classifier as an ONNX file, ``NAME.onnx`` in the models folder, for use without fastclf.
+        """Write the whole classifier as an ONNX file, ``NAME.onnx`` in the models folder, for use without fastclf.
 
         Its input ``pictures`` is ``[n, sz, sz, 3] uint8`` RGB, already cropped and resized to ``sz``; normalising is
-        part of the file. Its output is that of `predict`. `fastclf.models.export.to_onnx` tells of the rest.
+        part of the file. Its output is that of `predict`. See `fastclf.models.export.to_onnx` for the rest.
 
         Raises:
-            ExportError: the network does something that cannot be written, or onnxruntime computes something else.
+            ExportError: the network has an operation that cannot be written, or ONNX Runtime computes something else.
         """
         data = self._data
         if data.tfms is None:
@@ -321,14 +279,14 @@ class ConvLearner(_OwnHead):
         path = self._model_path(name)
         path = path.with_name(path.name + ".onnx")
         model = to_onnx(self.model, tfms.sz, (tfms.mean, tfms.std), [str(c) for c in data.classes], gives)
-        publish(path, lambda temporary: temporary.write_bytes(model))
+        publish(path, lambda temporary: write_new(temporary, model))
         return path
 
     @long_call(NOTHING_CHANGED)
     def TTA(self, n_aug: int = 4, is_test: bool = False) -> tuple[NDArray[Any], NDArray[Any]]:  # noqa: N802
-        """Predictions for the pictures as they are and for ``n_aug`` augmented views, see `Learner.TTA`.
+        """Return predictions for the images as they are and for ``n_aug`` augmented views, see `Learner.TTA`.
 
-        Under precompute with ``views`` > 1, the views are the cached ones, and no picture is read.
+        Under precompute with ``views`` > 1, the views are the cached ones, and no image is read.
 
         Raises:
             ValueError: more views are asked for than are cached.
@@ -338,7 +296,7 @@ class ConvLearner(_OwnHead):
         if n_aug > self.views:
             raise ValueError(
                 f"TTA: n_aug must be at most {self.views}, the cached views, got {n_aug}. "
-                f"Pass views={n_aug} when making the learner, or set precompute = False to read the pictures."
+                f"Pass views={n_aug} when making the learner, or set precompute = False to read the images."
             )
         first, targets = self.predict_with_targs(is_test)
         augmented = self._rows.test_aug_dl if is_test else self._rows.aug_dl
@@ -356,48 +314,5 @@ class ConvLearner(_OwnHead):
         return (
             super()._info()
             | {"arch": body.arch, "mean": list(body.mean), "std": list(body.std)}
-            | _head_info(self.head)
+            | describe_head(self.head)
         )
-
-
-class HeadLearner(_OwnHead):
-    """A head alone, on activations that came from elsewhere.
-
-    Args:
-        data: rows ``[N, F]``: see `ImageClassifierData.from_arrays`.
-        ps, xtra_fc, custom_head, metrics, seed: see `ConvLearner.pretrained`.
-        **kwargs: ``crit``, ``opt_fn``, ``clip``, ``models_name``, see `Learner`.
-    """
-
-    def __init__(
-        self,
-        data: ImageClassifierData,
-        *,
-        ps: float | Sequence[float] | None = None,
-        xtra_fc: Sequence[int] | None = None,
-        custom_head: nn.Module | None = None,
-        metrics: Sequence[Metric] | None = None,
-        seed: int | None = None,
-        **kwargs: Any,
-    ) -> None:
-        check_data("HeadLearner", data)
-        rows = data.trn_ds.rows
-        if rows is None:
-            raise ValueError("HeadLearner: data holds pictures, not activations [N, F]; use ConvLearner.pretrained")
-        self.head = _make_head(data, rows.shape[1], ps, xtra_fc, custom_head, seed)
-        super().__init__(data, self.head, [self.head], metrics=_metrics_for(data, metrics), seed=seed, **kwargs)
-
-    def _state(self) -> dict[str, Tensor]:
-        return {f"head.{name}": tensor for name, tensor in super()._state().items()}
-
-    def _target_of(self, tensors: dict[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
-        return super()._target_of({name: t for name, t in tensors.items() if name.startswith("head.")})
-
-    def _info(self) -> dict[str, Any]:
-        return super()._info() | _head_info(self.head)
-
-
-def _head_info(head: nn.Module) -> dict[str, Any]:
-    if not isinstance(head, Head):
-        return {"head": type(head).__name__}
-    return {"head": {"n_in": head.n_in, "c": head.c, "ps": head.ps, "xtra_fc": head.widths}}

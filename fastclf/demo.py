@@ -11,24 +11,24 @@ import matplotlib as mpl
 import numpy as np
 
 import fastclf as fc
-from fastclf.terminal import say
+from fastclf.report import log
 
 
 def run(data_folder: Path | None, out: Path) -> None:
-    """Trains ``efficientnet_lite0`` on ``data_folder`` (handwritten digits when None); saves plots below ``out``."""
+    """Train ``efficientnet_lite0`` on ``data_folder`` (handwritten digits when None) and save plots below ``out``."""
     mpl.use("Agg")
     start = time.monotonic()
-    if data_folder is None:  # digits are far from what the body has seen: it must learn fast
+    if data_folder is None:  # digits are unlike the images the body was trained on: it must learn fast
         lesson = Lesson(write_digits(out / "digits"), 64, [3e-3, 1e-2, 1e-2], out / "plots")
     else:
         lesson = Lesson(data_folder, 224, [1e-4, 1e-3, 1e-2], out / "plots")
     for step in (lesson.look, lesson.frozen, lesson.find, lesson.augmented, lesson.unfrozen, lesson.results):
         step()
-    say(f"\nThe whole lesson took {time.monotonic() - start:.0f} s.")
+    log(f"\nThe whole lesson took {time.monotonic() - start:.0f} s.")
 
 
 def write_digits(folder: Path) -> Path:
-    """Writes scikit-learn's 1,797 handwritten digits (8 x 8) as PNG: 1,297 train, 400 valid, 100 test."""
+    """Write scikit-learn's 1,797 handwritten digits (8 x 8) as PNG: 1,297 train, 400 valid, 100 test."""
     from PIL import Image
     from sklearn.datasets import load_digits
 
@@ -49,7 +49,7 @@ class Lesson:
 
     Args:
         folder: with train/<class>/ and, if there are any, valid/<class>/ and test/.
-        sz: side of the pictures, in pixels.
+        sz: side of the images, in pixels.
         rates: one per layer group, for when all layers train.
         plots: folder for the plots.
     """
@@ -62,69 +62,69 @@ class Lesson:
         self.learn: Any = None
 
     def look(self) -> None:
-        """Shows a few training pictures as the network will see them."""
+        """Show a few training images as the network gets them."""
         data = self.data
-        headline(f"Pictures: {len(data.trn_ds):,} to train on, {len(data.val_ds):,} to validate; {data.c} classes.")
+        headline(f"Images: {len(data.trn_ds):,} to train on, {len(data.val_ds):,} to validate; {data.c} classes.")
         x, y = next(iter(data.trn_dl))
         figure = fc.plots(data.trn_ds.denorm(x[:8]), rows=2, titles=[data.classes[k] for k in y[:8].tolist()])
-        self.keep(figure, "pictures")
+        self.keep(figure, "images")
 
     def frozen(self) -> None:
-        """Caches activations and trains the head on them."""
-        headline("precompute=True runs the pretrained body once over all pictures; the head then trains in seconds.")
+        """Cache activations and train the head on them."""
+        headline("precompute=True runs the pretrained body once over all images; the head then trains in seconds.")
         self.learn = fc.ConvLearner.pretrained(fc.efficientnet_lite0, self.data, precompute=True)
         timed(lambda: self.learn.fit(1e-2, 3))
 
     def find(self) -> None:
-        """Searches for a learning rate with a new head; the activations are there already."""
+        """Search for a learning rate with a new head; the activations are there already."""
         headline("lr_find raises the rate batch by batch: choose one where the loss still falls clearly.")
         fresh = fc.ConvLearner.pretrained(fc.efficientnet_lite0, self.data, precompute=True)
         fresh.lr_find()
         self.keep(fresh.sched.plot(), "lr_find")
 
     def augmented(self) -> None:
-        """Trains the head on augmented pictures."""
-        headline("precompute=False: the head now sees each picture turned, zoomed and lit anew in every epoch.")
+        """Train the head on augmented images."""
+        headline("precompute=False: each epoch rotates and zooms every image anew, and varies brightness and contrast.")
         self.learn.precompute = False
         timed(lambda: self.learn.fit(1e-2, 1, cycle_len=1))
 
     def unfrozen(self) -> None:
-        """Trains all layers, with one rate per layer group and restarts."""
+        """Train all layers, with one rate per layer group and restarts."""
         headline("unfreeze, three rates for three layer groups, and SGDR: cycles of 1, 2 and 4 epochs (cycle_mult=2).")
         self.learn.unfreeze()
         timed(lambda: self.learn.fit(self.rates, 3, cycle_len=1, cycle_mult=2))
         self.keep(self.learn.sched.plot_lr(), "rates")
 
     def results(self) -> None:
-        """Averages predictions over augmented views and shows where they are wrong."""
-        headline("TTA: predictions averaged over each picture and four augmented views of it.")
+        """Average predictions over augmented views and show where they are wrong."""
+        headline("TTA: predictions averaged over each image and four augmented views of it.")
         log_preds, y = self.learn.TTA()
         probs = np.mean(np.exp(log_preds), 0)
-        say(f"accuracy without TTA {fc.accuracy_np(log_preds[0], y):.4f}, with TTA {fc.accuracy_np(probs, y):.4f}")
+        log(f"accuracy without TTA {fc.accuracy_np(log_preds[0], y):.4f}, with TTA {fc.accuracy_np(probs, y):.4f}")
         cm = fc.confusion_matrix(y, probs.argmax(1), classes=self.data.classes)
-        say(str(cm))
+        log(str(cm))
         self.keep(fc.plot_confusion_matrix(cm, self.data.classes), "confusion")
         self.learn.save("demo")
-        say(f"The model is saved as 'demo' in {self.data.path / 'models'}: learn.load('demo') brings it back.")
+        log(f"The model is saved as 'demo' in {self.data.path / 'models'}: learn.load('demo') brings it back.")
 
-    def keep(self, drawn: Any, name: str) -> None:
-        """Saves a figure, or the figure of axes, as PNG and prints its path."""
+    def keep(self, plot: Any, name: str) -> None:
+        """Save a figure, or the figure of axes, as PNG and print its path."""
         import matplotlib.pyplot as plt
 
-        figure = getattr(drawn, "figure", drawn)
+        figure = getattr(plot, "figure", plot)
         path = self.plots / f"{name}.png"
         figure.savefig(path, dpi=100)
         plt.close(figure)
-        say(f"saved {path}")
+        log(f"saved {path}")
 
 
 def headline(text: str) -> None:
-    """Prints the line before a step."""
-    say(f"\n# {text}")
+    """Print the line before a step."""
+    log(f"\n# {text}")
 
 
 def timed(step: Callable[[], Any]) -> None:
-    """Runs a step and prints how long it took."""
+    """Run a step and print how long it took."""
     start = time.monotonic()
     step()
-    say(f"({time.monotonic() - start:.1f} s)")
+    log(f"({time.monotonic() - start:.1f} s)")

@@ -1,4 +1,4 @@
-"""What a learner is, in a few lines: what a notebook shows of it."""
+"""A learner in a few lines, as a notebook shows it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from fastclf.data.classifier_data import ImageClassifierData
-from fastclf.data.validation.bad_images import printable
+from fastclf.data.sources.names import printable
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.head import Head
 
@@ -20,7 +20,7 @@ def describe_learner(
     groups: LayerGroups,
     how: Mapping[str, str],
 ) -> str:
-    """Describes what a learner trains and how, without computing anything.
+    """Describe what a learner trains and how, without computing anything.
 
     Args:
         name: of the learner's class.
@@ -28,7 +28,7 @@ def describe_learner(
         data: what it trains on.
         model: the network.
         groups: its layer groups.
-        how: further lines, what each is about and what it says.
+        how: further lines: label -> text.
     """
     what = "activations" if data.sz is None else f"images of {data.sz} x {data.sz}"
     aim = f"{data.c} number(s)" if data.is_reg else f"{data.c} classes"

@@ -1,8 +1,8 @@
-"""Everything fastclf raises on purpose.
+"""Everything that fastclf raises on purpose.
 
 FastclfError
 ├── DataError (also a ValueError): a folder, table or array that cannot be used as it is
-│   ├── BadImageError: pictures that cannot be decoded, each named with its reason
+│   ├── BadImageError: images that cannot be decoded, each named with its reason
 │   └── LabelError: labels, classes or rows of a table that do not fit
 ├── WeightsError: pretrained weights that cannot be had or do not fit the architecture
 ├── ActivationFileError: a file of cached activations that is damaged or does not belong here
@@ -29,7 +29,7 @@ class DataError(FastclfError, ValueError):
 
 
 class BadImageError(DataError):
-    """Pictures that cannot be decoded.
+    """Images that cannot be decoded.
 
     Attributes:
         reasons: file name -> why it could not be decoded.

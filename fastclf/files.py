@@ -16,16 +16,20 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
-from fastclf.terminal import say
+from fastclf.report import log
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _TEMPORARY = re.compile(r"\.tmp-(?:([0-9a-f]+)-(\d+)-(?:(\d+)-)?)?[0-9a-f]{8}$")
-_LONG = 24 * 3600.0  # seconds: nobody leaves a file that is being written alone for so long
+_LONG = 24 * 3600.0  # seconds: a file that is being written is written to more often
 _OTHERS_MAY_WRITE = 0o022
 
 
 def user_cache() -> Path:
-    """The user's own folder for what can be computed again: $XDG_CACHE_HOME/fastclf, else ~/.cache/fastclf.
+    """Return the user's own folder for what can be computed again: $XDG_CACHE_HOME/fastclf, else ~/.cache/fastclf.
 
     Source: the XDG Base Directory Specification, which lets relative paths be ignored. A user without a home folder, or
     with one that cannot be written, as in containers, gets a temporary one, which lasts as long as the process.
@@ -41,7 +45,7 @@ def user_cache() -> Path:
 
 
 def temporary_folder() -> Path:
-    """Makes a folder, which nobody else can have put something into, and which goes when this process ends."""
+    """Make a folder that is private, and is removed when this process ends."""
     folder, maker = Path(tempfile.mkdtemp(prefix="fastclf-")), os.getpid()
 
     def remove() -> None:
@@ -55,16 +59,16 @@ def temporary_folder() -> Path:
 @cache
 def _temporary_cache() -> Path:
     folder = temporary_folder()
-    say(f"no home folder to write in: caches lie in {folder} until this process ends; set XDG_CACHE_HOME to keep them")
+    log(f"no home folder to write in: caches lie in {folder} until this process ends; set XDG_CACHE_HOME to keep them")
     return folder
 
 
 @cache
 def _machine() -> str:
-    """Where process numbers and their start times mean the same: one boot of a kernel, in one container.
+    """Return a name of the scope of process numbers and start times: one boot of a kernel, in one container.
 
-    A host's name does not tell: hosts that share a folder may have the same. Where the system tells nothing, it is a
-    name that no other process has, so that nobody takes this process for dead.
+    A host's name would not do: hosts that share a folder may have the same. Where the system does not know its boot,
+    the name is random, so that no other process takes this one for dead.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text()
@@ -75,7 +79,7 @@ def _machine() -> str:
 
 
 def _process(pid: int) -> tuple[str, str] | None:
-    """State of a process, and when it was started, in ticks since the machine was; None where that cannot be told."""
+    """Return a process's state, and its start in ticks since the machine's; None where the system does not know it."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return fields[0], fields[19]
@@ -84,19 +88,19 @@ def _process(pid: int) -> tuple[str, str] | None:
 
 
 def temporary_sibling(path: Path) -> Path:
-    """A name beside ``path`` that nobody else uses, and that tells who does: its machine, process and start."""
+    """Return a name beside ``path`` that nobody else uses: it holds machine, process and the process's start."""
     pid = os.getpid()
     _, start = _process(pid) or ("", "0")
     return path.with_name(f"{path.name}.tmp-{_machine()}-{pid}-{start}-{secrets.token_hex(4)}")
 
 
 def given_up_sibling(path: Path) -> Path:
-    """A temporary name beside ``path`` for what its process has given up: `is_left_behind` at once."""
+    """Return a temporary name beside ``path`` for what its process has given up: `is_left_behind` at once."""
     return path.with_name(f"{path.name}.tmp-{secrets.token_hex(4)}")
 
 
 def is_left_behind(path: Path) -> bool:
-    """Whether ``path`` is a temporary file or folder that nobody writes any more.
+    """Return whether ``path`` is a temporary file or folder that nobody writes any more.
 
     That is one with a `given_up_sibling`'s name, one whose process ran on this machine and is no more, or one into
     which nothing was written for a day. In doubt its process lives: the folder may be shared with other machines.
@@ -116,7 +120,7 @@ def is_left_behind(path: Path) -> bool:
 
 
 def _lives(pid: int, start: str) -> bool:
-    """Whether process ``pid`` is the one that was started at ``start``: numbers are given again."""
+    """Return whether process ``pid`` is the one that was started at ``start``: numbers are reused."""
     found = _process(pid)
     if found is not None:
         return found[0] not in "ZX" and found[1] == start  # zombie, dead
@@ -130,82 +134,93 @@ def _lives(pid: int, start: str) -> bool:
 
 
 def _last_written(path: Path) -> float:
-    """When a file, or a folder with the files in it, was modified."""
+    """Return when a file, or a folder with the files in it, was modified."""
     inside = path.iterdir() if path.is_dir() and not path.is_symlink() else ()
     return max(float(entry.lstat().st_mtime) for entry in (path, *inside))
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes renames within ``folder`` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def on_disk(call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Make a call that changes what is on disk: the one place where tests let such calls fail, or end the process."""
+    return call(*args, **kwargs)
 
 
-def sync_file(path: Path) -> None:
-    """Makes the bytes of ``path`` survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
+def sync(file: Path | int) -> None:
+    """Make the bytes of a file, or the renames within a folder, survive a power cut.
+
+    Args:
+        file: its path, or a handle of it.
+    """
+    handle = file if isinstance(file, int) else os.open(file, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        on_disk(os.fsync, handle)
     finally:
-        os.close(handle)
+        if handle != file:
+            os.close(handle)
+
+
+def create(path: Path, mode: int = 0o666) -> int:
+    """Create a file that does not exist yet and return a handle of it, for reading and writing."""
+    return on_disk(os.open, path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+
+
+def append(handle: int, data: bytes) -> None:
+    """Write all of ``data`` at the place where a file's handle is."""
+    left = memoryview(data)
+    while left:
+        left = left[on_disk(os.write, handle, left) :]
 
 
 def write_new(path: Path, data: bytes) -> None:
-    """Writes a file that is not there yet."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    """Write a file that does not exist yet."""
+    handle = create(path)
     try:
-        left = memoryview(data)
-        while left:
-            left = left[os.write(handle, left) :]
+        append(handle, data)
     finally:
         os.close(handle)
 
 
 def publish(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets ``write`` fill a temporary file, then puts it in the place of ``path`` in one step.
+    """Let ``write`` fill a temporary file, then put it in the place of ``path`` in one step.
 
-    After an error or an interrupt, ``path`` is what it was before, and nothing temporary is left. What processes that
-    were killed have left in the folder is removed.
+    After an error or an interrupt, ``path`` is what it was before, and no temporary file is left. Files left in the
+    folder by processes that were killed are removed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    on_disk(path.parent.mkdir, parents=True, exist_ok=True)
     _remove_left_behind(path.parent)
     temporary = temporary_sibling(path)
     try:
         write(temporary)
-        sync_file(temporary)
-        temporary.replace(path)
-        sync_folder(path.parent)
+        sync(temporary)
+        on_disk(temporary.replace, path)
+        sync(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        on_disk(temporary.unlink, missing_ok=True)
 
 
 def _remove_left_behind(folder: Path) -> None:
     for entry in folder.iterdir():
         if is_left_behind(entry) and not entry.is_dir():
             with suppress(OSError):
-                entry.unlink()
+                on_disk(entry.unlink)
 
 
 def require_folder(folder: Path) -> None:
-    """Checks that the folder of some data is still where it was.
+    """Check that the folder of some data is still where it was.
 
     Raises:
-        FileNotFoundError: it is not; says what to do.
+        FileNotFoundError: it is not; names the remedy.
     """
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"the data's folder {folder} is not found: it was moved or removed. Make the data anew from where it is."
+            f"the data's folder {folder} is not found: it was moved or removed. Make the data from where it is now."
         )
 
 
 def check_private(folder: Path) -> None:
-    """Checks that only this user can have put something into ``folder``; one that does not exist is private.
+    """Check that only this user can have put something into ``folder``; one that does not exist is private.
 
     Raises:
-        PermissionError: it is somebody else's, or others may write into it; says which.
+        PermissionError: it belongs to another user, or others may write into it.
     """
     try:
         stat = folder.stat()

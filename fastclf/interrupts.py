@@ -15,7 +15,7 @@ class Interrupts:
 
     Then they do what they did before: Ctrl-C raises KeyboardInterrupt, and SIGTERM, which would end the process at
     once, raises ``SystemExit(143)``, so that everything on the way is cleaned up. The second signal of a kind that
-    comes while the first one waits is not made to wait. Handlers are put back on leaving. Outside the main thread, and
+    comes while the first one waits is delivered at once. Handlers are restored on leaving. Outside the main thread, and
     for signals that are ignored, nothing changes.
 
     Attributes:
@@ -44,7 +44,7 @@ class Interrupts:
         self.check()
 
     def check(self) -> None:
-        """Lets a signal that waits do what it does. To be called where nothing is half done."""
+        """Deliver a signal that waits. To be called where nothing is half done."""
         if self._waiting is not None:
             self.at_rest = True
             self._deliver(self._waiting)
@@ -52,7 +52,7 @@ class Interrupts:
 
     @contextmanager
     def released(self) -> Iterator[None]:
-        """Signals in this block need not wait: nothing that counts can be half done in it."""
+        """Deliver signals at once in a block: nothing that counts can be half done in it."""
         self.check()
         self._released = self.at_rest = True
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.errors import CheckpointError
 from fastclf.interrupts import Interrupts
 from fastclf.models.freezing import LayerGroups
+from fastclf.models.precision import compute_dtype
+from fastclf.rebuild import labels_of, not_rebuilt
+from fastclf.report import warn
 from fastclf.training.metrics import Metric, name_of
-from fastclf.training.state import PREFIX
+from fastclf.training.resume import PREFIX
 
 
 class Saving:
@@ -25,17 +29,30 @@ class Saving:
     _data: ImageClassifierData
     _models_name: str
 
+    def _log_once(self, text: str) -> None:
+        raise NotImplementedError
+
     def save(self, name: str) -> None:
-        """Saves the whole model as ``name`` in the models folder.
+        """Save the whole model as ``name`` in the models folder: ``NAME.json`` and the weights that it points to.
+
+        `fastclf.load` rebuilds it from these two files alone. What it cannot rebuild is logged: a head or a network of
+        your own.
 
         Raises:
             CheckpointError: the folder cannot be written, or the disk is full; an earlier model of that name stays.
             FileNotFoundError: the data's folder is gone.
         """
-        save_checkpoint(self._model_path(name), self._state(), self._info())
+        path, info = self._model_path(name), self._saved_info()
+        save_checkpoint(path, self._state(), info)
+        missing = not_rebuilt(info)
+        if missing:
+            what, passed = ", ".join(missing.values()), ", ".join(f"{argument}=..." for argument in missing)
+            self._log_once(
+                f"save: {what} cannot be rebuilt from a file: fastclf.load({name!r}, {passed}) needs the module"
+            )
 
     def load(self, name: str) -> None:
-        """Loads what `save` stored: weights and statistics; groups stay frozen or not as they are.
+        """Load what `save` stored: weights and statistics; groups stay frozen or not as they are.
 
         A head saved by itself is loaded into the head. A model trained on the same classes in another order has its
         last layer put into this data's order.
@@ -50,28 +67,33 @@ class Saving:
         order = class_order(info.get("classes", []), self._info()["classes"], str(path))
         if order is not None:
             for key in self._class_tensors(tensors):
-                if key in tensors and tensors[key].shape[:1] == (len(order),):  # else it does not fit, as is said below
+                if key in tensors and tensors[key].shape[:1] == (
+                    len(order),
+                ):  # else it does not fit, which `load_tensors` reports
                     tensors[key] = reorder_rows(tensors[key], order)
         target, tensors = self._target_of(tensors)
-        with Interrupts():  # not half of it
+        with Interrupts():  # never half of it
             load_tensors(target, tensors, f"{path} holds {info.get('arch', 'another model')}")
         if target is self.model:
             self.groups.pretrained = bool(info.get("pretrained", self.groups.pretrained))
         self._note_origin(info)
+        differing = _differing(info, self._info(), reordered=order is not None)
+        if differing:
+            warn(f"load: {path} was saved with other data: {'; '.join(differing)}")
 
     def _note_origin(self, info: dict[str, Any]) -> None:
-        """Takes note of how the tensors that were loaded had been trained."""
+        """Take note of how the tensors that were loaded were trained."""
 
     def _state(self) -> dict[str, Tensor]:
-        """The tensors to save, under the names that they have in a file."""
+        """Return the tensors to save, under the names that they have in a file."""
         return self.model.state_dict()
 
     def _target_of(self, tensors: dict[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
-        """The module that saved tensors belong to, and the tensors under its names."""
+        """Return the module that saved tensors belong to, and the tensors under its names."""
         return self.model, tensors
 
     def _class_tensors(self, tensors: dict[str, Tensor]) -> list[str]:
-        """Which saved tensors have one row per class."""
+        """Return which saved tensors have one row per class."""
         raise CheckpointError(
             "load: the model was trained on the same classes in another order, and only a head of fastclf's own can "
             "be put into this order. Load it with data whose classes are in the saved order."
@@ -88,8 +110,28 @@ class Saving:
             "metrics": [name_of(metric) for metric in self.metrics],
         }
 
+    def _saved_info(self) -> dict[str, Any]:
+        """Return what a file says of the model: all that `fastclf.load` needs beside the tensors."""
+        data = self._data
+        return self._info() | {
+            "labels": labels_of(is_multi=data.is_multi, is_reg=data.is_reg),
+            "c": data.c,
+            "precision": str(compute_dtype(data.device)).removeprefix("torch."),
+        }
+
     def _model_path(self, name: str) -> Path:
         plain = isinstance(name, str) and name and name.isprintable() and name == name.strip()
         if not plain or "/" in name or name.startswith("."):
             raise ValueError(f"save/load: name must be a plain file name, got {name!r}")
         return self._data.below(self._models_name) / name
+
+
+def _differing(saved: Mapping[str, Any], here: Mapping[str, Any], *, reordered: bool) -> list[str]:
+    """Say how the data that a model was saved with differs from the data here."""
+    said = ["its classes are in another order, and its last layer was put into this data's"] if reordered else []
+    theirs, ours = saved.get("transforms"), here["transforms"]
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        # Another mean or deviation has a warning of its own, which says what comes of it.
+        keys = [key for key in ours if key not in ("mean", "std") and theirs.get(key) != ours[key]]
+        said += [f"{key} {theirs.get(key)!r} there, {ours[key]!r} here" for key in keys]
+    return said

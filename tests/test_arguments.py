@@ -95,7 +95,7 @@ def test_what_is_no_data(wrong, tmp_path, rng):
         learn.predict_dl(wrong)
 
 
-def test_learners_of_pictures(tmp_path):
+def test_learners_of_images(tmp_path):
     data = picture_data(three_colours(tmp_path))
     for given in ({"act_dtype": np.float32}, {"act_dtype": "int8"}, {"views": 0}, {"views": 2.0}, {"views": True}):
         with pytest.raises(ValueError, match=f"ConvLearner: {next(iter(given))} must be"):
@@ -161,10 +161,10 @@ def test_a_metric_and_a_user_may_write_into_what_they_get(tmp_path, rng):
         preds[:], targs[:] = 0, 0
         return 0.0
 
-    data = row_data(tmp_path, rng)
+    seed = int(rng.integers(2**32))
+    data, same = (row_data(tmp_path, np.random.default_rng(seed)) for _ in range(2))
     before = data.val_y.copy()
-    learn = HeadLearner(data, metrics=[scribbles, accuracy])
-    plain = HeadLearner(data, metrics=[accuracy])
+    learn, plain = HeadLearner(data, metrics=[scribbles, accuracy]), HeadLearner(same, metrics=[accuracy])
     assert learn.fit(1e-2, 2)[2] == plain.fit(1e-2, 2)[1]
     learn.predict_with_targs()[1][:] = 0
     np.testing.assert_array_equal(data.val_y, before)

@@ -55,7 +55,7 @@ CALLS = {
         7,
         r"after 1 epoch\(s\) and 2 of 5 batches; .* The same call with resume=True goes on\.$",
     ),
-    "scan of a fit": (fit, scan_cache.ScanCache, "put", 3, r"scan was stopped: what was decoded is remembered"),
+    "scan of a fit": (fit, scan_cache.ScanCache, "put", 3, r"scan was stopped: what was decoded is kept"),
     "scan": (lambda learn: learn._data.scan(), scan_cache.ScanCache, "put", 3, "scan was stopped: .*again to go on"),
     "check": (lambda learn: learn._data.check(), data_loaders, "check_sets", 1, "check was stopped: "),
     "lr_find": (lambda learn: learn.lr_find(), loop.TrainLoop, "_note", 2, "lr_find was stopped: the model is as it w"),
@@ -190,7 +190,7 @@ print("ended", os.wait()[1])
 """
 
 
-def test_a_forked_process_works_or_is_told(tmp_path):
+def test_a_forked_process_works_or_is_refused(tmp_path):
     """It would wait for ever for threads that only its parent has."""
     pytest.importorskip("nvidia.dali")
     lines = lines_of(FORKED, tmp_path / "data")

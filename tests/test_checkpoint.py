@@ -15,18 +15,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from faults import replaced
 from helpers import row_data
 from processes import lines_of
 from torch import nn
 
-from fastclf import CheckpointError, HeadLearner, ImageClassifierData, Learner, WeightsError, checkpoint
+from fastclf import CheckpointError, HeadLearner, ImageClassifierData, Learner, WeightsError, checkpoint, files
 from fastclf.checkpoint import load_checkpoint, load_tensors, save_checkpoint
 from fastclf.files import given_up_sibling, is_left_behind, temporary_sibling
 from fastclf.models.weights import read_weights
 
 OLD, NEW = {"w": torch.zeros(700)}, {"w": torch.ones(700), "more": torch.arange(5)}
 INFO = {"classes": ["ant", "bee"]}
-CALLS = ("mkdir", "open", "write", "fsync", "close", "replace", "rename", "unlink", "listdir", "scandir")
 
 
 def names(folder):
@@ -34,40 +34,27 @@ def names(folder):
 
 
 KILLED = """
-import os, sys
+import sys
 from pathlib import Path
 import torch
-from test_checkpoint import CALLS, INFO, NEW, OLD, load_checkpoint, save_checkpoint
+from faults import NthCall, in_child, kill, status_of
+from pytest import MonkeyPatch
+from test_checkpoint import INFO, NEW, OLD, load_checkpoint, save_checkpoint
 
 folder = Path(sys.argv[1])
 torch.set_num_threads(1)
-
-def dies_at(n):
-    done = 0
-    def dying(original, is_write):
-        def call(*args, **kwargs):
-            nonlocal done
-            done += 1
-            if done == n:
-                if is_write:
-                    original(args[0], args[1][: len(args[1]) // 2])
-                os._exit(9)
-            return original(*args, **kwargs)
-        return call
-    for name in CALLS:
-        setattr(os, name, dying(getattr(os, name), name == "write"))
 
 n = 0
 while True:
     n += 1
     path = folder / str(n) / "model"
     save_checkpoint(path, OLD, INFO)
-    child = os.fork()
-    if child == 0:
-        dies_at(n)
+
+    def save():
+        NthCall(MonkeyPatch(), n, kill)
         save_checkpoint(path, NEW, INFO)
-        os._exit(0)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    code = status_of(in_child(save))
     found, _ = load_checkpoint(path)
     whole = any(found.keys() == t.keys() and all(torch.equal(found[k], t[k]) for k in t) for t in (OLD, NEW))
     assert whole, n
@@ -83,7 +70,7 @@ while True:
 
 def test_killed_at_every_call_of_a_save(tmp_path):
     rows = [line.split() for line in lines_of(KILLED, tmp_path)]
-    assert [row[1] for row in rows] == ["9"] * (len(rows) - 1) + ["0"]
+    assert [row[1] for row in rows] == ["137"] * (len(rows) - 1) + ["0"]
     found = [row[2] for row in rows]
     assert found == sorted(found, reverse=True)  # the old model up to one call, the new one from there on
     assert {"old", "new"} == set(found)
@@ -97,12 +84,11 @@ def test_a_call_that_fails_leaves_the_old_model(tmp_path, monkeypatch, call, cod
     path = tmp_path / "model"
     save_checkpoint(path, OLD, INFO)
     before = names(tmp_path)
-    original = getattr(os, call)
 
     def failing_at(at):
         calls = iter(range(1, at + 1))
 
-        def failing(*args, **kwargs):
+        def failing(original, *args, **kwargs):
             if next(calls) < at:
                 return original(*args, **kwargs)
             if call == "write":
@@ -112,7 +98,7 @@ def test_a_call_that_fails_leaves_the_old_model(tmp_path, monkeypatch, call, cod
         return failing
 
     for at in (1, 2):
-        monkeypatch.setattr(os, call, failing_at(at))
+        replaced(monkeypatch, call, failing_at(at))
         with pytest.raises(CheckpointError) as caught:
             save_checkpoint(path, NEW, INFO)
         monkeypatch.undo()
@@ -132,7 +118,7 @@ def test_a_save_that_fails_does_not_end_a_fit(tmp_path, rng, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "write", full)
+    replaced(monkeypatch, "write", full)
     with pytest.warns(UserWarning, match="could not be written .*the disk is full") as caught:
         learn.fit(0.01, 4, cycle_len=1, best_save_name="best", cycle_save_name="c", state_name="run")
     assert sorted(str(w.message).split()[1] for w in caught) == ["SaveBest", "SaveCycles", "the"]
@@ -188,7 +174,7 @@ def test_a_zombie_is_dead(tmp_path):
 def test_two_processes_that_save_under_one_name_lose_neither(tmp_path, monkeypatch):
     path = tmp_path / "model"
     save_checkpoint(path, {"w": torch.full((3,), 7.0)}, INFO)
-    original = checkpoint.publish
+    original = files.publish
 
     def publish(file, write):
         if file.suffix == ".json":  # another one saves while this one has written its weights alone
@@ -196,7 +182,7 @@ def test_two_processes_that_save_under_one_name_lose_neither(tmp_path, monkeypat
             save_checkpoint(path, NEW, INFO)
         original(file, write)
 
-    monkeypatch.setattr(checkpoint, "publish", publish)
+    monkeypatch.setattr(files, "publish", publish)
     save_checkpoint(path, OLD, INFO)
     assert torch.equal(load_checkpoint(path)[0]["w"], OLD["w"])
 

@@ -1,23 +1,199 @@
-"""The command line."""
+"""The command line: what is typed, printed and written, and its exit codes."""
 
+import csv
+import json
+import shutil
+
+import numpy as np
+import onnxruntime
+import pandas as pd
 import pytest
+from helpers import COLOURS, row_data, three_colours, write_pictures
+from processes import lines_of
 
-from fastclf.cli import main
+import fastclf
+from fastclf import ConvLearner, HeadLearner, ImageClassifierData, efficientnet_lite0, tfms_from_model
+from fastclf.cli import COMMANDS, main
+
+NAMES = sorted(COLOURS)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A saved model and a folder of images for it."""
+    folder = three_colours(tmp_path_factory.mktemp("cli") / "data", n=3, n_valid=2)
+    data = ImageClassifierData.from_paths(folder, bs=8, tfms=tfms_from_model(efficientnet_lite0, 32))
+    learn = ConvLearner.pretrained(efficientnet_lite0, data, pretrained=False)
+    learn.save("model")
+    return folder / "models" / "model", folder / "valid", learn.predict()
+
+
+@pytest.fixture(autouse=True)
+def _lines_on_stdout_again():
+    yield
+    for handler in fastclf.report._lines.handlers:
+        handler.stream_name = "stdout"
 
 
 def test_no_command_shows_the_commands(capsys):
-    main([])
+    assert main([]) == 0
     shown = capsys.readouterr().out
-    assert "demo" in shown
-    assert "env" in shown
+    assert all(f" {name} " in shown for name in COMMANDS)
 
 
-def test_an_unknown_command_is_an_error(capsys):
-    with pytest.raises(SystemExit):
-        main(["train"])
-    assert "'train'" in capsys.readouterr().err
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_reads(command, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([command, "--help"])
+    assert exit_.value.code == 0
+    shown = capsys.readouterr().out
+    assert COMMANDS[command].split(",")[0][1:10] in shown
+    assert "None" not in shown
+
+
+@pytest.mark.parametrize("typed", [["fly"], ["predict"], ["predict", "m"], ["train", "x", "--epochs", "many"]])
+def test_what_makes_no_sense_is_an_error(typed, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(typed)
+    assert exit_.value.code == 2
+    assert "usage: fastclf" in capsys.readouterr().err
+
+
+def test_an_error_is_one_line(capsys, tmp_path):
+    assert main(["predict", str(tmp_path / "none"), "a.jpg"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert line.startswith("fastclf predict: load: there is no model")
 
 
 def test_env_names_what_runs(capsys):
-    main(["env"])
+    assert main(["env"]) == 0
     assert "native code" in capsys.readouterr().out
+
+
+# predict
+
+
+def test_predict_prints_lines(model, capsys):
+    path, images, expected = model
+    assert main(["predict", str(path), str(images), "--bs", "8"]) == 0
+    rows = list(csv.reader(capsys.readouterr().out.splitlines(), delimiter="\t"))
+    assert [row[1] for row in rows] == [NAMES[i] for i in expected.argmax(1)]
+    assert float(rows[0][2]) == pytest.approx(np.exp(expected[0].max()), abs=1e-4)
+
+
+def test_predict_writes_a_table(model, tmp_path, capsys):
+    path, images, expected = model
+    out = tmp_path / "new" / "predictions.csv"
+    typed = ["predict", str(path), str(images), "--out", str(out), "--topk", "2", "--bs", "8", "--all-probs"]
+    assert main(typed) == 0
+    table = pd.read_csv(out)
+    assert list(table) == ["file", "label", "prob", "label_2", "prob_2", *NAMES]
+    np.testing.assert_allclose(table[NAMES], np.exp(expected), rtol=1e-6)
+    assert capsys.readouterr().out == ""
+
+
+def test_predict_as_json_with_a_bad_image(model, tmp_path, capsys):
+    path, images, _ = model
+    (tmp_path / "bad.jpg").touch()
+    assert main(["predict", str(path), str(images / "red"), str(tmp_path / "bad.jpg"), "gone.jpg", "--json"]) == 1
+    printed = capsys.readouterr()
+    lines = [json.loads(line) for line in printed.out.splitlines()]
+    assert [line["label"] is None for line in lines] == [False, False, True, True]
+    assert lines[0].keys() == {"file", "label", "prob"}
+    assert "bad.jpg cannot be decoded: empty file" in printed.err
+    assert "gone.jpg cannot be decoded: not found" in printed.err
+
+
+def test_a_table_is_written_whole_or_not_at_all(model, tmp_path, capsys):
+    path, images, _ = model
+    out = tmp_path / "predictions.csv"
+    out.write_text("earlier")
+    assert main(["predict", str(path), str(images / "*.none"), "--out", str(out)]) == 1
+    assert "matches" in capsys.readouterr().err
+    assert out.read_text() == "earlier"
+    assert [p.name for p in tmp_path.iterdir()] == [out.name]
+
+
+# export
+
+
+def test_export(model, tmp_path, capsys):
+    path, _, _ = model
+    assert main(["export", str(path), "-o", str(tmp_path / "model.onnx")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == NAMES
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    (found,) = session.run(None, {"pictures": pixels})
+    np.testing.assert_allclose(found, fastclf.load(path).predict(pixels).outputs, atol=1e-4)
+
+
+def test_export_of_rows_is_refused(tmp_path, rng, capsys):
+    HeadLearner(row_data(tmp_path, rng)).save("head")
+    assert main(["export", str(tmp_path / "models" / "head")]) == 1
+    assert "fastclf export: export: the model must" in capsys.readouterr().err
+
+
+# check
+
+
+def test_check(tmp_path, capsys):
+    folder = write_pictures(
+        tmp_path / "data", {f"{part}/{c}": 12 for part in ("train", "valid") for c in ("red", "blue")}
+    )
+    assert main(["check", str(folder), "--sz", "16", "--bs", "8"]) == 0
+    shutil.copy(folder / "train" / "red" / "000.png", folder / "valid" / "red" / "copy.png")
+    assert main(["check", str(folder), "--sz", "16", "--bs", "8"]) == 1
+    assert "byte for byte" in capsys.readouterr().out
+    assert main(["check", str(tmp_path / "nothing")]) == 1
+    assert "no folder" in capsys.readouterr().err
+
+
+def test_check_of_class_folders_alone_and_of_a_table(tmp_path, capsys):
+    folder = write_pictures(tmp_path / "data", {"red": 30, "blue": 30})
+    assert main(["check", str(folder), "--sz", "16", "--bs", "8"]) == 0
+    names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.png"))
+    pd.DataFrame({"file": names, "label": ["odd" if i % 2 else "even" for i in range(60)]}).to_csv(
+        tmp_path / "labels.csv", index=False
+    )
+    assert main(["check", str(folder), "--csv", str(tmp_path / "labels.csv"), "--sz", "16", "--bs", "8"]) == 0
+    assert "even" in capsys.readouterr().out
+
+
+# train
+
+
+TRAIN = """
+import sys
+from fastclf.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_run(tmp_path, capsys):
+    folder = three_colours(tmp_path / "data", n=6, n_valid=4)
+    run = tmp_path / "run"
+    typed = ["train", folder, "--sz", "32", "--epochs", "2", "--unfreeze", "1", "--tta", "--bs", "8", "-o", run]
+    lines_of(TRAIN, *typed)
+    assert {p.name for p in run.iterdir()} == {
+        *("arguments.json", "epochs.csv", "valid.csv", "plots", "model.json"),
+        *(p.name for p in run.glob("model.*.safetensors")),
+    }
+    assert {p.name for p in (run / "plots").iterdir()} == {"loss_head.png", "loss_unfrozen.png", "confusion.png"}
+    epochs = pd.read_csv(run / "epochs.csv")
+    assert list(epochs) == ["epoch", "trn_loss", "val_loss", "accuracy"]
+    assert epochs["epoch"].tolist() == [0, 1, 2]
+    summary = json.loads((run / "arguments.json").read_text())
+    assert summary["arguments"]["seed"] == 42
+    assert summary["versions"]["torch"]
+    assert summary["results"].keys() == {"val_loss", "accuracy", "tta_accuracy"}
+    valid = pd.read_csv(run / "valid.csv")
+    np.testing.assert_allclose(valid[NAMES].sum(axis=1), 1, atol=1e-5)
+    assert (valid["label"] == valid[NAMES].idxmax(axis=1)).mean() == pytest.approx(summary["results"]["tta_accuracy"])
+    assert main(["predict", str(run), str(folder / "valid"), "--json"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 12
+    assert main(["train", str(folder), "-o", str(run)]) == 1
+    assert "no run is overwritten" in capsys.readouterr().err

@@ -1,10 +1,10 @@
 import copy
-import os
 import pickle
 
 import numpy as np
 import pytest
 import torch
+from faults import replaced
 from helpers import HALF, Watches, picture_data, row_data, three_colours, tiny_learner
 from torch import nn
 
@@ -56,7 +56,7 @@ def test_differential_rates_reach_their_groups(data):
         learn.fit([0.1, 0.1], 1)
 
 
-def test_one_picture_predicts_as_its_loader_does(data):
+def test_one_image_predicts_as_its_loader_does(data):
     learn = tiny_learner(data)
     from fastclf import open_image
 
@@ -98,7 +98,7 @@ def test_custom_head(data):
         ConvLearner.pretrained(resnet18, data, pretrained=False, custom_head=head, ps=0.5)
 
 
-def test_pictures_and_activations_do_not_mix(data, tmp_path, rng):
+def test_images_and_activations_do_not_mix(data, tmp_path, rng):
     rows = row_data(tmp_path, rng)
     with pytest.raises(ValueError, match="use HeadLearner"):
         ConvLearner.pretrained(resnet18, rows, pretrained=False)
@@ -108,7 +108,7 @@ def test_pictures_and_activations_do_not_mix(data, tmp_path, rng):
         tiny_learner(data).set_data(rows)
 
 
-def test_pictures_in_arrays(tmp_path, rng):
+def test_images_in_arrays(tmp_path, rng):
     y = np.arange(24) % 3
     x = rng.integers(0, 60, (24, 20, 24, 3)).astype(np.uint8)
     x[np.arange(24), :, :, y] += 150
@@ -132,14 +132,12 @@ def test_without_a_test_set_the_test_is_named(tmp_path):
 
 
 def test_read_only_folder_falls_back_to_the_users_cache(data, monkeypatch):
-    real = os.mkdir
+    def mkdir(call, **kwargs):
+        if call.__self__.is_relative_to(data.path):
+            raise PermissionError(13, "Permission denied", str(call.__self__))
+        call(**kwargs)
 
-    def mkdir(path, *args, **kwargs):
-        if str(path).startswith(str(data.path)):
-            raise PermissionError(13, "Permission denied", str(path))
-        real(path, *args, **kwargs)
-
-    monkeypatch.setattr(os, "mkdir", mkdir)
+    replaced(monkeypatch, "mkdir", mkdir)
     with pytest.warns(UserWarning, match="are not kept in .*: Permission denied"):
         learn = tiny_learner(data, precompute=True)
     assert learn.data.trn_ds.rows.shape == (36, 12)

@@ -34,7 +34,7 @@ def state(learn, folder):
         "gradients": [parameter.requires_grad for parameter in learn.model.parameters()],
         "modes": [module.training for module in modules],
         "hooks": [len(module._forward_hooks) for module in modules],
-        "groups": (learn.groups.frozen_to, learn.groups.bn_frozen),
+        "groups": (learn.groups.frozen_to, list(learn.groups.kept)),
         "torch": torch.get_rng_state().numpy().tobytes(),
         "numpy": repr(np.random.get_state()),
         "python": random.getstate(),

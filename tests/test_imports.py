@@ -1,35 +1,80 @@
-"""Data flows one way: no module imports, at once or later, one that imports it."""
+"""Who may import whom: modules form no circle, and a package knows only those to its left."""
 
 import ast
-from graphlib import TopologicalSorter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import fastclf
 
 ROOT = Path(fastclf.__file__).parent
 
+LEFT_TO_RIGHT = """
+errors calls terminal files philox choice interrupts progress
+ops
+data.sources data.input_stall data.transforms data.decode data.bad_images data.dataset data.validation
+data.loader data.image_loader data.image data.image_transforms data.options data.resize data.sets data.summary
+data.data_loaders data.classifier_data data
+models
+activations
+describe checkpoint training
+saving learner conv_learner
+interpret
+fastclf
+demo cli __main__
+"""  # a name stands for a module, or for a package with all that is in it
+ORDER = LEFT_TO_RIGHT.split()
+
 
 def modules():
-    """Every module's name and file."""
+    """Every module of the package, by name, with its file."""
     for file in ROOT.rglob("*.py"):
-        parts = file.relative_to(ROOT.parent).with_suffix("").parts
-        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), file
+        name = ".".join(file.relative_to(ROOT.parent).with_suffix("").parts)
+        yield name.removesuffix(".__init__"), file
 
 
-def imports_of(tree, known):
-    """Modules that a module imports, inside functions too, but not for type checkers alone."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            continue
-        if isinstance(node, ast.ImportFrom):
-            yield from (name if (name := f"{node.module}.{one.name}") in known else node.module for one in node.names)
-        elif isinstance(node, ast.Import):
-            yield from (one.name for one in node.names)
-        yield from imports_of(node, known)
-
-
-def test_imports_have_no_circle():
+def imports():
+    """Module -> modules of the package that it imports, at the top or in a function; not those for types alone."""
     files = dict(modules())
-    graph = {name: set(imports_of(ast.parse(file.read_text()), files)) & files.keys() for name, file in files.items()}
-    assert graph["fastclf.data.decode.renderer"] >= {"fastclf.ops.crop_resize", "fastclf.data.transforms.spec"}
-    TopologicalSorter(graph).prepare()  # raises CycleError, which names them
+    graph = {}
+    for name, file in files.items():
+        tree = ast.parse(file.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                node.body = []
+        found = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                inner = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= inner & files.keys() or {node.module}
+        graph[name] = found & files.keys()
+    return graph
+
+
+def place(name):
+    """The position in ORDER of the longest entry that a module is, or is in."""
+    name = name.removeprefix("fastclf.")
+    while name not in ORDER:
+        assert "." in name, f"{name} has no place in ORDER"
+        name = name.rpartition(".")[0]
+    return ORDER.index(name)
+
+
+def test_modules_form_no_circle():
+    try:
+        TopologicalSorter(imports()).prepare()
+    except CycleError as error:
+        raise AssertionError(" -> ".join(error.args[1])) from error
+
+
+def test_a_package_knows_only_those_to_its_left():
+    backwards = [
+        f"{name} imports {other}" for name, found in imports().items() for other in found if place(other) > place(name)
+    ]
+    assert backwards == []
+
+
+def test_the_order_names_what_is_there():
+    names = {name.removeprefix("fastclf.") for name, _ in modules()}
+    assert set(ORDER) <= names

@@ -256,7 +256,7 @@ def has_ended(pid, seconds=20):
 
 
 @pytest.mark.parametrize(("number", "on"), [(signal.SIGTERM, "pictures"), (signal.SIGINT, "rows")])
-def test_a_process_that_is_told_to_end(tmp_path, number, on):
+def test_a_process_that_gets_sigterm(tmp_path, number, on):
     pytest.importorskip("nvidia.dali")
     folder = three_colours(tmp_path / "data")
     process = start(SCRIPT, folder, on)

@@ -70,7 +70,7 @@ def test_the_lessons_own_lines(folder, precompute, capsys):
 
 
 @pytest.mark.parametrize("views", [1, 3])
-def test_a_picture_that_turns_bad_during_tta(folder, views):
+def test_an_image_that_turns_bad_during_tta(folder, views):
     """The first passes have a prediction of it, the last has none: their mean has none."""
     data = picture_data(folder, on_bad="skip")
     learn = tiny_learner(data)

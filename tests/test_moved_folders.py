@@ -88,7 +88,7 @@ def copy_with_times(x, y):
 
 
 @pytest.mark.parametrize("exchange", [exchange_contents, exchange_names, copy_with_times])
-def test_other_pictures_of_the_same_size_and_time_are_computed(tmp_path, exchange):
+def test_other_images_of_the_same_size_and_time_are_computed(tmp_path, exchange):
     three_colours(tmp_path)
     for file in tmp_path.rglob("*.png"):  # of one size, as bitmaps are
         file.write_bytes(file.read_bytes().ljust(20_000, b"\0"))
@@ -134,7 +134,7 @@ def tiny_pretrained(monkeypatch):
 
 
 @pytest.mark.usefixtures("tiny_pretrained")
-def test_weights_trained_on_other_statistics_are_told_once(tmp_path):
+def test_weights_trained_on_other_statistics_are_warned_of_once(tmp_path):
     three_colours(tmp_path)
     half, imagenet = data_with(tmp_path, HALF), data_with(tmp_path, IMAGENET)
     (line,) = said(lambda: ConvLearner.pretrained("tiny", imagenet, precompute=True))
@@ -158,7 +158,7 @@ def test_weights_trained_on_other_statistics_are_told_once(tmp_path):
     assert "mean (0.4815" in line
 
 
-def test_archs_are_told_apart(tmp_path):
+def test_archs_differ(tmp_path):
     """The two families of the lesson have statistics of their own."""
     assert archs.tfms_from_model(resnet18, 32)[1].mean == IMAGENET[0]
     assert archs.tfms_from_model(efficientnet_lite0, 32)[1].mean == HALF[0]

@@ -208,7 +208,7 @@ def test_rate_searches_on_few_rows_and_short_fits_have_a_plot(folder):
     assert len(short.plot().lines[0].get_xdata()) == 5
 
 
-def test_several_labels_are_decided_from_the_whole_table_and_said(tmp_path, capsys):
+def test_several_labels_are_decided_from_the_whole_table_and_logged(tmp_path, capsys):
     folder = write_pictures(tmp_path, {"train": 12})
     rows = [f"{i:03d},{'red' if i % 2 else 'blue'}" for i in range(10)]
     rows += ["010,red blue", "011,red blue"]

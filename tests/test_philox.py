@@ -38,7 +38,7 @@ def test_equals_plain_python(rng):
     assert philox4x32(counters, key).tolist() == expected
 
 
-def test_draws_depend_on_their_names_alone(rng):
+def test_samples_depend_on_their_names_alone(rng):
     seed, epoch, stream = (int(v) for v in rng.integers(0, 1000, 3))
     rows = rng.permutation(50).astype(np.int64)
     all_rows = uniforms(seed, epoch, np.arange(50), stream, 5)

@@ -46,7 +46,7 @@ def test_cats_and_dogs_at_224_and_a_second_learner_from_the_cache(catsdogs, monk
     np.testing.assert_array_equal(again.data.trn_ds.rows, learn.data.trn_ds.rows)
 
 
-def test_the_same_pictures_through_paths_csv_and_arrays_give_the_same_predictions(catsdogs):
+def test_the_same_images_through_paths_csv_and_arrays_give_the_same_predictions(catsdogs):
     sz, bs = 64, 50
     paths = ImageClassifierData.from_paths(catsdogs, bs=bs, tfms=tfms(sz))
     sets = (paths.trn_ds, paths.val_ds)

@@ -15,7 +15,7 @@ import pytest
 from helpers import picture_data, row_data, three_colours, tiny_learner
 
 from fastclf import Callback, HeadLearner
-from fastclf.progress import LINE_SECONDS, Progress
+from fastclf.report import LINE_SECONDS, Progress
 
 
 def resident():
@@ -53,6 +53,7 @@ def test_epochs_take_no_more_memory_and_no_other_process(tmp_path, rng, kind):
         learn = tiny_learner(picture_data(three_colours(tmp_path)), precompute=kind == "cached")
         if kind == "pictures":
             learn.unfreeze()
+    learn.data.scan()  # starts the process that decodes for the scan alone
     before, shared_before, watch = children(), shared(), Watch()  # other tests have locks of multiprocessing
     learn.fit(0.01, 20, callbacks=[watch])
     steps = np.diff(watch.resident[4:])

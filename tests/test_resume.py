@@ -98,7 +98,7 @@ def test_a_wide_last_layer(tmp_path, rng):
     check(lambda: HeadLearner(data), lambda learn, **kwargs: learn.fit(0.05, 3, **kwargs), [2, 12])
 
 
-def test_layers_that_draw_from_torch(tmp_path, rng):
+def test_layers_that_sample_from_torch(tmp_path, rng):
     data = row_data(tmp_path, rng)
     head = [nn.Linear(10, 8), nn.Dropout(0.5), nn.Linear(8, 3), nn.LogSoftmax(1)]
     weights = nn.Sequential(*head).state_dict()
@@ -118,7 +118,7 @@ def copy_of(layer):
 
 
 @pytest.mark.parametrize(("precompute", "pretrained"), [(True, False), (False, False), (False, True)])
-def test_pictures(tmp_path, precompute, pretrained):
+def test_images(tmp_path, precompute, pretrained):
     folder = three_colours(tmp_path / "data")
 
     def make():
@@ -389,7 +389,7 @@ def test_without_resume_a_fit_begins_anew(tmp_path, rng):
     assert json.loads((tmp_path / "models" / "run.json").read_text())["fit"]["setting"]["epochs"] == 2
 
 
-def test_what_cannot_be_kept_is_said_and_training_goes_on(tmp_path, rng):
+def test_what_cannot_be_kept_is_reported_and_training_goes_on(tmp_path, rng):
     class Odd(Callback):
         def state_dict(self):
             return {"when": object()}

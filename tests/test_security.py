@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fastclf.activations.places import places_for
 from helpers import HALF, three_colours, tiny_learner
 from PIL import Image
 
 import fastclf
 from fastclf import BadImageError, ImageClassifierData, ImageModelResults, WeightsError, tfms_from_stats
-from fastclf.activations.places import places_for
 from fastclf.models.weights import read_weights
 
 TFMS = tfms_from_stats(HALF, 16)
@@ -64,7 +64,7 @@ def said(capsys, caught=(), error=None):
     return "\n".join([printed.out, printed.err, *(str(w.message) for w in caught), str(error or "")])
 
 
-def test_hostile_names_are_read_and_only_escapes_of_them_are_said(tmp_path, rng, capsys):
+def test_hostile_names_are_read_and_only_escapes_of_them_are_printed(tmp_path, rng, capsys):
     path = hostile_folders(tmp_path / "data", rng)
     (path / "train" / "stray\x1b[2J.txt").touch()
     (path / "train" / "loop\x1b").symlink_to(path / "train", target_is_directory=True)
@@ -78,7 +78,7 @@ def test_hostile_names_are_read_and_only_escapes_of_them_are_said(tmp_path, rng,
     assert CONTROL.findall(text) == []
 
 
-def test_bad_pictures_with_hostile_names_are_listed_on_one_line_each(tmp_path, rng, capsys):
+def test_bad_images_with_hostile_names_are_listed_on_one_line_each(tmp_path, rng, capsys):
     path = hostile_folders(tmp_path / "data", rng, bad=True)
     data = ImageClassifierData.from_paths(path, bs=8, tfms=TFMS)
     with pytest.raises(BadImageError) as error:
@@ -95,7 +95,7 @@ def test_bad_pictures_with_hostile_names_are_listed_on_one_line_each(tmp_path, r
     assert CONTROL.findall("".join(cells)) == []
 
 
-def test_pictures_with_hostile_names_are_drawn(tmp_path, rng):
+def test_images_with_hostile_names_are_drawn(tmp_path, rng):
     data = ImageClassifierData.from_paths(hostile_folders(tmp_path, rng), bs=8, tfms=TFMS)
     log_probs = np.log(np.where(np.eye(2)[data.val_y], 0.9, 0.1))
     figure = ImageModelResults(data.val_ds, log_probs).plot_most_correct(0)

@@ -190,7 +190,7 @@ def test_cross_entropy_gets_logits_and_trains_as_the_default(tmp_path, rng):
     np.testing.assert_allclose(ours.predict(), theirs.predict(), rtol=1e-3, atol=1e-4)
 
 
-def test_pictures_too_give_logits_to_such_a_loss(tmp_path):
+def test_images_too_give_logits_to_such_a_loss(tmp_path):
     learn = tiny_learner(picture_data(three_colours(tmp_path)), crit=nn.CrossEntropyLoss())
     loss = learn.fit(1e-2, 1)[0]
     log_probs, y = learn.predict_with_targs()

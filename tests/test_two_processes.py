@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from nth_call import in_child, status_of
+from faults import in_child, status_of
 
 from fastclf import autotune
 from fastclf.checkpoint import load_checkpoint, save_checkpoint

@@ -117,7 +117,7 @@ def test_a_head_on_cached_activations_is_no_fine_tuning(data, capsys):
     assert said(capsys) == []
 
 
-def test_what_was_chosen_is_said_once(data, capsys):
+def test_what_was_chosen_is_logged_once(data, capsys):
     learn = unfrozen(data, pretrained=True)
     assert said(capsys) == []
     learn.lr_find()
@@ -127,7 +127,7 @@ def test_what_was_chosen_is_said_once(data, capsys):
     assert "keeps its statistics (bn_freeze(False) updates them) and the gradient's norm is bounded at 5" in line
 
 
-def test_what_the_user_said_is_not_said_again(data, capsys):
+def test_what_the_user_chose_is_not_logged(data, capsys):
     learn = unfrozen(data, pretrained=True)
     for bn_freeze, clip, expected in (
         (True, None, ["bn_freeze(True): the gradient's norm is bounded at 5"]),
@@ -135,7 +135,7 @@ def test_what_the_user_said_is_not_said_again(data, capsys):
         (False, None, ["bn_freeze(False): BatchNorm of a pretrained body learns new statistics"]),
         (None, 3.0, ["keeps its statistics (bn_freeze(False) updates them), as small"]),
     ):
-        learn.groups.bn_frozen, learn.clip = bn_freeze, clip
+        learn._bn_frozen, learn.clip = bn_freeze, clip
         learn.fit([1e-3, 1e-2, 1e-2], 1)
         lines = said(capsys)
         assert len(lines) == len(expected)
@@ -168,7 +168,7 @@ def row_sets(rng):
     return [(rng.standard_normal((30, 12)).astype(np.float32), np.arange(30) % 3) for _ in range(2)]
 
 
-def test_a_saved_model_tells_whether_its_body_was_pretrained(data, rng):
+def test_a_saved_model_records_whether_its_body_was_pretrained(data, rng):
     for pretrained in (True, False):
         unfrozen(data, pretrained=pretrained).save(f"from {pretrained}")
     rows = ImageClassifierData.from_arrays(data.path, *row_sets(rng), bs=16, classes=data.classes)

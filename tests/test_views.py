@@ -34,7 +34,7 @@ def which_views(learn, epoch):
     return order // N, order % N
 
 
-def test_every_epoch_takes_one_view_of_every_picture_and_k_epochs_take_all(folder):
+def test_every_epoch_takes_one_view_of_every_image_and_k_epochs_take_all(folder):
     learn = viewed(folder)
     taken = np.zeros((2, K, N), int)
     for epoch in range(2 * K):
@@ -96,7 +96,7 @@ def test_same_seed_same_numbers_bit_for_bit(folder):
     assert first[0] != other[0]
 
 
-def test_validation_and_prediction_use_the_plain_pictures(folder):
+def test_validation_and_prediction_use_the_plain_images(folder):
     with_views, without = viewed(folder), viewed(folder, views=1)
     np.testing.assert_array_equal(with_views.data.val_ds.rows, without.data.val_ds.rows)
     np.testing.assert_array_equal(with_views.predict(), without.predict())
@@ -104,7 +104,7 @@ def test_validation_and_prediction_use_the_plain_pictures(folder):
 
 
 @pytest.mark.parametrize("is_test", [False, True])
-def test_tta_from_views_is_tta_from_pictures(folder, is_test, monkeypatch):
+def test_tta_from_views_is_tta_from_images(folder, is_test, monkeypatch):
     learn = viewed(folder, act_dtype="float32")
     learn.fit(0.05, 1)
     with monkeypatch.context() as patch:
@@ -134,7 +134,7 @@ def test_augmentation_has_an_effect_only_with_views(folder, capsys):
     assert "augmentation have no effect" in capsys.readouterr().out
 
 
-def test_one_view_is_the_plain_picture(own_folder):
+def test_one_view_is_the_plain_image(own_folder):
     one, default = viewed(own_folder, views=1), tiny_learner(picture_data(own_folder, seed=0), precompute=True, seed=0)
     assert (one.views, default.views) == (1, 1)
     np.testing.assert_array_equal(one.data.trn_ds.rows, default.data.trn_ds.rows)
@@ -142,9 +142,9 @@ def test_one_view_is_the_plain_picture(own_folder):
     assert one.TTA(n_aug=5)[0].shape == (6, 18, 3)  # from pictures
 
 
-def test_views_need_something_to_draw(folder):
+def test_views_need_random_transforms(folder):
     data = picture_data(folder, augs=(), crop_type=CropType.NO)
-    with pytest.raises(ValueError, match=r"views=3 needs transforms that draw at random"):
+    with pytest.raises(ValueError, match=r"views=3 needs random transforms"):
         tiny_learner(data, views=3, precompute=True)
 
 
@@ -209,7 +209,7 @@ def test_head_learner_on_views(folder):
     assert head.predict().shape == (18, 3)
 
 
-def test_pictures_that_are_skipped_are_in_no_view(own_folder):
+def test_images_that_are_skipped_are_in_no_view(own_folder):
     (own_folder / "train/red/003.png").write_bytes(b"")
     (own_folder / "valid/red/001.png").write_bytes(b"")
     learn = tiny_learner(picture_data(own_folder, on_bad="skip"), views=K, precompute=True)

@@ -1,1 +1,1 @@
-"""Cached activations: their fingerprint, the file, and the pass over the pictures that fills it."""
+"""Cached activations: their fingerprint, the file, and the pass over the images that fills it."""

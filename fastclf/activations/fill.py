@@ -1,4 +1,4 @@
-"""Finds an activation file, or fills one: in the first folder that takes it, else in memory."""
+"""Open an activation file, or fill one: in the first folder that takes it, else in memory."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ from numpy.typing import NDArray
 from fastclf.activations.store import Accept, older_files, open_activations
 from fastclf.activations.writer import ActivationWriter, as_block
 from fastclf.errors import ActivationFileError
-from fastclf.files import check_private
+from fastclf.files import check_private, user_cache
 from fastclf.interrupts import Interrupts
-from fastclf.terminal import say, warn
+from fastclf.report import log, log_once, warn
 
 Blocks: TypeAlias = Iterator[tuple[NDArray[np.float32], dict[int, str]]]
 
-_TRIES = 3  # somebody may remove or damage a file that has just been published
-_TOLD_AFTER = 3  # blocks: the first also builds the graph of the pictures and the body's runtime
+_TRIES = 3  # another process may remove or damage a file that has just been published
+_LOGGED_AFTER = 3  # blocks: the first also builds the decoder's graph and the body's runtime
 _LONG = 10.0  # seconds
-_said: set[Path] = set()
 
 
 class StaleError(ActivationFileError):
@@ -43,7 +42,7 @@ class Job:
         shape: rows and features, ``(N, F)``.
         dtype: ``float16`` or ``float32``.
         what: a name for messages, such as ``"train"``.
-        rows: what its rows are, for messages, such as ``"700 pictures"``.
+        rows: what its rows are, for messages, such as ``"700 images"``.
         accept: called with row -> reason of rows that an earlier fill could not compute; whether its rows may be used.
     """
 
@@ -78,21 +77,26 @@ class MemoryRows:
             self.rows_done = len(done)
 
     def write(self, rows: NDArray[Any], bad: dict[int, str]) -> None:
-        """Appends rows ``[B, F]``, see `ActivationWriter.write`."""
+        """Append rows ``[B, F]``, see `ActivationWriter.write`."""
         block = as_block(rows, self.rows_done, self._job.shape, self._job.dtype)
         self._rows[self.rows_done : self.rows_done + len(block)] = block
         self.rows_done += len(block)
 
     def result(self) -> NDArray[Any]:
-        """All rows ``[N, F]``."""
+        """Return all rows ``[N, F]``."""
         assert self.rows_done == self._job.shape[0]
         return self._rows
+
+
+def places_for(folder: Path) -> list[Path]:
+    """Return where activation files of data below ``folder`` are kept, best first."""
+    return [folder / "activations", user_cache() / "activations"]
 
 
 def stored(
     job: Job, folders: Sequence[Path], blocks: Callable[[int], Blocks], still: Callable[[], bool]
 ) -> NDArray[Any]:
-    """The rows ``[N, F]`` of ``job``: from the first folder that has them, else computed, and kept where they can be.
+    """Return the rows ``[N, F]`` of ``job``: from the first folder that has them, else computed and kept there.
 
     Args:
         job: which rows.
@@ -101,8 +105,8 @@ def stored(
         still: whether the rows are still those that ``job.key`` names, after they were computed.
 
     Raises:
-        ActivationFileError: a value is not finite, or there is no place for the rows, neither on disk nor in memory.
-        StaleError: the pictures have changed while they were computed.
+        ActivationFileError: a value is not finite, or neither disk nor memory has space for the rows.
+        StaleError: the images have changed while they were computed.
     """
     for _ in range(_TRIES):
         found = _found(job, folders)
@@ -113,7 +117,7 @@ def stored(
             if not still():
                 if isinstance(sink, ActivationWriter):
                     sink.drop()
-                raise StaleError(f"{job.what}: pictures were changed while their activations were computed")
+                raise StaleError(f"{job.what}: images were changed while their activations were computed")
             kept_in_memory = _finished(job, sink)
         if kept_in_memory is not None:
             return kept_in_memory
@@ -121,7 +125,7 @@ def stored(
 
 
 def _finished(job: Job, sink: ActivationWriter | MemoryRows) -> NDArray[Any] | None:
-    """Publishes the file; the rows themselves where no file can be had."""
+    """Publish the file, or return the rows themselves where the disk does not take them."""
     if isinstance(sink, ActivationWriter):
         try:
             sink.finish()
@@ -132,7 +136,7 @@ def _finished(job: Job, sink: ActivationWriter | MemoryRows) -> NDArray[Any] | N
 
 
 def _in_memory(job: Job, writer: ActivationWriter, error: OSError) -> MemoryRows:
-    """Takes the rows out of a file that the disk does not take."""
+    """Move the rows of a file that the disk does not take into memory."""
     _warn(job, writer.final.parent, error)
     memory = MemoryRows(job, writer.rows_so_far())
     writer.drop()
@@ -161,7 +165,7 @@ def _sink(job: Job, folders: Sequence[Path], stack: ExitStack) -> ActivationWrit
             _warn(job, folder, error)
             continue
         left = f", going on after {writer.rows_done:,} rows" if writer.rows_done else ""
-        say(f"{job.what}: computing activations of {job.rows}, {job.size / 1e6:.1f} MB, into {folder}{left}")
+        log(f"{job.what}: computing activations of {job.rows}, {job.size / 1e6:.1f} MB, into {folder}{left}")
         _say_older(folder)
         return writer
     return MemoryRows(job)
@@ -170,7 +174,7 @@ def _sink(job: Job, folders: Sequence[Path], stack: ExitStack) -> ActivationWrit
 def _filled(
     job: Job, sink: ActivationWriter | MemoryRows, blocks: Callable[[int], Blocks]
 ) -> ActivationWriter | MemoryRows:
-    """The sink that took the last block: a full disk does not stop the pass, which goes on in memory."""
+    """Return the sink that took the last block: a full disk does not stop the pass, which goes on in memory."""
     pace = _Pace(job.what, job.shape[0] - sink.rows_done)
     try:
         with Interrupts() as interrupts:
@@ -204,7 +208,7 @@ def _written(
 
 
 def _stopped(job: Job, sink: ActivationWriter | MemoryRows) -> str:
-    """What Ctrl-C leaves of a pass, and how to go on."""
+    """Return what Ctrl-C leaves of a pass, and how to go on."""
     kept = "are lost"
     if isinstance(sink, ActivationWriter):
         kept = f"are kept in {sink.final.parent}; do it again to go on"
@@ -212,7 +216,7 @@ def _stopped(job: Job, sink: ActivationWriter | MemoryRows) -> str:
 
 
 class _Pace:
-    """Says after a few blocks how long the pass will take, when that is long."""
+    """Logs after a few blocks how long the pass will take, where that is long."""
 
     def __init__(self, what: str, left: int) -> None:
         self._what, self._left = what, left
@@ -226,10 +230,10 @@ class _Pace:
             self._start = time.monotonic()
             return
         self._rows += rows
-        if self._blocks == _TOLD_AFTER:
+        if self._blocks == _LOGGED_AFTER:
             rate = self._rows / (time.monotonic() - self._start)
             if self._left > _LONG * rate:
-                say(f"{self._what}: about {_duration(self._left / rate)} at {rate:.3g} pictures/s")
+                log(f"{self._what}: about {_duration(self._left / rate)} at {rate:.3g} images/s")
 
 
 def _duration(seconds: float) -> str:
@@ -247,13 +251,15 @@ def _warn(job: Job, folder: Path, error: OSError) -> None:
 
 def _say_older(folder: Path) -> None:
     older = older_files(folder)
-    if older and folder not in _said:
-        _said.add(folder)
-        say(f"{len(older)} files in {folder} are of another version of fastclf; they are not used and may be deleted")
+    if older:
+        log_once(
+            f"{len(older)} files in {folder} are of another version of fastclf; they are not used and may be deleted",
+            key=("older activation files", folder),
+        )
 
 
 def _free_memory() -> int:
-    """Bytes that this machine has left without swapping."""
+    """Return how many bytes of memory this machine can give without swapping."""
     found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
     assert found is not None
     return 1024 * int(found[1])

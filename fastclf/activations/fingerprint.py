@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
 
 from fastclf.activations.store import SCHEMA
 from fastclf.data.dataset import Dataset
-from fastclf.data.version import PIPELINE_VERSION
+from fastclf.data.decode import PIPELINE_VERSION
 from fastclf.models.body import Body
 
 
@@ -24,11 +22,11 @@ def fingerprint(
     precision: str,
     views: Mapping[str, Any] | None = None,
 ) -> str:
-    """SHA-256 (hex) of the canonical description of an activation file.
+    """Return the SHA-256 (hex) of the canonical description of an activation file.
 
     Covers the architecture, every weight and buffer of the body and how it pools, the transforms, the number of
-    augmented views and the seed that they are drawn with, the versions of the picture pipeline and of the file, the
-    dtypes of the forward pass and of the file, and the pictures in their order: relative path, size in bytes, and the
+    augmented views and the seed that they are sampled with, the versions of the image pipeline and of the file, the
+    dtypes of the forward pass and of the file, and the images in their order: relative path, size in bytes, and the
     times when contents and entry were changed, or, for arrays, a hash of their values. Labels have no part in it.
     """
     description = {
@@ -41,45 +39,12 @@ def fingerprint(
         "views": views,
         "dtype": dtype,
         "precision": precision,
-        "pictures": _pictures(ds),
+        "pictures": ds.source.sha256(),
     }
     return sha256_of(description)
 
 
 def sha256_of(description: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of the canonical JSON of ``description``."""
+    """Return the SHA-256 (hex) of the canonical JSON of ``description``."""
     text = json.dumps(description, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _pictures(ds: Dataset) -> str:
-    if ds.images is not None:
-        return _sha256_of_array(ds.images)
-    return _sha256_of_stats(_stat(ds, name) for name in ds.fnames)
-
-
-def _stat(ds: Dataset, name: str) -> tuple[str, int, int, int]:
-    """What changes with a file's contents.
-
-    Archives, ``cp -p`` and ``mv`` bring other contents with the old time of modification, but nobody can set the time
-    of the last change of the entry. (Inode numbers are left out: mounted anew, some file systems give others.)
-    """
-    try:
-        stat = (ds.path / name).stat()
-    except OSError:
-        return name, -1, -1, -1  # the loader says what is wrong with it
-    return name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
-
-
-def _sha256_of_stats(stats: Iterable[tuple[str, int, int, int]]) -> str:
-    digest = hashlib.sha256()
-    for name, *numbers in stats:
-        digest.update(f"{name}\0{numbers}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
-
-
-def _sha256_of_array(images: np.ndarray[Any, Any]) -> str:
-    digest = hashlib.sha256(f"{images.shape}{images.dtype}".encode())
-    for image in images:
-        digest.update(np.ascontiguousarray(image).data)
-    return digest.hexdigest()

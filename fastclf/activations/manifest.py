@@ -35,25 +35,25 @@ class Block:
 
 
 def header_line(header: Mapping[str, Any]) -> bytes:
-    """The first line of a manifest."""
+    """Return the first line of a manifest."""
     return _line(header)
 
 
 def block_line(block: Block) -> bytes:
-    """The line of a block."""
+    """Return the line of a block."""
     bad = [[row, why] for row, why in block.bad.items()]
     return _line({"first": block.first, "rows": block.rows, "crc32": block.crc32, "bad": bad})
 
 
 def read_manifest(file: Path, header: Mapping[str, Any]) -> list[Block] | None:
-    """Reads the blocks of a manifest, which follow each other from row 0 on.
+    """Read the blocks of a manifest, which follow each other from row 0 on.
 
     Args:
         file: the manifest.
-        header: what its first line must say.
+        header: what its first line must hold.
 
     Returns:
-        The blocks before the first line that is cut, changed or out of order; None when the first line says something
+        The blocks before the first line that is cut, changed or out of order; None when the first line holds something
         else.
 
     Raises:
@@ -75,7 +75,7 @@ def read_manifest(file: Path, header: Mapping[str, Any]) -> list[Block] | None:
 
 
 def read_header(file: Path) -> Any:
-    """The content of a manifest's first line; None when there is none to be read."""
+    """Return the content of a manifest's first line; None when there is none to be read."""
     try:
         with file.open("rb") as handle:
             return next(_contents(handle), None)
@@ -101,7 +101,7 @@ def _line(content: Mapping[str, Any]) -> bytes:
 
 
 def _contents(handle: IO[bytes]) -> Iterator[Any]:
-    """The contents of lines up to the first that is not whole."""
+    """Yield the contents of lines up to the first that is damaged."""
     while line := handle.readline(_LONGEST):
         text = line[9:-1]
         if line != b"%08x %s\n" % (zlib.crc32(text), text):
@@ -113,7 +113,7 @@ def _contents(handle: IO[bytes]) -> Iterator[Any]:
 
 
 def _as_block(content: Any, first: int, rows: int) -> Block | None:
-    """A line's content as the block that begins with row ``first`` of ``rows``; None when it is no such block."""
+    """Return a line's content as the block that begins with row ``first`` of ``rows``; None when it is none."""
     try:
         bad = {int(row): str(why) for row, why in content["bad"]}
         block = Block(content["first"], content["rows"], content["crc32"], bad)

@@ -1,4 +1,4 @@
-"""Runs a frozen body once over a set of pictures and keeps its pooled features."""
+"""Run a frozen body once over a set of images and keep its pooled features."""
 
 from __future__ import annotations
 
@@ -19,53 +19,52 @@ from fastclf.activations.fingerprint import fingerprint
 from fastclf.data.dataset import Dataset
 from fastclf.data.image_loader import ImageLoader
 from fastclf.data.loader import Rows
-from fastclf.data.validation.verified import DatasetFiles
+from fastclf.data.validation.verified import DatasetImages
 from fastclf.models.net import Net
 from fastclf.models.precision import autocast, compute_dtype
-from fastclf.progress import Progress
-from fastclf.terminal import say
+from fastclf.report import Progress, log
 
-_BATCH = 32  # pictures at once on a processor, at most
-_TRIES = 3  # when pictures are changed while they are read
+_BATCH = 32  # images at once on a processor, at most
+_TRIES = 3  # when images are changed while they are read
 _malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of the GNU C library
 
 
 def activations(
     net: Net, loader: ImageLoader, folders: Sequence[Path], *, dtype: str, what: str, views: int = 1
 ) -> NDArray[Any]:
-    """The features ``[views * N, F]`` of every picture of a loader's data set, in its order, mapped from a file.
+    """Return the features ``[views * N, F]`` of every image of a loader's data set, in its order, mapped from a file.
 
-    Row ``k * N + i`` is picture ``i`` as the loader serves it in epoch ``k``. Pictures that cannot be decoded, and are
+    Row ``k * N + i`` is image ``i`` as the loader serves it in epoch ``k``. Images that cannot be decoded, and are
     skipped, have zeros. Takes the file from the first of ``folders`` that has it; else computes the rows, going on
     where an interrupted pass has stopped, and keeps them in the first of ``folders`` that takes them.
 
     Args:
         net: its body runs in evaluation mode; its head has no part in this.
-        loader: of pictures; its order does not matter.
+        loader: of images; its order does not matter.
         folders: where activation files are kept, best first.
         dtype: of the file, ``float16`` or ``float32``.
         what: the set's name, for messages.
         views: epochs of the loader that are kept; more than one for transforms that augment.
 
     Raises:
-        ActivationFileError: a feature is not finite, there is no place for the rows, or the pictures keep changing.
-        BadImageError: pictures cannot be decoded, and the data says that this is an error.
+        ActivationFileError: a feature is not finite, there is no place for the rows, or the images keep changing.
+        BadImageError: images cannot be decoded, and ``on_bad`` makes that an error.
     """
     for _ in range(_TRIES):
         try:
             return _once(net, loader, folders, dtype, what, views)
         except StaleError as error:
-            say(f"{error}; computing them again")
+            log(f"{error}; computing them again")
             stale = error
     raise stale
 
 
 def _once(net: Net, loader: ImageLoader, folders: Sequence[Path], dtype: str, what: str, views: int) -> NDArray[Any]:
     key = _key(net, loader, dtype, views)
-    pictures = f"{loader.n:,} pictures" + (f", {views} augmented views of each" if views > 1 else "")
+    rows = f"{loader.n:,} images" + (f", {views} augmented views of each" if views > 1 else "")
     shape = (views * loader.n, net.body.n_features)
     return stored(
-        Job(key, shape, dtype, what, pictures, partial(_still_bad, loader.ds, loader.files)),
+        Job(key, shape, dtype, what, rows, partial(_still_bad, loader.ds, loader.images)),
         folders,
         lambda done: _blocks(net, loader, done, views, what),
         lambda: key == _key(net, loader, dtype, views),
@@ -73,18 +72,18 @@ def _once(net: Net, loader: ImageLoader, folders: Sequence[Path], dtype: str, wh
 
 
 def _key(net: Net, loader: ImageLoader, dtype: str, views: int) -> str:
-    drawn = None
+    sampled = None
     if loader.tfms.augments:
-        drawn = {"n": views, "seed": loader._options.seed, "split": loader.split.name}
+        sampled = {"n": views, "seed": loader._options.seed, "split": loader.split.name}
     precision = str(compute_dtype(loader.device))
     tfms = loader.tfms.describe()
-    return fingerprint(net.body, loader.ds, tfms, dtype=dtype, precision=precision, views=drawn)
+    return fingerprint(net.body, loader.ds, tfms, dtype=dtype, precision=precision, views=sampled)
 
 
-def _still_bad(ds: Dataset, files: DatasetFiles, bad: Mapping[int, str]) -> bool:
+def _still_bad(ds: Dataset, images: DatasetImages, bad: Mapping[int, str]) -> bool:
     """Notes rows that an earlier pass could not compute; False when one of their pictures can be decoded by now."""
     new = {row % len(ds): why for row, why in bad.items() if row % len(ds) not in ds.bad.reasons}
-    if len(files.bad(np.array([*new], np.int64))) < len(new):
+    if len(images.bad(np.array([*new], np.int64))) < len(new):
         return False
     ds.bad.note(new)
     return True
@@ -110,28 +109,28 @@ class _InOrder(ImageLoader):
 def _blocks(net: Net, loader: ImageLoader, done: int, views: int, what: str) -> Blocks:
     """The rows from ``done`` on, batch by batch, with zeros for pictures that are skipped."""
     net.eval()
-    pictures, n = _InOrder(loader, done), loader.n
-    with Progress(views * n, f"activations of {what}", "pictures", done=done) as progress:
+    images, n = _InOrder(loader, done), loader.n
+    with Progress(views * n, f"activations of {what}", "images", done=done) as progress:
         for view in range(done // n if n else views, views):
-            for features, rows in _features(net, pictures, view, behind=int(loader.device.type == "cuda")):
+            for features, rows in _features(net, images, view, behind=int(loader.device.type == "cuda")):
                 last = view * n + int(rows[-1]) + 1
                 yield _block(features, view * n + rows, done, last, loader.ds)
                 _give_back()
                 progress.advance(last - done)
                 done = last
-            if done < (view + 1) * n:  # the last pictures are bad
+            if done < (view + 1) * n:  # the last images are bad
                 nothing = np.empty((0, net.body.n_features), np.float32)
                 yield _block(nothing, np.empty(0, np.int64), done, (view + 1) * n, loader.ds)
                 done = (view + 1) * n
-    line = pictures.input_stall.line(f"activations of {what}")
+    line = images.input_stall.line(f"activations of {what}")
     if line is not None:
-        say(line)
+        log(line)
 
 
 def _give_back() -> None:
-    """Returns freed memory to the system.
+    """Return freed memory to the system.
 
-    The sizes of decoded pictures differ, so that the heap is full of holes, and grows with the number of pictures.
+    The sizes of decoded images differ, so that the heap fragments, and would grow with the number of images.
     """
     if _malloc_trim is not None:
         _malloc_trim(0)
@@ -154,10 +153,10 @@ class _Returning:
         return self._host.numpy()
 
 
-def _features(net: Net, pictures: ImageLoader, view: int, *, behind: int) -> Iterator[tuple[NDArray[np.float32], Rows]]:
+def _features(net: Net, images: ImageLoader, view: int, *, behind: int) -> Iterator[tuple[NDArray[np.float32], Rows]]:
     """Features and rows of each batch, given when ``behind`` more batches have been started."""
     started: deque[tuple[_Returning, Rows]] = deque()
-    for x, y in pictures.batches(view):
+    for x, y in images.batches(view):
         rows = y.cpu().numpy()  # before the body, which it would wait for
         with torch.inference_mode(), autocast(x.device):
             started.append((_Returning(net.features(x).float()), rows))
@@ -171,7 +170,7 @@ def _features(net: Net, pictures: ImageLoader, view: int, *, behind: int) -> Ite
 def _block(
     features: NDArray[np.float32], rows: Rows, first: int, last: int, ds: Dataset
 ) -> tuple[NDArray[np.float32], dict[int, str]]:
-    """Features of ``rows`` at their places among the rows ``first`` to ``last``, and why the others have none."""
+    """Return features of ``rows`` at their places among rows ``first`` to ``last``, and why the others have none."""
     if len(rows) == last - first:
         return features, {}
     block = np.zeros((last - first, features.shape[1]), np.float32)

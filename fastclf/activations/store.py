@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastclf import files
 from fastclf.activations.manifest import Block, crc32_of, read_header, read_manifest
-from fastclf.files import given_up_sibling
 
 SCHEMA = 2
 DTYPES = ("float16", "float32")
@@ -26,24 +26,24 @@ _checked: set[tuple[int, ...]] = set()  # files whose checksums agreed in this p
 
 
 def accept_all(_bad: Mapping[int, str]) -> bool:
-    """Takes a file as it is, whichever rows could not be computed."""
+    """Accept a file whichever of its rows could not be computed."""
     return True
 
 
 def header_of(key: str, shape: tuple[int, int], dtype: str) -> dict[str, Any]:
-    """What the manifest of a file says first."""
+    """Return the first line of a file's manifest, as a dict."""
     return {"schema": SCHEMA, "key": key, "shape": list(shape), "dtype": dtype}
 
 
 def row_bytes(shape: tuple[int, int], dtype: str) -> int:
-    """Bytes of a row."""
+    """Return the bytes of a row."""
     return shape[1] * np.dtype(dtype).itemsize
 
 
 def open_activations(
     folder: Path, key: str, shape: tuple[int, int], dtype: str, accept: Accept = accept_all
 ) -> NDArray[Any] | None:
-    """Maps the activation file ``folder/key`` read-only, ``[N, F]``; None when there is none that can be used.
+    """Map the activation file ``folder/key`` read-only, ``[N, F]``; None when there is none that can be used.
 
     The first time that a process opens a file, every block's checksum is computed: about a second for 2 GB. A file
     that is damaged is moved aside, where the next `ActivationWriter` finds what is left of it.
@@ -71,7 +71,7 @@ def open_activations(
 
 
 def _whole(place: Path, key: str, shape: tuple[int, int], dtype: str) -> list[Block] | None:
-    """The blocks of a file that is whole: right manifest, right size, right checksums."""
+    """Return the blocks of a file that is whole: right manifest, right size, right checksums."""
     blocks = read_manifest(place / MANIFEST, header_of(key, shape, dtype))
     if blocks is None or sum(block.rows for block in blocks) != shape[0]:
         return None
@@ -89,15 +89,15 @@ def _whole(place: Path, key: str, shape: tuple[int, int], dtype: str) -> list[Bl
 
 
 def _set_aside(place: Path) -> None:
-    """Takes a folder's name away; readers may still have it mapped, and their pages stay valid."""
+    """Rename a folder; readers may still have its file mapped, and their pages stay valid."""
     try:
-        place.rename(given_up_sibling(place))
+        files.on_disk(place.rename, files.given_up_sibling(place))
     except FileNotFoundError:
         return  # another process has just done the same
 
 
 def older_files(folder: Path) -> list[Path]:
-    """The activation files in ``folder`` that another version of the library has written."""
+    """Return the activation files in ``folder`` that another version of the library has written."""
     names = [place for place in folder.iterdir() if place.is_dir() and ".tmp-" not in place.name]
     headers = {place: read_header(place / MANIFEST) for place in names}
     return sorted(

@@ -1,4 +1,4 @@
-"""Filling an activation file so that nothing is lost, and nothing half-written is ever read, whenever it is stopped.
+"""Fill an activation file so that nothing is lost, and nothing half-written is ever read, whenever it is stopped.
 
 Rows go into ``KEY.tmp-<who>-<random>/``, a block at a time: first the rows, then the block's line in the manifest, with
 its checksum. A fill that was interrupted leaves that folder. The next one, and one that runs at the same time, copies
@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastclf import files
 from fastclf.activations.manifest import Block, block_line, header_line, read_manifest
 from fastclf.activations.store import DTYPES, MANIFEST, ROWS, Accept, accept_all, header_of, row_bytes
 from fastclf.errors import ActivationFileError
-from fastclf.files import given_up_sibling, is_left_behind, sync_folder, temporary_sibling
 
 _SYNC_SECONDS = 30.0  # what a power cut may cost
 _KEEP_SECONDS = 7 * 24 * 3600.0  # how long an interrupted fill waits to be gone on with
@@ -31,7 +31,7 @@ _CHUNK = 1 << 20
 
 
 def as_block(rows: NDArray[Any], first: int, shape: tuple[int, int], dtype: str) -> NDArray[Any]:
-    """Rounds rows ``[B, F]``, which follow row ``first`` of ``shape``, to the file's dtype.
+    """Round rows ``[B, F]``, which follow row ``first`` of ``shape``, to the file's dtype.
 
     Raises:
         ActivationFileError: a value is not finite, or too large for fp16; names the row.
@@ -75,8 +75,8 @@ class ActivationWriter:
         self.rows_done = 0
         self._width = row_bytes(shape, dtype)
         self._handles: list[int] = []
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._place = temporary_sibling(self.final)
+        files.on_disk(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
+        self._place = files.temporary_sibling(self.final)
         try:
             self._start(accept)
         except OSError:
@@ -87,35 +87,34 @@ class ActivationWriter:
             raise
 
     def _start(self, accept: Accept) -> None:
-        self._place.mkdir(mode=0o700)
+        files.on_disk(self._place.mkdir, mode=0o700)
         self._manifest = self._create(MANIFEST)
         self._rows = self._create(ROWS)
         self._allocate()
-        _write(self._manifest, header_line(header_of(self.key, self.shape, self.dtype)))
+        files.append(self._manifest, header_line(header_of(self.key, self.shape, self.dtype)))
         self._synced = time.monotonic()
         self._take_up(accept)
 
     def _create(self, name: str) -> int:
-        handle = os.open(self._place / name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        self._handles.append(handle)
-        return handle
+        self._handles.append(files.create(self._place / name, 0o600))
+        return self._handles[-1]
 
     def _allocate(self) -> None:
         size = self.shape[0] * self._width
         if not size:
             return
         try:
-            os.posix_fallocate(self._rows, 0, size)
+            files.on_disk(os.posix_fallocate, self._rows, 0, size)
         except OSError as error:
             left = _left_behind(self.final.parent, "*")
             if error.errno != errno.ENOSPC or not left:
                 raise
             for partial in left:  # what they hold costs less to compute again than a file that is not kept
                 _remove(partial)
-            os.posix_fallocate(self._rows, 0, size)
+            files.on_disk(os.posix_fallocate, self._rows, 0, size)
 
     def write(self, rows: NDArray[Any], bad: dict[int, str] | None = None) -> None:
-        """Appends rows ``[B, F]``; values are rounded to the file's dtype.
+        """Append rows ``[B, F]``; values are rounded to the file's dtype.
 
         Args:
             rows: zeros where a row could not be computed.
@@ -126,17 +125,17 @@ class ActivationWriter:
             OSError: the disk is full, or fails.
         """
         data = as_block(rows, self.rows_done, self.shape, self.dtype).tobytes()
-        _write(self._rows, data)
+        files.append(self._rows, data)
         self._append(Block(self.rows_done, len(rows), zlib.crc32(data), bad or {}))
         if time.monotonic() - self._synced > _SYNC_SECONDS:
             self._sync()
 
     def _append(self, block: Block) -> None:
-        _write(self._manifest, block_line(block))
+        files.append(self._manifest, block_line(block))
         self.rows_done += block.rows
 
     def finish(self) -> None:
-        """Publishes the file; if another process has published the same one meanwhile, that one stays.
+        """Publish the file; if another process has published the same one meanwhile, that one stays.
 
         Raises:
             OSError: the disk is full, or fails, or somebody has removed the folder; the rows can still be read back.
@@ -145,19 +144,19 @@ class ActivationWriter:
             raise ValueError(f"finish: {self.shape[0]} rows were announced, {self.rows_done} written")
         self._sync()
         try:
-            sync_folder(self._place)
-            self._place.rename(self.final)
+            files.sync(self._place)
+            files.on_disk(self._place.rename, self.final)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
             self.drop()
-        sync_folder(self.final.parent)
+        files.sync(self.final.parent)
         self._close()
         for partial in _left_behind(self.final.parent, self.key):
             _remove(partial)
 
     def rows_so_far(self) -> NDArray[Any]:
-        """Reads back the rows that are done, ``[rows_done, F]``."""
+        """Read back the rows that are done, ``[rows_done, F]``."""
         data, done = bytearray(self.rows_done * self._width), 0
         while done < len(data):
             read = os.preadv(self._rows, [memoryview(data)[done:]], done)
@@ -167,13 +166,13 @@ class ActivationWriter:
         return np.frombuffer(data, self.dtype).reshape(self.rows_done, self.shape[1])
 
     def drop(self) -> None:
-        """Gives the fill up, with all that was done."""
+        """Give up the fill, with all that was done."""
         self._close()
-        shutil.rmtree(self._place, ignore_errors=True)
+        files.on_disk(shutil.rmtree, self._place, ignore_errors=True)
 
     def _sync(self) -> None:
         for handle in self._handles:
-            os.fsync(handle)
+            files.sync(handle)
         self._synced = time.monotonic()
 
     def _close(self) -> None:
@@ -188,20 +187,20 @@ class ActivationWriter:
             self._leave()
 
     def _leave(self) -> None:
-        """Leaves the finished blocks to the next fill, and says by the folder's name that this one has ended."""
+        """Leave the finished blocks to the next fill; the folder's name then tells that this one has ended."""
         if not self.rows_done:
             self.drop()
             return
+        with suppress(OSError):  # the rest of the disk is not held meanwhile
+            files.on_disk(os.ftruncate, self._rows, self.rows_done * self._width)
         with suppress(OSError):
-            os.ftruncate(self._rows, self.rows_done * self._width)  # the rest of the disk is not held meanwhile
-        with suppress(OSError):
-            self._place.rename(given_up_sibling(self.final))
+            files.on_disk(self._place.rename, files.given_up_sibling(self.final))
         self._close()
 
-    # What other fills have left, or are writing
+    # Blocks that other fills have left, or are writing
 
     def _take_up(self, accept: Accept) -> None:
-        """Copies finished blocks of other fills of this file, then removes those that had ended before."""
+        """Copy finished blocks of other fills of this file, then remove those that had ended before."""
         ended = _left_behind(self.final.parent, self.key)
         for partial in sorted(self.final.parent.glob(f"{self.key}.tmp-*")):
             if partial != self._place:
@@ -228,7 +227,7 @@ class ActivationWriter:
         for at in range(start, start + size, _CHUNK):
             data = os.pread(source, min(_CHUNK, start + size - at), at)
             crc = zlib.crc32(data, crc)
-            _write(self._rows, data)
+            files.append(self._rows, data)
         if crc != block.crc32:
             os.lseek(self._rows, start, os.SEEK_SET)
             return False
@@ -238,25 +237,19 @@ class ActivationWriter:
 
 def _left_behind(folder: Path, key: str) -> list[Path]:
     """Temporary folders of the file ``key`` ("*": of all) whose processes have ended."""
-    return sorted(partial for partial in folder.glob(f"{key}.tmp-*") if is_left_behind(partial))
+    return sorted(partial for partial in folder.glob(f"{key}.tmp-*") if files.is_left_behind(partial))
 
 
 def _remove_old(folder: Path) -> None:
-    """Removes what interrupted fills of any file have left, a week after."""
+    """Remove what interrupted fills of any file have left, a week after."""
     for partial in _left_behind(folder, "*"):
         if time.time() - partial.stat().st_mtime > _KEEP_SECONDS:
             _remove(partial)
 
 
 def _remove(partial: Path) -> None:
-    """Takes a temporary folder's name away in one step, since two processes may remove it at once; then deletes."""
-    aside = given_up_sibling(partial.with_name(partial.name.partition(".tmp-")[0]))
+    """Rename a temporary folder in one step, as two processes may remove it at once; then delete it."""
+    aside = files.given_up_sibling(partial.with_name(partial.name.partition(".tmp-")[0]))
     with suppress(OSError):
-        partial.rename(aside)
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _write(handle: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(handle, view) :]
+        files.on_disk(partial.rename, aside)
+        files.on_disk(shutil.rmtree, aside, ignore_errors=True)

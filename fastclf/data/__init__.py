@@ -1,10 +1,7 @@
-"""Pictures and their labels, from folders, tables or arrays to batches.
+"""Images and their labels, from folders, tables, names or arrays to batches.
 
-`listing` finds files, but what `left_out` names, `layout` the folders of the sets, `folders`, `name_labels`, `tables`
-and `arrays` find and check labels, `split` chooses validation rows, `sets` puts the three sets together,
-`data_loaders` holds them with their loaders, `classifier_data` hands them to the user. `scan` decodes every picture
-once, `seen` remembers what it saw, `bad_pictures` says what happens with those that cannot be decoded, `duplicates`
-finds rows with the same bytes, `check` reports what is odd, and `describe` says in short what the data are.
-`transforms` and `augmentations` declare what is done to a picture, `draws` turns that into parameters, `pipeline`
-draws the pixels, and `loader` owns the order of the rows.
+`sources` finds files and labels, `transforms` declares what is done to an image, `decode` makes batches, and
+`validation` finds out which images can be decoded and what is odd about the data. `Dataset` puts a source and its
+labels together, a `Loader` owns the order of its rows, and `ImageClassifierData` holds three data sets with the six
+loaders over them.
 """

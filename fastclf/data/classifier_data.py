@@ -11,18 +11,15 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias, Unpack
 import numpy as np
 import numpy.typing as npt
 
+from fastclf.data import sets
 from fastclf.data.data_loaders import DataLoaders
-from fastclf.data.dataset import Dataset
 from fastclf.data.options import SEED, Options, explains_options
-from fastclf.data.sources import arrays, sets
+from fastclf.data.sets import Tfms, check_tfms
+from fastclf.data.sources.array_checks import checked_sets
 from fastclf.data.sources.folders import FolderRules
 from fastclf.data.sources.layout import find_sets
-from fastclf.data.sources.listing import find_files
-from fastclf.data.sources.name_labels import label_by, labelled_by_name
-from fastclf.data.sources.sets import Tfms, check_tfms
-from fastclf.data.sources.split import check_val_idxs
-from fastclf.data.sources.tables import labelled as tables
-from fastclf.data.sources.tables.reading import Table, read_csv, read_df
+from fastclf.data.sources.name_labels import label_by
+from fastclf.data.sources.tables.reading import read_csv, read_df
 from fastclf.data.sources.tables.rules import Column, Missing, TableRules
 from fastclf.data.validation.check import warn_imbalance
 
@@ -34,7 +31,7 @@ ValIdxs: TypeAlias = Sequence[int] | npt.NDArray[np.int64] | None
 
 
 class ImageClassifierData(DataLoaders):
-    """Pictures, or rows of activations, with labels: what `DataLoaders` holds, made by one of the methods below."""
+    """Images, or rows of activations, with labels: what `DataLoaders` holds, made by one of the methods below."""
 
     @classmethod
     @explains_options
@@ -55,7 +52,7 @@ class ImageClassifierData(DataLoaders):
         allow_outside: bool = False,
         **options: Unpack[Options],
     ) -> Self:
-        """Reads path/train/<class>/..., path/valid/<class>/... and, when it is there, path/test/...
+        """Read path/train/<class>/..., path/valid/<class>/... and, when it is there, path/test/...
 
         Args:
             path: the data's root.
@@ -64,30 +61,29 @@ class ImageClassifierData(DataLoaders):
             trn_name: the training folder. Its folders name the classes; '.' when they lie in path itself, where the
                 folders of the other sets, and 'tmp' and 'models', are no classes.
             val_name: the validation folder. When there is neither 'valid' nor 'val', 'validation' or 'dev', `val_pct`
-                of train is drawn from every class instead.
+                of every class of train is held out instead.
             test_name: the test folder, when it is there; None for none.
-            test_with_labels: whether test is path/test/<class>/...; else its pictures have no labels, and zeros stand
+            test_with_labels: whether test is path/test/<class>/...; else its images have no labels, and zeros stand
                 in their place.
             val_pct: see val_name.
-            groups: keeps what belongs together in one set when `val_pct` is drawn, such as all images of a person: a
+            groups: keeps what belongs together in one set when `val_pct` is held out, such as all images of a person: a
                 function of a name in trn_name, e.g. ``lambda name: name.split("_")[0]``.
-            allow_empty: whether a folder of train may hold no picture: then its class is there, and nothing is learnt
+            allow_empty: whether a folder of train may hold no image: then its class is there, and nothing is learnt
                 of it.
-            drop_unknown: whether pictures of valid whose class is not in train are left out, instead of an error.
+            drop_unknown: whether images of valid whose class is not in train are left out, instead of an error.
             allow_outside: whether links may lead out of path, and links to folders are followed.
             **options: see `Options`.
 
         Raises:
-            FileNotFoundError: when a folder, or every picture in it, is missing; says what is there instead.
-            LabelError: when a class has no picture, is unknown to train, or is the only one.
+            FileNotFoundError: a folder, or every image in it, is missing; says what is there instead.
+            LabelError: a class has no image, is unknown to train, or is the only one.
         """
         path, tfms = Path(path), check_tfms(tfms)
         hold_out = sets.HoldOut(val_pct, options.get("seed", SEED), groups)
         rules = FolderRules(allow_empty, drop_unknown, allow_outside)
         folders = find_sets(path, trn_name, val_name, test_name)
-        trn, val, test = sets.from_folders(path, tfms, folders, hold_out, rules, test_with_labels=test_with_labels)
-        warn_imbalance(trn)
-        return cls(path, trn, val, test, bs=bs, tfms=tfms, **options)
+        made = sets.from_folders(path, tfms, folders, hold_out, rules, test_with_labels=test_with_labels)
+        return cls._of(path, made, bs, tfms, options)
 
     @classmethod
     @explains_options
@@ -107,7 +103,7 @@ class ImageClassifierData(DataLoaders):
         allow_outside: bool = False,
         **options: Unpack[Options],
     ) -> Self:
-        """Reads images whose file names tell their class, such as 'cloudy12.jpg' with ``r"^([a-z]+)"``.
+        """Read images whose file names contain their class, such as 'cloudy12.jpg' with ``r"^([a-z]+)"``.
 
         Args:
             path: the data's root.
@@ -117,16 +113,16 @@ class ImageClassifierData(DataLoaders):
             folder: the folder of the images, below path; by default path itself.
             val_idxs: rows for validation, of the names sorted by code point; by default `val_pct` of every class.
             test_name: the folder of test images.
-            test_with_labels: whether their names tell their class, too.
+            test_with_labels: whether their names contain their class, too.
             val_pct: see val_idxs.
             groups: see `from_paths`; names are relative to folder.
             allow_outside: see `from_paths`.
             **options: see `Options`.
 
         Raises:
-            FileNotFoundError: when the folder, or every image in it, is missing.
-            LabelError: when names do not match, or give a single class.
-            ValueError: when pat has no group, or several, or val_idxs do not fit.
+            FileNotFoundError: the folder, or every image in it, is missing.
+            LabelError: names do not match, or give a single class.
+            ValueError: pat has no group, or several, or val_idxs do not fit.
         """
         return cls.from_name_func(
             path,
@@ -161,7 +157,7 @@ class ImageClassifierData(DataLoaders):
         allow_outside: bool = False,
         **options: Unpack[Options],
     ) -> Self:
-        """Reads images whose class is a function of their name.
+        """Read images whose class is a function of their name.
 
         Args:
             path: the data's root.
@@ -179,28 +175,24 @@ class ImageClassifierData(DataLoaders):
             **options: see `Options`.
 
         Raises:
-            FileNotFoundError: when the folder, or every image in it, is missing.
-            LabelError: when a label is no text or empty, or there is a single class.
-            ValueError: when val_idxs do not fit.
+            FileNotFoundError: the folder, or every image in it, is missing.
+            LabelError: a label is no text or empty, or there is a single class.
+            ValueError: val_idxs do not fit.
         """
-        path, tfms, exclude = Path(path), check_tfms(tfms), [] if test_name is None else [test_name]
-        found = find_files(path, folder, exclude=exclude, allow_outside=allow_outside)
-        names, labels, ignored = labelled_by_name(found, label_func)
-        if val_idxs is None:
-            val_idxs = sets.HoldOut(val_pct, options.get("seed", SEED), groups).rows(found, names, labels)
-        elif groups is not None:
-            raise ValueError("groups: val_idxs name the validation rows already. Pass one of them.")
-        rows = check_val_idxs(val_idxs, len(names))
-        unlabelled = None if test_with_labels else test_name
-        trn, val, test = sets.from_rows(path, tfms, names, labels, rows, ignored, unlabelled, allow_outside)
-        if test_with_labels:
-            if test_name is None:
-                raise ValueError("test_with_labels=True needs the folder of test images: pass test_name=.")
-            test_files = find_files(path, test_name, allow_outside=allow_outside)
-            test = sets.labelled_set(path, tfms, *labelled_by_name(test_files, label_func, labels.classes))
-        tables.check_trained(trn.labels, val.labels, folder)
-        warn_imbalance(trn)
-        return cls(path, trn, val, test, bs=bs, tfms=tfms, **options)
+        path, tfms = Path(path), check_tfms(tfms)
+        hold_out = sets.HoldOut(val_pct, options.get("seed", SEED), groups)
+        made = sets.from_names(
+            path,
+            tfms,
+            label_func,
+            folder,
+            val_idxs,
+            hold_out,
+            test_name,
+            test_with_labels=test_with_labels,
+            allow_outside=allow_outside,
+        )
+        return cls._of(path, made, bs, tfms, options)
 
     @classmethod
     @explains_options
@@ -232,20 +224,20 @@ class ImageClassifierData(DataLoaders):
         allow_outside: bool = False,
         **options: Unpack[Options],
     ) -> Self:
-        """Reads pictures in path/folder, labelled by a table with a file name and a label or labels in each row.
+        """Read images in path/folder, labelled by a table with a file name and a label or labels in each row.
 
-        How the table was read is said in one line. Where it has more columns than a file and a label, those to use must
+        One line reports how the table was read. Where it has more columns than a file and a label, those to use must
         be named, unless all others hold 0 and 1. A table without labels takes the folder of each file for its class.
 
         Args:
             path: the data's root.
-            folder: the folder of the pictures.
+            folder: the folder of the images.
             csv_fname: the table, below the working folder or below path.
             bs: rows per batch.
             tfms: (training, validation) transforms, from `tfms_from_model`.
             val_idxs: rows for validation, counted from 0 without the header; by default `val_pct` of every class.
             suffix: what a name in the table lacks, e.g. '.jpg'.
-            test_name: the folder of test pictures, which have no labels.
+            test_name: the folder of test images, which have no labels.
             continuous: whether the labels are numbers to be predicted; then every further column is one.
             skip_header: whether the first line names the columns, unless it names a file.
             cat_separator: what stands between several labels where there are several; the original's name.
@@ -253,9 +245,9 @@ class ImageClassifierData(DataLoaders):
             label_col: the column of the labels; or a list of columns, one for each class, of 0 and 1, or -1 and 1; or
                 of numbers when continuous.
             split_col: a column of 'train', 'valid' and 'test'; or of 0, 1, True and False, named is_valid or is_train.
-                Without rows for validation, they are drawn. Test rows may have labels.
+                Without rows for validation, `val_pct` is held out. Test rows may have labels.
             label_delim: what stands between several labels; a blank means any white space.
-            multi: whether a picture may have several labels. By default, whether cells hold lists, '|' or ';', or words
+            multi: whether an image may have several labels. By default, whether cells hold lists, '|' or ';', or words
                 that vary independently of each other: in more combinations than there are words that never stand alone.
             missing: what happens when rows have no file: "raise" names them, "skip" goes on without them and lists them
                 in tmp/missing_images.csv.
@@ -268,10 +260,10 @@ class ImageClassifierData(DataLoaders):
             **options: see `Options`.
 
         Raises:
-            FileNotFoundError: when a folder, the table or the file of a row is missing.
-            DataError: when the table or a column of it cannot be used.
-            LabelError: when a row cannot be used, or the column of the labels must be named; shows how.
-            ValueError: when val_idxs or other arguments do not fit.
+            FileNotFoundError: a folder, the table or the file of a row is missing.
+            DataError: the table or a column of it cannot be used.
+            LabelError: a row cannot be used, or the column of the labels must be named; shows how.
+            ValueError: val_idxs or other arguments do not fit.
         """
         rules = TableRules(
             "from_csv", suffix, continuous, multi, cat_separator, label_delim, fn_col, label_col, split_col, missing
@@ -282,9 +274,11 @@ class ImageClassifierData(DataLoaders):
             for part, file in files.items()
             if file is not None
         }
-        return cls._from_tables(
-            path, folder, read, bs, tfms, val_idxs, test_name, rules, val_pct, allow_outside, options
+        path, tfms, hold_out = Path(path), check_tfms(tfms), sets.HoldOut(val_pct, options.get("seed", SEED))
+        made = sets.from_tables(
+            path, tfms, read, folder, rules, val_idxs, hold_out, test_name, allow_outside=allow_outside
         )
+        return cls._of(path, made, bs, tfms, options)
 
     @classmethod
     @explains_options
@@ -316,41 +310,11 @@ class ImageClassifierData(DataLoaders):
             "from_df", suffix, continuous, multi, cat_separator, label_delim, fn_col, label_col, split_col, missing
         )
         read = {"train": read_df(df)}
-        return cls._from_tables(
-            path, folder, read, bs, tfms, val_idxs, test_name, rules, val_pct, allow_outside, options
+        path, tfms, hold_out = Path(path), check_tfms(tfms), sets.HoldOut(val_pct, options.get("seed", SEED))
+        made = sets.from_tables(
+            path, tfms, read, folder, rules, val_idxs, hold_out, test_name, allow_outside=allow_outside
         )
-
-    @classmethod
-    def _from_tables(
-        cls,
-        path: PathLike,
-        folder: str,
-        read: dict[str, Table],
-        bs: int,
-        tfms: Tfms | None,
-        val_idxs: ValIdxs,
-        test_name: str | None,
-        rules: TableRules,
-        val_pct: float,
-        allow_outside: bool,
-        options: Options,
-    ) -> Self:
-        path, tfms, seed = Path(path), check_tfms(tfms), options.get("seed", SEED)
-        exclude = [] if test_name is None else [test_name]
-        found = find_files(path, folder, exclude=exclude, allow_outside=allow_outside)
-        rows = tables.labelled_by_table(read, found, rules, val_idxs, val_pct, seed)
-        if rows.test_labels is not None and test_name is not None:
-            raise ValueError(
-                f"{rules.call}: the table has rows for test, and test_name={test_name!r} too. Pass one of them."
-            )
-        trn, val, test = sets.from_rows(
-            path, tfms, rows.names, rows.labels, rows.val_idxs, rows.ignored, test_name, allow_outside
-        )
-        if rows.test_labels is not None:
-            test = Dataset(path, rows.test_labels, rows.test_names, tfms=tfms[1])
-        tables.check_trained(trn.labels, val.labels, next(iter(read.values())).name)
-        warn_imbalance(trn)
-        return cls(path, trn, val, test, bs=bs, tfms=tfms, **options)
+        return cls._of(path, made, bs, tfms, options)
 
     @classmethod
     @explains_options
@@ -366,7 +330,7 @@ class ImageClassifierData(DataLoaders):
         continuous: bool = False,
         **options: Unpack[Options],
     ) -> Self:
-        """Takes pictures, or rows of activations, from arrays.
+        """Take images, or rows of activations, from arrays.
 
         Args:
             path: where models and other files are kept.
@@ -375,18 +339,22 @@ class ImageClassifierData(DataLoaders):
                 and 1 for several labels; any numbers when `continuous`.
             val: the same for validation.
             bs: rows per batch.
-            tfms: (training, validation) transforms, for pictures.
+            tfms: (training, validation) transforms, for images.
             classes: names of the classes 0, 1, ...; by default the numbers, or the sorted names in y.
             test: x, or (x, y) with y as in val; without y, zeros stand in its place.
             continuous: whether y are numbers to be predicted.
             **options: see `Options`.
 
         Raises:
-            ValueError: when a shape, a type or a value does not fit; says where.
-            LabelError: when a label does.
+            ValueError: a shape, a type or a value does not fit; says where.
+            LabelError: a label does.
         """
-        xs, labels = arrays.check_sets(trn, val, test, classes, continuous=continuous)
-        tfms = check_tfms(tfms) if xs[0].ndim == 4 else None
-        trn_ds, val_ds, test_ds = sets.from_checked_arrays(Path(path), tfms, xs, labels)
-        warn_imbalance(trn_ds)
-        return cls(path, trn_ds, val_ds, test_ds, bs=bs, tfms=tfms, **options)
+        sources, labels = checked_sets(Path(path), trn, val, test, classes, continuous=continuous)
+        tfms = None if sources[0].holds_rows else check_tfms(tfms)
+        return cls._of(path, sets.from_sources(tfms, sources, labels), bs, tfms, options)
+
+    @classmethod
+    def _of(cls, path: PathLike, made: sets.Sets, bs: int, tfms: Tfms | None, options: Options) -> Self:
+        trn, val, test = made
+        warn_imbalance(trn)
+        return cls(path, trn, val, test, bs=bs, tfms=tfms, **options)

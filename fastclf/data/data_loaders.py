@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, overload
 
@@ -12,29 +13,29 @@ import numpy.typing as npt
 import torch
 
 from fastclf.calls import long_call
+from fastclf.data.bad_images import MAX_PIXELS, OnBad, bind_together
 from fastclf.data.dataset import Dataset
-from fastclf.data.describe import describe_data
 from fastclf.data.image_loader import ImageLoader
 from fastclf.data.loader import Loader, LoaderOptions, RowLoader
-from fastclf.data.options import SEED, Options, as_device, as_threads
+from fastclf.data.options import SEED, Options, as_batch_size, as_device, as_threads
 from fastclf.data.resize import resized
-from fastclf.data.sources import arrays
-from fastclf.data.sources.left_out import tag_as_cache
-from fastclf.data.sources.listing import inner_name, some
-from fastclf.data.sources.sets import Tfms
+from fastclf.data.sets import Tfms
+from fastclf.data.sources.ignored import tag_as_cache
+from fastclf.data.sources.listing import inner_name
+from fastclf.data.sources.names import some
+from fastclf.data.summary import summary
 from fastclf.data.transforms.sampling import Split
-from fastclf.data.validation.bad_images import MAX_PIXELS, OnBad, bind_together
-from fastclf.data.validation.check import CheckReport, check_sets, class_counts
+from fastclf.data.validation.check import CheckReport, check_sets
 from fastclf.data.validation.duplicates import to_drop
 from fastclf.data.validation.scan import ScanReport, scan_sets
 from fastclf.errors import LabelError
 from fastclf.files import require_folder
 from fastclf.philox import check_seed
-from fastclf.terminal import say
+from fastclf.report import log
 
 
 class DataLoaders:
-    """The three sets of pictures, or of rows of activations, and the six loaders over them.
+    """The three sets of images, or of rows of activations, and the six loaders over them.
 
     Attributes:
         path: the data's root; models and other files are kept below it.
@@ -73,8 +74,8 @@ class DataLoaders:
         self.path = Path(path).absolute()  # os.chdir may come later
         self._was_there = self.path.is_dir()
         self.trn_ds, self.val_ds, self.test_ds = trn_ds, val_ds, test_ds
-        bind_together([ds.bad for ds in (trn_ds, val_ds, test_ds) if ds is not None], on_bad, max_bad, max_pixels)
-        self.bs = arrays.check_bs(bs, len(trn_ds))
+        bind_together([ds.bad for ds in self._sets.values()], self.path, on_bad, max_bad, max_pixels)
+        self.bs = as_batch_size(bs, len(trn_ds))
         self.tfms = tfms
         self.seed = seed
         self.device = as_device(device)
@@ -93,8 +94,8 @@ class DataLoaders:
         return ImageLoader(ds, self.tfms[0 if train else 1], self._options, split, **how)
 
     def __repr__(self) -> str:
-        """Describes sets, sizes and classes in a few lines."""
-        return describe_data(type(self).__name__, self.path, self._sets, self.sz, self.bs)
+        """Describe sets, sizes and classes in a few lines."""
+        return summary(type(self).__name__, self.path, self._sets, self.sz, self.bs)
 
     @property
     def classes(self) -> list[str]:
@@ -108,7 +109,7 @@ class DataLoaders:
 
     @property
     def is_multi(self) -> bool:
-        """Whether a picture may have several labels."""
+        """Whether an image may have several labels."""
         return self.trn_ds.is_multi
 
     @property
@@ -133,7 +134,7 @@ class DataLoaders:
 
     @property
     def has_rows(self) -> bool:
-        """Whether these are rows of activations, not pictures."""
+        """Whether these are rows of activations, not images."""
         return self.trn_ds.rows is not None
 
     @property
@@ -142,75 +143,75 @@ class DataLoaders:
         return {name: ds for name, ds in named.items() if ds is not None}
 
     def below(self, name: str) -> Path:
-        """Returns a folder below the path for files to be kept in.
+        """Return a folder below the path for files to be kept in.
 
         Raises:
-            FileNotFoundError: when the path was there when the data were made, and is gone.
+            FileNotFoundError: the path was there when the data were made, and is gone.
         """
         if self._was_there:
             require_folder(self.path)
         return self.path / name
 
-    @long_call("what was decoded is remembered; call it again to go on.")
+    @long_call("what was decoded is kept; call it again to go on.")
     def scan(self) -> ScanReport:
-        """Decodes every picture in files that no earlier scan has decoded, as `fit` does before it trains on pictures.
+        """Decode every image in files that no earlier scan has decoded, as `fit` does before it trains on images.
 
         Raises:
-            BadImageError: with on_bad="raise", or with more than max_bad; names all bad pictures of all sets.
+            BadImageError: with on_bad="raise", or with more than max_bad; names all bad images of all sets.
         """
         return scan_sets([*self._sets.values()], self._options.num_threads)
 
-    @long_call("what was decoded is remembered; call it again to go on.")
+    @long_call("what was decoded is kept; call it again to go on.")
     def check(self) -> CheckReport:
-        """Scans the pictures, and reports what is odd about the data: `print(data.check())`.
+        """Scan the images, and report what is odd about the data: `print(data.check())`.
 
-        Says which pictures of valid or test are in train too, which have two labels, which classes are nearly empty,
+        Names which images of valid or test are in train too, which have two labels, which classes are nearly empty,
         of very different size or alike in name, which files are bad, of unusual shape or left out. Changes nothing,
-        and raises nothing for pictures that cannot be decoded.
+        and raises nothing for images that cannot be decoded.
         """
         report = scan_sets([*self._sets.values()], self._options.num_threads, raises=False)
         return check_sets(self._sets, self.sz, report)
 
     def without_duplicates(self) -> Self:
-        """Returns the same data with every image once, and none of train in valid or test, compared byte for byte.
+        """Return the same data with every image once, and none of train in valid or test, compared byte for byte.
 
         The last set that has an image keeps it: train gives way to valid, and both to test, whose rows all stay. Images
         that are there under different labels are dropped from train and valid.
 
         Raises:
-            LabelError: when a class would lose all its training images.
-            ValueError: when these are activations of images.
+            LabelError: a class would lose all its training images.
+            ValueError: these are activations of images.
         """
-        if self.has_rows and len(self.trn_ds.fnames):
+        if self.trn_ds.activations is not None:
             raise ValueError("without_duplicates: data holds activations of images. Call it on the data of the images.")
         dropped = to_drop(self._sets)
         trn, val = (
             ds.take(np.setdiff1d(np.arange(len(ds)), dropped[name]))
             for name, ds in (("train", self.trn_ds), ("valid", self.val_ds))
         )
-        before, after = class_counts(self.trn_ds.labels), class_counts(trn.labels)
+        before, after = self.trn_ds.labels.counts(), trn.labels.counts()
         lost = [name for name, had, has in zip(self.classes, before, after, strict=False) if had and not has]
         if lost:
             raise LabelError(
                 f"without_duplicates: {some(lost)} would have no training image. Add others, or move some."
             )
-        say(f"without_duplicates: {len(dropped['train']):,} rows of train, {len(dropped['valid']):,} of valid left out")
+        log(f"without_duplicates: {len(dropped['train']):,} rows of train, {len(dropped['valid']):,} of valid left out")
         return self._replaced((trn, val, self.test_ds), self.tfms)
 
     @long_call("the copies that were made stay; call it again to go on.")
     def resize(self, targ: int, new_path: str = "tmp") -> Self:
-        """Makes smaller copies of all pictures once, in path/new_path/<targ>, and returns the same data over them.
+        """Make smaller copies of all images once, in path/new_path/<targ>, and return the same data over them.
 
         Args:
-            targ: the shorter side of the copies, in pixels; smaller pictures are not enlarged.
+            targ: the shorter side of the copies, in pixels; smaller images are not enlarged.
             new_path: a folder below the data's path.
 
         Raises:
-            ValueError: when targ is less than the transforms need, or new_path is not below the path.
-            BadImageError: when pictures cannot be decoded, as `scan` says.
+            ValueError: targ is less than the transforms need, or new_path is not below the path.
+            BadImageError: images cannot be decoded, as `scan` says.
         """
         if self.tfms is None or self.trn_ds.images is not None:
-            raise ValueError("resize: data must hold pictures in files, got arrays. Resize the arrays themselves.")
+            raise ValueError("resize: data must hold images in files, got arrays. Resize the arrays themselves.")
         if not isinstance(targ, int | np.integer) or targ < self.tfms[0].sz:
             raise ValueError(
                 f"resize: targ must be at least the transforms' size {self.tfms[0].sz}, got {targ!r}. "
@@ -233,11 +234,11 @@ class DataLoaders:
         val_views: npt.NDArray[Any] | None = None,
         test_views: npt.NDArray[Any] | None = None,
     ) -> Self:
-        """Returns the same labels over activations, float16 or float32, rows in each set's order.
+        """Return the same labels over activations, float16 or float32, rows in each set's order.
 
         Args:
             trn: `[N, F]`, or K augmented views `[K * N, F]`, view k of row i in row k * N + i, of which trn_dl
-                takes one of each row in an epoch, see `RowLoader`. Then fix_dl goes on serving pictures.
+                takes one of each row in an epoch, see `RowLoader`. Then fix_dl goes on serving images.
             val: `[N, F]` of the validation set.
             test: `[N, F]` of the test set.
             val_views: `[K * N, F]`, which aug_dl serves, view k in epoch k; without them it serves val.
@@ -277,4 +278,4 @@ def _over(ds: Dataset | None, rows: npt.NDArray[Any] | None) -> Dataset | None:
     if ds is None or rows is None:
         return None
     assert len(rows) == len(ds) * (len(rows) // max(1, len(ds)))
-    return Dataset(ds.path, ds.labels, ds.fnames, rows=rows, bad=ds.bad)
+    return replace(ds, activations=rows, tfms=None)

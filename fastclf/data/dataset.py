@@ -1,4 +1,4 @@
-"""What the loaders draw from: pictures or rows of activations, with their labels."""
+"""What the loaders serve: images or rows of activations, with their labels."""
 
 from __future__ import annotations
 
@@ -11,86 +11,66 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fastclf.data.sources.names import Names
+from fastclf.data.bad_images import BadImages
+from fastclf.data.sources.files import FileSource
+from fastclf.data.sources.labels import Labels
+from fastclf.data.sources.source import Source
 from fastclf.data.transforms.spec import TransformSpec
-from fastclf.data.validation.bad_images import BadPictures
 
-_OF_ITS_OWN = BadPictures(Path(), (), 0)
-
-
-@dataclass(frozen=True)
-class Labels:
-    """The labels of some rows, and what they mean.
-
-    Attributes:
-        y: `[N] int64` class indices; `[N, C] float32` of 0 and 1 where a row may have several labels; `[N, k] float32`
-            for regression, of one number too: predictions are so, and no difference of the two broadcasts.
-        classes: the names of the classes; empty for regression.
-        is_multi: whether a row may have several labels.
-        is_reg: whether the labels are numbers to be predicted.
-        known: False for the zeros of rows that have no labels.
-    """
-
-    y: npt.NDArray[Any]
-    classes: list[str]
-    is_multi: bool = False
-    is_reg: bool = False
-    known: bool = True
-
-    def __post_init__(self) -> None:
-        if self.is_reg and self.y.ndim == 1:
-            object.__setattr__(self, "y", self.y[:, None])
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    @property
-    def c(self) -> int:
-        """Number of classes, or of numbers to predict."""
-        return int(self.y.shape[1]) if self.is_reg else len(self.classes)
-
-    def take(self, rows: npt.NDArray[np.int64]) -> Labels:
-        """Returns the labels of some of the rows."""
-        return replace(self, y=self.y[rows])
-
-    def zeros(self, n: int) -> Labels:
-        """Returns labels of the same kind for n rows that have none."""
-        return replace(self, y=np.zeros((n, *self.y.shape[1:]), self.y.dtype), known=False)
+_OF_ITS_OWN = BadImages(FileSource(Path(), ()))
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Some pictures, or some rows of activations, with their labels.
+    """Some images, or some rows of activations, with their labels.
 
     Attributes:
-        path: the folder that `fnames` are relative to.
+        source: the images, or the rows where there are no images.
         labels: one entry per row.
-        fnames: the files, relative and with forward slashes, kept as `Names`; empty for arrays.
-        images: `[N, H, W, 3]` uint8 or float32 in 0..1, or None.
-        rows: `[N, F]` float16 or float32 activations, or None.
-        tfms: how a picture becomes the model's input; None for rows.
-        bad: which pictures cannot be decoded; copies of the set and its activations share it.
+        tfms: how an image becomes the model's input; None for rows.
+        activations: `[N, F]` float16 or float32 of the images, which the loaders serve in their place, or None.
+        bad: which images cannot be decoded; copies of the set and its activations share it.
         ignored: how many files of each kind were found and left out.
     """
 
-    path: Path
+    source: Source
     labels: Labels
-    fnames: Sequence[str] = ()
-    images: npt.NDArray[Any] | None = None
-    rows: npt.NDArray[Any] | None = None
     tfms: TransformSpec | None = None
-    bad: BadPictures = field(default=_OF_ITS_OWN, repr=False, compare=False)
+    activations: npt.NDArray[Any] | None = None
+    bad: BadImages = field(default=_OF_ITS_OWN, repr=False, compare=False)
     ignored: Mapping[str, int] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "path", self.path.absolute())  # os.chdir comes later
-        if not isinstance(self.fnames, Names):
-            object.__setattr__(self, "fnames", Names(self.fnames))
         if self.bad is _OF_ITS_OWN:
-            object.__setattr__(self, "bad", BadPictures(self.path, self.fnames, len(self)))
+            object.__setattr__(self, "bad", BadImages(self.source))
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def path(self) -> Path:
+        """The folder or archive that `fnames` are relative to."""
+        return self.source.root
+
+    @property
+    def fnames(self) -> Sequence[str]:
+        """The names of the images, relative and with forward slashes; empty for arrays."""
+        return self.source.names
+
+    @property
+    def images(self) -> npt.NDArray[Any] | None:
+        """`[N, H, W, 3 or 1]` uint8 or float32 in 0..1 where the images are an array, or None."""
+        return None if self.source.holds_rows else self.source.values
+
+    @property
+    def rows(self) -> npt.NDArray[Any] | None:
+        """`[N, F]` float16 or float32 activations, or None."""
+        return self.source.values if self.source.holds_rows else self.activations
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether the loaders decode the rows: neither arrays nor activations."""
+        return self.source.values is None and self.activations is None
 
     @property
     def y(self) -> npt.NDArray[Any]:
@@ -118,15 +98,15 @@ class Dataset:
         return self.labels.is_reg
 
     def take(self, rows: npt.NDArray[np.int64]) -> Dataset:
-        """Returns the data set of some of the rows; arrays are copied."""
-        fnames = [self.fnames[row] for row in rows] if len(self.fnames) else []
-        bad = BadPictures(self.bad.path, fnames, len(rows))
+        """Return the data set of some of the rows; arrays are copied."""
+        source = self.source.take(rows)
+        bad = BadImages(source)
         bad.reasons = {i: self.bad.reasons[row] for i, row in enumerate(rows.tolist()) if row in self.bad.reasons}
-        images, values = (None if x is None else x[rows] for x in (self.images, self.rows))
-        return replace(self, labels=self.labels.take(rows), fnames=fnames, images=images, rows=values, bad=bad)
+        activations = None if self.activations is None else self.activations[rows]
+        return replace(self, source=source, labels=self.labels.take(rows), activations=activations, bad=bad)
 
     def denorm(self, x: npt.NDArray[Any] | torch.Tensor) -> npt.NDArray[np.float32]:
-        """Undoes the normalisation: `[N, 3, h, w]` to `[N, h, w, 3] float32` in 0..1, or without N for one picture."""
+        """Undo the normalisation: `[N, 3, h, w]` to `[N, h, w, 3] float32` in 0..1, or without N for one image."""
         if self.tfms is None:
-            raise ValueError("denorm: the data must hold pictures, got rows of activations. There is nothing to draw.")
+            raise ValueError("denorm: the data must hold images, got rows of activations. There is nothing to draw.")
         return self.tfms.denorm(x)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import functools
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fastclf.data.bad_images import MAX_PIXELS
 from fastclf.data.decode.decode_error import DecodeError
-from fastclf.data.validation.bad_images import MAX_PIXELS
-from fastclf.data.validation.verified import CHANGED, VerifiedFiles
+from fastclf.data.sources.files import FileSource
+from fastclf.data.sources.source import Source
+from fastclf.data.validation.scan_cache import ScanCache, scan_cache
+from fastclf.data.validation.verified import CHANGED, VerifiedImages
 from fastclf.errors import BackendError, BadImageError
 from fastclf.files import user_cache
 
@@ -29,8 +33,6 @@ def open_image(fn: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
         FileNotFoundError: there is no such file.
         BadImageError: it cannot be decoded.
     """
-    from fastclf.data.decode.graphs import decode
-
     if not isinstance(fn, str | os.PathLike):
         raise ValueError(
             f"open_image: fn must be the name of a file, got a {type(fn).__name__}. Transforms take pixels and PIL "
@@ -39,21 +41,40 @@ def open_image(fn: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
     file = Path(fn)
     if not file.exists():
         raise FileNotFoundError(f"open_image: there is no file {file}. Check the path.")
-    name = os.path.abspath(file)[1:]  # noqa: PTH100  # links stay
-    files = _opened(user_cache())
-    for anew in (False, True):  # the copy of a file that Pillow has decoded may be lost
-        bad = files.bad([name], MAX_PIXELS, anew=anew)
-        if bad:
-            why = bad[name].removesuffix(CHANGED)
-            raise BadImageError(f"open_image: {file} cannot be decoded: {why}.", {str(file): why})
-        try:
-            return decode(files.file_of(name)).astype(np.float32) / np.float32(255)
-        except DecodeError as error:
-            failure = error
-    raise BackendError(f"open_image: DALI failed on {file}: {failure}") from failure
+    _opened(user_cache())
+    return decoded(FileSource(Path("/"), [os.path.abspath(file)[1:]]), 0, str(file))  # noqa: PTH100  # links stay
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(_cache: Path) -> VerifiedFiles:
-    """All files that `open_image` has been asked for, while the user's cache folder is the same."""
-    return VerifiedFiles(Path("/"), 1)
+def _opened(_cache: Path) -> ScanCache:
+    """What is known of all files that `open_image` was given, while the user's cache folder is the same."""
+    return scan_cache(Path("/"))
+
+
+def decoded(source: Source, row: int, what: str = "") -> npt.NDArray[Any]:
+    """Return one image of a source, `[H, W, 3] float32` RGB in 0..1; of arrays as it is.
+
+    Args:
+        source: of images.
+        row: which image.
+        what: its name in messages; by default the one it has in the source.
+
+    Raises:
+        BadImageError: it cannot be decoded.
+    """
+    from fastclf.data.decode.graphs import decode
+
+    if source.values is not None:
+        image: npt.NDArray[Any] = source.values[row]
+        return image
+    what, images = what or source.name(row), VerifiedImages(source, 1)
+    for anew in (False, True):  # the copy of a file that Pillow has decoded may be lost
+        bad = images.bad([row], MAX_PIXELS, anew=anew)
+        if bad:
+            why = bad[row].removesuffix(CHANGED)
+            raise BadImageError(f"open_image: {what} cannot be decoded: {why}.", {what: why})
+        try:
+            return decode(images.encoded(row), by_path=source.has_paths).astype(np.float32) / np.float32(255)
+        except DecodeError as error:
+            failure = error
+    raise BackendError(f"open_image: DALI failed on {what}: {failure}") from failure

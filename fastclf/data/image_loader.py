@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from fastclf.calls import starts_threads
@@ -17,7 +16,7 @@ from fastclf.data.input_stall import InputStall
 from fastclf.data.loader import Batch, Loader, LoaderOptions, Rows
 from fastclf.data.transforms.sampling import Split, sample
 from fastclf.data.transforms.spec import TransformSpec
-from fastclf.data.validation.verified import DatasetFiles
+from fastclf.data.validation.verified import DatasetImages
 
 if TYPE_CHECKING:
     from fastclf.data.decode.renderer import Renderer
@@ -50,7 +49,7 @@ class ImageLoader(Loader):
         super().__init__(ds, options, shuffle=shuffle, drop_single=drop_single)
         self.tfms = tfms
         self.split = split
-        self.files = DatasetFiles(ds, options.num_threads)
+        self.images = DatasetImages(ds, options.num_threads)
         self._idle: list[Renderer] = []  # built ones that no running epoch uses
 
     def batches(self, epoch: int) -> Iterator[Batch]:
@@ -103,14 +102,16 @@ class ImageLoader(Loader):
     def feed(self, renderer: Renderer, rows: Rows, epoch: int) -> None:
         """Start a batch."""
         parameters = sample(self.tfms, self._options.seed, epoch, self.split, rows)
-        renderer.feed(self._images(rows), parameters, self.files.pixels(rows))
+        renderer.feed(self.images.inputs(rows), parameters, self.images.pixels(rows))
 
     def _build(self) -> Renderer:
         from fastclf.data.decode.graphs import Source
         from fastclf.data.decode.renderer import cpu_renderer, gpu_renderer
 
-        images = self.ds.images
-        source = Source() if images is None else Source(files=False, white=255.0 if images.dtype == np.uint8 else 1.0)
+        images, by_path = self.ds.images, self.ds.source.has_paths
+        source = Source(by_path=by_path)
+        if images is not None:
+            source = Source(files=False, white=255.0 if images.dtype == np.uint8 else 1.0)
         bs, device, threads = min(self.bs, self.n), self.device, self._options.num_threads
         if device.type == "cpu":
             return cpu_renderer(self.tfms, source, bs, threads)
@@ -120,7 +121,7 @@ class ImageLoader(Loader):
         """Make the first batches, as an epoch would, for a measurement."""
         fed = 0
         for rows in self._chunks(np.arange(self.n))[:_TRIED]:
-            if not self.files.bad(rows):
+            if not self.images.bad(rows):
                 self.feed(renderer, rows, 0)
                 fed += 1
             if fed > renderer.ahead:
@@ -128,12 +129,6 @@ class ImageLoader(Loader):
                 fed -= 1
         for _ in range(fed):
             renderer.take()
-
-    def _images(self, rows: Rows) -> Sequence[npt.NDArray[Any]] | npt.NDArray[Any]:
-        if self.ds.images is not None:
-            images = np.ascontiguousarray(self.ds.images[rows])  # a transposed array's rows come transposed
-            return np.repeat(images, 3, axis=3) if images.shape[3] == 1 else images
-        return [np.frombuffer(path, np.uint8) for path in self.files.paths(rows)]
 
 
 class _Flow:
@@ -164,14 +159,14 @@ class _Flow:
             self._fed -= 1
         if self._renderer is not None:
             self._loader.return_renderer(self._renderer)
-        self._loader.files.save()
+        self._loader.images.save()
 
     def _feed_ahead(self) -> None:
         """Feed batches, but none with an image that must not be decoded: it is dealt with when its turn comes."""
         self._renderer = self._renderer or self._loader.take_renderer()
         while self._fed < min(len(self._chunks), max(1, self._renderer.ahead)):
             rows = self._chunks[self._fed]
-            if self._loader.files.bad(rows):
+            if self._loader.images.bad(rows):
                 return
             self._loader.feed(self._renderer, rows, self._epoch)
             self._fed += 1
@@ -185,7 +180,7 @@ class _Flow:
 
     def _drop_bad(self, error: DecodeError | None) -> None:
         """Leave the bad images out of the next batch; it and those after it are fed again."""
-        rest = self._loader.files.without_bad(self._chunks.popleft(), error)
+        rest = self._loader.images.without_bad(self._chunks.popleft(), error)
         self._fed = 0
         if self._loader.is_batch(rest):
             self._chunks.appendleft(rest)

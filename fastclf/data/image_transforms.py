@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from fastclf.data.sources.arrays import pixels_hint
 from fastclf.data.transforms.augmentations import check_range
 from fastclf.data.transforms.base import Augmentation
 from fastclf.data.transforms.own import PixelFunction, as_augmentations
@@ -77,11 +78,6 @@ def _checked(image: npt.NDArray[Any] | Image.Image) -> npt.NDArray[np.uint8] | n
     if not (np.isfinite(low) and np.isfinite(high) and low >= 0 and high <= 1):
         raise ValueError(f"Transforms: image of floats must be in 0..1, got {low:g}..{high:g}. Divide by 255.")
     return floats
-
-
-def pixels_hint(dtype: np.dtype[Any]) -> str:
-    """Return how pixels of another type become those that are taken."""
-    return f"Pass x / np.float32({np.iinfo(dtype).max})." if dtype == np.uint16 else "Pass e.g. x.astype(np.uint8)."
 
 
 def _pixels(image: Image.Image) -> npt.NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Batches of pictures or of rows. A loader owns the order of its rows: a function of (seed, epoch) alone."""
+"""Batches of images or of rows. A loader owns the order of its rows: a function of (seed, epoch) alone."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class LoaderOptions:
 
 
 def available_threads() -> int:
-    """Counts the processors this process may use, at most 8."""
+    """Count the processors this process may use, at most 8."""
     return min(available_processors(), _MOST_THREADS)
 
 
@@ -70,7 +70,7 @@ class Loader:
 
     @property
     def n(self) -> int:
-        """Number of rows in the data set, those of bad pictures included."""
+        """Number of rows in the data set, those of bad images included."""
         return len(self.ds)
 
     @property
@@ -79,22 +79,22 @@ class Loader:
         return self.ds.bad.good_rows()
 
     def __len__(self) -> int:
-        """Counts the batches of an epoch."""
+        """Count the batches of an epoch."""
         return len(self._chunks(self.served))
 
     def order(self, epoch: int) -> Rows:
-        """Returns the order of the rows in an epoch, `[n_good] int64`; what is left out does not move the others."""
+        """Return the order of the rows in an epoch, `[n_good] int64`; what is left out does not move the others."""
         if not self.shuffle:
             return self.served
         order, bad = permutation(self._options.seed, epoch, self.n), [*self.ds.bad.reasons]
         return order[~np.isin(order, bad)] if bad else order
 
     def batches(self, epoch: int) -> Iterator[Batch]:
-        """Yields the batches of an epoch: x on the device, y `[B] int64`, or float32 as `Labels.y` says."""
+        """Yield the batches of an epoch: x on the device, y `[B] int64`, or float32 as `Labels.y` says."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Gives back what the loader holds beside its data set; it can still be used."""
+        """Give back what the loader holds beside its data set; it can still be used."""
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, self.epoch = self.epoch, self.epoch + 1
@@ -114,7 +114,7 @@ class RowLoader(Loader):
     """Gathers rows of activations from an array or a mapped file: x is `[B, F] float32`.
 
     The data set may hold K views of every row, view k of row i in row k * n + i; an epoch takes one of them. In data
-    set order, that is view k mod K in epoch k. Else it is drawn by (seed, epoch, row) so that in epochs 0 to K - 1, K
+    set order, that is view k mod K in epoch k. Else it is chosen by (seed, epoch, row) so that in epochs 0 to K - 1, K
     to 2 K - 1 and so on each of them is taken once.
 
     Attributes:
@@ -128,7 +128,7 @@ class RowLoader(Loader):
         self.targets = torch.cat([self.targets] * self._views)
 
     def order(self, epoch: int) -> Rows:
-        """See `Loader.order`; the rows of the views that were drawn."""
+        """See `Loader.order`; the rows of the views that were chosen."""
         rows = super().order(epoch)
         return rows if self._views == 1 else rows + self.n * self._view(epoch)[rows]
 

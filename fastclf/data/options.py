@@ -9,8 +9,9 @@ from typing import Any, TypedDict, TypeVar
 import numpy as np
 import torch
 
+from fastclf.data.bad_images import OnBad
 from fastclf.data.loader import available_threads
-from fastclf.data.validation.bad_images import OnBad
+from fastclf.report import warn
 
 SEED = 42
 _Make = TypeVar("_Make", bound=Callable[..., Any])
@@ -23,10 +24,10 @@ class Options(TypedDict, total=False):
         seed: of the split, the order and the augmentations; 42 by default.
         device: where batches are; the GPU when there is one.
         num_workers: threads that decode; as many as processors, at most 8.
-        on_bad: what happens when pictures cannot be decoded: "raise" names them all, "skip" goes on without them.
+        on_bad: what happens when images cannot be decoded: "raise" names them all, "skip" goes on without them.
             Then their predictions are NaN, and they are listed in tmp/bad_images.csv.
-        max_bad: most pictures that "skip" may leave out, over all sets; any number by default.
-        max_pixels: a picture with more counts as one that cannot be decoded; 178,956,970 by default.
+        max_bad: most images that "skip" may leave out, over all sets; any number by default.
+        max_pixels: an image with more counts as one that cannot be decoded; 178,956,970 by default.
     """
 
     seed: int
@@ -38,18 +39,31 @@ class Options(TypedDict, total=False):
 
 
 def explains_options(make: _Make) -> _Make:
-    """Writes out `Options` in the docstring of a function that takes them, so that `help` shows each."""
+    """Write out `Options` in the docstring of a function that takes them, so that `help` shows each."""
     if make.__doc__ and Options.__doc__:  # not under python -OO
         _, _, words = inspect.cleandoc(Options.__doc__).partition("Attributes:\n")
         make.__doc__ = inspect.cleandoc(make.__doc__).replace("    **options: see `Options`.", words)
     return make
 
 
-def as_threads(num_workers: int | None) -> int:
-    """Returns how many threads decode.
+def as_batch_size(bs: int, n: int) -> int:
+    """Check a batch size against a training set of n rows.
 
     Raises:
-        ValueError: when num_workers is no whole number of at least 0, or None.
+        ValueError: bs is no whole number of at least 1.
+    """
+    if isinstance(bs, bool) or not isinstance(bs, int | np.integer) or bs < 1:
+        raise ValueError(f"bs must be a whole number of at least 1, got {bs!r}. Pass e.g. bs=64.")
+    if bs > n:
+        warn(f"bs={bs} is more than the {n} training rows: {n} is used.")
+    return min(int(bs), n)
+
+
+def as_threads(num_workers: int | None) -> int:
+    """Return how many threads decode.
+
+    Raises:
+        ValueError: num_workers is no whole number of at least 0, or None.
     """
     if num_workers is None:
         return available_threads()
@@ -59,10 +73,10 @@ def as_threads(num_workers: int | None) -> int:
 
 
 def as_device(device: str | torch.device | None) -> torch.device:
-    """Returns where batches are.
+    """Return where batches are.
 
     Raises:
-        ValueError: when it is none, or a GPU that is not there.
+        ValueError: it is none, or a GPU that is not there.
     """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""Smaller copies of the pictures, made once, so that later epochs decode less."""
+"""Smaller copies of the images, made once, so that later epochs decode less."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fastclf.data.dataset import Dataset
-from fastclf.data.validation.verified import DatasetFiles, Rows
+from fastclf.data.decode.decode_error import DecodeError
+from fastclf.data.sources.files import FileSource
+from fastclf.data.sources.source import Source
+from fastclf.data.validation.verified import DatasetImages, Rows
 from fastclf.files import temporary_sibling
-from fastclf.progress import Progress
+from fastclf.report import Progress
 
 if TYPE_CHECKING:
     from fastclf.data.decode.graphs import ShrinkPipeline
@@ -25,15 +28,15 @@ _PHOTOGRAPHS = (".jfif", ".mpo", ".heic", ".heif", ".hif", ".avif")
 
 
 def resized(ds: Dataset, sz: int, folder: Path, num_threads: int) -> Dataset:
-    """Copies the pictures of a data set so that the shorter side is at most sz.
+    """Copy the images of a data set so that the shorter side is at most sz.
 
     A copy has the orientation applied and keeps the relative name and the time of modification. Copies with the time
-    of their picture stay, unless another picture has taken its place since: an interrupted run is taken up again. Every
+    of their image stay, unless another image has taken its place since: an interrupted run is taken up again. Every
     copy appears whole or not at all.
 
     Args:
-        ds: pictures in files.
-        sz: in pixels. Smaller pictures are not enlarged.
+        ds: images in files.
+        sz: in pixels. Smaller images are not enlarged.
         folder: where the copies go.
         num_threads: threads that decode and write.
 
@@ -41,60 +44,61 @@ def resized(ds: Dataset, sz: int, folder: Path, num_threads: int) -> Dataset:
         The same data set over the copies.
 
     Raises:
-        BadImageError: when pictures cannot be decoded and may not be skipped; names them.
+        BadImageError: images cannot be decoded and may not be skipped; names them.
     """
-    names = ((row, ds.fnames[row]) for row in ds.bad.good_rows().tolist())
-    todo = [row for row, name in names if not _is_copy(folder / name, ds.path / name)]
+    copies = FileSource(folder, ds.source.names)
+    todo = [row for row in ds.bad.good_rows().tolist() if not _is_copied(ds.source, copies, row)]
     if todo:
-        _copy(ds, np.array(todo, np.int64), sz, folder, num_threads)
-    return replace(ds, path=folder)
+        _copy(ds, np.array(todo, np.int64), sz, copies, num_threads)
+    return replace(ds, source=copies)
 
 
-def _is_copy(copy: Path, picture: Path) -> bool:
-    """Tells whether it has the picture's time, and the picture is the one it was made from: none has come later."""
+def _is_copied(source: Source, copies: Source, row: int) -> bool:
+    """Return whether a copy has the image's time, and no other image has come in its place since."""
     try:
-        made, now = copy.stat(), picture.stat()
-    except FileNotFoundError:
+        made, now = copies.stat(row), source.stat(row)
+    except OSError:
         return False
-    return made.st_mtime_ns == now.st_mtime_ns and made.st_ctime_ns >= now.st_ctime_ns
+    return made.mtime_ns == now.mtime_ns and made.ctime_ns >= now.ctime_ns
 
 
-def _copy(ds: Dataset, rows: Rows, sz: int, folder: Path, num_threads: int) -> None:
-    shrink = _Shrink(ds, sz, num_threads)
-    with ThreadPoolExecutor(num_threads) as pool, Progress(len(rows), f"copies in {folder}", "pictures") as progress:
+def _copy(ds: Dataset, rows: Rows, sz: int, copies: FileSource, num_threads: int) -> None:
+    shrink, what = _Shrink(ds, sz, num_threads), f"copies in {copies.root}"
+    with ThreadPoolExecutor(num_threads) as pool, Progress(len(rows), what, "images") as progress:
         for start in range(0, len(rows), _FILES_AT_ONCE):
             block = rows[start : start + _FILES_AT_ONCE]
-            good, pictures, times = shrink(block)
-            list(pool.map(_write, pictures, [folder / ds.fnames[row] for row in good], times))
+            good, images, times = shrink(block)
+            list(pool.map(_write, images, [Path(copies.path(row)) for row in good.tolist()], times))
             progress.advance(len(block))
 
 
 class _Shrink:
-    """Decodes and shrinks the pictures of some rows, all but the bad ones."""
+    """Decoded and shrunk images of some rows, without the bad ones."""
 
     def __init__(self, ds: Dataset, sz: int, num_threads: int) -> None:
         self._ds, self._sz, self._num_threads = ds, sz, num_threads
-        self._files = DatasetFiles(ds, num_threads)
+        self._images = DatasetImages(ds, num_threads)
         self._graph: ShrinkPipeline | None = None
 
     def __call__(self, rows: Rows) -> tuple[Rows, list[npt.NDArray[np.uint8]], list[int]]:
-        """Returns the rows that are good, their pictures, and when the files were modified."""
+        """Return the rows that are good, their images, and when the files were modified."""
         from fastclf.data.decode.graphs import ShrinkPipeline
 
-        rows = self._files.without_bad(rows, None)
+        rows = self._images.without_bad(rows, None)
         while len(rows):
-            files = [self._ds.path / self._ds.fnames[row] for row in rows]
-            self._graph = self._graph or ShrinkPipeline(self._sz, _FILES_AT_ONCE, self._num_threads)
+            source = self._ds.source
+            by_path = source.has_paths
+            self._graph = self._graph or ShrinkPipeline(self._sz, _FILES_AT_ONCE, self._num_threads, by_path=by_path)
             try:
-                times = [file.stat().st_mtime_ns for file in files]
-                return rows, self._graph(self._files.paths(rows)), times
-            except (RuntimeError, OSError) as error:
+                times = [source.stat(row).mtime_ns for row in rows.tolist()]
+                return rows, self._graph([*self._images.inputs(rows)]), times
+            except (DecodeError, OSError) as error:
                 self._graph = None  # an error ends a graph's life
-                rows = self._files.without_bad(rows, error)
+                rows = self._images.without_bad(rows, error)
         return rows, [], []
 
 
-def _write(picture: npt.NDArray[Any], file: Path, mtime_ns: int) -> None:
+def _write(image: npt.NDArray[Any], file: Path, mtime_ns: int) -> None:
     from PIL import Image
 
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +107,7 @@ def _write(picture: npt.NDArray[Any], file: Path, mtime_ns: int) -> None:
         # Formats that DALI decodes, whatever the extension: decoders look at the content alone.
         form = Image.registered_extensions().get(file.suffix.lower(), "")
         form = form if form in ("JPEG", "PNG", "WEBP") else "JPEG" if file.suffix.lower() in _PHOTOGRAPHS else "PNG"
-        Image.fromarray(picture).save(temporary, format=form, quality=_QUALITY)
+        Image.fromarray(image).save(temporary, format=form, quality=_QUALITY)
         os.utime(temporary, ns=(mtime_ns, mtime_ns))
         temporary.replace(file)
     finally:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from fastclf.data.validation.bad_images import printable
-from fastclf.terminal import fitting, say
+from fastclf.data.sources.names import printable
+from fastclf.report import encodable, log
 from fastclf.training.metrics import without_prediction
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ def confusion_matrix(
 
     Args:
         y: ``[N]`` class numbers, the right ones; or ``[N, C]`` zeros and ones where rows have several labels. Rows of
-            -1 (NaN), as `predict_with_targs` and `TTA` give them for pictures that have no prediction, are left out,
-            and a line says how many.
+            -1 (NaN), as `predict_with_targs` and `TTA` give them for images that have no prediction, are left out,
+            and their number is logged.
         preds: the same, predicted: ``probs.argmax(1)``, or ``probs > 0.5`` where rows have several labels.
         classes: names of all classes; their number is the matrix's size even where a class has no rows. Without them
             it is the largest class number plus one.
@@ -135,7 +135,7 @@ def classification_report(y: ArrayLike | Tensor, preds: ArrayLike | Tensor, clas
     # Only right of the names: a class may be called nan.
     width = max(len(name) for name in [*names, "weighted avg"])
     lines = (line[:width] + re.sub(r"\bnan\b", "n/a", line[width:]) for line in report.split("\n"))
-    return Report(fitting("\n".join(lines)))
+    return Report(encodable("\n".join(lines)))
 
 
 def _numpy(values: ArrayLike | Tensor) -> NDArray[Any]:
@@ -150,13 +150,13 @@ def _label_matrices(true: NDArray[Any], predicted: NDArray[Any], c: int | None) 
 
 
 def _with_predictions(name: str, true: NDArray[Any], predicted: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The rows that have a prediction; says how many have none."""
+    """Return the rows that have a prediction; log how many have none."""
     if true.shape[:1] != predicted.shape[:1] or true.dtype.kind not in "biuf" or predicted.dtype.kind not in "biuf":
-        return true, predicted  # an error, said by whoever checks them
+        return true, predicted  # an error, which the caller's checks raise
     missing = without_prediction(true) | without_prediction(predicted)
     if not missing.any():
         return true, predicted
-    say(f"{name}: {missing.sum():,} of {len(true):,} rows have no prediction and are left out")
+    log(f"{name}: {missing.sum():,} of {len(true):,} rows have no prediction and are left out")
     return true[~missing], predicted[~missing]
 
 
@@ -201,7 +201,7 @@ def _sized_axes(columns: int, rows: int) -> Axes:
 
 
 def _side(c: int) -> float:
-    """Inches of c cells."""
+    """Return the length of c cells in inches."""
     return 0.55 * c if c <= _MAX_ZEROS else 3.6 + 0.28 * c if c <= _MAX_NUMBERS else 10 + 0.12 * c
 
 
@@ -215,7 +215,7 @@ def _paint(ax: Axes, values: NDArray[Any], normalize: bool, cmap: str) -> None:
     c, columns = values.shape
     top = 1.0 if normalize else max(float(values.max()), 1.0)
     # Where colours stand alone, single confusions must show beside a class's many right answers, and so must a rare
-    # label's few rows beside the many without it: their root is drawn.
+    # label's few rows beside the many without it: so colours follow the root.
     norm = PowerNorm(1 if c <= _MAX_NUMBERS and c == columns else 0.5, 0, top)
     image = ax.imshow(values, cmap=cmap, norm=norm, aspect="equal" if c == columns else "auto")
     ax.set_xticks(np.arange(0.5, columns - 1), minor=True)
@@ -244,7 +244,7 @@ def _name_axes(ax: Axes, columns: list[str], rows: list[str]) -> None:
     # Signs such as $ in a name are no formula.
     ax.set_yticks(range(len(rows)), rows, parse_math=False, fontsize=size)
     # Names stand upright unless they fit beside each other.
-    room = ax.bbox.width * 72 / ax.figure.dpi / len(columns)
-    upright = max(len(line) for name in columns for line in name.split("\n")) * size * 0.6 > 0.8 * room
+    space = ax.bbox.width * 72 / ax.figure.dpi / len(columns)
+    upright = max(len(line) for name in columns for line in name.split("\n")) * size * 0.6 > 0.8 * space
     ax.set_xticks(range(len(columns)), columns, rotation=90 if upright else 0, parse_math=False, fontsize=size)
     ax.tick_params(which="both", length=0)

@@ -1,4 +1,4 @@
-"""The pictures that a classifier is most sure of, most wrong about, and least sure of."""
+"""The images that a classifier is most sure of, most wrong about, and least sure of."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from fastclf.data.validation.bad_images import printable
-from fastclf.interpret.pictures import plots
+from fastclf.data.sources.names import printable
+from fastclf.interpret.images import plots
 from fastclf.training.metrics import NO_PREDICTION
 
 if TYPE_CHECKING:
@@ -23,15 +23,15 @@ _TITLE_WIDTH = 32  # characters above an image
 
 
 class ImageModelResults:
-    """Predictions beside the pictures they were made for.
+    """Predictions beside the images that they were made for.
 
     A class is given by its number or its name. Rows without a prediction (NaN) are left out everywhere.
 
-    Where pictures have several labels, each label is a question of its own: a picture is wrong where it has the label
+    Where images have several labels, each label is a question of its own: an image is wrong where it has the label
     and was not predicted to (a probability of at most .5), or lacks it and was.
 
     Args:
-        ds: the pictures with their labels, such as ``data.val_ds``.
+        ds: the images with their labels, such as ``data.val_ds``.
         log_preds: ``[N, C]`` log-probabilities (probabilities when several labels) in the same order, such as
             ``learn.predict()``.
 
@@ -42,7 +42,7 @@ class ImageModelResults:
             a prediction.
 
     Raises:
-        ValueError: the predictions do not belong to these pictures, or are no (log-)probabilities.
+        ValueError: the predictions do not belong to these images, or are no (log-)probabilities.
     """
 
     def __init__(self, ds: Dataset, log_preds: ArrayLike | Tensor) -> None:
@@ -55,7 +55,7 @@ class ImageModelResults:
             average = "preds.mean(0)" if ds.is_multi else "np.log(np.exp(log_preds).mean(0))"
             hint = f" Average the views first: {average}." if values.ndim == 3 else ""
             raise ValueError(
-                f"ImageModelResults: log_preds must be [{len(ds)}, {ds.c}], one row per picture and one column per "
+                f"ImageModelResults: log_preds must be [{len(ds)}, {ds.c}], one row per image and one column per "
                 f"class, got {list(values.shape)}.{hint}"
             )
         self.ds = ds
@@ -75,7 +75,7 @@ class ImageModelResults:
         self.preds[~self._known] = NO_PREDICTION
 
     def __repr__(self) -> str:
-        """How many images and classes, and how many images were predicted right."""
+        """Return how many images and classes, and how many images were predicted right."""
         right = (self.preds == self.ds.y).reshape(len(self.preds), -1).all(1).sum()
         return f"ImageModelResults: {len(self.preds):,} images, {self.ds.c} classes; {right:,} predicted right"
 
@@ -86,7 +86,7 @@ class ImageModelResults:
             ``[n or fewer] int64`` rows of the dataset.
         """
         number = self._number(cls)
-        return self._rows(self._has(number) & self._said(number), -self.probs[:, number], n)
+        return self._rows(self._has(number) & self._predicted(number), -self.probs[:, number], n)
 
     def most_incorrect(self, cls: int | str, n: int = 4) -> Indices:
         """Find the rows of a class that were taken for another, those with the least of its probability first.
@@ -98,7 +98,7 @@ class ImageModelResults:
         """
         number = self._number(cls)
         has = self._has(number)
-        wrong = has != self._said(number)
+        wrong = has != self._predicted(number)
         return self._rows(wrong if self.ds.is_multi else wrong & has, -np.abs(has - self.probs[:, number]), n)
 
     def most_uncertain(self, cls: int | str, n: int = 4) -> Indices:
@@ -135,11 +135,11 @@ class ImageModelResults:
         raise ValueError(f"cls must be one of {', '.join(classes)}, or 0 to {len(classes) - 1}, got {cls!r}")
 
     def _has(self, number: int) -> NDArray[np.bool_]:
-        """Which rows have a label."""
+        """Return which rows have a label."""
         return np.asarray(self.ds.y[:, number] > 0 if self.ds.is_multi else self.ds.y == number)
 
-    def _said(self, number: int) -> NDArray[np.bool_]:
-        """Which rows were predicted to have it."""
+    def _predicted(self, number: int) -> NDArray[np.bool_]:
+        """Return which rows were predicted to have it."""
         return np.asarray(self.preds[:, number] > 0 if self.ds.is_multi else self.preds == number)
 
     def _rows(self, wanted: NDArray[np.bool_], order: NDArray[np.float64], n: int) -> Indices:
@@ -155,7 +155,7 @@ class ImageModelResults:
 
     def _title(self, row: int, number: int) -> str:
         """The true label or labels, what else was predicted, their probabilities, and the file."""
-        file = _shortened(self.ds.fnames[row]) if self.ds.fnames else f"row {row}"
+        file = _shortened(self.ds.source.name(row))
         if self.ds.is_multi:
             true = [printable(self.ds.classes[k]) for k in np.flatnonzero(self.ds.y[row])]
             lines = textwrap.wrap(f"true: {', '.join(true) or 'none'}", _TITLE_WIDTH)
@@ -172,17 +172,14 @@ class ImageModelResults:
         return f"{printable(self.ds.classes[number])} {self.probs[row, number]:.3f}"
 
     def _open(self, row: int) -> NDArray[Any]:
-        if self.ds.images is not None:
-            picture: NDArray[Any] = self.ds.images[row]
-            return picture
-        if not len(self.ds.fnames):
-            raise ValueError("ImageModelResults: ds must hold pictures to draw them, got rows of activations")
-        from fastclf.data.image import open_image
+        from fastclf.data.image import decoded
 
-        return open_image(self.ds.path / self.ds.fnames[row])
+        if self.ds.source.holds_rows:
+            raise ValueError("ImageModelResults: ds must hold images to draw them, got rows of activations")
+        return decoded(self.ds.source, row)
 
 
 def _shortened(fname: str) -> str:
-    """The name of a file without its folders, as wide as an image at most."""
+    """Return the name of a file without its folders, as wide as an image at most."""
     name = printable(fname.rpartition("/")[2])
     return name if len(name) <= _TITLE_WIDTH else f"...{name[3 - _TITLE_WIDTH :]}"

@@ -1,4 +1,4 @@
-"""Architectures by name: which there are, their picture statistics, and how a body is built from one.
+"""Architectures by name: which there are, their image statistics, and how a body is built from one.
 
 Importing this module imports neither torchvision nor timm.
 """
@@ -116,7 +116,7 @@ def as_arch(arch: Arch | str | Callable[..., Any]) -> Arch:
 
 
 def stats_of(arch: Arch | str | Callable[..., Any]) -> Stats:
-    """Look up mean and deviation, per channel in 0..1, of the pictures that an architecture was trained on."""
+    """Look up mean and deviation, per channel in 0..1, of the images that an architecture was trained on."""
     arch = as_arch(arch)
     if arch.source == "fastclf":
         return HALF_STATS

@@ -34,8 +34,8 @@ class Body(nn.Module):
         arch: which network this is, as ``'source:name'``.
         n_features: features of an image.
         pooling: how they come from feature maps or tokens; part of the key of cached features.
-        mean: of the pictures that it expects, per channel, in 0..1.
-        std: deviation of those pictures, per channel.
+        mean: of the images that it expects, per channel, in 0..1.
+        std: deviation of those images, per channel.
     """
 
     def __init__(self, arch: str, n_features: int, pooling: str, stats: Stats) -> None:

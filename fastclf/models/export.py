@@ -13,14 +13,14 @@ from fastclf.errors import ExportError
 from fastclf.models.net import Net
 from fastclf.models.runtime.engines import onnx_runtime
 from fastclf.models.runtime.operations import UnknownOperationError
-from fastclf.models.runtime.record import record
+from fastclf.models.runtime.trace import trace
 
 TOLERANCE = 1e-4
-INPUT = "pictures"
+INPUT = "pictures"  # part of exported files
 
 
 class _FromPixels(nn.Module):
-    """Pictures ``[B, sz, sz, 3] uint8`` to the network's output ``[B, c]``."""
+    """Images ``[B, sz, sz, 3] uint8`` to the network's output ``[B, c]``."""
 
     scale: Tensor
     shift: Tensor
@@ -41,7 +41,7 @@ class _FromPixels(nn.Module):
 def to_onnx(
     net: Net, sz: int, stats: tuple[Sequence[float], Sequence[float]], classes: Sequence[str], gives: str
 ) -> bytes:
-    """Writes a classifier as an ONNX file (opset 20).
+    """Write a classifier as an ONNX file (opset 20).
 
     Its input ``pictures`` is ``[n, sz, sz, 3] uint8``: RGB, already cropped and resized, any number of them. The
     normalisation, body, pool and head are in the graph, in float32. Its one output ``[n, c] float32`` is what
@@ -49,8 +49,8 @@ def to_onnx(
 
     Args:
         net: body and head, as they are now.
-        sz: side of the pictures.
-        stats: mean and deviation, per channel in 0..1, that the pictures are normalised with.
+        sz: side of the images.
+        stats: mean and deviation, per channel in 0..1, that the images are normalised with.
         classes: names of the output's columns.
         gives: what the output is: ``log-probabilities``, ``probabilities`` or ``values``.
 
@@ -58,7 +58,7 @@ def to_onnx(
         The file. Its ``metadata_props`` are ``classes`` (a JSON list), ``sz``, ``arch`` and ``output`` (``gives``).
 
     Raises:
-        ExportError: the network does something that is not known here, or onnxruntime computes something else.
+        ExportError: the network has an operation that is not known here, or ONNX Runtime computes other values.
     """
     whole = _FromPixels(copy.deepcopy(net).cpu(), stats).eval()
     metadata = {
@@ -69,12 +69,12 @@ def to_onnx(
     }
     pixels = torch.randint(0, 256, (3, sz, sz, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     try:
-        model, expected = record(whole, pixels, INPUT, metadata)
+        model, expected = trace(whole, pixels, INPUT, metadata)
     except UnknownOperationError as error:
-        raise ExportError(f"export: {error}: {net.body.arch} or its head. torch.onnx.export may know more.") from error
+        raise ExportError(f"export: {error}: {net.body.arch} or its head. torch.onnx.export may know it.") from error
     run = onnx_runtime(model, torch.get_num_threads(), INPUT)
     found = torch.cat([run(pixels[:1]), run(pixels[1:])])
     worst = float((found - expected).abs().max())
     if not worst <= TOLERANCE * max(1.0, float(expected.abs().max())):
-        raise ExportError(f"export: onnxruntime computes something else, off by {worst:.1e}")
+        raise ExportError(f"export: ONNX Runtime computes other values, off by {worst:.1e}")
     return model

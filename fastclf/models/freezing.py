@@ -28,16 +28,13 @@ class LayerGroups:
     Attributes:
         frozen_to: groups before this index are frozen: no gradients, and evaluation mode (BatchNorm uses and keeps
             its running statistics).
-        bn_frozen: whether BatchNorm of trainable groups uses and keeps its running statistics too. None decides by
-            the layer: while a pretrained body trains, every layer that has statistics when a fit begins keeps them.
         pretrained: whether BatchNorm of the body came with statistics.
         kept: BatchNorm layers of trainable groups that keep their statistics; see `settle_batch_norm`.
     """
 
-    def __init__(self, groups: Sequence[nn.Module], *, heads: int = 0, bn_frozen: bool | None = None) -> None:
+    def __init__(self, groups: Sequence[nn.Module], *, heads: int = 0) -> None:
         self.groups = list(groups)
         self.frozen_to = 0
-        self.bn_frozen = bn_frozen
         self._n_body = len(self.groups) - heads
         self.pretrained = any(map(_has_statistics, self._batch_norm(0, self._n_body)))
         self.settle_batch_norm()
@@ -46,20 +43,25 @@ class LayerGroups:
         return len(self.groups)
 
     def freeze_to(self, n: int) -> None:
-        """Freezes groups before index ``n`` (negative: from the end) and makes the others trainable."""
+        """Freeze groups before index ``n`` (negative: from the end) and make the others trainable."""
         if n not in range(-len(self), len(self)):
             raise ValueError(f"freeze_to: n must be a group's index, {-len(self)} to {len(self) - 1}, got {n!r}")
         self.frozen_to = n % len(self)
         for index, group in enumerate(self.groups):
             group.requires_grad_(index >= self.frozen_to)
 
-    def settle_batch_norm(self) -> None:
-        """Decide which BatchNorm layers keep their statistics, until it is called again: at the start of each fit."""
+    def settle_batch_norm(self, frozen: bool | None = None) -> None:
+        """Decide which BatchNorm layers keep their statistics, until it is called again: at the start of each fit.
+
+        Args:
+            frozen: whether those of trainable groups use and keep their running statistics too. None decides by the
+                layer: while a pretrained body trains, every layer that has statistics keeps them.
+        """
         trainable = self._batch_norm(self.frozen_to, len(self))
-        if self.bn_frozen is None:
+        if frozen is None:
             self.kept = [layer for layer in trainable if _has_statistics(layer)] if self.fine_tunes else []
         else:
-            self.kept = trainable if self.bn_frozen else []
+            self.kept = trainable if frozen else []
 
     def kept_places(self) -> list[int]:
         """Return which BatchNorm layers of trainable groups are `kept`, for a fit that goes on later."""
@@ -73,11 +75,11 @@ class LayerGroups:
 
     @property
     def fine_tunes(self) -> bool:
-        """Whether BatchNorm of a pretrained body is in groups that train."""
+        """Return whether BatchNorm of a pretrained body is in groups that train."""
         return self.pretrained and bool(self._batch_norm(self.frozen_to, self._n_body))
 
     def set_modes(self) -> None:
-        """Puts every layer into its mode for training; called again each epoch, since evaluation changes it."""
+        """Put every layer into its mode for training; called again each epoch, since evaluation changes it."""
         for index, group in enumerate(self.groups):
             group.train(index >= self.frozen_to)
         for layer in self.kept:
@@ -88,12 +90,12 @@ class LayerGroups:
         return [module for module in modules if isinstance(module, _NormBase)]
 
     def trainable(self) -> list[tuple[int, list[nn.Parameter]]]:
-        """``(group index, its parameters)`` of every group that trains and has parameters."""
+        """Return ``(group index, its parameters)`` of every group that trains and has parameters."""
         pairs = [(index, list(group.parameters())) for index, group in enumerate(self.groups)]
         return [(index, parameters) for index, parameters in pairs if index >= self.frozen_to and parameters]
 
     def per_group(self, values: ArrayLike, name: str) -> NDArray[np.float64]:
-        """One value per group: a scalar serves all, an array must have as many values as there are groups."""
+        """Return one value per group: a scalar serves all, an array must have as many values as there are groups."""
         wanted = f"{name} must be one number or one per layer group ({len(self)} groups)"
         try:
             array = np.asarray(values, dtype=np.float64)
@@ -110,6 +112,6 @@ class LayerGroups:
 
 
 def _has_statistics(layer: _NormBase) -> bool:
-    """Whether running statistics are others than those that a new layer begins with."""
+    """Return whether running statistics are others than those that a new layer begins with."""
     mean, var = layer.running_mean, layer.running_var
     return mean is not None and var is not None and bool((mean != 0).any() or (var != 1).any())

@@ -19,13 +19,13 @@ class AdaptiveConcatPool2d(nn.Module):
     """Maximum, then average, over all positions: ``[B, C, h, w] -> [B, 2C]``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pools ``x``."""
+        """Pool ``x``."""
         return torch.cat([x.amax((2, 3)), x.mean((2, 3))], 1)
 
 
 @dataclass
 class DropoutClock:
-    """Which masks a head's dropouts draw: a function of seed, step, layer and position, the same on every backend."""
+    """Which masks a head's dropouts apply: a function of seed, step, layer and position, the same on every backend."""
 
     seed: int = 0
     step: int = 0
@@ -42,7 +42,7 @@ class CounterDropout(nn.Module):
         self.p, self.layer, self.clock = p, layer, clock
 
     def forward(self, x: Tensor) -> Tensor:
-        """Applies the mask of the clock's step to ``x [B, F]``."""
+        """Apply this step's mask to ``x [B, F]``."""
         if not self.training:
             return x
         rows, cols = x.shape
@@ -50,7 +50,7 @@ class CounterDropout(nn.Module):
         return x * mask.to(x.dtype)
 
     def extra_repr(self) -> str:
-        """What ``print(model)`` shows."""
+        """Return what ``print(model)`` shows."""
         return f"p={self.p}"
 
 
@@ -141,7 +141,7 @@ class Head(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Logits ``[B, c]`` of rows ``x [B, n_in]``."""
+        """Compute logits ``[B, c]`` of rows ``x [B, n_in]``."""
         out: Tensor = self.layers(x)
         return out
 
@@ -152,14 +152,14 @@ class Head(nn.Module):
 
 
 def check_custom_head(head: nn.Module, n_in: int, c: int, final: str) -> None:
-    """Refuses a head of the user's own that does not fit, see `check_outputs`."""
+    """Raise ValueError where the user's own head does not fit, see `check_outputs`."""
     device = next((p.device for p in head.parameters()), None) if isinstance(head, nn.Module) else None
     rows = torch.randn(2, n_in, dtype=torch.float32, generator=torch.Generator().manual_seed(0)).to(device)
     check_outputs("custom_head", head, rows, f"rows of {n_in} features (the body's, pooled)", c, final)
 
 
 def check_outputs(name: str, module: nn.Module, x: Tensor, takes: str, c: int, final: str) -> None:
-    """Sends two rows ``x`` through a module of the user's own, so that one that does not fit is refused at once.
+    """Send two rows ``x`` through the user's module, so that one that does not fit is refused at once.
 
     Raises:
         ValueError: it takes something else, gives another number of classes, or values that are no

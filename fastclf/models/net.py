@@ -29,26 +29,26 @@ class Net(nn.Module):
         return [*self.body.groups, self.head]
 
     def features(self, x: Tensor) -> Tensor:
-        """The body's features ``[B, F]``: what a file of activations holds.
+        """Compute the body's features ``[B, F]``: what a file of activations holds.
 
         Without gradients, and on a processor, they come from the fastest runtime that agrees with torch to 1e-4.
         """
         return self._frozen.features(self.body, x)
 
     def prepare(self, sz: int) -> None:
-        """Choose now what runs a frozen body on images of ``sz x sz``, so that nothing is said amid a fit's table."""
+        """Choose now what runs a frozen body on images of ``sz x sz``, so that nothing is logged amid a fit's table."""
         parameters = list(self.body.parameters())
         if all(p.device.type == "cpu" and not p.requires_grad for p in parameters):
             self.body.eval()
             self.features(torch.zeros(1, 3, sz, sz, dtype=torch.float32))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The head's output for pictures ``x``."""
+        """Return the head's output for images ``x``."""
         out: Tensor = self.head(self.features(x))
         return out
 
 
 def head_of(module: nn.Module) -> Head | None:
-    """The head of ours that ``module`` is or ends in; None for networks and heads of one's own."""
+    """Return the `Head` that ``module`` is or ends in; None where it has none."""
     head = module.head if isinstance(module, Net) else module
     return head if isinstance(head, Head) else None

@@ -26,7 +26,7 @@ def summary_table(module: nn.Module, example: Tensor) -> str:
     modes = {layer: layer.training for layer in module.modules()}
     try:
         module.eval()
-        with torch.no_grad(), torch.random.fork_rng():  # a layer of one's own may draw in evaluation mode too
+        with torch.no_grad(), torch.random.fork_rng():  # a user's layer may sample in evaluation mode too
             module(example)
     finally:
         for handle in handles:

@@ -2,7 +2,7 @@
 
 What attends or gives tokens is taken as it was trained: its features are those of its own ``forward_head``. A network
 that was trained without a classifier, as DINO and MAE are, has the mean of its patches beside its class token: which of
-them tells more depends on the task (Oquab et al., 2023, "DINOv2", table of frozen features). Convolutional networks are
+them is better depends on the task (Oquab et al., 2023, "DINOv2", table of frozen features). Convolutional networks are
 cut at their pool, and pooled as all others are here.
 """
 
@@ -49,35 +49,35 @@ def build_body(name: str, pretrained: bool, file: Path | None) -> WholeBody:
 
 
 def plan_of(name: str, config: Any) -> tuple[Network, Plan]:
-    """Find out how a network becomes a body, by passes over a twin without weights.
+    """Find out how a network becomes a body, by passes over a copy without weights.
 
     Raises:
         ValueError: it gives no features, or cannot be cut into two groups.
     """
     size = config.input_size[-1]
     network = Network(f"timm:{name}", partial(_create, name), size)
-    twin = network.twin()
+    bare = network.bare()
     if config.fixed_input_size:
-        if hasattr(twin, "dynamic_img_size"):
+        if hasattr(bare, "dynamic_img_size"):
             network = Network(network.arch, partial(_create, name, dynamic_img_size=True), size)
-            twin = network.twin()
+            bare = network.bare()
         else:  # a table of positions would be stretched over the single position of a much smaller image
             network = Network(network.arch, network.make, size, size // 2)
-    pooling, pool = _pool(name, twin, size)
-    return network, make_plan(twin, list(stages_of(twin)), size, pooling, pool)
+    pooling, pool = _pool(name, bare, size)
+    return network, make_plan(bare, list(stages_of(bare)), size, pooling, pool)
 
 
-def _pool(name: str, twin: nn.Module, size: int) -> tuple[str, Pool]:
-    if not hasattr(twin, "forward_features"):
+def _pool(name: str, bare: nn.Module, size: int) -> tuple[str, Pool]:
+    if not hasattr(bare, "forward_features"):
         raise ValueError(f"arch: timm's {name} cannot be cut: it has no forward_features")
     with torch.no_grad(), Attention() as attention:
-        maps = twin.forward_features(torch.zeros(1, 3, size, size, device=next(twin.parameters()).device))  # type: ignore[operator]
-        twin.forward_head(maps, pre_logits=True)  # type: ignore[operator]
+        maps = bare.forward_features(torch.zeros(1, 3, size, size, device=next(bare.parameters()).device))  # type: ignore[operator]
+        bare.forward_head(maps, pre_logits=True)  # type: ignore[operator]
     if isinstance(maps, Tensor) and maps.ndim == 4 and not attention.found:
-        last = str(getattr(twin, "output_fmt", "")).endswith("NHWC")
+        last = str(getattr(bare, "output_fmt", "")).endswith("NHWC")
         return MAX_AVERAGE, partial(_maxima_and_averages, channels_last=last)
-    classified = getattr(twin, "num_classes", 0) > 0 or getattr(twin, "attn_pool", None) is not None
-    if getattr(twin, "cls_token", None) is not None and not classified:
+    classified = getattr(bare, "num_classes", 0) > 0 or getattr(bare, "attn_pool", None) is not None
+    if getattr(bare, "cls_token", None) is not None and not classified:
         return TOKEN_AND_PATCHES, _token_and_patches
     return OWN, _own
 

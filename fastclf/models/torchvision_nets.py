@@ -58,7 +58,7 @@ def build(name: str, init: bool = True) -> nn.Module:
 
 
 def attends(model: nn.Module) -> bool:
-    """Whether a network is a transformer."""
+    """Return whether a network is a transformer."""
     return any("Attention" in type(module).__name__ for module in model.modules())
 
 
@@ -66,12 +66,12 @@ def transformer(name: str) -> tuple[Network, Plan]:
     """Find out how a transformer becomes a body: its features are what its classifier gets."""
     size = _weights(name).transforms().crop_size[0]
     network = Network(f"torchvision:{name}", partial(_transformer, name, size), size)
-    twin = network.twin()
-    classifier = [path for path, module in twin.named_modules() if isinstance(module, nn.Linear)][-1]
-    twin.set_submodule(classifier, nn.Identity())
-    is_vit = hasattr(twin, "encoder")
-    stages = list(_vit_stages(twin) if is_vit else stages_of(twin))
-    plan = make_plan(twin, stages, size, OWN, _class_token if is_vit else _run)
+    bare = network.bare()
+    classifier = [path for path, module in bare.named_modules() if isinstance(module, nn.Linear)][-1]
+    bare.set_submodule(classifier, nn.Identity())
+    is_vit = hasattr(bare, "encoder")
+    stages = list(_vit_stages(bare) if is_vit else stages_of(bare))
+    plan = make_plan(bare, stages, size, OWN, _class_token if is_vit else _run)
     return network, replace(plan, unused=(classifier,))
 
 
@@ -97,7 +97,7 @@ def _run(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def _class_token(model: Any, x: Tensor) -> Tensor:
-    """What torchvision's vision transformers do up to their classifier, at any multiple of the patch."""
+    """Compute what torchvision's vision transformers do up to their classifier, at any multiple of the patch."""
     rows, columns = (n // model.patch_size for n in x.shape[-2:])
     if (rows * model.patch_size, columns * model.patch_size) != tuple(x.shape[-2:]):
         raise ValueError(f"sides must be multiples of {model.patch_size}")
@@ -110,7 +110,7 @@ def _class_token(model: Any, x: Tensor) -> Tensor:
 
 
 def _positions(table: Tensor, rows: int, columns: int) -> Tensor:
-    """A table ``[1, 1 + n * n, C]`` of the class token's and n x n patches' positions, for rows x columns patches."""
+    """Resample positions ``[1, 1 + n * n, C]`` of a class token and n x n patches for rows x columns patches."""
     n = math.isqrt(table.shape[1] - 1)
     if (rows, columns) == (n, n):
         return table
@@ -134,7 +134,7 @@ def cut(name: str, model: nn.Module) -> tuple[list[Stage], int, int]:
 
 
 def _fixed_split(name: str) -> int | None:
-    """Splits that the lesson prescribes."""
+    """Return the split that the lesson prescribes; None for other networks."""
     if name.startswith(("resnet", "resnext", "wide_resnet")):
         return 6
     if name in ("vgg16_bn", "vgg19_bn"):
@@ -143,7 +143,7 @@ def _fixed_split(name: str) -> int | None:
 
 
 def _channels(head: nn.Sequential) -> int:
-    """Inputs of the first layer after the pool, per position of the pool's output."""
+    """Return the inputs of the first layer after the pool, per position of the pool's output."""
     layer = next(m for m in head.modules() if isinstance(m, nn.Linear | nn.Conv2d))
     if isinstance(layer, nn.Conv2d):
         return layer.in_channels

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fastclf.errors import BackendError, WeightsError
+from fastclf.report import shows_bars
 
 _SHOWN = 3
 _STATES = ("state_dict", "model_state_dict", "model_state", "model")  # where trainers keep the weights, best first
@@ -41,7 +41,9 @@ _PATIENCE = 10.0  # seconds
 class SkipInit(TorchFunctionMode):
     """While active, parameters are not filled with random numbers.
 
-    For networks whose weights are loaded next: the filling takes longer than the loading. Buffers are made as usual.
+    For networks whose weights are loaded next: the filling takes longer than the loading. torch's meta device would
+    lose the buffers that networks compute (timm's tables of relative positions), which no file of weights holds, and
+    timm copies weights into the parameters that it made.
     """
 
     def __torch_function__(
@@ -201,7 +203,7 @@ def fetch(url: str) -> dict[str, Tensor]:
     The file is written under a temporary name, checked against the hash in its name, then moved into place.
 
     Raises:
-        WeightsError: it cannot be downloaded, or is damaged; says where the file belongs.
+        WeightsError: it cannot be downloaded, or is damaged; names the place where the file belongs.
     """
     folder = Path(torch.hub.get_dir()).expanduser() / "checkpoints"
     file = folder / url.rsplit("/", 1)[-1]
@@ -211,7 +213,7 @@ def fetch(url: str) -> dict[str, Tensor]:
             folder.mkdir(parents=True, exist_ok=True)
             check_reachable(url)
             prefix = hashed.group(1) if hashed else None
-            torch.hub.download_url_to_file(url, str(file), prefix, progress=sys.stderr.isatty())
+            torch.hub.download_url_to_file(url, str(file), prefix, progress=shows_bars())
         except (OSError, RuntimeError) as error:
             raise WeightsError(
                 f"pretrained weights cannot be downloaded from {url} ({error}). Put the file at {file}, "

@@ -38,7 +38,7 @@ class Network:
     size: int
     smallest: int = 1
 
-    def twin(self) -> nn.Module:
+    def bare(self) -> nn.Module:
         """Build it without storage, in evaluation mode, to find out about its layers and shapes."""
         with torch.device("meta"):
             model = self.make()
@@ -112,34 +112,34 @@ class WholeBody(Body):
         """Raise ``ValueError`` where the network does not take images of ``sz x sz``; names the nearest sizes."""
         if sz == self.network.size:
             return
-        twin = self.network.twin()
-        if self._takes(twin, sz):
+        bare = self.network.bare()
+        if self._takes(bare, sz):
             return
         sizes = {self.network.size}
         for around in (range(sz - 1, max(sz - _REACH, 0), -1), range(sz + 1, sz + _REACH)):
-            sizes.update(islice((n for n in around if self._takes(twin, n)), 1))
+            sizes.update(islice((n for n in around if self._takes(bare, n)), 1))
         advice = " or ".join(f"sz={n}" for n in sorted(sizes))
         raise ValueError(
             f"{self.arch} takes no images of {sz} x {sz}. Use {advice}; it was trained at {self.network.size}."
         )
 
-    def _takes(self, twin: nn.Module, sz: int) -> bool:
+    def _takes(self, bare: nn.Module, sz: int) -> bool:
         if sz < self.network.smallest:
             return False
-        device = next(twin.parameters()).device
+        device = next(bare.parameters()).device
         try:
             with torch.no_grad():
-                self.plan.pool(twin, torch.zeros(1, 3, sz, sz, device=device))
+                self.plan.pool(bare, torch.zeros(1, 3, sz, sz, device=device))
         except _SHAPES:
             return False
         return True
 
 
-def make_plan(twin: nn.Module, stages: Sequence[Stage], size: int, pooling: str, pool: Pool) -> Plan:
+def make_plan(bare: nn.Module, stages: Sequence[Stage], size: int, pooling: str, pool: Pool) -> Plan:
     """Find out which layers of a network its features depend on, and in which order they run.
 
     Args:
-        twin: the network; it is spoiled.
+        bare: the network, without weights; its hooks stay on it.
         stages: its layers, by their place in it.
         size: side of the images that it was trained on.
         pooling: what ``pool`` does, in words.
@@ -150,10 +150,10 @@ def make_plan(twin: nn.Module, stages: Sequence[Stage], size: int, pooling: str,
     """
     stages = [(path, module) for path, module in stages if any(True for _ in module.parameters())]
     order: list[str] = []
-    for path, module in twin.named_modules():
+    for path, module in bare.named_modules():
         module.register_forward_pre_hook(lambda _module, _args, path=path: order.append(path))
-    features = pool(twin, torch.zeros(2, 3, size, size, device=next(twin.parameters()).device))
-    unused = _unused(twin, features, set(order))
+    features = pool(bare, torch.zeros(2, 3, size, size, device=next(bare.parameters()).device))
+    unused = _unused(bare, features, set(order))
     # Stages that are never called as such, like a shared table of positions, serve the first layers too.
     first_call = {path: order.index(path) if path in order else -1 for path, _ in stages}
     gone = tuple(f"{path}." for path in unused)

@@ -16,7 +16,7 @@ class Callback:
     the native engine from running many batches in one call.
 
     One that cannot write (any OSError, such as a full disk or a lost connection; CheckpointError) does not end the
-    fit: that is said in one warning, and it is called again next time. Any other error ends it.
+    fit: a warning says so once, and the callback is called again next time. Any other error ends it.
     """
 
     def on_train_begin(self) -> None:
@@ -35,15 +35,15 @@ class Callback:
         """After the last epoch, also when a callback stopped the fit."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a fit that goes on later must know again: numbers, texts, lists and tensors."""
+        """Return what a resumed fit must know again: numbers, texts, lists and tensors."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave."""
+        """Take what `state_dict` gave."""
 
 
 def wants_batches(callback: Callback) -> bool:
-    """Whether the callback must be called between any two batches."""
+    """Return whether the callback must be called between any two batches."""
     kind = type(callback)
     return kind.on_batch_end is not Callback.on_batch_end or kind.on_batch_begin is not Callback.on_batch_begin
 
@@ -62,7 +62,7 @@ class SaveBest(Callback):
         return None
 
     def state_dict(self) -> dict[str, Any]:
-        """The lowest loss so far."""
+        """Return the lowest loss so far."""
         return {"best": self.best}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -89,7 +89,7 @@ class SaveCycles(Callback):
         return None
 
     def state_dict(self) -> dict[str, Any]:
-        """How many epochs and cycles are over."""
+        """Return how many epochs and cycles are over."""
         return {"epochs": self.epochs, "cycles": self.cycles}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -97,7 +97,7 @@ class SaveCycles(Callback):
         self.epochs, self.cycles = int(state["epochs"]), int(state["cycles"])
 
 
-_MEANS_LITTLE = 10  # batches of a rate search, whose mean is over few
+_NOISY = 10  # batches at the start of a rate search, whose mean is over few
 
 
 class EndSearch(Callback):
@@ -107,10 +107,10 @@ class EndSearch(Callback):
     """
 
     def __init__(self, steps: int) -> None:
-        self.left, self.before_best, self.best = steps, _MEANS_LITTLE, math.inf
+        self.left, self.before_best, self.best = steps, _NOISY, math.inf
 
     def on_batch_end(self, loss: float) -> bool:
-        """Counts and compares."""
+        """Count the batch and compare its loss."""
         self.left -= 1
         self.before_best -= 1
         if self.before_best < 0:

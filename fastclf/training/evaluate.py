@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastclf.data.dataset import Labels
 from fastclf.data.loader import Loader, RowLoader
+from fastclf.data.sources.labels import Labels
 from fastclf.losses import NLL, LogitLoss
 from fastclf.models.head import Head
 from fastclf.models.net import Net, head_of
 from fastclf.models.precision import autocast
 from fastclf.ops import HeadSpec, predict
-from fastclf.progress import track
+from fastclf.report import track
 from fastclf.training.losses import constant_loss, gradient_scale, unweighted, wants_logits
 from fastclf.training.metrics import evaluate_metric, mark_without_prediction
 
@@ -44,7 +44,7 @@ class Objective:
         return None if head is None or head is not self.module else HeadSpec.from_layers(head.layers)
 
     def scores(self, x: Tensor) -> Tensor:
-        """What the loss is taken of: logits ``[B, c]`` where it can be, else the module's output; float32."""
+        """Compute the loss's input in float32: logits ``[B, c]`` where it takes them, else the module's output."""
         head = self._head
         with autocast(x.device):
             if head is None:
@@ -54,24 +54,24 @@ class Objective:
         return out.float() if isinstance(out, Tensor) and out.is_floating_point() else out
 
     def loss(self, scores: Tensor, y: Tensor) -> Tensor:
-        """The loss of `scores`."""
+        """Compute the loss of `scores`."""
         scores = shaped_as(y, scores)
         if self._head is not None and isinstance(self.crit, LogitLoss):
             return self.crit.from_logits(scores, y)
         return _one_number(self.crit, scores, y)
 
     def training_loss(self, scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """What is minimised, and the loss that is shown of it: see `gradient_scale`."""
+        """Compute what is minimised, and the loss that is shown: see `gradient_scale`."""
         loss = self.loss(scores, y)
         return loss * gradient_scale(self.crit, y[0].numel()), loss
 
     def output(self, scores: Tensor) -> Tensor:
-        """The prediction that belongs to `scores`: log-probabilities, probabilities or values."""
+        """Return the prediction that belongs to `scores`: log-probabilities, probabilities or values."""
         return scores if self._head is None else self._head.final(scores)
 
 
 def _one_number(crit: Crit, scores: Tensor, y: Tensor) -> Tensor:
-    """The loss by a function of the user's own; where it fails, its name and what it was given are said."""
+    """Compute the loss by the user's function; where that fails, the error names it and its arguments."""
     name = getattr(crit, "__name__", type(crit).__name__)
     if isinstance(crit, type) or not callable(crit):
         made = f" Make one: {name}()." if isinstance(crit, type) else ""
@@ -114,9 +114,9 @@ def shaped_as(y: Tensor, scores: Tensor) -> Tensor:
 
 
 def scores_of(objective: Objective, loader: Loader, epoch: int = 0, what: str = "predict") -> tuple[Tensor, Tensor]:
-    """Scores ``[N, c]`` and targets of the rows of ``loader``, on the CPU; the module in eval mode.
+    """Compute scores ``[N, c]`` of the rows of ``loader``, and return them with their targets, on the CPU.
 
-    Rows are in data set order, and NaN where the loader serves none because the picture is bad; their targets are
+    Rows are in data set order, and NaN where the loader serves none because the image is bad; their targets are
     marked, see `mark_without_prediction`. A loader that shuffles gives the rows that it serves, in its own order. In a
     regression, scores have the shape of the targets.
     """
@@ -135,7 +135,7 @@ def scores_of(objective: Objective, loader: Loader, epoch: int = 0, what: str = 
 
 
 def _at_their_places(scores: Tensor, loader: Loader) -> tuple[Tensor, Tensor]:
-    """Scores of the rows served, in data set order, with NaN in between; and targets that are marked there."""
+    """Return scores of the rows served, in data set order, NaN for the others; and targets that mark these."""
     # A copy, as whoever gets them may write into them, and these are the data's own.
     served, targets = torch.from_numpy(loader.served), loader.targets[: loader.n].clone()
     if len(served) == loader.n:
@@ -162,10 +162,10 @@ def validate(objective: Objective, loader: Loader, metrics: Sequence[Callable[..
 
 
 def loss_of_constant(crit: Crit, train: Labels, loader: Loader) -> float | None:
-    """The loss on the rows that ``loader`` serves of a prediction that looks at none of them; None for other losses.
+    """Return the loss of the best constant prediction on the rows of ``loader``; None for a loss of the user's own.
 
     Args:
-        crit: the loss; one of the user's own may take anything, so its constant is not known.
+        crit: the loss.
         train: the labels that the prediction is made from, see `constant_logits`.
         loader: serves the validation set.
     """

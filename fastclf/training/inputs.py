@@ -9,10 +9,11 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.transforms.spec import TransformSpec
 
 _REMEDY = "Pass tfms(open_image(fn))[None] with tfms = data.tfms[1]."
-_ROOM = 4  # times the range of transformed images: other mean and deviation stay below, pixels 0..255 do not
+_MARGIN = 4  # times the range of transformed images: other mean and deviation stay below, pixels 0..255 do not
 
 
 def as_batch(x: ArrayLike | Tensor, tfms: TransformSpec | None, columns: int | None) -> Tensor:
@@ -24,7 +25,7 @@ def as_batch(x: ArrayLike | Tensor, tfms: TransformSpec | None, columns: int | N
         columns: F; None where no rows are taken.
 
     Raises:
-        ValueError: it is something else, or images that have not been transformed; says what to do.
+        ValueError: it is something else, or images that have not been transformed; names the remedy.
     """
     try:
         batch = x if isinstance(x, Tensor) else torch.as_tensor(np.require(x, requirements="W"))
@@ -46,7 +47,7 @@ def as_batch(x: ArrayLike | Tensor, tfms: TransformSpec | None, columns: int | N
         raise _refusal(tfms, columns, f"{shape}: these pixels are not transformed. {_REMEDY}")
     batch = batch.float()
     low, high = _range(tfms)
-    if batch.numel() and (batch.min() < _ROOM * low or batch.max() > _ROOM * high):
+    if batch.numel() and (batch.min() < _MARGIN * low or batch.max() > _MARGIN * high):
         got = f"values of {float(batch.min()):g} to {float(batch.max()):g} instead of about {low:.1f} to {high:.1f}"
         raise _refusal(tfms, columns, f"{got}: these pixels are not transformed. {_REMEDY}")
     return batch
@@ -68,6 +69,12 @@ def _refusal(tfms: TransformSpec | None, columns: int | None, got: str) -> Value
     forms = ["transformed images [B, 3, h, w]"] if tfms is not None else []
     forms += [f"activations [B, {columns}]"] if columns is not None else []
     return ValueError(f"predict_array: x must be {' or '.join(forms)}, got {got}")
+
+
+def check_data(call: str, data: object) -> None:
+    """Raise ValueError unless data are those that a learner takes."""
+    if not isinstance(data, ImageClassifierData):
+        raise ValueError(f"{call}: data must be an ImageClassifierData, got a {type(data).__name__}")
 
 
 def check_count(call: str, name: str, value: object, least: int = 1) -> None:

@@ -17,13 +17,11 @@ from fastclf.models.freezing import LayerGroups
 from fastclf.models.head import DropoutClock
 from fastclf.models.net import head_of
 from fastclf.ops import rate
-from fastclf.progress import Progress
-from fastclf.terminal import say, warn
+from fastclf.report import Progress, log, warn
 from fastclf.training.callbacks import Callback, wants_batches
+from fastclf.training.epoch_table import EpochTable
 from fastclf.training.recorder import Recorder
 from fastclf.training.snapshot import LastGood
-
-_NARROWEST = 12  # characters of a column of the epoch table
 
 
 class Steps(Protocol):
@@ -34,33 +32,33 @@ class Steps(Protocol):
     precision: str
 
     def start_epoch(self, epoch: int, done: int = 0) -> None:
-        """Begins an epoch after its first ``done`` batches."""
+        """Begin an epoch after its first ``done`` batches."""
 
     def end_epoch(self) -> None:
-        """Ends an epoch, which may have been left early."""
+        """End an epoch, which may have been left early."""
 
     def run(self, n: int) -> Sequence[float]:
-        """Trains on the next ``n`` batches, or those that there still are, and returns their losses."""
+        """Train on the next ``n`` batches, or those that there still are, and return their losses."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Momenta and counters, for a fit that goes on later."""
+        """Return momenta and counters, for a fit that goes on later."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave."""
+        """Take what `state_dict` gave."""
 
 
 def derived_seed(seed: int, *what: int | str) -> int:
-    """A 63-bit seed that is a function of ``seed`` and of what it is for."""
+    """Return a 63-bit seed that is a function of ``seed`` and of what it is for."""
     digest = hashlib.sha256(repr((seed, *what)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
 @contextmanager
 def seeded(seed: int, module: nn.Module) -> Iterator[None]:
-    """Makes all that is random in the block a function of ``seed``; everything is as before afterwards.
+    """Make all that is random in a block a function of ``seed``; restore the generators afterwards.
 
-    That is: the masks of our head's dropout, and torch's generators, which a head of one's own or a body's stochastic
-    depth may draw from.
+    That is: the masks of our head's dropout, and torch's generators, which a user's own head or a body's stochastic
+    depth may sample from.
     """
     head = head_of(module)
     clock = DropoutClock() if head is None else head.clock
@@ -76,7 +74,7 @@ def seeded(seed: int, module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def closing_epoch(steps: Steps) -> Iterator[None]:
-    """Runs a block that trains, and ends the epoch after it."""
+    """Run a block that trains, and end the epoch after it."""
     try:
         yield
     finally:
@@ -120,10 +118,15 @@ class TrainLoop:
         self._chunk = 1 if self._watched else steps.chunk
         self._failed: set[object] = set()
 
+    @property
+    def next_epoch(self) -> int:
+        """The first epoch of the loader's order that this fit has not touched."""
+        return self.first_epoch + self.epoch + (self.done > 0)
+
     @torch.inference_mode(False)  # also where the user has turned gradients off
     @torch.enable_grad()
     def run_epoch(self, *, allow_nan: bool = False) -> None:
-        """Trains on what is left of the epoch under way, until a callback stops it.
+        """Train on what is left of the epoch under way, until a callback stops it.
 
         Raises:
             DivergedError: a batch's loss is not finite, unless ``allow_nan``.
@@ -139,7 +142,7 @@ class TrainLoop:
                 step, losses = self.steps.step, self.steps.run(n)
                 for i, loss in enumerate(losses):
                     self._note(loss, step + i, allow_nan=allow_nan)
-                # Bad pictures that came to light and are skipped may have left fewer batches than there were.
+                # Fewer batches than there were, where bad images have been found and are skipped.
                 self.done = self.done + n if len(losses) == n else self.batches
                 progress.advance(n)
                 self.interrupts.check()
@@ -157,25 +160,25 @@ class TrainLoop:
         return f"learning rate {lr:.3g} in {self.steps.precision}"
 
     def _call(self, hook: str, *args: Any) -> bool:
-        """Calls every callback, in order; returns whether one of them asks to stop."""
+        """Call every callback, in order; return whether one of them asks to stop."""
         stop = False
         for callback in self.callbacks:
             stop |= bool(self._tolerant(callback, getattr(callback, hook), *args))
         return stop
 
     def _tolerant(self, who: object, function: Callable[..., Any], *args: Any) -> Any:
-        """Calls a function that writes; where it cannot, training goes on, with one warning."""
+        """Call a function that writes; where it cannot, training goes on, with one warning."""
         try:
             return function(*args)
         except (OSError, CheckpointError) as error:
             if who not in self._failed:
                 self._failed.add(who)
                 name = who if isinstance(who, str) else type(who).__name__
-                warn(f"fit: {name} could not be written ({error}); training goes on. This is told once in a fit.")
+                warn(f"fit: {name} could not be written ({error}); training goes on. Later failures are not reported.")
             return None
 
     def search(self) -> None:
-        """Trains epoch after epoch until a callback stops it; losses need not be finite."""
+        """Train epoch after epoch until a callback stops it; losses need not be finite."""
         while not self.stopped:
             self.run_epoch(allow_nan=True)
             self.epoch, self.done = self.epoch + 1, 0
@@ -185,16 +188,24 @@ class TrainLoop:
         n_epochs: int,
         validate: Callable[[], list[float]],
         names: Sequence[str],
-        keep: Callable[[], None],
+        save_state: Callable[[], None] | None,
         constant: float | None,
     ) -> list[float]:
-        """Trains up to ``n_epochs``; prints the table; returns ``[val_loss, metric, ...]`` of the last epoch.
+        """Train up to ``n_epochs`` and log a table of them; return ``[val_loss, metric, ...]`` of the last epoch.
 
-        Calls ``keep`` after each epoch, and when an interrupt ends the fit where everything is consistent. The
-        validation loss of a prediction that never changes, ``constant``, stands beside the first epoch; a fit that ends
-        above it says so.
+        Args:
+            n_epochs: of the whole fit, those before it was resumed included.
+            validate: gives ``[val_loss, metric, ...]``.
+            names: of the metrics.
+            save_state: called after each epoch, and when an interrupt ends the fit where everything is consistent.
+            constant: the validation loss of a prediction that never changes; the table has it beside the first epoch,
+                and a fit that ends above it warns in a line.
+
+        Raises:
+            DivergedError: the loss or a weight is not finite; the model then holds the last good values.
+            KeyboardInterrupt: Ctrl-C; says where the fit was stopped and how to go on.
         """
-        table = _Table(("trn_loss", "val_loss", *names), constant)
+        table = EpochTable(("trn_loss", "val_loss", *names), constant)
         good = LastGood(self.groups.groups[self.groups.frozen_to :])
         if not good.take(self.steps.step):
             raise DivergedError("fit: the model holds values that are not finite; load a saved model first.")
@@ -205,30 +216,48 @@ class TrainLoop:
                 with self.interrupts.released():
                     values = validate()
                 self._end_epoch(values, n_epochs, table)
-                self._tolerant("the state of the fit", keep)
+                self._save(save_state)
                 self.interrupts.check()
-        except (KeyboardInterrupt, SystemExit):
+        except (KeyboardInterrupt, SystemExit) as stop:
             if self.interrupts.at_rest:
-                self._tolerant("the state of the fit", keep)
-            raise
+                self._save(save_state)
+            if isinstance(stop, SystemExit):
+                raise
+            raise KeyboardInterrupt(self._stopped(resumable=save_state is not None)) from None
         self._call("on_train_end")
         values = self.recorder.last()
         if constant is not None and values[0] > constant:
-            say(_worse_than_constant(values[0], constant))
+            log(_worse_than_constant(values[0], constant))
         return values
 
+    def _save(self, save_state: Callable[[], None] | None) -> None:
+        if save_state is not None:
+            self._tolerant("the state of the fit", save_state)
+
+    def _stopped(self, *, resumable: bool) -> str:
+        """Return what Ctrl-C leaves of the fit, and how to go on."""
+        where = f"fit was stopped after {self.epoch} epoch(s) and {self.done} of {self.batches} batches"
+        if not self.interrupts.at_rest:
+            return f"{where}, in the middle of a step: load a saved model, or make a new learner."
+        hint = (
+            "The same call with resume=True goes on"
+            if resumable
+            else "With state_name= a fit can go on where it was stopped"
+        )
+        return f"{where}; the model holds what it has learnt. {hint}."
+
     def _run_safely(self, good: LastGood) -> None:
-        """Trains for an epoch; where it diverges, the modules hold the last good values again."""
+        """Train for an epoch; where it diverges, the modules hold the last good values again."""
         try:
             self.run_epoch()
             if not good.take(self.steps.step):
                 step = self.steps.step
                 raise DivergedError(f"fit: the weights are not finite after {step} steps at {self._rate(step)}")
         except DivergedError as error:
-            good.put_back()
+            good.restore()
             raise DivergedError(f"{error}. {_advice(good.step, first=not self.recorder.lrs)}") from None
 
-    def _end_epoch(self, values: list[float], n_epochs: int, table: _Table) -> None:
+    def _end_epoch(self, values: list[float], n_epochs: int, table: EpochTable) -> None:
         self.recorder.epoch(values[0], values[1:])
         table.row(self.epoch, [self.recorder.losses[-1], *values])
         self.stopped |= self._call("on_epoch_end", values)
@@ -236,7 +265,7 @@ class TrainLoop:
         self.finished = self.stopped or self.epoch == n_epochs
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the fit stands, for one that goes on later."""
+        """Return all that changes while the fit runs, for one that goes on later."""
         return {
             "first_epoch": self.first_epoch,
             "epoch": self.epoch,
@@ -250,10 +279,10 @@ class TrainLoop:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave.
+        """Take what `state_dict` gave.
 
         Raises:
-            ValueError: it cannot be what it gave.
+            ValueError: it cannot come from there.
         """
         self.first_epoch, self.epoch, self.done = state["first_epoch"], state["epoch"], state["done"]
         self.stopped, self.finished = state["stopped"], state["finished"]
@@ -265,16 +294,16 @@ class TrainLoop:
             callback.load_state_dict(saved)
 
     def _check(self, step: int) -> None:
-        """Checks counters that come from a file against each other."""
+        """Check counters that come from a file against each other."""
         counters = (self.first_epoch, self.epoch, self.done, step)
         if any(type(n) is not int or not 0 <= n < 2**31 for n in counters) or self.done > self.batches:
             raise ValueError(f"the counters cannot be {counters}")
         if type(self.stopped) is not bool or type(self.finished) is not bool:
             raise ValueError("stopped and finished must be true or false")
-        seen, epochs = len(self.recorder.losses), len(self.recorder.val_losses)
-        if epochs != self.epoch or not step <= seen <= self.epoch * self.batches + self.done:
-            raise ValueError(f"{seen} batches and {epochs} epochs were recorded, but the counters are {counters}")
-        if (self.finished and not epochs) or (self.done and not seen):
+        batches, epochs = len(self.recorder.losses), len(self.recorder.val_losses)
+        if epochs != self.epoch or not step <= batches <= self.epoch * self.batches + self.done:
+            raise ValueError(f"{batches} batches and {epochs} epochs were recorded, but the counters are {counters}")
+        if (self.finished and not epochs) or (self.done and not batches):
             raise ValueError("nothing was recorded of what is over")
 
 
@@ -293,25 +322,3 @@ def _worse_than_constant(loss: float, constant: float) -> str:
         "probabilities are worse than the shares of the classes, even where the metrics are good. Take the model of a "
         "better epoch (best_save_name=), another rate (see lr_find), or more data or augmentation."
     )
-
-
-class _Table:
-    """The lines that a fit prints; the first epoch's ends with the loss of a constant prediction."""
-
-    def __init__(self, columns: Sequence[str], constant: float | None) -> None:
-        self._widths = [max(_NARROWEST, len(name) + 2) for name in columns]
-        self._beside = "" if constant is None else f"   (val_loss of a constant: {constant:.6f})"
-        self._print("epoch", columns)
-
-    def row(self, epoch: int, values: Sequence[float]) -> None:
-        """Prints an epoch's values, n/a where one is undefined."""
-        self._print(f"{epoch:5d}", ["n/a" if math.isnan(v) else _number(v) for v in values], self._beside)
-        self._beside = ""
-
-    def _print(self, first: str, cells: Sequence[str], beside: str = "") -> None:
-        say(f"{first} " + "".join(c.rjust(w) for c, w in zip(cells, self._widths, strict=True)) + beside)
-
-
-def _number(value: float) -> str:
-    """Six decimals, or as many digits as leave a blank before the narrowest column."""
-    return next(text for text in (f"{value:.6f}", f"{value:.7g}", f"{value:.4g}") if len(text) < _NARROWEST)

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from fastclf.data.dataset import Labels
+from fastclf.data.sources.labels import Labels
 from fastclf.losses import BCE, L1, NLL, LogitLoss
 
 T = TypeVar("T")

@@ -1,4 +1,4 @@
-"""A GPU's memory that is exhausted: an error that says what would fit, and nothing that keeps the memory."""
+"""A GPU's memory that is exhausted: an error that names the batch that would fit, and gives the memory back."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ L = TypeVar("L", bound=_Learner)
 
 
 def explains_gpu_memory(*, trains: bool) -> Callable[[Callable[Concatenate[L, P], R]], Callable[Concatenate[L, P], R]]:
-    """Makes a learner's method raise `GpuMemoryError` for torch's OutOfMemoryError, with the memory given back.
+    """Make a learner's method raise `GpuMemoryError` for torch's OutOfMemoryError, with the memory given back.
 
     Args:
         trains: whether the method trains the learner's model; else it predicts.
@@ -56,7 +56,7 @@ def explains_gpu_memory(*, trains: bool) -> Callable[[Callable[Concatenate[L, P]
             for parameter in self.model.parameters():
                 parameter.grad = None
             _empty_cache()
-            raise GpuMemoryError(_message(method.__name__, self.data, reason, _fitting(self, trains)))
+            raise GpuMemoryError(_message(method.__name__.lstrip("_"), self.data, reason, _fitting(self, trains)))
 
         return run
 
@@ -69,11 +69,11 @@ def _empty_cache() -> None:
 
 
 def _fitting(learner: _Learner, trains: bool) -> int:
-    """The largest batch that fits, to an eighth, found by trying; 0 where not even the smallest does."""
+    """Return the largest batch that fits, to an eighth, found by trying; 0 where not even the smallest does."""
     data: _Data = learner.data
     if data.sz is None:
         return data.bs // 2
-    least = 2 if trains else 1  # BatchNorm cannot be trained on one picture
+    least = 2 if trains else 1  # BatchNorm cannot be trained on one image
     fits, too_many = least - 1, data.bs
     while too_many - fits > max(1, fits // 8):
         tried = (fits + too_many) // 2
@@ -86,7 +86,7 @@ def _fitting(learner: _Learner, trains: bool) -> int:
 
 
 def _runs(learner: _Learner, shape: tuple[int, ...], trains: bool) -> bool:
-    """Tells whether memory holds a step with a batch of this shape; the learner stays as it is."""
+    """Return whether memory holds a step with a batch of this shape; the learner stays as it is."""
     module = learner.model
     device = next(module.parameters()).device
     devices = [device] if device.type == "cuda" else []
@@ -107,5 +107,5 @@ def _message(what: str, data: _Data, reason: str, fits: int) -> str:
     if fits:
         advice = f"Make the data with bs={fits}, then learn.set_data(data); the learner can be used as before."
     else:
-        advice = "Use smaller pictures (sz), or freeze more of the network."
+        advice = "Use smaller images (sz), or freeze more of the network."
     return f"{what}: the GPU's memory does not hold a batch of {data.bs}{size} ({reason}). {advice}"

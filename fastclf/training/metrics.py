@@ -4,7 +4,7 @@ Predictions ``[N, C]`` are log-probabilities or probabilities where rows have on
 numbers), probabilities where they have several (targets ``[N, C]`` of zeros and ones). Torch tensors and numpy arrays
 are taken alike. What is undefined, such as the recall of a class without rows, is NaN, never 0.
 
-Rows whose targets say that there is no prediction for them (`without_prediction`) count nowhere.
+Rows whose targets mark them as without prediction (`without_prediction`) are left out.
 
 What precision, recall and F mean:
 
@@ -30,13 +30,13 @@ Metric = Callable[..., Any]
 Floats = NDArray[np.float64]
 
 NO_PREDICTION = -1
-"""Target, instead of a class, of a row that has no prediction because its picture cannot be decoded."""
+"""Target, instead of a class, of a row that has no prediction because its image cannot be decoded."""
 
 
 def mark_without_prediction(targs: Tensor, rows: Tensor) -> Tensor:
-    """Targets in which some rows say that they have no prediction.
+    """Return targets that mark some rows as without prediction.
 
-    Predictions of such rows are NaN, but their ``argmax(1)`` is class 0 like any other; so their targets must tell.
+    Predictions of such rows are NaN, but their ``argmax(1)`` is class 0 like any other; so their targets are marked.
 
     Args:
         targs: ``[N] int64`` class numbers, or ``[N, C]`` or ``[N] float`` for several labels and numbers.
@@ -51,7 +51,7 @@ def mark_without_prediction(targs: Tensor, rows: Tensor) -> Tensor:
 
 
 def without_prediction(targs: Values) -> NDArray[np.bool_]:
-    """Which rows of targets `mark_without_prediction` has marked, ``[N]``."""
+    """Return which rows of targets `mark_without_prediction` has marked, ``[N]``."""
     y = _numpy(targs)
     missing = np.isnan(y) if np.issubdtype(y.dtype, np.floating) else np.equal(y, NO_PREDICTION)
     rows: NDArray[np.bool_] = missing.any(axis=tuple(range(1, y.ndim)))
@@ -227,7 +227,7 @@ def _counts(name: str, preds: Values, targs: Values, thresh: float | None) -> tu
 
 
 def _average_precisions(p: Floats, positive: NDArray[np.bool_]) -> Floats:
-    """Of every column that has a positive row."""
+    """Return the average precision of every column that has a positive row."""
     p, positive = p[:, positive.any(0)], positive[:, positive.any(0)]
     order = np.argsort(-p, axis=0, kind="stable")
     p, hits = np.take_along_axis(p, order, 0), np.take_along_axis(positive, order, 0)
@@ -278,7 +278,7 @@ def _has_nan(p: Floats) -> bool:
 
 
 def _probabilities(p: Floats, y: NDArray[Any]) -> Floats:
-    """Probabilities as they are, log-probabilities (one label; none above 0, not all 0) exponentiated."""
+    """Return probabilities as they are, log-probabilities (one label; none above 0, not all 0) exponentiated."""
     return np.exp(p) if y.ndim == 1 and bool((p < 0).any()) else p
 
 

@@ -51,7 +51,7 @@ class Recorder:
         return self.losses[-1]
 
     def epoch(self, val_loss: float, metrics: list[float]) -> None:
-        """Notes what validation gave after an epoch."""
+        """Record what validation gave after an epoch."""
         self.val_losses.append(val_loss)
         self.rec_metrics.append(metrics)
 
@@ -60,15 +60,15 @@ class Recorder:
         return [self.val_losses[-1], *self.rec_metrics[-1]]
 
     def state_dict(self) -> dict[str, Any]:
-        """All that was noted, for a fit that goes on later."""
+        """Return all that was recorded, for a fit that goes on later."""
         batches = {name: torch.tensor(getattr(self, name), dtype=torch.float64) for name in _PER_BATCH}
         return {"average": self._average, "val_losses": self.val_losses, "rec_metrics": self.rec_metrics, **batches}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave.
+        """Take what `state_dict` gave.
 
         Raises:
-            ValueError: it cannot be what it gave.
+            ValueError: it cannot come from there.
         """
         self._average = float(state["average"])
         self.val_losses = [float(loss) for loss in state["val_losses"]]
@@ -79,23 +79,23 @@ class Recorder:
             raise ValueError("the lists of what was recorded differ in length")
 
     def plot_lr(self, ax: Axes | None = None) -> Axes:
-        """Draws the rate (and the momentum, where it moves) over batches."""
+        """Draw the rate (and the momentum, where it moves) over batches."""
         ax = _axes(ax, "batch", "learning rate")
         ax.plot(self.lrs, color="C0")
         if self.momentums:
-            twin = ax.twinx()
-            twin.plot(self.momentums, color="C1")
-            twin.set_ylabel("momentum", color="C1")
+            right = ax.twinx()
+            right.plot(self.momentums, color="C1")
+            right.set_ylabel("momentum", color="C1")
         return ax
 
     def plot_loss(self, ax: Axes | None = None) -> Axes:
-        """Draws the smoothed training loss over batches."""
+        """Draw the smoothed training loss over batches."""
         ax = _axes(ax, "batch", "training loss (smoothed)")
         ax.plot(self.losses)
         return ax
 
     def plot(self, n_skip: int = 10, n_skip_end: int = 5, ax: Axes | None = None) -> Axes:
-        """Draws the smoothed training loss over the rate, on a log axis, and marks what a rate search suggests.
+        """Draw the smoothed training loss over the rate, on a log axis, and mark what a rate search suggests.
 
         The first ``n_skip`` and last ``n_skip_end`` batches are left out when as many batches remain.
         """

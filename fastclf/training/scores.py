@@ -18,5 +18,5 @@ class FitScores(list[float]):
         self.names = list(names)
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """How IPython shows it."""
+        """Return how IPython shows it."""
         printer.text(", ".join(f"{name} {value:.6g}" for name, value in zip(self.names, self, strict=False)))

@@ -1,4 +1,4 @@
-"""A module's values, kept to be put back."""
+"""A module's values, kept to be restored."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ from torch import Tensor, nn
 
 @contextmanager
 def unchanged(module: nn.Module) -> Iterator[None]:
-    """Runs a block that may train ``module``; its tensors, gradients and modes are afterwards what they were before.
+    """Run a block that may train ``module``; its tensors, gradients and modes are afterwards what they were before.
 
     Holds after an error or an interrupt too. Values are restored in place, so that references stay valid.
     """
-    tensors = {name: tensor.detach().clone() for name, tensor in _tensors(module).items()}
+    tensors = _copies(module)
     gradients = {name: p.grad for name, p in module.named_parameters()}
     modes = {name: child.training for name, child in module.named_modules()}
     try:
         yield
     finally:
-        with torch.no_grad():
-            for name, tensor in _tensors(module).items():
-                tensor.copy_(tensors[name])
+        _restore(module, tensors)
         for name, parameter in module.named_parameters():
             parameter.grad = gradients[name]
         for name, child in module.named_modules():
@@ -31,16 +29,24 @@ def unchanged(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def unchanged_if(error: type[Exception], module: nn.Module) -> Iterator[None]:
-    """Runs a block that changes the tensors of ``module``; after an ``error`` they are what they were before."""
-    tensors = {name: tensor.detach().clone() for name, tensor in _tensors(module).items()}
+def unchanged_on_error(module: nn.Module) -> Iterator[None]:
+    """Run a block that changes the tensors of ``module``; after an error they are what they were before."""
+    tensors = _copies(module)
     try:
         yield
-    except error:
-        with torch.no_grad():
-            for name, tensor in _tensors(module).items():
-                tensor.copy_(tensors[name])
+    except Exception:
+        _restore(module, tensors)
         raise
+
+
+def _copies(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in _tensors(module).items()}
+
+
+@torch.no_grad()
+def _restore(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    for name, tensor in _tensors(module).items():
+        tensor.copy_(tensors[name])
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -60,7 +66,7 @@ class LastGood:
         self._copies = [torch.empty_like(tensor, device="cpu") for tensor in self._tensors]
 
     def take(self, step: int) -> bool:
-        """Keeps the values that the modules hold now, unless one of them is not finite; returns whether it did."""
+        """Keep the values that the modules hold now, unless one of them is not finite; return whether it did."""
         # A sum is finite only if all that it adds is: one pass, and nothing as large as the tensor is made.
         sums = [tensor.sum(dtype=torch.float32) for tensor in self._tensors if tensor.is_floating_point()]
         if sums and not bool(torch.stack(sums).isfinite().all()):
@@ -70,7 +76,7 @@ class LastGood:
         self.step = step
         return True
 
-    def put_back(self) -> None:
-        """Makes the modules hold them again."""
+    def restore(self) -> None:
+        """Make the modules hold them again."""
         for copy, tensor in zip(self._copies, self._tensors, strict=True):
             tensor.copy_(copy)

@@ -17,16 +17,12 @@ from fastclf.models.freezing import LayerGroups
 from fastclf.models.net import head_of
 from fastclf.models.precision import compute_dtype
 from fastclf.ops import rate
+from fastclf.report import warn
 from fastclf.schedules import Schedule
-from fastclf.terminal import warn
 from fastclf.training.evaluate import Objective
 from fastclf.training.optimizer import SGDR
 
 OptFn = Callable[..., Optimizer]
-# Of the gradient's norm, where a pretrained body trains with BatchNorm's own statistics: nothing else then keeps its
-# activations in bounds, and the lesson's rates are at the edge of what converges. Lower bounds learn less, higher ones
-# (10, 20) learn more on the whole, but end below the frozen body on some small sets (bench/README.md).
-FINE_TUNING_CLIP = 5.0
 _MANY_SKIPPED = 10
 
 
@@ -41,7 +37,7 @@ class Rates:
     clip: float | None = None
 
     def describe(self) -> dict[str, Any]:
-        """The rates as plain numbers, texts and lists."""
+        """Return the rates as plain numbers, texts and lists."""
         return {
             "lrs": self.lrs.tolist(),
             "wds": None if self.wds is None else self.wds.tolist(),
@@ -78,18 +74,18 @@ class AutogradSteps:
         self.step = self._skipped = 0
 
     def start_epoch(self, epoch: int, done: int = 0) -> None:
-        """Begins epoch ``epoch`` of the loader's order, after its first ``done`` batches."""
+        """Begin epoch ``epoch`` of the loader's order, after its first ``done`` batches."""
         self._epoch = self.loader.batches(epoch)
         self._batches = islice(self._epoch, done, None)
 
     def end_epoch(self) -> None:
-        """Lets the loader take back what it uses for an epoch, at once also when the epoch was left early."""
+        """Give back what the loader uses for an epoch, at once also when the epoch was left early."""
         close = getattr(self._epoch, "close", None)
         if close is not None:
             close()
 
     def run(self, n: int) -> list[float]:
-        """Trains on the epoch's next ``n`` batches, or those that there still are, and returns their losses."""
+        """Train on the epoch's next ``n`` batches, or those that there still are, and return their losses."""
         return [self._one(x, y) for x, y in islice(self._batches, n)]
 
     def _one(self, x: Tensor, y: Tensor) -> float:
@@ -121,11 +117,11 @@ class AutogradSteps:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Momenta and counters, for a fit that goes on later."""
+        """Return momenta and counters, for a fit that goes on later."""
         return {"step": self.step, "optimizer": self.optimizer.state_dict(), "scaler": self._scaler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave."""
+        """Take what `state_dict` gave."""
         self.step = state["step"]
         optimizer = state["optimizer"]
         momenta, groups = {int(key): value for key, value in optimizer["state"].items()}, optimizer["param_groups"]

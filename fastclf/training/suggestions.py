@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from fastclf.training.recorder import SMOOTHING
 
-_FEWEST = 10  # batches that say something
+_FEWEST = 10  # batches from which rates can be read
 _SKIPPED = 0.1  # of the batches, at the start: their mean is over few
-_WINDOW = 0.1  # of the batches, over which a slope is measured
+_SPAN = 0.1  # of the batches, over which a slope is measured
 _NONE = "no rate suggested, as the loss does not clearly fall; see sched.plot()"
 _MEDIAN_TO_DEVIATION = 1.4826  # of a normal distribution
 
@@ -63,7 +63,7 @@ def suggest(lrs: Sequence[float], losses: Sequence[float]) -> RateSuggestions:
 
 
 def _noise(losses: Floats, first: int) -> float:
-    """How far the smoothed loss falls by chance: two standard errors of a mean over the batches that are skipped."""
+    """Return how far the smoothed loss falls by chance: two standard errors of a mean over the skipped batches."""
     weights = 1 - SMOOTHING ** np.arange(1, len(losses) + 1)
     single = np.diff(losses * weights, prepend=0) / (1 - SMOOTHING)  # of one batch, less what came before it
     differences = np.abs(np.diff(single))
@@ -72,14 +72,14 @@ def _noise(losses: Floats, first: int) -> float:
 
 
 def _steepest(rates: Floats, losses: Floats) -> int:
-    """Where the loss falls most, measured over a window on a logarithmic axis of rates."""
-    half = max(1, round(_WINDOW * len(losses) / 2))
+    """Find where the loss falls most, measured over a span on a logarithmic axis of rates."""
+    half = max(1, round(_SPAN * len(losses) / 2))
     slopes = (losses[2 * half :] - losses[: -2 * half]) / np.log(rates[2 * half :] / rates[: -2 * half])
     return half + int(slopes.argmin())
 
 
 def _valley(losses: Floats) -> int:
-    """The middle of the longest strictly decreasing subsequence: what lies between need not fall all the way.
+    """Find the middle of the longest strictly decreasing subsequence: what lies between need not fall all the way.
 
     The method of fastai's ``valley``, which ESRI contributed; found by patience sorting (Fredman, 1975).
     """

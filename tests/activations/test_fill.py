@@ -8,11 +8,10 @@ import time
 
 import numpy as np
 import pytest
-from nth_call import in_child, status_of
+from faults import in_child, replaced, status_of
 
 from fastclf.activations import fill
-from fastclf.activations.fill import Job, StaleError, stored
-from fastclf.activations.places import places_for
+from fastclf.activations.fill import Job, StaleError, places_for, stored
 from fastclf.activations.store import open_activations
 from fastclf.activations.writer import ActivationWriter
 from fastclf.errors import ActivationFileError
@@ -106,12 +105,12 @@ def test_a_folder_that_somebody_removes_meanwhile_costs_no_row(tmp_path, job, ro
     assert source.computed == N
 
 
-def full_disk(*_):
+def full_disk(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_full_disk_is_said_with_its_numbers_and_the_work_goes_on_in_memory(tmp_path, job, rows, monkeypatch):
-    monkeypatch.setattr(os, "posix_fallocate", full_disk)
+def test_a_full_disk_is_reported_with_its_numbers_and_the_work_goes_on_in_memory(tmp_path, job, rows, monkeypatch):
+    replaced(monkeypatch, "posix_fallocate", full_disk)
     with pytest.warns(UserWarning, match=r"not kept in .*: they need 480 bytes, and [\d,]+ are free"):
         got = stored(job, [tmp_path / "a"], Source(rows), lambda: True)
     np.testing.assert_array_equal(got, rows)
@@ -119,14 +118,8 @@ def test_a_full_disk_is_said_with_its_numbers_and_the_work_goes_on_in_memory(tmp
 
 
 def test_a_disk_that_fills_up_meanwhile_costs_no_row_twice(tmp_path, job, rows, monkeypatch):
-    source, real = Source(rows), os.write
-
-    def write(handle, data):
-        if source.computed > 20:
-            full_disk()
-        return real(handle, data)
-
-    monkeypatch.setattr(os, "write", write)
+    source = Source(rows)
+    replaced(monkeypatch, "write", lambda call, *args: full_disk() if source.computed > 20 else call(*args))
     with pytest.warns(UserWarning, match="they need 480 bytes"):
         got = stored(job, [tmp_path / "a"], source, lambda: True)
     np.testing.assert_array_equal(got, rows)
@@ -134,17 +127,18 @@ def test_a_disk_that_fills_up_meanwhile_costs_no_row_twice(tmp_path, job, rows, 
     assert names(tmp_path / "a") == []
 
 
-def test_room_is_made_from_what_interrupted_fills_hold(tmp_path, job, rows, monkeypatch):
+def test_space_is_made_from_what_interrupted_fills_hold(tmp_path, job, rows, monkeypatch):
     with ActivationWriter(tmp_path, "other", (10, 2), "float16") as writer:
         writer.write(np.ones((4, 2)))
-    real = os.posix_fallocate
-    monkeypatch.setattr(os, "posix_fallocate", lambda *a: full_disk() if len(names(tmp_path)) > 1 else real(*a))
+    replaced(
+        monkeypatch, "posix_fallocate", lambda call, *args: full_disk() if len(names(tmp_path)) > 1 else call(*args)
+    )
     np.testing.assert_array_equal(stored(job, [tmp_path], Source(rows), lambda: True), rows)
     assert names(tmp_path) == ["k"]
 
 
 def test_too_large_for_disk_and_memory_is_a_clear_error(tmp_path, job, rows, monkeypatch):
-    monkeypatch.setattr(os, "posix_fallocate", full_disk)
+    replaced(monkeypatch, "posix_fallocate", full_disk)
     monkeypatch.setattr(fill, "_free_memory", lambda: 479)
     with (
         pytest.warns(UserWarning, match="not kept in"),
@@ -158,14 +152,12 @@ def test_free_memory_is_that_of_this_machine():
 
 
 def test_a_folder_that_cannot_be_written_gives_way_to_the_next(tmp_path, job, rows, monkeypatch):
-    real = os.mkdir
+    def mkdir(call, **kwargs):
+        if "readonly" in str(call.__self__):
+            raise OSError(errno.EROFS, "Read-only file system", str(call.__self__))
+        call(**kwargs)
 
-    def mkdir(path, *args, **kwargs):
-        if "readonly" in str(path):
-            raise OSError(errno.EROFS, "Read-only file system", str(path))
-        real(path, *args, **kwargs)
-
-    monkeypatch.setattr(os, "mkdir", mkdir)
+    replaced(monkeypatch, "mkdir", mkdir)
     folders = [tmp_path / "readonly" / "activations", tmp_path / "cache"]
     with pytest.warns(UserWarning, match="not kept in .*readonly.*: Read-only file system"):
         stored(job, folders, Source(rows), lambda: True)
@@ -197,7 +189,7 @@ def test_places_are_the_data_and_the_users_cache(tmp_path, monkeypatch):
     assert places_for(tmp_path / "tmp") == [tmp_path / "tmp" / "activations", tmp_path / "fastclf" / "activations"]
 
 
-def test_rows_whose_pictures_changed_meanwhile_are_not_kept(tmp_path, job, rows):
+def test_rows_whose_images_changed_meanwhile_are_not_kept(tmp_path, job, rows):
     with pytest.raises(StaleError):
         stored(job, [tmp_path], Source(rows), lambda: False)
     assert names(tmp_path) == []
@@ -210,7 +202,7 @@ def test_a_value_that_cannot_be_kept_leaves_nothing_behind(tmp_path, job, rows):
     assert names(tmp_path) == []
 
 
-def test_files_of_an_older_version_are_ignored_and_said_once(tmp_path, job, rows, capsys):
+def test_files_of_an_older_version_are_ignored_and_logged_once(tmp_path, job, rows, capsys):
     for key in ("k", "l"):  # as version 1 wrote them
         (tmp_path / key).mkdir()
         (tmp_path / key / "manifest.json").write_text('{"schema": 1}')
@@ -229,11 +221,11 @@ def test_files_of_an_older_version_are_ignored_and_said_once(tmp_path, job, rows
     assert sorted(names(tmp_path)) == ["k", "l", "m"]
 
 
-def test_a_long_pass_tells_how_long(tmp_path, job, rows, monkeypatch, capsys):
+def test_a_long_pass_reports_how_long_it_takes(tmp_path, job, rows, monkeypatch, capsys):
     monkeypatch.setattr(fill, "_LONG", 0.0)
     clock = iter(range(100))
     monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
     pace = fill._Pace("train", N)
     for _ in range(N // STEP):
         pace.advance(STEP)
-    assert capsys.readouterr().out == "train: about 2 s at 10 pictures/s\n"
+    assert capsys.readouterr().out == "train: about 2 s at 10 images/s\n"

@@ -23,7 +23,7 @@ def test_round_trip(tmp_path):
     assert read_header(tmp_path / "none") is None
 
 
-def test_cut_anywhere_it_tells_the_blocks_before(tmp_path):
+def test_cut_anywhere_the_blocks_before_are_read(tmp_path):
     ends = [len(header_line(HEADER))]
     for block in BLOCKS:
         ends.append(ends[-1] + len(block_line(block)))

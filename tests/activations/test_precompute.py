@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers import picture_data, three_colours, tiny_learner
 
-from fastclf.activations.places import places_for
+from fastclf.activations.fill import places_for
 from fastclf.activations.precompute import _features, _InOrder, activations
 from fastclf.errors import ActivationFileError, BadImageError
 from fastclf.models.net import Net
@@ -161,7 +161,7 @@ def spoil(folder, name="train/red/003.png"):
     (folder / name).write_bytes(b"\x89PNG\r\n")
 
 
-def test_pictures_that_are_skipped_have_zeros_and_are_never_served(folder, monkeypatch, capsys):
+def test_images_that_are_skipped_have_zeros_and_are_never_served(folder, monkeypatch, capsys):
     spoil(folder)
     spoil(folder, "train/red/011.png")  # the last one
     bad = [27, 35]
@@ -185,7 +185,7 @@ def test_pictures_that_are_skipped_have_zeros_and_are_never_served(folder, monke
         computed(strict, learn, 2, strict.trn_dl)
 
 
-def test_a_picture_that_was_mended_is_computed(folder):
+def test_an_image_that_was_repaired_is_computed(folder):
     picture = folder / "train/red/003.png"
     good, stat = picture.read_bytes(), picture.stat()
     picture.write_bytes(bytes(len(good)))
@@ -199,7 +199,7 @@ def test_a_picture_that_was_mended_is_computed(folder):
     assert not again.trn_ds.bad.reasons
 
 
-def test_an_error_names_the_picture_and_keeps_what_is_done(folder, monkeypatch):
+def test_an_error_names_the_image_and_keeps_what_is_done(folder, monkeypatch):
     spoil(folder)
     with pytest.raises(BadImageError, match=r"003\.png"):
         computed(picture_data(folder))
@@ -209,7 +209,7 @@ def test_an_error_names_the_picture_and_keeps_what_is_done(folder, monkeypatch):
     assert seen.pictures == 0  # the batches before were kept
 
 
-def test_pictures_that_change_during_the_pass_are_computed_again(folder, monkeypatch, capsys):
+def test_images_that_change_during_the_pass_are_computed_again(folder, monkeypatch, capsys):
     picture = folder / "train/blue/000.png"
 
     def change():
@@ -221,11 +221,11 @@ def test_pictures_that_change_during_the_pass_are_computed_again(folder, monkeyp
         Features(patch, 3, change)
         rows = computed(data, learn)
     np.testing.assert_allclose(rows, expected(learn, data.fix_dl), rtol=1e-5, atol=1e-6)
-    assert "pictures were changed while" in capsys.readouterr().out
+    assert "images were changed while" in capsys.readouterr().out
     assert len(list((folder / "tmp" / "activations").iterdir())) == 1
 
 
-def test_pictures_that_never_stop_changing_are_an_error(folder, monkeypatch):
+def test_images_that_never_stop_changing_are_an_error(folder, monkeypatch):
     real, calls = Net.features, []
 
     def features(net, x):
@@ -234,11 +234,11 @@ def test_pictures_that_never_stop_changing_are_an_error(folder, monkeypatch):
         return real(net, x)
 
     monkeypatch.setattr(Net, "features", features)
-    with pytest.raises(ActivationFileError, match="pictures were changed"):
+    with pytest.raises(ActivationFileError, match="images were changed"):
         computed(picture_data(folder))
 
 
-def test_a_flipped_bit_on_the_disk_is_found_and_mended(folder, rng):
+def test_a_flipped_bit_on_the_disk_is_found_and_repaired(folder, rng):
     from fastclf.activations import store
 
     rows = np.array(computed(picture_data(folder)))

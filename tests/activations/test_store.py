@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from nth_call import in_child, status_of
+from faults import in_child, status_of
 
 from fastclf.activations import store
 from fastclf.activations.manifest import read_manifest
@@ -172,7 +172,7 @@ def test_checksums_are_computed_once_per_process_and_file(tmp_path, rng, monkeyp
         open_activations(tmp_path, "k", (9, 3), "float16")
 
 
-def test_rows_that_could_not_be_computed_are_told(tmp_path, rng):
+def test_rows_that_could_not_be_computed_are_reported(tmp_path, rng):
     written(tmp_path, rng.standard_normal((9, 3)), bad={2: "empty file", 8: "truncated"})
     told = []
     assert open_activations(tmp_path, "k", (9, 3), "float16", lambda bad: not told.append(bad)) is not None

@@ -9,7 +9,7 @@ from PIL import Image
 from fastclf import tfms_from_stats
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.image import open_image
-from fastclf.data.sources.left_out import CACHE_TAG
+from fastclf.data.sources.ignored import CACHE_TAG
 from fastclf.errors import BadImageError
 
 TFMS = tfms_from_stats(([0.5] * 3, [0.5] * 3), 16)
@@ -26,9 +26,9 @@ def data(tmp_path, save_picture):
 
 
 def opened(fn):
-    with Image.open(fn) as picture:
-        picture.load()
-        return picture
+    with Image.open(fn) as image:
+        image.load()
+        return image
 
 
 def copies(path):
@@ -58,8 +58,8 @@ def test_copies_equal_pillows(data):
     small = data.resize(20)
     for name in small.trn_ds.fnames:
         if name.endswith("png"):
-            picture = opened(data.path / name)
-            expected = picture.resize((20, 40), Image.Resampling.BILINEAR)
+            image = opened(data.path / name)
+            expected = image.resize((20, 40), Image.Resampling.BILINEAR)
             ours = np.asarray(opened(small.trn_ds.path / name), np.float32)
             inner = np.abs(ours - np.asarray(expected, np.float32))[2:-2, 2:-2]
             assert inner.max() <= 1
@@ -126,16 +126,16 @@ def test_orientation_is_applied(tmp_path, exif_photos):
             (tmp_path / "train" / name / photo.name).write_bytes(photo.read_bytes())
     small = ImageClassifierData.from_paths(tmp_path, 4, TFMS).resize(100)
     for name in small.trn_ds.fnames:
-        picture = opened(small.trn_ds.path / name)
-        assert picture.getexif().get(0x0112, 1) == 1
-        assert (picture.width > picture.height) == ("Landscape" in name)
+        image = opened(small.trn_ds.path / name)
+        assert image.getexif().get(0x0112, 1) == 1
+        assert (image.width > image.height) == ("Landscape" in name)
     kinds = [[open_image(small.trn_ds.path / name) for name in small.trn_ds.fnames if kind in name] for kind in "LP"]
-    for pictures in kinds:
-        for picture in pictures[1:]:
-            assert np.abs(picture - pictures[0]).mean() < 0.05
+    for images in kinds:
+        for image in images[1:]:
+            assert np.abs(image - images[0]).mean() < 0.05
 
 
-def test_bad_pictures_are_named(data):
+def test_bad_images_are_named(data):
     (data.path / "train/dog/wide.jpg").write_bytes(b"<html>")
     with pytest.raises(BadImageError, match=r"train/dog/wide.jpg: not an image but a text or web page"):
         data.resize(30)
@@ -161,5 +161,5 @@ def test_arguments(data, arguments, message):
 def test_arrays_are_not_resized(tmp_path):
     x = np.zeros((4, 20, 20, 3), np.uint8)
     data = ImageClassifierData.from_arrays(tmp_path, (x, [0, 1, 0, 1]), (x, [0, 1, 0, 1]), 2, TFMS)
-    with pytest.raises(ValueError, match="pictures in files"):
+    with pytest.raises(ValueError, match="images in files"):
         data.resize(30)

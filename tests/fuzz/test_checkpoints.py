@@ -12,6 +12,7 @@ from helpers import row_data
 from hypothesis import given
 from hypothesis import strategies as st
 
+import fastclf
 from fastclf import CheckpointError, HeadLearner, WeightsError
 from fastclf.checkpoint import _checksum
 from fastclf.models.weights import read_weights
@@ -105,6 +106,25 @@ def test_deep_and_huge(model, tally, text):
     assert not model.load(tally)
 
 
+@fuzzed
+@given(
+    changes=st.dictionaries(
+        st.sampled_from(["labels", "c", "classes", "arch", "head", "transforms", "versions", "precision"]),
+        json_values | st.sampled_from(["one", "several", "numbers", 3, 3.0, True, []]),
+        min_size=1,
+        max_size=3,
+    ),
+    without=st.sets(st.sampled_from(["labels", "c", "classes", "arch", "head", "transforms", "versions"]), max_size=2),
+)
+def test_any_entry_for_who_loads_without_data(model, tally, changes, without):
+    info = {key: value for key, value in (model.info | changes).items() if key not in without}
+    model.put_signed(info, model.weights)
+    loaded = []
+    if model.load(tally, lambda name: loaded.append(fastclf.load(model.json_file.with_name(name)))):
+        assert loaded[0].predict(np.zeros((2, 10), np.float32)).outputs.shape == (2, 3)
+
+
+@pytest.mark.filterwarnings("ignore:load. .* was saved with other data")
 @fuzzed
 @given(
     changes=st.dictionaries(

@@ -7,11 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from image_kinds import expected, kinds
 
+from fastclf.data.bad_images import MAX_PIXELS
 from fastclf.data.decode import process as decode_process
 from fastclf.data.decode.graphs import decode
 from fastclf.data.decode.process import CRASHED, HUNG
-from fastclf.data.validation.bad_images import MAX_PIXELS
-from fastclf.data.validation.verified import VerifiedFiles
+from fastclf.data.sources.files import FileSource
+from fastclf.data.validation.scan_cache import scan_cache
+from fastclf.data.validation.verified import VerifiedImages
 
 
 @st.composite
@@ -42,7 +44,7 @@ def test_damaged_images(tmp_path_factory, tallies, monkeypatch):
     folder = tmp_path_factory.mktemp("images")
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     monkeypatch.setattr(decode_process, "_HANGS", 60.0)
-    files = VerifiedFiles(folder, 2)
+    known = scan_cache(folder)  # for as long as the test runs
 
     @fuzzed
     @given(damaged())
@@ -51,14 +53,15 @@ def test_damaged_images(tmp_path_factory, tallies, monkeypatch):
         tally = tallies.setdefault(name.rsplit(".")[-1], Tally(name.rsplit(".")[-1]))
         file = folder / name
         file.write_bytes(content)
-        why = files.bad([name], MAX_PIXELS).get(name)
+        images = VerifiedImages(FileSource(folder, [name]), 2)
+        why = images.bad([0], MAX_PIXELS).get(0)
         assert why not in (CRASHED, HUNG)
         want = expected(file)
         if why is not None:
             tally.count("refused" if want is None else "refused, though Pillow opens it")
             assert want is None or "grey values" in why or "planes" in why, why
             return
-        got = decode(files.file_of(name))
+        got = decode(images.encoded(0), by_path=True)
         if want is None:
             tally.count("accepted, though Pillow refuses it")
             return
@@ -68,3 +71,4 @@ def test_damaged_images(tmp_path_factory, tallies, monkeypatch):
             assert np.abs(got - want).max() <= 1
 
     check()
+    assert known is scan_cache(folder)

@@ -56,7 +56,7 @@ def test_the_plot_shows_counts_names_and_axes():
     assert (ax.get_ylabel(), ax.get_xlabel(), ax.get_title()) == ("true", "predicted", "Confusion matrix")
 
 
-def test_normalised_rows_are_shares_and_rows_without_pictures_stay_empty():
+def test_normalised_rows_are_shares_and_rows_without_images_stay_empty():
     ax = plot_confusion_matrix([[3, 1, 0], [0, 0, 0], [1, 1, 2]], ["a", "b", "c"], normalize=True)
     assert (shown(ax) == [["0.75", "0.25", "0.00"], [""] * 3, ["0.25", "0.25", "0.50"]]).all()
 

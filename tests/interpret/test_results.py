@@ -2,17 +2,24 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from fastclf.interpret.pictures import plots, plots_from_files
 from PIL import Image
 
-from fastclf.data.dataset import Dataset, Labels
-from fastclf.interpret.pictures import plots, plots_from_files
+from fastclf.data.dataset import Dataset
+from fastclf.data.sources.arrays import ArraySource
+from fastclf.data.sources.files import FileSource
+from fastclf.data.sources.labels import Labels
 from fastclf.interpret.results import ImageModelResults
 
 NAMES = ["cat", "dog", "owl"]
 
 
-def dataset(tmp_path, y, **kwargs):
-    return Dataset(tmp_path, Labels(np.asarray(y), NAMES), **kwargs)
+def blank(path, n):
+    return ArraySource(path, np.zeros((n, 5, 4, 3), np.uint8))
+
+
+def dataset(source, y):
+    return Dataset(source, Labels(np.asarray(y), NAMES))
 
 
 @pytest.fixture
@@ -28,7 +35,7 @@ def results(tmp_path):
             [np.nan] * 3,  # cat, no prediction
         ]
     )
-    ds = dataset(tmp_path, [0, 0, 0, 0, 0, 1, 0], images=np.zeros((7, 5, 4, 3), np.uint8))
+    ds = dataset(blank(tmp_path, 7), [0, 0, 0, 0, 0, 1, 0])
     return ImageModelResults(ds, np.log(probs))
 
 
@@ -44,7 +51,7 @@ def test_rows_come_in_order_for_a_number_or_a_name(results):
 def test_random_rows_match_a_plain_search(rng, tmp_path):
     n = 200
     probs, y = rng.dirichlet(np.ones(3), n), rng.integers(0, 3, n)
-    found = ImageModelResults(dataset(tmp_path, y), torch.tensor(np.log(probs)).float())
+    found = ImageModelResults(dataset(blank(tmp_path, n), y), torch.tensor(np.log(probs)).float())
     right = sorted((i for i in range(n) if y[i] == 1 == probs[i].argmax()), key=lambda i: -probs[i, 1])
     wrong = sorted((i for i in range(n) if y[i] == 1 != probs[i].argmax()), key=lambda i: probs[i, 1])
     unsure = sorted((i for i in range(n) if y[i] == 1), key=lambda i: abs(probs[i, 1] - 1 / 3))
@@ -69,22 +76,22 @@ def test_plots_name_class_prediction_and_probability(results):
     assert results.plot_most_incorrect("dog").get_suptitle() == "Most incorrect: dog (none)"
 
 
-def test_pictures_are_read_from_files_and_from_arrays(tmp_path, rng):
+def test_images_are_read_from_files_and_from_arrays(tmp_path, rng):
     arrays = rng.integers(0, 256, (2, 6, 5, 3), np.uint8)
     for i, picture in enumerate(arrays):
         Image.fromarray(picture).save(tmp_path / f"{i}.png")
     log_preds = np.log([[0.8, 0.1, 0.1], [0.7, 0.2, 0.1]])
     for ds in (
-        dataset(tmp_path, [0, 0], fnames=["0.png", "1.png"]),
-        dataset(tmp_path, [0, 0], images=arrays),
-        dataset(tmp_path, [0, 0], images=arrays.astype(np.float32) / 255),
+        dataset(FileSource(tmp_path, ["0.png", "1.png"]), [0, 0]),
+        dataset(ArraySource(tmp_path, arrays), [0, 0]),
+        dataset(ArraySource(tmp_path, arrays.astype(np.float32) / 255), [0, 0]),
     ):
         figure = ImageModelResults(ds, log_preds).plot_most_correct(0)
         for ax, picture in zip(figure.axes, arrays, strict=True):
             drawn = np.asarray(ax.images[0].get_array(), np.float64)
             assert np.allclose(drawn / (255 if drawn.max() > 1 else 1), picture / 255, atol=1e-6)
     with pytest.raises(ValueError, match="got rows of activations"):
-        ImageModelResults(dataset(tmp_path, [0, 0], rows=np.ones((2, 4))), log_preds).plot_most_correct(0)
+        ImageModelResults(dataset(ArraySource(tmp_path, np.ones((2, 4))), [0, 0]), log_preds).plot_most_correct(0)
 
 
 def test_captions_name_the_file(tmp_path):
@@ -92,7 +99,7 @@ def test_captions_name_the_file(tmp_path):
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (5, 4)).save(tmp_path / name)
-    found = ImageModelResults(dataset(tmp_path, [0, 0, 0], fnames=names), np.log([[0.8, 0.1, 0.1]] * 3))
+    found = ImageModelResults(dataset(FileSource(tmp_path, names), [0, 0, 0]), np.log([[0.8, 0.1, 0.1]] * 3))
     lines = [title.split("\n")[-1] for title in titles(found.plot_most_correct(0))]
     assert lines == ["a.png", "..." + "x" * 22 + "end.png", "b\\n.png"]
 
@@ -100,7 +107,7 @@ def test_captions_name_the_file(tmp_path):
 def test_a_test_set_without_labels_has_no_wrong_images(tmp_path):
     labels = Labels(np.zeros(3, np.int64), NAMES).zeros(7)
     with pytest.raises(ValueError, match=r"ds has no labels.*test_with_labels=True"):
-        ImageModelResults(Dataset(tmp_path, labels), np.zeros((7, 3)))
+        ImageModelResults(Dataset(blank(tmp_path, 7), labels), np.zeros((7, 3)))
 
 
 @pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "inline", "qtagg", "agg"])
@@ -115,7 +122,7 @@ def test_a_notebook_shows_a_figure_once(monkeypatch, backend):
 
 
 def test_misuse_names_the_argument(results, tmp_path):
-    ds = results.ds
+    ds, source = results.ds, results.ds.source
     with pytest.raises(ValueError, match=r"must be \[7, 3\].*got \[7, 2\]"):
         ImageModelResults(ds, np.zeros((7, 2)))
     with pytest.raises(ValueError, match="Average the views"):
@@ -127,8 +134,8 @@ def test_misuse_names_the_argument(results, tmp_path):
     with pytest.raises(ValueError, match="got -1"):
         results.plot_most_uncertain(-1)
     with pytest.raises(ValueError, match="must have classes, got numbers"):
-        ImageModelResults(Dataset(tmp_path, Labels(np.zeros((7, 3), np.float32), [], is_reg=True)), np.zeros((7, 3)))
-    several = Dataset(tmp_path, Labels(np.zeros((7, 3), np.float32), NAMES, is_multi=True))
+        ImageModelResults(Dataset(source, Labels(np.zeros((7, 3), np.float32), [], is_reg=True)), np.zeros((7, 3)))
+    several = Dataset(source, Labels(np.zeros((7, 3), np.float32), NAMES, is_multi=True))
     with pytest.raises(ValueError, match=r"need probabilities, got values outside of 0\.\.1"):
         ImageModelResults(several, np.full((7, 3), -0.1))
     with pytest.raises(ValueError, match=r"Average the views first: preds\.mean\(0\)"):
@@ -139,7 +146,7 @@ def test_several_labels_match_a_plain_search(rng, tmp_path):
     n = 150
     probs, y = rng.uniform(size=(n, 3)), rng.integers(0, 2, (n, 3)).astype(np.float32)
     probs[7] = np.nan
-    found = ImageModelResults(Dataset(tmp_path, Labels(y, NAMES, is_multi=True)), probs)
+    found = ImageModelResults(Dataset(blank(tmp_path, n), Labels(y, NAMES, is_multi=True)), probs)
     rows = [i for i in range(n) if i != 7]
     for k, name in enumerate(NAMES):
         p, has = probs[:, k], y[:, k] > 0
@@ -153,7 +160,7 @@ def test_several_labels_match_a_plain_search(rng, tmp_path):
 
 def test_titles_of_several_labels_name_the_true_ones(tmp_path):
     y = np.float32([[1, 0, 1], [0, 0, 0]])
-    ds = Dataset(tmp_path, Labels(y, NAMES, is_multi=True), images=np.zeros((2, 5, 4, 3), np.uint8))
+    ds = Dataset(blank(tmp_path, 2), Labels(y, NAMES, is_multi=True))
     found = ImageModelResults(ds, np.array([[0.9, 0.8, 0.2], [0.1, 0.7, 0.3]]))
     assert titles(found.plot_most_incorrect("dog")) == [
         "true: cat, owl\nprobability of dog: 0.800\nrow 0",
@@ -163,7 +170,7 @@ def test_titles_of_several_labels_name_the_true_ones(tmp_path):
     assert titles(found.plot_most_incorrect("owl")) == ["true: cat, owl\nprobability of owl: 0.200\nrow 0"]
 
 
-def test_plots_takes_pictures_of_any_size_and_kind(rng):
+def test_plots_takes_images_of_any_size_and_kind(rng):
     pictures = [
         rng.integers(0, 256, (9, 5, 3), np.uint8),
         rng.uniform(size=(4, 30, 3)).astype(np.float32),
@@ -178,12 +185,12 @@ def test_plots_takes_pictures_of_any_size_and_kind(rng):
     assert tuple(plots([], figsize=(3, 2)).get_size_inches()) == (3, 2)
 
 
-def test_plots_refuses_what_is_no_picture(rng):
-    with pytest.raises(ValueError, match=r"picture 1 must be \[H, W, 3\] or \[H, W\], got \[3, 8, 8\].*denorm"):
+def test_plots_refuses_what_is_no_image(rng):
+    with pytest.raises(ValueError, match=r"image 1 must be \[H, W, 3\] or \[H, W\], got \[3, 8, 8\].*denorm"):
         plots([np.zeros((8, 8, 3), np.uint8), np.zeros((3, 8, 8))])
-    with pytest.raises(ValueError, match=r"picture 0 must be uint8, or float in 0\.\.1, got float64 -2 to 0.*denorm"):
+    with pytest.raises(ValueError, match=r"image 0 must be uint8, or float in 0\.\.1, got float64 -2 to 0.*denorm"):
         plots([np.linspace(-2, 0, 48).reshape(4, 4, 3)])
-    with pytest.raises(ValueError, match="titles must be one per picture, 1, got 2"):
+    with pytest.raises(ValueError, match="titles must be one per image, 1, got 2"):
         plots([np.zeros((4, 4))], titles=["a", "b"])
     with pytest.raises(ValueError, match="rows must be 1 or more"):
         plots([np.zeros((4, 4))], rows=0)

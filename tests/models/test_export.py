@@ -84,5 +84,5 @@ def test_a_file_that_computes_something_else_is_refused(tmp_path, rng, monkeypat
 
     monkeypatch.setattr(export, "onnx_runtime", build)
     _, data = data_of(tmp_path, rng, "single")
-    with pytest.raises(ExportError, match="onnxruntime computes something else, off by"):
+    with pytest.raises(ExportError, match="ONNX Runtime computes other values, off by"):
         to_onnx(tiny_learner(data).model, SZ, HALF, data.classes, "log-probabilities")

@@ -17,9 +17,9 @@ def three(heads=1, pretrained=(), **kwargs):
     return LayerGroups(modules, heads=heads, **kwargs)
 
 
-def updates(groups):
+def updates(groups, frozen=None):
     """Which BatchNorm layers update their statistics in a fit that begins now."""
-    groups.settle_batch_norm()
+    groups.settle_batch_norm(frozen)
     groups.set_modes()
     return [group[1].training for group in groups.groups]
 
@@ -62,14 +62,12 @@ def test_batchnorm_of_frozen_groups_keeps_its_statistics(groups):
 @pytest.mark.parametrize("pretrained", [(), (0, 1)])
 def test_bn_freeze_covers_trainable_groups_and_modes_come_back(pretrained):
     groups = three(pretrained=pretrained)
-    groups.bn_frozen = True
-    assert updates(groups) == [False] * 3
+    assert updates(groups, True) == [False] * 3
     assert [group[0].training for group in groups.groups] == [True] * 3
-    groups.bn_frozen = False
-    assert updates(groups) == [True] * 3
+    assert updates(groups, False) == [True] * 3
     assert groups.fine_tunes == bool(pretrained)
     groups.freeze_to(1)
-    assert updates(groups) == [False, True, True]
+    assert updates(groups, False) == [False, True, True]
 
 
 def test_a_new_network_learns_its_statistics_in_every_fit(groups):

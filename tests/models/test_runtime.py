@@ -17,17 +17,17 @@ from helpers import tiny_body
 from networks import FAMILIES, NAMED, randomise
 from torch import nn
 
-from fastclf import autotune
+from fastclf import autotune, report
 from fastclf.models.archs import build_body, efficientnet_lite0
 from fastclf.models.body import HALF_STATS, SequentialBody
 from fastclf.models.head import Head
 from fastclf.models.net import Net
 from fastclf.models.runtime import frozen
+from fastclf.models.runtime.checksum import checksum
 from fastclf.models.runtime.engines import ENGINES, installed
 from fastclf.models.runtime.frozen import TOLERANCE, difference
 from fastclf.models.runtime.operations import UnknownOperationError
-from fastclf.models.runtime.record import record
-from fastclf.models.runtime.state import checksum
+from fastclf.models.runtime.trace import trace
 from fastclf.models.summary import summary_table
 from fastclf.models.weights import SkipInit
 
@@ -58,7 +58,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(autouse=True)
 def _nothing_remembered(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(frozen, "_said", set())
+    monkeypatch.setattr(report, "_logged", set())
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def randomised(arch, size=64):
 def test_features_agree_with_torch(arch, size):
     network = randomised(arch, size)
     x = pictures(3, 3, size, size)
-    model, expected = record(network, x)
+    model, expected = trace(network, x)
     run = ENGINES["onnxruntime"](model, 1)
     assert expected.std() > 1e-3 * expected.abs().mean()
     assert difference(torch.cat([run(x[:1]), run(x[1:])]), expected) < TOLERANCE
@@ -134,8 +134,8 @@ def test_features_agree_with_torch(arch, size):
 RUN_ONCE = """
 import torch
 from fastclf.models.runtime.engines import ENGINES
-from fastclf.models.runtime.record import record
-model, _ = record(torch.relu, torch.ones(3, 3, 8, 8))
+from fastclf.models.runtime.trace import trace
+model, _ = trace(torch.relu, torch.ones(3, 3, 8, 8))
 print(float(ENGINES["onnxruntime"](model, 1)(torch.ones(1, 3, 8, 8)).sum()))
 """
 
@@ -157,7 +157,7 @@ def test_no_telemetry_is_gathered(tmp_path):
 def test_every_runtime_takes_what_is_recorded(runtime):
     network = randomised(efficientnet_lite0)
     x = pictures(3, 3, 64, 50)
-    model, expected = record(network, x)
+    model, expected = trace(network, x)
     run = ENGINES[runtime](model, 1)
     assert difference(torch.cat([run(x[:1]), run(x[1:])]), expected) < TOLERANCE
 
@@ -165,10 +165,10 @@ def test_every_runtime_takes_what_is_recorded(runtime):
 def test_what_is_not_known_is_named():
     unfolded = nn.Unfold(2)
     with pytest.raises(UnknownOperationError, match=r"aten::im2col cannot be written as ONNX"):
-        record(unfolded, pictures(1, 3, 8, 8))
+        trace(unfolded, pictures(1, 3, 8, 8))
 
 
-def test_batches_and_pictures_of_any_size(net, ours):
+def test_batches_and_images_of_any_size(net, ours):
     for shape in ((5, 3, 17, 16), (1, 3, 17, 16), (64, 3, 17, 16), (3, 3, 33, 20), (2, 3, 17, 16)):
         x = pictures(*shape)
         assert difference(features(net, x), in_torch(net, x)) < TOLERANCE
@@ -176,7 +176,7 @@ def test_batches_and_pictures_of_any_size(net, ours):
     assert features(net, pictures()[:0]).shape == (0, 12)
 
 
-def test_pictures_in_any_memory_order(net, ours):
+def test_images_in_any_memory_order(net, ours):
     x = pictures()
     for same in (x.to(memory_format=torch.channels_last), x.flip(3).flip(3), torch.cat([x, x])[::2], x.transpose(2, 3)):
         assert difference(features(net, same), in_torch(net, same)) < TOLERANCE
@@ -266,7 +266,7 @@ def test_a_changed_body_gives_its_new_features(net, ours, edit, frozen_body):
 def test_what_has_not_changed_is_not_built_again(net, ours, monkeypatch):
     x = pictures()
     before = features(net, x)
-    monkeypatch.setattr(frozen, "record", None)
+    monkeypatch.setattr(frozen, "trace", None)
     with torch.no_grad():
         net.head.layers[-1].weight += 1
         net.body.load_state_dict({name: value.clone() for name, value in net.body.state_dict().items()})
@@ -311,22 +311,22 @@ def test_what_runs_a_body_does_not_depend_on_what_it_was_before(net, ours, monke
     assert runs_elsewhere(net)
 
 
-def test_whatever_picture_comes_first_the_same_are_compared(net, ours, monkeypatch):
+def test_whatever_image_comes_first_the_same_are_compared(net, ours, monkeypatch):
     probes = []
 
     def noted(eager, probe):
         probes.append(probe)
-        return record(eager, probe)
+        return trace(eager, probe)
 
-    monkeypatch.setattr(frozen, "record", noted)
+    monkeypatch.setattr(frozen, "trace", noted)
     for first in (pictures(), 100 * pictures(1, 3, 17, 16)):
         features(Net(net.body, net.head).eval(), first)
     assert torch.equal(*probes)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (33, 2), (64, 96)])
-def test_made_up_pictures(size):
-    found = frozen._made_up_pictures(3, (3, *size))
+def test_synthetic_images(size):
+    found = frozen._synthetic_images(3, (3, *size))
     assert found.shape == (3, 3, *size)
     assert float(found.mean()) == pytest.approx(0, abs=1e-5)
     assert float(found.std()) == pytest.approx(1, abs=1e-5)
@@ -393,7 +393,7 @@ def test_without_a_runtime_torch_runs_it_and_says_so_once(net, monkeypatch, caps
 
 def unknown(net, monkeypatch):
     net.body.second.relu2 = nn.Softplus().eval()
-    return r"cannot have it: aten::softplus cannot be written as ONNX"
+    return r"cannot run it: aten::softplus cannot be written as ONNX"
 
 
 def refusing(net, monkeypatch):
@@ -427,7 +427,7 @@ class Ranked(nn.Module):
 
 
 @pytest.mark.parametrize("fault", [unknown, refusing, wrong, one_batch_size])
-def test_what_does_not_agree_is_not_used_and_said_once(net, ours, monkeypatch, capsys, fault):
+def test_what_does_not_agree_is_not_used_and_logged_once(net, ours, monkeypatch, capsys, fault):
     message = fault(net, monkeypatch)
     x = pictures()
     features(net, x)

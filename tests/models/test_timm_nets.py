@@ -7,7 +7,7 @@ import pytest
 import torch
 from networks import randomise
 
-from fastclf import ConvLearner, ImageClassifierData, tfms_from_model
+from fastclf import ConvLearner, ImageClassifierData, report, tfms_from_model
 from fastclf.activations.fingerprint import fingerprint
 from fastclf.errors import BackendError, WeightsError
 from fastclf.models import timm_nets
@@ -233,11 +233,11 @@ def test_a_learner_goes_on_with_images_of_another_size(tmp_path):
         learner(tmp_path, 50)[1]()
 
 
-def test_what_is_said_of_a_frozen_body_stands_before_the_table(tmp_path, monkeypatch, capsys):
+def test_lines_about_a_frozen_body_stand_before_the_table(tmp_path, monkeypatch, capsys):
     from fastclf.models.runtime import frozen
 
     monkeypatch.setattr(frozen, "installed", dict)
-    monkeypatch.setattr(frozen, "_said", set())
+    monkeypatch.setattr(report, "_logged", set())
     learner(tmp_path, 32)[1]().fit(0.01, 1)
     lines = capsys.readouterr().out.splitlines()
     said = next(i for i, line in enumerate(lines) if line.startswith("timm:test_vit runs in torch"))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastclf.data.dataset import Labels
+from fastclf.data.sources.labels import Labels
 from fastclf.training.losses import (
     BCE,
     L1,

@@ -91,7 +91,7 @@ def test_a_rate_that_is_much_too_high(tmp_path, rng):
     assert all(torch.isfinite(tensor).all() for tensor in learn.model.state_dict().values())
 
 
-def test_weights_that_are_not_finite_at_the_start_are_said_at_once(tmp_path, rng):
+def test_weights_that_are_not_finite_at_the_start_are_reported_at_once(tmp_path, rng):
     learn = HeadLearner(row_data(tmp_path, rng))
     with torch.no_grad():
         learn.head.layers[2].bias[0] = torch.nan
@@ -142,7 +142,7 @@ def exhausted(at, refs):
 
 
 @pytest.mark.parametrize("call", ["fit", "lr_find"])
-def test_exhausted_memory_is_said_and_given_back(tmp_path, call):
+def test_exhausted_memory_is_reported_and_given_back(tmp_path, call):
     refs = []
     data = picture_data(three_colours(tmp_path / "data"))
     learn = tiny_learner(data, crit=exhausted(3, refs))
@@ -197,7 +197,7 @@ def test_the_batch_that_would_fit(tmp_path, monkeypatch, call, most, advised):
     before, generator = state_of(learn), torch.get_rng_state()
     with pytest.raises(GpuMemoryError) as caught:
         learn.fit(0.01, 1) if call == "fit" else getattr(learn, call)()
-    assert f"bs={advised}, then" in str(caught.value) if advised else "Use smaller pictures" in str(caught.value)
+    assert f"bs={advised}, then" in str(caught.value) if advised else "Use smaller images" in str(caught.value)
     assert seen == {(call != "predict", call != "predict")}
     same(before, state_of(learn))
     assert torch.equal(generator, torch.get_rng_state())
@@ -211,7 +211,7 @@ def test_exhausted_memory_in_prediction(tmp_path, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried ...")
 
     monkeypatch.setattr(Net, "features", forward)
-    with pytest.raises(GpuMemoryError, match=r"does not hold a batch of 1 .* Use smaller pictures"):
+    with pytest.raises(GpuMemoryError, match=r"does not hold a batch of 1 .* Use smaller images"):
         learn.predict()
     monkeypatch.undo()
     assert np.isfinite(learn.predict()).all()
@@ -258,7 +258,7 @@ def test_steps_that_overflow_do_not_count(tmp_path, rng, monkeypatch, opt_fn):
     assert learn.sched.lrs == pytest.approx([0.1 * rate(schedule, step)[0] for step in counted])
 
 
-def test_many_overflows_in_a_row_are_told_once(tmp_path, rng, monkeypatch):
+def test_many_overflows_in_a_row_are_warned_of_once(tmp_path, rng, monkeypatch):
     monkeypatch.setattr(steps, "compute_dtype", lambda device: torch.float16)
     learn = Learner.from_model_data(Overflow(set(range(3, 40))), row_data(tmp_path, rng))
     with pytest.warns(UserWarning, match="10 steps in a row overflowed in fp16") as caught:

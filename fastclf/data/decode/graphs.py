@@ -55,12 +55,14 @@ class Source:
     """What the graph is fed with.
 
     Attributes:
-        files: whether file names come in; otherwise HWC arrays.
+        files: whether encoded images come in; otherwise HWC arrays.
+        by_path: whether encoded images come as paths of files; otherwise as their bytes.
         white: the value of full white, 255 or 1. Files are always 0..255.
         hw_decoder_load: share of JPEG files for a GPU's decoding engine.
     """
 
     files: bool = True
+    by_path: bool = True
     white: float = 255.0
     hw_decoder_load: float = 0.65
 
@@ -178,41 +180,43 @@ class ShrinkPipeline:
         num_threads: threads that decode.
     """
 
-    def __init__(self, sz: int, bs: int, num_threads: int) -> None:
-        self._graph = _Graph(lambda gpu: _shrunk(sz, gpu), bs, torch.device("cpu"), num_threads)
+    def __init__(self, sz: int, bs: int, num_threads: int, *, by_path: bool) -> None:
+        self._graph = _Graph(lambda gpu: _shrunk(sz, gpu, by_path), bs, torch.device("cpu"), num_threads)
 
-    def __call__(self, files: Sequence[bytes]) -> list[npt.NDArray[np.uint8]]:
+    def __call__(self, files: Sequence[npt.NDArray[np.uint8]]) -> list[npt.NDArray[np.uint8]]:
         """Decode files: a list of `[H, W, 3] uint8` RGB, orientation applied.
 
         Raises:
             DecodeError: one cannot be read or decoded.
         """
-        self._graph.run({SOURCE: [np.frombuffer(file, np.uint8) for file in files]})
+        self._graph.run({SOURCE: files})
         images = self._graph.wait()
         return [np.array(images.at(i)) for i in range(len(files))]
 
 
-def decode(file: bytes) -> npt.NDArray[np.uint8]:
+def decode(file: npt.NDArray[np.uint8], *, by_path: bool) -> npt.NDArray[np.uint8]:
     """Decode one file to `[H, W, 3] uint8` RGB, orientation applied.
 
     Raises:
         DecodeError: it cannot be read or decoded.
     """
-    graph = _Graph(_decoded_file, 1, torch.device("cpu"), 1)
-    graph.run({SOURCE: [np.frombuffer(file, np.uint8)]})
+    graph = _Graph(lambda gpu: _decoded_file(gpu, by_path=by_path), 1, torch.device("cpu"), 1)
+    graph.run({SOURCE: [file]})
     return np.array(graph.wait().at(0), np.uint8)
 
 
-def _read(*, mapped: bool = True) -> Any:
-    return fn.io.file.read(number_input(SOURCE, 1, types.UINT8), dont_use_mmap=not mapped)
+def _encoded(*, by_path: bool, mapped: bool = True) -> Any:
+    node = number_input(SOURCE, 1, types.UINT8)
+    return fn.io.file.read(node, dont_use_mmap=not mapped) if by_path else node
 
 
-def _decoded_file(gpu: bool, *, mapped: bool = True, **how: Any) -> Any:
-    return fn.decoders.image(_read(mapped=mapped), device="mixed" if gpu else "cpu", output_type=types.RGB, **how)
+def _decoded_file(gpu: bool, *, by_path: bool, mapped: bool = True, **how: Any) -> Any:
+    encoded = _encoded(by_path=by_path, mapped=mapped)
+    return fn.decoders.image(encoded, device="mixed" if gpu else "cpu", output_type=types.RGB, **how)
 
 
-def _shrunk(sz: int, gpu: bool) -> Any:
-    image = _decoded_file(gpu)
+def _shrunk(sz: int, gpu: bool, by_path: bool) -> Any:
+    image = _decoded_file(gpu, by_path=by_path)
     shape = image.shape(dtype=types.INT64)
     short = math.min(shape[0], shape[1])
     target = math.min(short, sz)
@@ -222,7 +226,8 @@ def _shrunk(sz: int, gpu: bool) -> Any:
 
 def _source(source: Source, gpu: bool, *, mapped: bool = True) -> Any:
     if source.files:
-        return _decoded_file(gpu, mapped=mapped, **{"hw_decoder_load": source.hw_decoder_load} if gpu else {})
+        how = {"hw_decoder_load": source.hw_decoder_load} if gpu else {}
+        return _decoded_file(gpu, by_path=source.by_path, mapped=mapped, **how)
     image = number_input(SOURCE, 3, types.UINT8 if source.white == 255 else types.FLOAT, "HWC")
     return image.gpu() if gpu else image
 

@@ -1,4 +1,4 @@
-"""The renderer of the processor: a DALI graph decodes, the native module makes the crops."""
+"""The renderer of the processor: a decoder, DALI's or Pillow, decodes; the native module makes the crops."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import math
 import weakref
 from collections import deque
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from fastclf.data.decode.graphs import DecodePipeline, Source
 from fastclf.data.decode.parts import Images, Parts
 from fastclf.data.transforms.crop_geometry import Arrays, CropBox, crop_box
 from fastclf.data.transforms.sampling import Parameters
@@ -21,16 +21,26 @@ from fastclf.ops.crop_resize import CropFormat, Crops, crop_resize
 _AHEAD = 3  # batches in the making while one is used
 
 
+class Decoder(Protocol):
+    """What decodes the images of batches, in the order in which they are fed."""
+
+    def feed(self, images: Images) -> None:
+        """Start one batch, see `graphs.DecodePipeline`."""
+
+    def take(self) -> list[npt.NDArray[Any]]:
+        """Wait for the oldest batch: each image `[H, W, 3]`."""
+
+
 class NativeRenderer:
     """Decoded images to normalised batches, for augmentations that the native module knows; see `Renderer`."""
 
     ahead = _AHEAD
 
-    def __init__(self, tfms: TransformSpec, source: Source, bs: int, num_threads: int) -> None:
-        self._decoder = decoder = DecodePipeline(source, bs, num_threads)
+    def __init__(self, tfms: TransformSpec, decoder: Decoder, white: float, num_threads: int) -> None:
+        self._decoder = decoder
         self._parts = Parts(lambda images, _: decoder.feed(images))
         self._tfms, self._threads = tfms, num_threads
-        self._form = CropFormat(tfms.sz, source.white, tfms.mean, tfms.std)
+        self._form = CropFormat(tfms.sz, white, tfms.mean, tfms.std)
         self._sizes: deque[int] = deque()  # of the batches in the making
         self._memory = _Memory()
 

@@ -10,21 +10,20 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
 from typing import Protocol
 
 import torch
 
 from fastclf.data.decode.decode_error import DecodeError
 from fastclf.data.decode.gpu_tuning import Tuning, fastest
-from fastclf.data.decode.graphs import DECODER, BatchPipeline, Source
+from fastclf.data.decode.graphs import DECODER, BatchPipeline, DecodePipeline, Source
 from fastclf.data.decode.native_renderer import NativeRenderer
 from fastclf.data.decode.parts import Images, Parts
 from fastclf.data.transforms.base import PixelAugmentation
 from fastclf.data.transforms.sampling import Parameters
 from fastclf.data.transforms.spec import TransformSpec
 from fastclf.ops.crop_resize import has_crop_resize
-from fastclf.terminal import say
+from fastclf.report import log_once
 
 
 class Renderer(Protocol):
@@ -90,21 +89,16 @@ def _first_stage(tfms: TransformSpec, source: Source, bs: int, device: torch.dev
     if not has_crop_resize(device):
         return GraphRenderer(tfms, source, bs, device, tuning)
     if tfms.in_torch:
-        _say_once(f"{_names(tfms.in_torch)}: not in the native renderer; run in torch after it, on every batch")
+        log_once(f"{_names(tfms.in_torch)}: not in the native renderer; run in torch after it, on every batch")
     others = [(i, aug) for i, aug in tfms.rendered if aug.native is None]
     if not others:
-        return NativeRenderer(tfms, source, bs, tuning.num_threads)
-    _say_once(f"{_names(others)}: not in the native renderer; DALI makes these batches, which takes longer")
+        return NativeRenderer(tfms, DecodePipeline(source, bs, tuning.num_threads), source.white, tuning.num_threads)
+    log_once(f"{_names(others)}: not in the native renderer; DALI makes these batches, which takes longer")
     return GraphRenderer(tfms, source, bs, device, tuning)
 
 
 def _names(augs: Sequence[tuple[int, PixelAugmentation]]) -> str:
     return ", ".join(dict.fromkeys(aug.name for _, aug in augs))
-
-
-@cache
-def _say_once(text: str) -> None:
-    say(text)
 
 
 class GraphRenderer:

@@ -4,7 +4,8 @@
 per line, and ends when its input does. It imports neither torch nor fastclf, so that it starts in half a second.
 
 A JPEG, PNG or simple WebP is decoded by DALI, as the loaders will do. Everything else, and every file of which DALI's
-decoder complains, is decoded by Pillow; of that a lossless copy is written, which the loaders decode instead.
+decoder complains, is decoded by Pillow; of that a lossless copy is written, which the loaders decode instead. Without
+DALI, Pillow decodes in its place.
 """
 
 # DALI makes most of its functions at run time, so its types are not known.
@@ -29,8 +30,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from nvidia.dali import Pipeline, fn, types
 from PIL import Image, ImageCms, TiffImagePlugin
+
+try:
+    from nvidia.dali import Pipeline, fn, types
+
+    _HAS_DALI = True
+except ImportError:  # then Pillow decodes, here as in whoever asks
+    _HAS_DALI = False
 
 FILES_AT_ONCE = 64
 PIXELS_AT_ONCE = 1 << 25
@@ -136,13 +143,31 @@ class _Graph:
         return [tuple(shape[:2]) for shape in output.shape()]
 
 
+class _PillowGraph:
+    """Pillow in the place of DALI's decoder; after an error it can go on."""
+
+    def __init__(self, num_threads: int) -> None:
+        self._threads = num_threads
+        self._group: Sequence[_File] = ()
+
+    def run(self, group: Sequence[_File]) -> None:
+        self._group = group
+
+    def shapes(self) -> list[tuple[int, ...]]:
+        try:
+            with ThreadPoolExecutor(self._threads) as pool:
+                return [pixels.shape[:2] for pixels in pool.map(decoded, [file.path for file in self._group])]
+        except BadFileError as error:
+            raise RuntimeError(str(error)) from error
+
+
 class _Worker:
     """Answers requests."""
 
     def __init__(self, answers: Any) -> None:
         self._answers = answers
         self._threads = 0
-        self._graph: _Graph | None = None
+        self._graph: _Graph | _PillowGraph | None = None
         self._in_flight: list[_File] = []  # while DALI decodes a group, the headers of the next files are read
 
     def answer(self, request: dict[str, Any]) -> None:
@@ -184,7 +209,7 @@ class _Worker:
         return True
 
     def _start(self, group: list[_File]) -> None:
-        self._graph = self._graph or _Graph(self._threads)
+        self._graph = self._graph or (_Graph if _HAS_DALI else _PillowGraph)(self._threads)
         _complaints()
         self._graph.run(group)
         self._in_flight = group
@@ -322,7 +347,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _write_copy(file: _File) -> None:
-    pixels = _decoded(file.path)
+    pixels = decoded(file.path)
     file.shape = pixels.shape[:2]
     try:
         Image.fromarray(pixels).save(file.copy, "PNG", compress_level=1)
@@ -330,7 +355,7 @@ def _write_copy(file: _File) -> None:
         raise CopyError(error.strerror or str(error)) from error
 
 
-def _decoded(path: bytes) -> npt.NDArray[np.uint8]:
+def decoded(path: bytes) -> npt.NDArray[np.uint8]:
     """Decode a file by Pillow: `[H, W, 3]`, orientation applied."""
     with _opened(path) as image:
         name = _NAMES.get(image.format or "", image.format)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import numpy as np
 
-from fastclf.data.dataset import Labels
+from fastclf.data.sources.labels import Labels, check_classes, difference, lookalikes, warn_absent
 from fastclf.data.sources.layout import by_name, flat
-from fastclf.data.sources.listing import Found, nothing_in, some
-from fastclf.data.validation.bad_images import printable
+from fastclf.data.sources.listing import Found, nothing_in
+from fastclf.data.sources.names import printable, some
 from fastclf.errors import LabelError
-from fastclf.terminal import warn
+from fastclf.report import warn
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class FolderRules:
 def labelled_by_folder(
     found: Found, classes: Sequence[str] | None = None, rules: FolderRules = FolderRules()
 ) -> tuple[list[str], Labels, dict[str, int]]:
-    """Labels the pictures of path/folder/<class>/... by their class folder.
+    """Label the images of path/folder/<class>/... by their class folder.
 
     Args:
         found: the files below the folder.
@@ -41,15 +40,15 @@ def labelled_by_folder(
         File names, sorted by code point, their labels, and how many files of each kind are left out.
 
     Raises:
-        FileNotFoundError: when there is no picture.
-        LabelError: when a class of training has no picture, when there is only one, or when `classes` lacks one.
+        FileNotFoundError: there is no image.
+        LabelError: a class of training has no image, when there is only one, or when `classes` lacks one.
     """
     where = found.folder
-    named = [(name, label) for name in found.pictures if (label := found.class_of(name)) is not None]
+    named = [(name, label) for name in found.images if (label := found.class_of(name)) is not None]
     if not named:
-        names = [found.inner(name) for name in found.pictures]
+        names = [found.inner(name) for name in found.images]
         raise FileNotFoundError(flat(found.path, where, names) if names else nothing_in(found))
-    ignored = found.ignored | {"files beside or between the pictures": _warn_strays(found)}
+    ignored = found.ignored | {"files beside or between the images": _warn_strays(found)}
     present = {label for _, label in named}
     if classes is None:
         classes = _classes(found, present, rules)
@@ -58,7 +57,7 @@ def labelled_by_folder(
         unknown = Counter(label for _, label in named if label not in known)
         _check_unknown(unknown, classes, where, rules)
         named = [(name, label) for name, label in named if label not in unknown]
-        ignored["pictures of unknown classes"] = unknown.total()
+        ignored["images of unknown classes"] = unknown.total()
         warn_absent([name for name in classes if name not in present], where)
     index = {name: i for i, name in enumerate(classes)}
     y = np.array([index[label] for _, label in named], np.int64)
@@ -80,23 +79,23 @@ def _classes(found: Found, present: set[str], rules: FolderRules) -> list[str]:
 
 
 def _deeper(found: Found, only: str) -> str:
-    """Says where classes are when a single folder holds all images, as in many archives; or nothing."""
-    names = [found.inner(name).removeprefix(f"{only}/") for name in found.pictures if found.class_of(name) == only]
+    """Describe where classes are when a single folder holds all images, as in many archives; or nothing."""
+    names = [found.inner(name).removeprefix(f"{only}/") for name in found.images if found.class_of(name) == only]
     folder = PurePosixPath(found.folder, only).as_posix()
     deeper = sorted({name.split("/", 1)[0] for name in names if "/" in name})
     if len(deeper) > 1:
         return f" {folder} holds the folders {some(deeper)}: if these are the classes, pass trn_name={folder!r}."
     call = by_name(folder, names)
-    return f" If the names in {folder} tell the class: {call}." if call else ""
+    return f" If the names in {folder} contain the class: {call}." if call else ""
 
 
 def _check_empty(empty: Sequence[str], where: str, rules: FolderRules) -> None:
     if empty and not rules.allow_empty:
         raise LabelError(
-            f"{where}: {some(empty)} hold no picture. Add pictures, remove the folder, or pass allow_empty=True."
+            f"{where}: {some(empty)} hold no image. Add images, remove the folder, or pass allow_empty=True."
         )
     if empty:
-        warn(f"{where}: {some(empty)} hold no picture; nothing is learnt of them.")
+        warn(f"{where}: {some(empty)} hold no image; the model cannot learn these classes.")
 
 
 def _check_unknown(unknown: Counter[str], classes: Sequence[str], where: str, rules: FolderRules) -> None:
@@ -106,65 +105,26 @@ def _check_unknown(unknown: Counter[str], classes: Sequence[str], where: str, ru
     if not rules.drop_unknown:
         raise LabelError(
             f"{where}: {some(names)} are no classes of the training set, which has {some(classes)}."
-            f"{_twin(names, classes)} Rename or remove these folders, add the classes to the training set, or pass "
-            "drop_unknown=True."
+            f"{_lookalike(names, classes)} Rename or remove these folders, add the classes to the training set, or "
+            "pass drop_unknown=True."
         )
-    warn(f"{where}: {unknown.total()} pictures of {some(names)}, no classes of the training set, are left out.")
+    warn(f"{where}: {unknown.total()} images of {some(names)}, no classes of the training set, are left out.")
 
 
-def _twin(names: Sequence[str], classes: Sequence[str]) -> str:
-    """Points out a name that differs from a class in nothing that one can see."""
+def _lookalike(names: Sequence[str], classes: Sequence[str]) -> str:
+    """Point out a name that differs from a class in nothing that one can see."""
     for one, other in lookalikes([*classes, *names]):
         if one in classes and other in names:
-            return f" {one!r} and {other!r} look the same: {_difference(one, other)}."
+            return f" {one!r} and {other!r} look the same: {difference(one, other)}."
     return ""
 
 
-def _difference(one: str, other: str) -> str:
-    if unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other):
-        return "they are one name in two Unicode forms (NFC and NFD)"
-    return "they differ in case or in spaces"
-
-
-def lookalikes(classes: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yields pairs of names that differ in case, spaces around them or Unicode form only."""
-    seen: dict[str, str] = {}
-    for name in classes:
-        twin = seen.setdefault(unicodedata.normalize("NFC", name.strip()).casefold(), name)
-        if twin != name:
-            yield twin, name
-
-
-def check_classes(classes: Sequence[str], where: str, hint: str = "") -> None:
-    """Raises LabelError for fewer than two classes, with a hint, and for names that are empty or there twice.
-
-    Warns of names that look the same.
-    """
-    if len(classes) < 2:
-        raise LabelError(f"{where}: there must be at least two classes, got {some(classes)}. Add another class.{hint}")
-    twice = sorted({name for name in classes if classes.count(name) > 1})
-    if twice or "" in classes:
-        got = f"{some(twice)} twice" if twice else "an empty one"
-        raise LabelError(f"{where}: every class must have a name of its own, got {got}. Rename it.")
-    for twin, name in lookalikes(classes):
-        warn(
-            f"{where}: the classes {twin!r} and {name!r} look the same: {_difference(twin, name)}. Rename one if they "
-            "are one."
-        )
-
-
-def warn_absent(absent: Sequence[str], where: str) -> None:
-    """Warns of classes that have no row for validation."""
-    if absent:
-        warn(f"{where}: no picture of the class(es) {some(absent)}; nothing is measured for them.")
-
-
 def _warn_strays(found: Found) -> int:
-    """Warns of files that are not a picture in a class folder, and counts them."""
-    strays = [name for name in found.pictures if found.class_of(name) is None] + found.others
+    """Warn of files that are not an image in a class folder, and return their number."""
+    strays = [name for name in found.images if found.class_of(name) is None] + found.others
     if strays:
         warn(
-            f"{found.folder}: {len(strays)} file(s) are ignored, first {printable(strays[0])}: not a picture in a "
+            f"{found.folder}: {len(strays)} file(s) are ignored, first {printable(strays[0])}: not an image in a "
             "class folder."
         )
     return len(strays)

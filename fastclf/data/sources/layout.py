@@ -1,4 +1,4 @@
-"""Which folders hold the training, validation and test set, and what to say where they lie elsewhere."""
+"""Which folders hold the training, validation and test set, and what to suggest where they lie elsewhere."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastclf.data.sources.left_out import OWN_FOLDERS
-from fastclf.data.sources.listing import inner_name, look, some
-from fastclf.data.validation.bad_images import printable
-from fastclf.terminal import say
+from fastclf.data.sources.ignored import OWN_FOLDERS
+from fastclf.data.sources.listing import inner_name, look
+from fastclf.data.sources.names import printable, some
+from fastclf.report import log
 
 # Other names that the folder of a set often has, in lower case.
 _ALIASES = {
@@ -39,7 +39,7 @@ class SetFolders:
 
 
 def find_sets(path: Path, trn_name: str, val_name: str, test_name: str | None) -> SetFolders:
-    """Finds the folders of the sets. Where 'train', 'valid' or 'test' is not there, another usual name is, and is said.
+    """Find the folders of the sets. Where 'train', 'valid' or 'test' is missing, another usual name is taken.
 
     Raises:
         FileNotFoundError: there is no folder to train on, or several could be meant; says what is there instead.
@@ -51,7 +51,9 @@ def find_sets(path: Path, trn_name: str, val_name: str, test_name: str | None) -
         raise FileNotFoundError(f"there is no folder {path / trn_name}. {_elsewhere(path)}")
     valid = _present(path, val_name, "val_name", lambda folder: bool(look(folder)[0]))
     if valid is not None and (path / valid).resolve() == (path / train).resolve():
-        raise ValueError(f"val_name={val_name!r} is the folder to train on. Without val_name, val_pct is drawn of it.")
+        raise ValueError(
+            f"val_name={val_name!r} is the folder to train on. Without val_name, val_pct of it is held out."
+        )
     test = None if test_name is None else _present(path, test_name, "test_name")
     return SetFolders(train, valid, test)
 
@@ -66,12 +68,12 @@ def _present(path: Path, name: str, argument: str, fits: Callable[[Path], bool] 
         raise FileNotFoundError(f"there is no folder {path / name}, but {some(others)}. Pass {argument}= to choose.")
     if not others:
         return None
-    say(f"no folder {name}: {printable(others[0])!r} is taken for it ({argument}= chooses another)")
+    log(f"no folder {name}: {printable(others[0])!r} is taken for it ({argument}= chooses another)")
     return others[0]
 
 
 def _elsewhere(path: Path) -> str:
-    """Says what a folder without 'train' holds, and the call that reads it."""
+    """Describe what a folder without 'train' holds, and the call that reads it."""
     if path.resolve().name.lower() in _ALIASES["train"]:
         return f"It looks like the training set's own folder: pass the path {str(path.resolve().parent)!r}."
     folders = list(_two_levels(path))
@@ -87,8 +89,8 @@ def _elsewhere(path: Path) -> str:
                 f"trn_name={inner!r}; without a folder of validation images, a fifth (val_pct=) of them is held out."
             )
     for folder in folders:
-        if pictures := look(folder)[1]:
-            return flat(path, folder.relative_to(path).as_posix(), pictures)
+        if images := look(folder)[1]:
+            return flat(path, folder.relative_to(path).as_posix(), images)
     there = look(path)[0]
     return f"{path} holds {'the folders ' + some(there) if there else 'no folders'} and no images. Check the path."
 
@@ -103,7 +105,7 @@ def _two_levels(path: Path) -> Iterator[Path]:
 
 
 def flat(path: Path, folder: str, names: Sequence[str]) -> str:
-    """Describes images that no folder labels, and the calls that could.
+    """Describe images that no folder labels, and the calls that could.
 
     Args:
         path: the data's root.
@@ -114,14 +116,14 @@ def flat(path: Path, folder: str, names: Sequence[str]) -> str:
     where = "Where a table does" if table is None else f"Where {table!r} does"
     return (
         f"{path / folder} holds {len(names):,} image(s) in no folder of a class, such as {some(names[:2])}. Where the "
-        f"names tell the class: {by_name(folder, names) or _from_name_re(_EXAMPLE, folder)}; or from_name_func, with a "
+        f"names hold the class: {by_name(folder, names) or _from_name_re(_EXAMPLE, folder)}; or from_name_func, with a "
         f"function of the name. {where}: {_MAKER}.from_csv(path, {folder!r}, {str(path / (table or 'labels.csv'))!r}, "
         "tfms=tfms)."
     )
 
 
 def by_name(folder: str, names: Sequence[str]) -> str | None:
-    """The call that labels images by their names, and what it gives; None where numbered names do not tell a class."""
+    """The call that labels images by their names, and what it gives; None where numbered names contain no class."""
     for pattern in _COUNTED:
         labels = [match[1] if (match := re.search(pattern, name)) else None for name in names]
         classes = sorted({label for label in labels if label is not None})

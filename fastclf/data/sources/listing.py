@@ -1,16 +1,16 @@
-"""Which files a folder holds: pictures by their extension, and what is left out."""
+"""Which files a folder holds: images by their extension, and what is left out."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from fastclf.data.sources.left_out import CACHE_TAG, OWN_FOLDERS, is_a_programs, is_hidden
-from fastclf.data.validation.bad_images import printable
+from fastclf.data.sources.ignored import CACHE_TAG, OWN_FOLDERS, is_a_programs, is_hidden
+from fastclf.data.sources.names import printable, some
 from fastclf.errors import DataError
-from fastclf.terminal import warn
+from fastclf.report import warn
 
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".webp", ".avif", ".heic", ".heif", ".hif"),
@@ -18,7 +18,7 @@ EXTENSIONS = (
 )
 """What DALI or Pillow decodes; HEIC with pillow-heif."""
 UNSUPPORTED = (".jxl", ".svg")
-"""Pictures as well, so that they are named as bad ones and not passed over."""
+"""Images as well, so that they are named as bad ones and not passed over."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Found:
     Attributes:
         path: the root that the names are relative to.
         folder: the folder looked into, below path.
-        pictures: names of pictures by their extension, relative to path, with forward slashes.
+        images: names of images by their extension, relative to path, with forward slashes.
         others: names of other files.
         classes: names of the folders directly below, when they are not hidden.
         hidden: names of files and folders that are hidden, or that an operating system or this library keeps for
@@ -39,7 +39,7 @@ class Found:
 
     path: Path
     folder: str
-    pictures: list[str] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
     hidden: list[str] = field(default_factory=list)
@@ -47,12 +47,12 @@ class Found:
     special: list[str] = field(default_factory=list)
 
     def class_of(self, name: str) -> str | None:
-        """Returns the folder directly below `folder` that holds the file, however deep; None for a file beside them."""
+        """Return the folder directly below `folder` that holds the file, however deep; None for a file beside them."""
         inner = self.inner(name)
         return inner.split("/", 1)[0] if "/" in inner else None
 
     def inner(self, name: str) -> str:
-        """Returns a name relative to `folder`."""
+        """Return a name relative to `folder`."""
         return name if self.folder == "." else name[len(self.folder) + 1 :]
 
     @property
@@ -66,7 +66,7 @@ class Found:
 
 
 def find_files(path: Path, folder: str, *, exclude: Collection[str] = (), allow_outside: bool = False) -> Found:
-    """Lists the files below path/folder, by one read of each folder; no file is looked at by itself.
+    """List the files below path/folder, by one read of each folder; no file is looked at by itself.
 
     Args:
         path: the data's root.
@@ -75,9 +75,9 @@ def find_files(path: Path, folder: str, *, exclude: Collection[str] = (), allow_
         allow_outside: whether links may lead out of path, and links to folders are followed, each folder once.
 
     Raises:
-        FileNotFoundError: when the folder is not there; says what is.
+        FileNotFoundError: the folder is not there; says what is.
         ValueError: when `folder` is not below path.
-        DataError: when a link leads out of path, or a folder may not be read.
+        DataError: a link leads out of path, or a folder may not be read.
     """
     folder = inner_name(folder)
     root = path / folder
@@ -87,7 +87,7 @@ def find_files(path: Path, folder: str, *, exclude: Collection[str] = (), allow_
         raise FileNotFoundError(f"there is no folder {root}; {has}. Check the path and the folder's name.")
     found = Found(path, folder)
     _Walk(found, {inner_name(name) for name in exclude}, allow_outside).run()
-    for names in (found.pictures, found.others, found.classes):
+    for names in (found.images, found.others, found.classes):
         names.sort()
     _warn_links(found)
     _warn_hidden(found)
@@ -95,10 +95,10 @@ def find_files(path: Path, folder: str, *, exclude: Collection[str] = (), allow_
 
 
 def inner_name(folder: str) -> str:
-    """Returns the name of a folder below the data's path in its plain form: 'a/b'.
+    """Return the name of a folder below the data's path in its plain form: 'a/b'.
 
     Raises:
-        ValueError: when it is absolute or has '..' or a zero byte.
+        ValueError: it is absolute or has '..' or a zero byte.
     """
     plain = PurePosixPath(folder)
     if plain.is_absolute() or ".." in plain.parts or "\0" in folder:
@@ -115,7 +115,7 @@ class _Walk:
         self.todo: list[str] = []  # names of folders
 
     def run(self) -> None:
-        """Lists everything below the folder."""
+        """List everything below the folder."""
         self.check(self.found.folder)
         self.todo.append(self.found.folder)
         visited = set()  # real paths, for links that lead in circles
@@ -129,7 +129,7 @@ class _Walk:
             self._list(name)
 
     def check(self, name: str) -> None:
-        """Raises DataError when a name below the root is really outside, and that is not allowed."""
+        """Raise DataError when a name below the root is really outside, and that is not allowed."""
         try:
             target = (self.found.path / name).resolve()
         except (OSError, RuntimeError) as error:  # Python 3.11 and 3.12 raise RuntimeError for a circle
@@ -170,21 +170,21 @@ class _Walk:
                 found.classes.append(entry.name)
             self.todo.append(name)
         elif entry.is_file() or not Path(entry.path).exists():  # a link that leads nowhere is named later
-            (found.pictures if is_image(entry.name) else found.others).append(name)
+            (found.images if is_image(entry.name) else found.others).append(name)
         else:
             found.special.append(name)
 
 
-_PICTURES = frozenset(EXTENSIONS + UNSUPPORTED)
+_IMAGES = frozenset(EXTENSIONS + UNSUPPORTED)
 
 
 def is_image(name: str) -> bool:
-    """Tells whether a file is an image, by its extension."""
-    return name[name.rfind(".") :].lower() in _PICTURES
+    """Return whether a file is an image, by its extension."""
+    return name[name.rfind(".") :].lower() in _IMAGES
 
 
 def look(folder: Path) -> tuple[list[str], list[str]]:
-    """Returns the names of folders and images directly in a folder, sorted; none where it may not be read."""
+    """Return the names of folders and images directly in a folder, sorted; none where it may not be read."""
     try:
         with os.scandir(folder) as entries:
             shown = [(entry.is_dir(), entry.name) for entry in entries if not is_hidden(entry.name)]
@@ -203,7 +203,7 @@ def _warn_links(found: Found) -> None:
 
 
 def _warn_hidden(found: Found) -> None:
-    """Warns of folders beside the classes that are left out for their name and hold images: they may be classes."""
+    """Warn of folders beside the classes that are left out for their name and hold images: they may be classes."""
     beside = [name for name in found.hidden if "/" not in found.inner(name)]
     unknown = [name for name in map(found.inner, beside) if not is_a_programs(name)]
     lost = [name for name in unknown if look(found.path / found.folder / name)[1]]
@@ -214,26 +214,20 @@ def _warn_hidden(found: Found) -> None:
         )
 
 
-def some(names: Sequence[str]) -> str:
-    """Quotes the first five of some names."""
-    shown = ", ".join(repr(name) for name in names[:5])
-    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown or "none"
-
-
-def pictures_in(found: Found) -> list[str]:
-    """Returns the pictures, whatever folders they are in.
+def images_in(found: Found) -> list[str]:
+    """Return the images, whatever folders they are in.
 
     Raises:
-        FileNotFoundError: when there is none.
+        FileNotFoundError: there is none.
     """
-    if not found.pictures:
+    if not found.images:
         raise FileNotFoundError(nothing_in(found))
-    return found.pictures
+    return found.images
 
 
 def nothing_in(found: Found) -> str:
-    """Describes a folder without pictures."""
+    """Describe a folder without images."""
     return (
-        f"there are no pictures below {found.path / found.folder}: {len(found.others)} other file(s), "
-        f"{len(found.hidden)} hidden, {len(found.classes)} folder(s). Pictures end in {', '.join(EXTENSIONS)}."
+        f"there are no images below {found.path / found.folder}: {len(found.others)} other file(s), "
+        f"{len(found.hidden)} hidden, {len(found.classes)} folder(s). Images end in {', '.join(EXTENSIONS)}."
     )

@@ -8,19 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from fastclf.data.dataset import Labels
-from fastclf.data.sources.folders import check_classes
-from fastclf.data.sources.listing import Found, pictures_in, some
-from fastclf.data.validation.bad_images import printable
+from fastclf.data.sources.labels import Labels, check_classes
+from fastclf.data.sources.listing import Found, images_in
+from fastclf.data.sources.names import printable, some
 from fastclf.errors import LabelError
-from fastclf.terminal import warn
+from fastclf.report import warn
 
 
 def label_by(pat: str | re.Pattern[str]) -> Callable[[str], str | None]:
-    """Makes a function that takes the label from a name: the group of a regular expression that is searched in it.
+    """Make a function that takes the label from a name: the group of a regular expression that is searched in it.
 
     Raises:
-        ValueError: when the expression has no group, or several.
+        ValueError: the expression has no group, or several.
         LabelError: later, when a name does not match.
     """
     pattern = re.compile(pat)
@@ -34,7 +33,7 @@ def label_by(pat: str | re.Pattern[str]) -> Callable[[str], str | None]:
         match = pattern.search(name)
         if match is None:
             raise LabelError(
-                f"from_name_re: {pattern.pattern!r} does not match {name!r}. Mend it, move the file, or use "
+                f"from_name_re: {pattern.pattern!r} does not match {name!r}. Fix it, move the file, or use "
                 "from_name_func, whose function may return None for an image that is to be left out."
             )
         return match[1]
@@ -45,7 +44,7 @@ def label_by(pat: str | re.Pattern[str]) -> Callable[[str], str | None]:
 def labelled_by_name(
     found: Found, label_func: Callable[[str], str | None], classes: Sequence[str] | None = None
 ) -> tuple[list[str], Labels, dict[str, int]]:
-    """Labels images by a function of their names.
+    """Label images by a function of their names.
 
     Args:
         found: the files below a folder.
@@ -56,11 +55,11 @@ def labelled_by_name(
         File names, sorted by code point, their labels, and how many files of each kind are left out.
 
     Raises:
-        FileNotFoundError: when there is no image.
-        LabelError: when a label is no text, or empty, or none of `classes`, or there is only one class.
+        FileNotFoundError: there is no image.
+        LabelError: a label is no text, or empty, or none of `classes`, or there is only one class.
     """
     where = found.folder
-    labelled = [(name, _checked(label_func(found.inner(name)), name)) for name in pictures_in(found)]
+    labelled = [(name, _checked(label_func(found.inner(name)), name)) for name in images_in(found)]
     kept = [(name, label) for name, label in labelled if label is not None]
     without = [name for name, label in labelled if label is None]
     if without:

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fastclf.philox import STREAM_SPLIT, permutation
-from fastclf.terminal import warn
+from fastclf.report import warn
 
 
 def get_cv_idxs(n: int, cv_idx: int = 0, val_pct: float = 0.2, seed: int = 42) -> npt.NDArray[np.int64]:
-    """Draws the indices of one validation fold.
+    """Choose the indices of one validation fold.
 
     Args:
         n: number of rows.
@@ -26,7 +26,7 @@ def get_cv_idxs(n: int, cv_idx: int = 0, val_pct: float = 0.2, seed: int = 42) -
         `[int(n * val_pct)] int64`, without repetition; folds with different `cv_idx` do not overlap.
 
     Raises:
-        ValueError: when the fold would be empty or does not exist.
+        ValueError: the fold would be empty or does not exist.
     """
     k = int(n * val_pct)
     if not 0 < val_pct < 1 or k < 1:
@@ -39,7 +39,7 @@ def get_cv_idxs(n: int, cv_idx: int = 0, val_pct: float = 0.2, seed: int = 42) -
 
 
 def stratified_idxs(groups: Sequence[Hashable], val_pct: float, seed: int) -> npt.NDArray[np.int64]:
-    """Draws validation rows such that every group gives its share, and keeps at least one row for training.
+    """Choose validation rows such that every group gives its share, and keeps at least one row for training.
 
     The rows are laid out group by group, at random within a group and without each group's first row; every so many-th
     of them is taken.
@@ -53,7 +53,7 @@ def stratified_idxs(groups: Sequence[Hashable], val_pct: float, seed: int) -> np
         Indices, ascending, `int64`.
 
     Raises:
-        ValueError: when val_pct is not in 0..1, or leaves no row for validation.
+        ValueError: val_pct is not in 0..1, or leaves no row for validation.
     """
     if not 0 < val_pct < 1:
         raise ValueError(f"stratified_idxs: val_pct must be between 0 and 1, got {val_pct!r}. Pass e.g. 0.2.")
@@ -73,7 +73,7 @@ def stratified_idxs(groups: Sequence[Hashable], val_pct: float, seed: int) -> np
 def get_group_idxs(
     groups: Sequence[Hashable], y: Sequence[Hashable] | None = None, val_pct: float = 0.2, seed: int = 42
 ) -> npt.NDArray[np.int64]:
-    """Draws validation rows such that no group is divided: for images of one person, scene, film or place.
+    """Choose validation rows such that no group is divided: for images of one person, scene, film or place.
 
     The groups are dealt out in about 1 / val_pct parts of like classes (scikit-learn's `StratifiedGroupKFold`); of the
     parts that leave every class a training row, the one nearest in size to val_pct is taken.
@@ -88,7 +88,7 @@ def get_group_idxs(
         Indices, ascending, `int64`; `val_idxs=` takes them.
 
     Raises:
-        ValueError: when val_pct or a length does not fit, or every part would take all training rows of a class.
+        ValueError: val_pct or a length does not fit, or every part would take all training rows of a class.
     """
     if not 0 < val_pct <= 0.5:
         raise ValueError(f"get_group_idxs: val_pct must be above 0 and at most .5, got {val_pct!r}. Pass e.g. 0.2.")
@@ -116,7 +116,7 @@ def get_group_idxs(
 
 
 def _numbers(values: Sequence[Hashable]) -> npt.NDArray[np.int64]:
-    """Numbers different values in the order of their first row."""
+    """Number different values in the order of their first row."""
     known: dict[Hashable, int] = {}
     return np.array([known.setdefault(value, len(known)) for value in values], np.int64)
 
@@ -126,7 +126,7 @@ def _all_in(labels: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> bool:
 
 
 def tag_groups(rows: Sequence[tuple[str, ...]], few: int = 3) -> list[Hashable]:
-    """Groups rows of several labels for `stratified_idxs`: by their combination, or by their rarest label.
+    """Group rows of several labels for `stratified_idxs`: by their combination, or by their rarest label.
 
     Where labels are many, most combinations occur in a row or two; by themselves none of these would ever be validated.
 
@@ -153,7 +153,7 @@ def tag_groups(rows: Sequence[tuple[str, ...]], few: int = 3) -> list[Hashable]:
 
 
 def warn_single(names: Sequence[str]) -> None:
-    """Warns of classes with a single row, which `stratified_idxs` leaves to training.
+    """Warn of classes with a single row, which `stratified_idxs` leaves to training.
 
     Args:
         names: the class of every row.
@@ -164,10 +164,10 @@ def warn_single(names: Sequence[str]) -> None:
 
 
 def check_val_idxs(val_idxs: Sequence[int] | npt.NDArray[np.int64], n: int) -> npt.NDArray[np.int64]:
-    """Checks rows named for validation: whole numbers of 0..n-1, none twice, not none and not all.
+    """Check rows named for validation: whole numbers of 0..n-1, none twice, not none and not all.
 
     Raises:
-        ValueError: when they are not; names the first that is wrong.
+        ValueError: they are not; names the first that is wrong.
     """
     idxs = np.asarray(val_idxs)
     fix = "Pass np.flatnonzero(mask)." if idxs.dtype == bool else "Pass e.g. get_cv_idxs(n)."

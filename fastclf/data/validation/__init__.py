@@ -1,1 +1,1 @@
-"""What is wrong with files: the scan, its cache, bad images, `check()`."""
+"""Which images can be decoded, and what is odd about the data: the scan and its cache, `check()`, duplicates."""

@@ -1,4 +1,4 @@
-"""What is odd about some data without being an error: leaks, contradictions, unusual classes and pictures."""
+"""What is odd about some data without being an error: leaks, contradictions, unusual classes and images."""
 
 from __future__ import annotations
 
@@ -6,23 +6,20 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
-from fastclf.data.dataset import Dataset, Labels
-from fastclf.data.sources.folders import lookalikes
-from fastclf.data.validation.bad_images import printable
+from fastclf.data.dataset import Dataset
+from fastclf.data.sources.labels import lookalikes
+from fastclf.data.sources.names import printable
 from fastclf.data.validation.duplicates import Place, Sets, contradicts, same_bytes
 from fastclf.data.validation.scan import ScanReport
-from fastclf.data.validation.scan_cache import ScanCache
-from fastclf.terminal import fitting, warn
+from fastclf.data.validation.scan_cache import scan_cache
+from fastclf.report import encodable, warn
 
 NEAR_EMPTY = 10
 """A class with fewer training rows is reported."""
 IMBALANCE = 100
-"""Where the largest class is this many times the smallest, a warning says so when the data are made."""
+"""Where the largest class is this many times the smallest, a warning names them when the data are made."""
 UNEVEN = 10
-"""Where it is this many times the smallest, the report says so."""
+"""Where it is this many times the smallest, the report names them."""
 _MAX_CLASSES = 20
 _ELONGATED = 4.0
 _SKIPPED = "images that cannot be decoded"
@@ -42,8 +39,8 @@ class CheckReport:
         relabelled: (name, name) of files with the same bytes and different labels.
         repeated: (name, name) of files with the same bytes and label in one set.
         lookalikes: pairs of classes whose names differ in case, spaces or Unicode form only.
-        elongated: names of pictures one side of which is more than four times the other.
-        small: names of pictures whose shorter side is less than the transforms' size: they are enlarged.
+        elongated: names of images one side of which is more than four times the other.
+        small: names of images whose shorter side is less than the transforms' size: they are enlarged.
         sides: smallest and largest shorter side, in pixels; None where it is not known.
         scan: what the scan has found.
         ignored: how many files of each kind were left out.
@@ -105,7 +102,7 @@ class CheckReport:
         )
 
     def __str__(self) -> str:
-        """Shows the problems, each marked with '!' and with what helps, and the rest."""
+        """Show the problems, each marked with '!' and with what helps, and the rest."""
         sets = ", ".join(f"{name} {n:,}" for name, n in self.n.items())
         lines = [f"{sets} images" + (f"; {len(self.counts)} classes" if self.counts else ""), *_table(self.counts)]
         lines += [f"! {line}" for line in self.problems]
@@ -115,7 +112,7 @@ class CheckReport:
         lines += [f"  {line}" for line in smaller]
         lines += [f"  {count:,} {what}" for what, count in self.scan.odd.most_common()]
         left_out = ", ".join(f"{count:,} {what}" for what, count in self.ignored.items() if count)
-        return fitting("\n".join([*lines, f"  left out: {left_out or 'nothing'}"]))
+        return encodable("\n".join([*lines, f"  left out: {left_out or 'nothing'}"]))
 
     __repr__ = __str__  # as notebooks show it
 
@@ -134,7 +131,7 @@ def _table(counts: Mapping[str, tuple[int, int]]) -> list[str]:
 
 
 def check_sets(sets: Sets, sz: int | None, scan: ScanReport) -> CheckReport:
-    """Compares the sets of one data object and looks at their classes and pictures.
+    """Compare the sets of one data object and look at their classes and images.
 
     Args:
         sets: "train", "valid" and, when it is there, "test".
@@ -165,17 +162,8 @@ def check_sets(sets: Sets, sz: int | None, scan: ScanReport) -> CheckReport:
     )
 
 
-def class_counts(labels: Labels) -> npt.NDArray[np.int64]:
-    """Counts the rows of each class, `[C] int64`; of no class for regression."""
-    if labels.is_reg:
-        return np.zeros(0, np.int64)
-    if labels.is_multi:
-        return np.asarray(np.count_nonzero(labels.y, axis=0), np.int64)
-    return np.bincount(labels.y, minlength=labels.c)
-
-
 def imbalance(counts: dict[str, int], factor: int = IMBALANCE) -> str | None:
-    """Describes classes that differ in size by a factor or more; classes without any row aside."""
+    """Describe classes that differ in size by a factor or more; classes without any row aside."""
     counts = {name: count for name, count in counts.items() if count}
     if not counts:
         return None
@@ -184,19 +172,19 @@ def imbalance(counts: dict[str, int], factor: int = IMBALANCE) -> str | None:
         return None
     return (
         f"classes of very different size: {most!r} has {counts[most]:,} training rows, {least!r} {counts[least]:,}. "
-        'Accuracy alone says little here; class_weights="auto" in the learner makes the rare ones weigh more'
+        'Accuracy alone means little here; class_weights="auto" in the learner makes the rare ones weigh more'
     )
 
 
 def warn_imbalance(trn: Dataset) -> None:
-    """Warns of training classes of very different size."""
-    text = imbalance(dict(zip(trn.classes, class_counts(trn.labels).tolist(), strict=False)))
+    """Warn of training classes of very different size."""
+    text = imbalance(dict(zip(trn.classes, trn.labels.counts().tolist(), strict=False)))
     if text is not None:
         warn(f"{text}.")
 
 
 def _counts(ds: Dataset) -> list[int]:
-    counts: list[int] = class_counts(ds.labels.take(ds.bad.good_rows())).tolist()
+    counts: list[int] = ds.labels.take(ds.bad.good_rows()).counts().tolist()
     return counts
 
 
@@ -218,30 +206,31 @@ def _pairs(sets: Sets) -> tuple[Pairs, Pairs, Pairs]:
 
 
 def _shapes(sets: Iterable[Dataset], sz: int | None) -> tuple[list[str], list[str], tuple[int, int] | None]:
-    """Which pictures are elongated, which are small, and the range of the shorter sides; as far as scans know."""
+    """Which images are elongated, which are small, and the range of the shorter sides; as far as scans know."""
     elongated, small = [], []
     low, high = 1 << 62, 0
     for ds in sets:
-        if not ds.fnames or ds.rows is not None:
+        if not ds.is_encoded:
             continue
-        cache = ScanCache(ds.path)
+        cache = scan_cache(ds.source.root)
         for row in ds.bad.good_rows().tolist():
-            known = cache.get(ds.fnames[row])
+            name = ds.source.name(row)
+            known = cache.get(name)
             if known is None or known.why:
                 continue
             short, long = sorted((known.height, known.width))
             low, high = min(low, short), max(high, short)
             if long > _ELONGATED * short:
-                elongated.append(ds.fnames[row])
+                elongated.append(name)
             if sz is not None and short < sz:
-                small.append(ds.fnames[row])
+                small.append(name)
     return elongated, small, (low, high) if high else None
 
 
 def _name(sets: Sets, place: Place) -> str:
     where, row = place
-    fnames = sets[where].fnames
-    return fnames[row] if fnames else f"{where} row {row}"
+    source = sets[where].source
+    return source.name(row) if source.names else f"{where} {source.name(row)}"
 
 
 def _listed(found: Sequence[tuple[str, ...]], what: str, remedy: str, sign: str = "") -> Iterator[str]:

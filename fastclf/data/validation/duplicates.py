@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ Sets = Mapping[str, Dataset]
 
 
 def same_bytes(sets: Sets) -> list[list[Place]]:
-    """Finds the rows that have the same bytes as another: lists of two and more, in the order of the sets."""
+    """Find the rows that have the same bytes as another: lists of two and more, in the order of the sets."""
     members: dict[bytes, list[Place]] = defaultdict(list)
     for where, row, digest in _digests(sets):
         members[digest].append((where, row))
@@ -26,13 +27,13 @@ def same_bytes(sets: Sets) -> list[list[Place]]:
 
 
 def contradicts(sets: Sets, one: Place, other: Place) -> bool:
-    """Tells whether both rows have labels, and different ones."""
+    """Return whether both rows have labels, and different ones."""
     labels = [sets[where].labels for where, _ in (one, other)]
     return all(label.known for label in labels) and not np.array_equal(labels[0].y[one[1]], labels[1].y[other[1]])
 
 
 def to_drop(sets: Sets) -> dict[str, npt.NDArray[np.int64]]:
-    """Chooses the rows of train and valid that repeat others.
+    """Choose the rows of train and valid that repeat others.
 
     The last set that has an image keeps it, once: train gives way to valid, and both to test, whose rows all stay.
     Where labels differ, train and valid lose the image: nobody knows which label is right.
@@ -52,25 +53,13 @@ def to_drop(sets: Sets) -> dict[str, npt.NDArray[np.int64]]:
 
 
 def _digests(sets: Sets) -> Iterator[tuple[str, int, bytes]]:
-    """Yields set, row and SHA-256 of what may be there twice: of arrays all rows, of files those of one size."""
-    sizes: dict[int, list[tuple[str, int]]] = defaultdict(list)
+    """Yield set, row and SHA-256 of what may be there twice: of all images of one size in bytes."""
+    sizes: dict[int, list[Place]] = defaultdict(list)
     for where, ds in sets.items():
         for row in ds.bad.good_rows().tolist():
-            if ds.images is not None or not ds.fnames:
-                values = ds.images if ds.images is not None else ds.rows
-                assert values is not None
-                yield where, row, hashlib.sha256(np.ascontiguousarray(values[row]).data).digest()
-                continue
-            try:
-                sizes[(ds.path / ds.fnames[row]).stat().st_size].append((where, row))
-            except OSError:
-                continue  # the scan has named it
+            with suppress(OSError):  # the scan has named it
+                sizes[ds.source.stat(row).size].append((where, row))
     for same in sizes.values():
         for where, row in same if len(same) > 1 else ():
-            ds = sets[where]
-            try:
-                with (ds.path / ds.fnames[row]).open("rb") as handle:
-                    digest = hashlib.file_digest(handle, "sha256").digest()
-            except OSError:
-                continue
-            yield where, row, digest
+            with suppress(OSError):
+                yield where, row, hashlib.sha256(sets[where].source.read(row)).digest()

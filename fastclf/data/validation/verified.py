@@ -1,121 +1,145 @@
-"""Files that may be decoded in this process: the child process, where a crash costs nothing, has decoded each once."""
+"""Images that may be decoded in this process: the child process, where a crash costs nothing, has decoded each once."""
 
 from __future__ import annotations
 
 import os
-import stat
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
 
 from fastclf.data.dataset import Dataset
 from fastclf.data.decode.process import Decoded, Task, decode
-from fastclf.data.validation.scan_cache import ScanCache, Verdict, version_of
+from fastclf.data.sources.source import Source, Version
+from fastclf.data.validation.scan_cache import ScanCache, Verdict, scan_cache
 from fastclf.errors import BackendError, DataError
 from fastclf.files import temporary_sibling
 
 CHANGED = "; changed since the scan"
 Rows = npt.NDArray[np.int64]
 
+_WRITTEN_AT_ONCE = 256  # images, for the child process, where they are not in files
+_UNREADABLE = np.zeros(1, np.uint8)  # no decoder takes it, and then the batch is dealt with like any that fails
 
-class VerifiedFiles:
-    """The images in files below one folder.
+
+class VerifiedImages:
+    """The images of a source.
 
     Attributes:
         cache: the verdicts on them.
-        decoded: files decoded by the child process for this object.
+        decoded: images decoded by the child process for this object.
     """
 
-    def __init__(self, path: Path, num_threads: int) -> None:
-        self.cache = ScanCache(path)
+    def __init__(self, source: Source, num_threads: int, cache: ScanCache | None = None) -> None:
+        self.cache = cache or scan_cache(source.root)
         self.decoded = 0
-        self._path, self._num_threads = path, num_threads
+        self._source, self._num_threads = source, num_threads
 
     def bad(
-        self,
-        names: Sequence[str],
-        max_pixels: int,
-        *,
-        anew: bool = False,
-        done: Callable[[int], object] = bool,
-    ) -> dict[str, str]:
-        """Decodes what is new or has changed in the child process; returns which files are bad, and why.
+        self, rows: Sequence[int], max_pixels: int, *, anew: bool = False, done: Callable[[int], object] = bool
+    ) -> dict[int, str]:
+        """Decode what is new or has changed in the child process; return which rows are bad, and why.
+
+        The loaders ask this for every batch: a file that changes between two epochs must not be decoded here before the
+        child process has decoded it. Looking at a file takes 2 us, decoding it some hundreds.
 
         Args:
-            names: of the files.
-            max_pixels: more of them are bad.
+            rows: of the source.
+            max_pixels: an image with more is bad.
             anew: decode all of them again, by Pillow, into copies.
-            done: called with the number of files that have been dealt with.
+            done: called with the number of rows that have been dealt with.
 
         Raises:
             DataError: there is no room for a copy.
         """
-        bad: dict[str, str] = {}
-        new: dict[str, os.stat_result] = {}
-        for name in names:
-            known = self.cache.get(name)
+        bad: dict[int, str] = {}
+        new: dict[int, Version] = {}
+        for row in rows:
+            known = self.cache.get(self._source.name(row))
             try:
-                status = os.stat(f"{self._path}/{name}")  # noqa: PTH116  # some times faster
+                version = self._source.stat(row)
             except OSError as error:
-                why = "not found" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
-                bad[name] = _after_change(why, known)
+                bad[row] = _after_change(_reason(error), known)
                 continue
-            if not stat.S_ISREG(status.st_mode):
-                bad[name] = "Is a directory" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
-            elif anew or known is None or not known.is_of(status) or known.is_open(max_pixels):
-                new[name] = status
+            if anew or known is None or not known.is_of(version) or known.is_open(max_pixels):
+                new[row] = version
             elif why := known.reason(max_pixels):
-                bad[name] = why
-        done(len(names) - len(new))
+                bad[row] = why
+        done(len(rows) - len(new))
         if new:
             self._decode(new, max_pixels, anew, done)
-            verdicts = {name: self.cache.get(name) for name in new}
-            bad |= {name: why for name, known in verdicts.items() if known and (why := known.reason(max_pixels))}
+            bad |= {row: why for row in new if (why := self.verdict(row).reason(max_pixels))}
         return bad
 
-    def file_of(self, name: str) -> bytes:
-        """Returns what is decoded in place of a good file: itself, or its copy."""
-        known = self.cache.get(name)
-        if known is not None and known.decoded == 2:
-            return os.fsencode(self.cache.copy_of(name, known[:4]))
-        return os.fsencode(f"{self._path}/{name}")
-
-    def pixels_of(self, name: str) -> int:
-        """Returns how many pixels a verified file has."""
-        known = self.cache.get(name)
+    def verdict(self, row: int) -> Verdict:
+        """Return what is known of an image, after `bad`."""
+        known = self.cache.get(self._source.name(row))
         assert known is not None
-        return known.height * known.width
+        return known
 
-    def _decode(
-        self, new: dict[str, os.stat_result], max_pixels: int, pillow: bool, done: Callable[[int], object]
+    def encoded(self, row: int) -> npt.NDArray[np.uint8]:
+        """Return what decoders are fed for a good image: its path where the source has paths, else its bytes.
+
+        Where Pillow has decoded it, its copy takes its place.
+        """
+        known, by_path = self.verdict(row), self._source.has_paths
+        copy = self.cache.copy_of(self._source.name(row), known.version) if known.decoded == 2 else None
+        if by_path:
+            return np.frombuffer(os.fsencode(copy or self._source.path(row)), np.uint8)
+        try:
+            return np.frombuffer(copy.read_bytes() if copy else self._source.read(row), np.uint8)
+        except (OSError, ValueError):  # ValueError: it is empty
+            return _UNREADABLE
+
+    def _decode(self, new: dict[int, Version], max_pixels: int, pillow: bool, done: Callable[[int], object]) -> None:
+        rows = [*new]
+        if self._source.has_paths:
+            paths = {row: self._source.path(row) for row in rows}
+            self._decode_files(paths, new, max_pixels, pillow, done)
+            return
+        for start in range(0, len(rows), _WRITTEN_AT_ONCE):
+            with tempfile.TemporaryDirectory() as folder:
+                paths = {}
+                for row in rows[start : start + _WRITTEN_AT_ONCE]:
+                    try:
+                        content = self._source.read(row)
+                    except OSError as error:
+                        self._note(row, new[row], Decoded(why=_reason(error)))
+                        done(1)
+                        continue
+                    paths[row] = f"{folder}/{row}{PurePosixPath(self._source.name(row)).suffix}"
+                    Path(paths[row]).write_bytes(content)
+                self._decode_files(paths, new, max_pixels, pillow, done)
+
+    def _decode_files(
+        self,
+        paths: dict[int, str],
+        new: dict[int, Version],
+        max_pixels: int,
+        pillow: bool,
+        done: Callable[[int], object],
     ) -> None:
-        names = list(new)
+        rows = [*paths]
         self.cache.prepare()
         mark = temporary_sibling(self.cache.folder / "copy")
-        temporary = [f"{mark.parent}/{i}.{mark.name}" for i in range(len(names))]
-        left = set(range(len(names)))
+        temporary = [f"{mark.parent}/{i}.{mark.name}" for i in range(len(rows))]
+        left = set(range(len(rows)))
 
         def note(i: int, decoded: Decoded) -> None:
-            name = names[i]
             if decoded.copied:
-                Path(temporary[i]).replace(self.cache.copy_of(name, version_of(new[name])))
+                copy = self.cache.copy_of(self._source.name(rows[i]), new[rows[i]])
+                Path(temporary[i]).replace(copy)
             left.discard(i)
             self.decoded += decoded.copied is not None
-            verdict = Verdict(
-                *version_of(new[name]),
-                *decoded[:4],
-                0 if decoded.copied is None else 1 + decoded.copied,
-                _after_change(decoded.why, self.cache.get(name), new[name]) if decoded.why else "",
-            )
             if decoded.why:
                 Path(temporary[i]).unlink(missing_ok=True)
-            self.cache.put(name, verdict)
+            self._note(rows[i], new[rows[i]], decoded)
             done(1)
 
-        files = [(f"{self._path}/{name}", copy) for name, copy in zip(names, temporary, strict=True)]
+        files = list(zip(paths.values(), temporary, strict=True))
         try:
             decode(Task(files, max_pixels, self._num_threads, pillow), note)
         except OSError as error:
@@ -125,31 +149,44 @@ class VerifiedFiles:
                 with suppress(OSError):
                     Path(temporary[i]).unlink()
 
+    def _note(self, row: int, version: Version, decoded: Decoded) -> None:
+        name = self._source.name(row)
+        why = _after_change(decoded.why, self.cache.get(name), version) if decoded.why else ""
+        kept = 0 if decoded.copied is None else 1 + decoded.copied
+        self.cache.put(name, Verdict(*version, *decoded[:4], kept, why))
 
-def _after_change(why: str, known: Verdict | None, status: os.stat_result | None = None) -> str:
-    changed = known is not None and not (status is not None and known.is_of(status))
+
+def _reason(error: OSError) -> str:
+    return "not found" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
+
+
+def _after_change(why: str, known: Verdict | None, version: Version | None = None) -> str:
+    changed = known is not None and not (version is not None and known.is_of(version))
     return why + CHANGED if changed else why
 
 
-class DatasetFiles:
-    """The images in files of one data set, by row."""
+class DatasetImages:
+    """The images of one data set: which may be decoded, and what decoders are fed.
 
-    def __init__(self, ds: Dataset, num_threads: int) -> None:
-        self._ds, self._num_threads = ds, num_threads
-        self._files: VerifiedFiles | None = None
+    Args:
+        ds: the data set.
+        num_threads: threads that decode.
+        cache: of verdicts; by default that of the source's root.
+    """
+
+    def __init__(self, ds: Dataset, num_threads: int, cache: ScanCache | None = None) -> None:
+        self._ds = ds
+        self._verified = VerifiedImages(ds.source, num_threads, cache)
         self._failed: set[int] = set()  # rows of batches that DALI has failed on
 
     def bad(self, rows: Rows, *, anew: bool = False) -> dict[int, str]:
-        """Returns which rows are bad, and why; see `VerifiedFiles.bad`. Arrays are good."""
+        """Return which rows are bad, and why; see `VerifiedImages.bad`. Arrays are good."""
         if self._ds.images is not None:
             return {}
-        self._files = self._files or VerifiedFiles(self._ds.path, self._num_threads)
-        names = {row: self._ds.fnames[row] for row in rows.tolist()}
-        found = self._files.bad([*names.values()], self._ds.bad.max_pixels, anew=anew)
-        return {row: found[name] for row, name in names.items() if name in found}
+        return self._verified.bad(rows.tolist(), self._ds.bad.max_pixels, anew=anew)
 
     def without_bad(self, rows: Rows, error: Exception | None) -> Rows:
-        """Notes in `ds.bad` which images of a batch are bad, and returns the other rows.
+        """Note in `ds.bad` which images of a batch are bad, and return the other rows.
 
         Args:
             rows: of the batch.
@@ -158,31 +195,32 @@ class DatasetFiles:
                 makes copies of all of them. None when an image is known to be bad.
 
         Raises:
-            BadImageError: as `BadPictures.note` says; names them all.
-            BackendError: when DALI fails on copies.
+            BadImageError: as `BadImages.note` says; names them all.
+            BackendError: DALI fails on copies.
         """
         if error is not None and (self._ds.images is not None or self._failed.issuperset(rows.tolist())):
-            raise BackendError(f"DALI failed on a batch whose pictures can each be decoded: {error}") from error
+            raise BackendError(f"DALI failed on a batch whose images can each be decoded: {error}") from error
         if error is not None:
             self._failed.update(rows.tolist())
         found = self.bad(rows, anew=error is not None)
         self._ds.bad.note(found)
         return rows[~np.isin(rows, list(found))]
 
-    def paths(self, rows: Rows) -> list[bytes]:
-        """Returns what is decoded for rows of good images, after `bad`."""
-        assert self._files is not None
-        return [self._files.file_of(self._ds.fnames[row]) for row in rows.tolist()]
+    def inputs(self, rows: Rows) -> Sequence[npt.NDArray[np.generic]] | npt.NDArray[np.generic]:
+        """Return what the decoder graph is fed for good rows, after `bad`: images `[H, W, 3]`, paths or bytes."""
+        if self._ds.images is not None:
+            images = np.ascontiguousarray(self._ds.images[rows])  # a transposed array's rows come transposed
+            return np.repeat(images, 3, axis=3) if images.shape[3] == 1 else images
+        return [self._verified.encoded(row) for row in rows.tolist()]
 
     def pixels(self, rows: Rows) -> list[int]:
-        """Returns the pixels of the images of good rows, after `bad`."""
+        """Return the pixels of the images of good rows, after `bad`."""
         if self._ds.images is not None:
             return [self._ds.images.shape[1] * self._ds.images.shape[2]] * len(rows)
-        assert self._files is not None
-        return [self._files.pixels_of(self._ds.fnames[row]) for row in rows.tolist()]
+        verdicts = map(self._verified.verdict, rows.tolist())
+        return [known.height * known.width for known in verdicts]
 
     def save(self) -> None:
-        """Remembers what was decoded for later processes."""
+        """Keep what was found for later processes."""
         self._failed.clear()
-        if self._files is not None:
-            self._files.cache.save()
+        self._verified.cache.save()

@@ -1,9 +1,9 @@
 """The body without gradients, through the fastest runtime that computes the same.
 
-`record` writes the body as an ONNX file, `engines` run it, `choice` measures and remembers which is fastest, `state`
+`trace` writes the body as an ONNX file, `engines` run it, the fastest of them is measured once per machine, `checksum`
 notices changes, and `frozen` brings them together for `Net.features`.
 
-Pictures per second at 224 pixels, batches of 32, two threads of a Zen 3 processor:
+Images per second at 224 pixels, batches of 32, two threads of a Zen 3 processor:
 
 | | EfficientNet-Lite0 | ResNet-34 | ResNet-50 |
 |---|---|---|---|

@@ -1,4 +1,4 @@
-"""Runtimes for ONNX files on a processor: each takes a file and gives a function from pictures to features."""
+"""Runtimes for ONNX files on a processor: each takes a file and gives a function from images to features."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ ENGINES: dict[str, Callable[[bytes, int], Run]] = {"onnxruntime": onnx_runtime, 
 
 
 def installed() -> dict[str, str]:
-    """The runtimes that are installed, best guess first, and their versions."""
+    """Return the runtimes that are installed, best guess first, and their versions."""
     return {name: _version(name) for name in ENGINES if find_spec(name)}
 
 

@@ -13,23 +13,22 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from fastclf.autotune import autotune, cached, processor
 from fastclf.calls import starts_threads
 from fastclf.models.body import Body
+from fastclf.models.runtime.checksum import Layers, checksum, layers_of
 from fastclf.models.runtime.engines import ENGINES, Run, installed
-from fastclf.models.runtime.record import record
-from fastclf.models.runtime.state import Layers, checksum, layers_of
-from fastclf.terminal import say
+from fastclf.models.runtime.trace import trace
+from fastclf.report import log_once
 
 TOLERANCE = 1e-4  # of a feature, or of the mean feature where that is larger
-_MEASURED = 8  # pictures
+_MEASURED = 8  # images
 _TORCH = "torch"
-_said: set[str] = set()
 
 
 class FrozenBody:
-    """Pooled features of pictures, for as long as nothing of the body that computes them changes.
+    """Pooled features of images, for as long as nothing of the body that computes them changes.
 
-    At the first batch of a picture size the body is recorded as an ONNX file and the runtimes get it; their features
+    At the first batch of an image size the body is traced into an ONNX file and the runtimes get it; their features
     are compared with torch's, and the fastest way is kept. A change of any weight, statistic, layer, setting, size or
-    number of threads is noticed before the next batch, and the body is recorded again: what runs it depends on what it
+    number of threads is noticed before the next batch, and the body is traced again: what runs it depends on what it
     is now, not on what it was before.
     """
 
@@ -39,15 +38,15 @@ class FrozenBody:
         self._run: Run | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        """Copies and pickles start anew: a runtime cannot be copied."""
+        """Return a new object's state, for copies and pickles: a runtime cannot be copied."""
         return FrozenBody().__dict__
 
     def release(self) -> None:
-        """Lets the runtime and its copy of the weights go."""
+        """Drop the runtime and its copy of the weights."""
         self._form, self._run = None, None
 
     def features(self, body: Body, x: Tensor) -> Tensor:
-        """Features ``[B, F]`` of images ``x [B, 3, h, w]``."""
+        """Return features ``[B, F]`` of images ``x [B, 3, h, w]``."""
         starts_threads("features")
         modules = list(body.modules())
         if any(module.training for module in modules) or not _takes(modules, x):
@@ -68,7 +67,7 @@ def _in_torch(body: Body, x: Tensor) -> Tensor:
 
 
 def _takes(modules: Sequence[nn.Module], x: Tensor) -> bool:
-    """Whether features of ``x`` need nothing of torch but their values: no gradients, hooks or tracing."""
+    """Return whether features of ``x`` need nothing of torch but their values: no gradients, hooks or tracing."""
     if type(x) is not Tensor or x.device.type != "cpu" or x.dtype is not torch.float32 or x.ndim != 4 or not len(x):
         return False
     if _get_current_dispatch_mode() is not None or torch.compiler.is_compiling():
@@ -92,17 +91,17 @@ def _takes(modules: Sequence[nn.Module], x: Tensor) -> bool:
 
 
 def _fastest(body: Body, x: Tensor) -> tuple[Run | None, bool]:
-    """The fastest way to compute the body's features of images like ``x``; None where it is torch.
+    """Find the fastest way to compute the body's features of images like ``x``; None where it is torch.
 
     And whether the answer could be another one for other values of the weights and statistics.
     """
     runtimes = installed()
     if not runtimes:
-        _say(body, "onnxruntime is not installed (pip install onnxruntime)")
+        _log(body, "onnxruntime is not installed (pip install onnxruntime)")
         return None, False
     situation = {
         "arch": body.arch,
-        "pictures": list(x.shape[1:]),
+        "pictures": list(x.shape[1:]),  # a key on disk: another would have every machine measure again
         "threads": torch.get_num_threads(),
         "processor": processor(),
         "versions": {"torch": torch.__version__, **runtimes},
@@ -126,38 +125,38 @@ def _bind(run: Run, x: Tensor) -> Callable[[], Tensor]:
 
 
 def _compared(body: Body, x: Tensor, runtimes: Sequence[str]) -> dict[str, Run | None]:
-    """Builds those of ``runtimes`` that take it: None for one that does not give torch's features of such pictures.
+    """Build those of ``runtimes`` that take the body: None for one that gives other features than torch.
 
-    The pictures are made up, the same ones every time: a body must run in the same way whatever picture comes first.
-    The recorded batch has three; one and two are compared, so that a batch size that became part of it shows.
+    They are compared on synthetic images, the same ones every time: whatever image comes first, the same runtime is
+    chosen. The traced batch has three; one and two are compared, so that a batch size that became part of it shows.
     """
-    probe = _made_up_pictures(3, x.shape[1:])
+    probe = _synthetic_images(3, x.shape[1:])
     compared: dict[str, Run | None] = {}
     try:
-        model, expected = record(partial(_in_torch, body), probe)
+        model, expected = trace(partial(_in_torch, body), probe)
     except Exception as error:  # networks of any kind come here, and torch is always there to run them
-        _say(body, f"{' or '.join(runtimes)} cannot have it: {error}")
+        _log(body, f"{' or '.join(runtimes)} cannot run it: {error}")
         return compared
     for name in runtimes:
         try:
             run = ENGINES[name](model, torch.get_num_threads())
             found = torch.cat([run(probe[:2]), run(probe[2:])])
         except Exception as error:  # a runtime raises what it likes
-            _say(body, f"{name} does not take it: {error}")
+            _log(body, f"{name} does not take it: {error}")
             continue
         worst = difference(found, expected)
         compared[name] = run if worst <= TOLERANCE else None
         if compared[name] is None:
-            _say(body, f"{name} computes other features", f" (by {worst:.1e})")
+            _log(body, f"{name} computes other features", f" (by {worst:.1e})")
     return compared
 
 
-def _made_up_pictures(n: int, shape: Sequence[int]) -> Tensor:
+def _synthetic_images(n: int, shape: Sequence[int]) -> Tensor:
     """Noise ``[n, *shape]``, mean 0 and deviation 1, with as much of it in every octave, as in photographs.
 
     Their amplitudes fall with the frequency (Field, 1987, "Relations between the statistics of natural images and the
     response properties of cortical cells"). In white noise nearly all lies in the finest octave, where the features of
-    convolutions lose digits that no picture makes them lose.
+    convolutions lose digits that no photograph makes them lose.
     """
     generator = torch.Generator().manual_seed(0)
     longest = max(shape[1:])
@@ -171,20 +170,18 @@ def _made_up_pictures(n: int, shape: Sequence[int]) -> Tensor:
 
 
 def difference(found: Tensor, expected: Tensor) -> float:
-    """The largest difference, of a feature or of the mean feature where that is larger."""
+    """Return the largest difference, of a feature or of the mean feature where that is larger."""
     if found.shape != expected.shape:
         return float("inf")
     scale = expected.abs().clamp_min(float(expected.abs().mean()))
     return float(((found - expected).abs() / scale).max())
 
 
-def _say(body: Body, reason: str, detail: str = "") -> None:
-    """Print once in a process why a frozen body is slower than it could be.
+def _log(body: Body, reason: str, detail: str = "") -> None:
+    """Log once in a process why a frozen body is slower than it could be.
 
-    Nothing is said of one that trains: it runs in torch most of the time anyway.
+    Not of one that trains: it runs in torch most of the time anyway.
     """
     text = f"{body.arch} runs in torch, with the same results, but slower: {' '.join(reason.split())[:300]}"
-    if text in _said or any(parameter.requires_grad for parameter in body.parameters()):
-        return
-    _said.add(text)
-    say(text + detail)
+    if not any(parameter.requires_grad for parameter in body.parameters()):
+        log_once(text + detail, key=text)

@@ -1,6 +1,6 @@
 """torch's operations in terms of ONNX's: those of convolutional networks, of transformers and of heads.
 
-Each function gets the recorder, what torch computed, and torch's own arguments, and returns the names of what ONNX
+Each function gets the tracer, what torch computed, and torch's own arguments, and returns the names of what ONNX
 computes in its place. torch: ``native_functions.yaml``; ONNX: https://onnx.ai/onnx/operators, opset 20.
 """
 
@@ -15,14 +15,14 @@ from torch import Tensor
 from fastclf.models.runtime import protobuf
 
 if TYPE_CHECKING:
-    from fastclf.models.runtime.record import Recorder
+    from fastclf.models.runtime.trace import Tracer
 
 Names = list[str]
 OPERATIONS: dict[str, Callable[..., Names]] = {}
 
 
 class UnknownOperationError(Exception):
-    """A network does something that has no counterpart here."""
+    """A network has an operation without a counterpart here."""
 
 
 def _writes(*names: str) -> Callable[[Callable[..., Names]], Callable[..., Names]]:
@@ -42,8 +42,8 @@ def _pair(values: Sequence[int]) -> list[int]:
     return list(values) * 2 if len(values) == 1 else list(values)
 
 
-def _broadcast(graph: Recorder, out: Tensor, value: Tensor) -> Tensor:
-    """A constant that is the same for every image, such as an expanded token, as one row for any number of them."""
+def _broadcast(graph: Tracer, out: Tensor, value: Tensor) -> Tensor:
+    """Return a constant that is the same for every image, such as an expanded token, as one row for all of them."""
     if graph.depends(value) or value.ndim != out.ndim or not 1 < value.shape[0] == out.shape[0]:
         return value
     return value[:1] if bool((value == value[:1]).all()) else value
@@ -58,7 +58,7 @@ def _given(value: Tensor | None) -> list[Tensor]:
 
 @_writes("convolution")
 def _convolution(
-    graph: Recorder,
+    graph: Tracer,
     _out: Tensor,
     x: Tensor,
     weight: Tensor,
@@ -77,7 +77,7 @@ def _convolution(
 
 @_writes("native_batch_norm")
 def _batch_norm(
-    graph: Recorder,
+    graph: Tracer,
     _out: Any,
     x: Tensor,
     weight: Tensor | None,
@@ -97,26 +97,26 @@ def _batch_norm(
 
 @_writes("native_layer_norm")
 def _layer_norm(
-    graph: Recorder, _out: Any, x: Tensor, shape: list[int], weight: Tensor | None, bias: Tensor | None, eps: float
+    graph: Tracer, _out: Any, x: Tensor, shape: list[int], weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> Names:
     weight = torch.ones(shape) if weight is None else weight
     return graph.node("LayerNormalization", [x, weight, *_given(bias)], axis=-len(shape), epsilon=eps)
 
 
 @_writes("addmm")
-def _addmm(graph: Recorder, _out: Tensor, bias: Tensor, x: Tensor, weight: Tensor, **scales: float) -> Names:
+def _addmm(graph: Tracer, _out: Tensor, bias: Tensor, x: Tensor, weight: Tensor, **scales: float) -> Names:
     _needs(not scales, "a scaled product")
     return graph.node("Gemm", [x, weight, bias])
 
 
 @_writes("mm", "bmm")
-def _product(graph: Recorder, _out: Tensor, a: Tensor, b: Tensor) -> Names:
+def _product(graph: Tracer, _out: Tensor, a: Tensor, b: Tensor) -> Names:
     return graph.node("MatMul", [a, b])
 
 
 @_writes("_scaled_dot_product_flash_attention_for_cpu")
 def _attention(
-    graph: Recorder,
+    graph: Tracer,
     out: tuple[Tensor, ...],
     query: Tensor,
     key: Tensor,
@@ -141,7 +141,7 @@ def _attention(
 
 
 def _same(op: str, **attributes: float) -> Callable[..., Names]:
-    def write(graph: Recorder, _out: Tensor, x: Tensor) -> Names:
+    def write(graph: Tracer, _out: Tensor, x: Tensor) -> Names:
         return graph.node(op, [x], **attributes)
 
     return write
@@ -158,33 +158,33 @@ OPERATIONS |= {
 
 
 @_writes("silu")
-def _silu(graph: Recorder, _out: Tensor, x: Tensor) -> Names:
+def _silu(graph: Tracer, _out: Tensor, x: Tensor) -> Names:
     return graph.node("Mul", [x, *graph.node("Sigmoid", [x])])
 
 
 @_writes("gelu")
-def _gelu(graph: Recorder, _out: Tensor, x: Tensor, *, approximate: str = "none") -> Names:
+def _gelu(graph: Tracer, _out: Tensor, x: Tensor, *, approximate: str = "none") -> Names:
     return graph.node("Gelu", [x], approximate=approximate)
 
 
 @_writes("clamp_min")
-def _at_least(graph: Recorder, _out: Tensor, x: Tensor, low: float) -> Names:
+def _at_least(graph: Tracer, _out: Tensor, x: Tensor, low: float) -> Names:
     return graph.node("Clip", [x, torch.tensor(float(low))])
 
 
 @_writes("pow")
-def _power(graph: Recorder, _out: Tensor, x: Tensor, exponent: float) -> Names:
+def _power(graph: Tracer, _out: Tensor, x: Tensor, exponent: float) -> Names:
     _needs(exponent == 2, f"the power {exponent}")
     return graph.node("Mul", [x, x])
 
 
 @_writes("hardtanh")
-def _hardtanh(graph: Recorder, _out: Tensor, x: Tensor, low: float = -1.0, high: float = 1.0) -> Names:
+def _hardtanh(graph: Tracer, _out: Tensor, x: Tensor, low: float = -1.0, high: float = 1.0) -> Names:
     return graph.node("Clip", [x, torch.tensor(float(low)), torch.tensor(float(high))])
 
 
 def _arithmetic(op: str) -> Callable[..., Names]:
-    def write(graph: Recorder, out: Tensor, a: Any, b: Any, *, alpha: float = 1) -> Names:
+    def write(graph: Tracer, out: Tensor, a: Any, b: Any, *, alpha: float = 1) -> Names:
         _needs(alpha == 1, "a scaled sum")
         _needs(out.dtype is torch.float32, f"{op} of {out.dtype}")
         operands = (v if isinstance(v, Tensor) else torch.tensor(float(v)) for v in (a, b))
@@ -202,7 +202,7 @@ OPERATIONS |= {
 
 
 def _softmax(op: str) -> Callable[..., Names]:
-    def write(graph: Recorder, _out: Tensor, x: Tensor, dim: int, *_: Any) -> Names:
+    def write(graph: Tracer, _out: Tensor, x: Tensor, dim: int, *_: Any) -> Names:
         return graph.node(op, [x], axis=dim)
 
     return write
@@ -213,7 +213,7 @@ OPERATIONS |= {"_log_softmax": _softmax("LogSoftmax")}
 
 
 @_writes("_to_copy")
-def _to_float(graph: Recorder, out: Tensor, x: Tensor, **_: Any) -> Names:
+def _to_float(graph: Tracer, out: Tensor, x: Tensor, **_: Any) -> Names:
     _needs(out.dtype is torch.float32, f"a conversion to {out.dtype}")
     return graph.node("Cast", [x], to=protobuf.TYPES["float32"])
 
@@ -222,7 +222,7 @@ def _to_float(graph: Recorder, out: Tensor, x: Tensor, **_: Any) -> Names:
 
 
 def _reduced(op: str, over_positions: str | None = None) -> Callable[..., Names]:
-    def write(graph: Recorder, _out: Tensor, x: Tensor, dim: list[int], keepdim: bool = False, **_: Any) -> Names:
+    def write(graph: Tracer, _out: Tensor, x: Tensor, dim: list[int], keepdim: bool = False, **_: Any) -> Names:
         axes = sorted(d % x.ndim for d in dim)
         if over_positions is None or x.ndim != 4 or axes != [2, 3]:
             return graph.node(op, [x, torch.tensor(axes)], keepdims=int(keepdim))
@@ -240,14 +240,14 @@ OPERATIONS |= {
 
 
 @_writes("linalg_vector_norm")
-def _norm(graph: Recorder, _out: Tensor, x: Tensor, order: float, dim: list[int], keepdim: bool = False) -> Names:
+def _norm(graph: Tracer, _out: Tensor, x: Tensor, order: float, dim: list[int], keepdim: bool = False) -> Names:
     _needs(order == 2, f"the norm of order {order}")
     return graph.node("ReduceL2", [x, torch.tensor(dim)], keepdims=int(keepdim))
 
 
 @_writes("max_pool2d_with_indices")
 def _max_pool(
-    graph: Recorder,
+    graph: Tracer,
     _out: Any,
     x: Tensor,
     kernel: list[int],
@@ -262,7 +262,7 @@ def _max_pool(
 
 @_writes("avg_pool2d")
 def _average_pool(
-    graph: Recorder,
+    graph: Tracer,
     _out: Tensor,
     x: Tensor,
     kernel: list[int],
@@ -281,7 +281,7 @@ def _average_pool(
 
 
 @_writes("cat")
-def _cat(graph: Recorder, out: Tensor, parts: list[Tensor], dim: int = 0) -> Names:
+def _cat(graph: Tracer, out: Tensor, parts: list[Tensor], dim: int = 0) -> Names:
     names = [graph.name(_broadcast(graph, out, part)) for part in parts]
     if dim % out.ndim:  # tokens that are constants go to each image
         rows = graph.node("Shape", [next(part for part in parts if graph.depends(part))], start=0, end=1)
@@ -292,29 +292,29 @@ def _cat(graph: Recorder, out: Tensor, parts: list[Tensor], dim: int = 0) -> Nam
 
 
 @_writes("stack")
-def _stack(graph: Recorder, out: Tensor, parts: list[Tensor], dim: int = 0) -> Names:
+def _stack(graph: Tracer, out: Tensor, parts: list[Tensor], dim: int = 0) -> Names:
     axis = torch.tensor([dim % out.ndim])
     names = [name for part in parts for name in graph.node("Unsqueeze", [part, axis])]
     return graph.node("Concat", names, axis=dim % out.ndim)
 
 
 @_writes("select")
-def _select(graph: Recorder, _out: Tensor, x: Tensor, dim: int, index: int) -> Names:
+def _select(graph: Tracer, _out: Tensor, x: Tensor, dim: int, index: int) -> Names:
     return graph.node("Gather", [x, torch.tensor(index % x.shape[dim])], axis=dim)
 
 
 @_writes("unbind")
-def _unbind(graph: Recorder, out: list[Tensor], x: Tensor, dim: int = 0) -> Names:
+def _unbind(graph: Tracer, out: list[Tensor], x: Tensor, dim: int = 0) -> Names:
     return [_select(graph, part, x, dim, index)[0] for index, part in enumerate(out)]
 
 
-def _slice_of(graph: Recorder, x: Tensor | str, dim: int, start: int, end: int, step: int = 1) -> Names:
+def _slice_of(graph: Tracer, x: Tensor | str, dim: int, start: int, end: int, step: int = 1) -> Names:
     return graph.node("Slice", [x, *(torch.tensor([n]) for n in (start, end, dim, step))])
 
 
 @_writes("slice")
 def _slice(
-    graph: Recorder,
+    graph: Tracer,
     _out: Tensor,
     x: Tensor,
     dim: int = 0,
@@ -326,7 +326,7 @@ def _slice(
 
 
 @_writes("roll")
-def _roll(graph: Recorder, _out: Tensor, x: Tensor, shifts: list[int], dims: list[int]) -> Names:
+def _roll(graph: Tracer, _out: Tensor, x: Tensor, shifts: list[int], dims: list[int]) -> Names:
     names = [graph.name(x)]
     for shift, dim in zip(shifts, dims, strict=True):
         size = x.shape[dim]
@@ -337,7 +337,7 @@ def _roll(graph: Recorder, _out: Tensor, x: Tensor, shifts: list[int], dims: lis
 
 
 @_writes("expand")
-def _expand(graph: Recorder, out: Tensor, x: Tensor, _size: list[int]) -> Names:
+def _expand(graph: Tracer, out: Tensor, x: Tensor, _size: list[int]) -> Names:
     if out.shape == x.shape:
         return [graph.name(x)]
     own = (1,) * (out.ndim - x.ndim) + tuple(x.shape)
@@ -346,12 +346,12 @@ def _expand(graph: Recorder, out: Tensor, x: Tensor, _size: list[int]) -> Names:
 
 
 @_writes("unsqueeze")
-def _unsqueeze(graph: Recorder, out: Tensor, x: Tensor, dim: int) -> Names:
+def _unsqueeze(graph: Tracer, out: Tensor, x: Tensor, dim: int) -> Names:
     return graph.node("Unsqueeze", [x, torch.tensor([dim % out.ndim])])
 
 
 @_writes("squeeze")
-def _squeeze(graph: Recorder, out: Tensor, x: Tensor, dim: int) -> Names:
+def _squeeze(graph: Tracer, out: Tensor, x: Tensor, dim: int) -> Names:
     return [graph.name(x)] if out.ndim == x.ndim else graph.node("Squeeze", [x, torch.tensor([dim % x.ndim])])
 
 
@@ -361,22 +361,22 @@ def _constant(*_: Any, **__: Any) -> Names:
 
 
 @_writes("split", "split_with_sizes")
-def _split(graph: Recorder, out: list[Tensor], x: Tensor, _sizes: Any, dim: int = 0) -> Names:
+def _split(graph: Tracer, out: list[Tensor], x: Tensor, _sizes: Any, dim: int = 0) -> Names:
     sizes = torch.tensor([part.shape[dim] for part in out])
     return graph.node("Split", [x, sizes], len(out), axis=dim)
 
 
 @_writes("view", "_unsafe_view")
-def _view(graph: Recorder, out: Tensor, x: Tensor, _size: list[int]) -> Names:
+def _view(graph: Tracer, out: Tensor, x: Tensor, _size: list[int]) -> Names:
     # The number of images is part of one size: of the first that it divides. A square of patches and a class token are
-    # never a multiple of three, the number that is recorded.
+    # never a multiple of three, the number that is traced.
     sizes = list(out.shape)
     sizes[next((axis for axis, size in enumerate(sizes) if size % graph.images == 0), 0)] = -1
     return graph.node("Reshape", [x, torch.tensor(sizes)])
 
 
 @_writes("permute", "transpose", "t")
-def _permute(graph: Recorder, _out: Tensor, x: Tensor, *dims: Any) -> Names:
+def _permute(graph: Tracer, _out: Tensor, x: Tensor, *dims: Any) -> Names:
     order = list(range(x.ndim))
     if len(dims) == 1:  # permute
         order = [d % x.ndim for d in dims[0]]
@@ -387,7 +387,7 @@ def _permute(graph: Recorder, _out: Tensor, x: Tensor, *dims: Any) -> Names:
 
 
 @_writes("constant_pad_nd")
-def _pad(graph: Recorder, _out: Tensor, x: Tensor, pads: list[int], value: float = 0) -> Names:
+def _pad(graph: Tracer, _out: Tensor, x: Tensor, pads: list[int], value: float = 0) -> Names:
     before, after = [0] * x.ndim, [0] * x.ndim
     for k, axis in enumerate(range(x.ndim - 1, x.ndim - 1 - len(pads) // 2, -1)):
         before[axis], after[axis] = pads[2 * k : 2 * k + 2]
@@ -395,12 +395,12 @@ def _pad(graph: Recorder, _out: Tensor, x: Tensor, pads: list[int], value: float
 
 
 @_writes("clone", "detach", "alias")
-def _unchanged(graph: Recorder, _out: Tensor, x: Tensor, **_: Any) -> Names:
+def _unchanged(graph: Tracer, _out: Tensor, x: Tensor, **_: Any) -> Names:
     return [graph.name(x)]
 
 
 @_writes("as_strided")
-def _strided(graph: Recorder, _out: Tensor, x: Tensor, size: list[int], _strides: list[int], *_: int) -> Names:
-    """What a pool to one position does to its result in channels last: other strides, the same values."""
+def _strided(graph: Tracer, _out: Tensor, x: Tensor, size: list[int], _strides: list[int], *_: int) -> Names:
+    """Pass on what a pool to one position gives in channels last: other strides, the same values."""
     _needs(size[2:] == [1, 1], "a view by strides")
     return [graph.name(x)]

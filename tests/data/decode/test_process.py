@@ -17,13 +17,13 @@ from image_kinds import PIXELS, expected, kinds, planar_tiff, saved
 from PIL import Image
 
 from fastclf import tfms_from_stats
+from fastclf.data.bad_images import MAX_PIXELS
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.decode import process as decode_process
 from fastclf.data.decode.process import CRASHED, HUNG, Task, decode
 from fastclf.data.decode.worker import PIXELS_AT_ONCE, _File, _groups
 from fastclf.data.image import open_image
-from fastclf.data.validation.bad_images import MAX_PIXELS
-from fastclf.data.validation.scan_cache import ScanCache
+from fastclf.data.validation.scan_cache import scan_cache
 from fastclf.errors import BackendError, BadImageError
 
 TFMS = tfms_from_stats(([0.5] * 3, [0.5] * 3), 16)
@@ -155,7 +155,7 @@ def program(tmp_path, monkeypatch):
 
 CRASH = textwrap.dedent(
     """
-    kept = worker._decoded, worker._Graph.run
+    kept = worker.decoded, worker._Graph.run
     def decoded(path):
         if b"fatal" in path: os.kill(os.getpid(), signal.SIGSEGV)
         if b"hang" in path: time.sleep(1000)
@@ -163,7 +163,7 @@ CRASH = textwrap.dedent(
     def run(self, group):
         if any(b"dali" in file.path for file in group): os.abort()
         kept[1](self, group)
-    worker._decoded, worker._Graph.run = decoded, run
+    worker.decoded, worker._Graph.run = decoded, run
     """
 )
 
@@ -274,7 +274,7 @@ def test_lost_copies_are_made_again(odd_data):
 
 def test_a_copy_goes_with_the_version_of_its_file(odd_data):
     odd_data.scan()
-    folder = ScanCache(odd_data.path).folder
+    folder = scan_cache(odd_data.path).folder
     copies = {file.name for file in folder.glob("*.png")}
     assert len(copies) == 20
     changed = odd_data.path / "train/a/rgb.bmp"

@@ -12,9 +12,9 @@ from fastclf import (
     RandomLighting,
     RandomRotate,
     RandomStretch,
+    report,
     tfms_from_stats,
 )
-from fastclf.data.decode import renderer
 from fastclf.data.decode.graphs import Source
 from fastclf.data.decode.native_renderer import NativeRenderer
 from fastclf.data.decode.renderer import GraphRenderer, cpu_renderer
@@ -44,7 +44,7 @@ def test_loaders_serve_what_the_graph_makes(folders, crop):
 
 def test_augmentations_that_only_the_graph_knows(capsys):
     """Leaving the native path is logged once."""
-    renderer._say_once.cache_clear()
+    report._logged.clear()
     for aug in (RandomBlur(3), Cutout(1, 4), Cutout(2, 4)):
         tfms = tfms_from_stats(STATS, 16, [aug, RandomRotate(10)])[0]
         assert isinstance(cpu_renderer(tfms, Source(), 4, 1), GraphRenderer)

@@ -38,17 +38,17 @@ def test_other_layouts_and_types(x, message):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -0.5, 1.5])
 @pytest.mark.parametrize("row", [0, 4])
-def test_values_of_pictures(value, row):
+def test_values_of_images(value, row):
     x = np.zeros((6, 10, 12, 3))
     x[row, 3, 4, 1] = value
-    with pytest.raises(ValueError, match=rf"trn x of float pictures must be in 0..1, got {value} in row {row}"):
+    with pytest.raises(ValueError, match=rf"trn x of float images must be in 0..1, got {value} in row {row}"):
         load(x)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_values_of_rows(dtype, value, monkeypatch):
-    monkeypatch.setattr("fastclf.data.sources.arrays._BLOCK_BYTES", 64)  # several blocks
+    monkeypatch.setattr("fastclf.data.sources.array_checks._BLOCK_BYTES", 64)  # several blocks
     x = np.random.default_rng(0).standard_normal((50, 4)).astype(dtype)
     load(x, np.arange(50) % 2)
     bad = x.copy()
@@ -70,7 +70,7 @@ def test_rows_of_other_types_and_layouts(tmp_path):
         load(tmp_path / "nothing.npy")
 
 
-def test_pictures_in_a_mapped_file(tmp_path, rng):
+def test_images_in_a_mapped_file(tmp_path, rng):
     x = rng.integers(0, 256, PICTURES.shape, dtype=np.uint8)
     np.save(tmp_path / "x.npy", x)
     mapped, plain = load(tmp_path / "x.npy"), load(x)
@@ -123,7 +123,7 @@ def test_sets_of_different_kinds():
             load(vx=other)
     with pytest.raises(ValueError, match="must be of one kind"):
         load(ROWS, vx=ROWS[:, :3])
-    load(vx=np.zeros((6, 20, 9, 3), np.uint8))  # pictures of another size are no trouble
+    load(vx=np.zeros((6, 20, 9, 3), np.uint8))  # images of another size are no trouble
 
 
 @pytest.mark.parametrize("name", ["trn", "val"])
@@ -147,7 +147,7 @@ def test_numbered_classes():
         load(y=[0, 2, 0, 2, 0, 2])
     with pytest.raises(LabelError, match="at least two classes"):
         load(y=[0] * 6)
-    with pytest.warns(UserWarning, match="val: no picture of the class.*'1'"):
+    with pytest.warns(UserWarning, match="val: no image of the class.*'1'"):
         load(vy=[0] * 6)
 
 
@@ -229,7 +229,7 @@ def test_labels_in_a_column():
     assert load(y=np.array(Y)[:, None], continuous=True).is_reg
 
 
-def test_pictures_need_transforms():
+def test_images_need_transforms():
     with pytest.raises(ValueError, match="ImageClassifierData: tfms must"):
         ImageClassifierData.from_arrays("x", (PICTURES, Y), (PICTURES, Y), 3)
 

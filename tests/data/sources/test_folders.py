@@ -68,7 +68,7 @@ def test_composed_and_decomposed_names(folders, save_picture, form):
 def test_without_valid_the_split_is_stratified(folders, capsys):
     shutil.rmtree(folders / "valid")
     data = load(folders, val_pct=0.34, seed=5)
-    assert "4 of 12 pictures of train" in capsys.readouterr().out
+    assert "4 of 12 images of train" in capsys.readouterr().out
     assert np.bincount(data.val_y).tolist() == [2, 2]
     assert len(data.trn_ds) == 8
     assert not set(data.trn_ds.fnames) & set(data.val_ds.fnames)
@@ -77,7 +77,7 @@ def test_without_valid_the_split_is_stratified(folders, capsys):
 
 def test_class_missing_in_valid_does_not_shift_labels(folders):
     shutil.rmtree(folders / "valid" / "cat")
-    with pytest.warns(UserWarning, match="no picture of the class.*'cat'"):
+    with pytest.warns(UserWarning, match="no image of the class.*'cat'"):
         data = load(folders)
     assert data.val_y.tolist() == [1] * 4
 
@@ -98,13 +98,13 @@ def test_nested_folders_belong_to_the_class_on_top(folders, save_picture):
 def test_extra_class_in_valid_may_be_dropped(folders, save_picture):
     for i in range(3):
         save_picture(folders / "valid" / "cow" / f"{i}.png")
-    with pytest.warns(UserWarning, match="3 pictures of 'cow', no classes of the training set, are left out"):
+    with pytest.warns(UserWarning, match="3 images of 'cow', no classes of the training set, are left out"):
         data = load(folders, drop_unknown=True)
     assert data.classes == ["cat", "dog"]
     assert data.val_y.tolist() == [0] * 4 + [1] * 4
-    assert data.val_ds.ignored["pictures of unknown classes"] == 3
+    assert data.val_ds.ignored["images of unknown classes"] == 3
     shutil.rmtree(folders / "valid" / "cow")
-    assert load(folders, drop_unknown=True).val_ds.ignored["pictures of unknown classes"] == 0
+    assert load(folders, drop_unknown=True).val_ds.ignored["images of unknown classes"] == 0
 
 
 def test_one_class_name_in_two_unicode_forms(folders, save_picture):
@@ -140,11 +140,11 @@ def test_other_files_are_ignored_with_a_warning(folders, save_picture, name):
 
 def test_empty_class_folder(folders):
     (folders / "train" / "cow").mkdir()
-    with pytest.raises(LabelError, match=r"train: 'cow' hold no picture.*allow_empty=True"):
+    with pytest.raises(LabelError, match=r"train: 'cow' hold no image.*allow_empty=True"):
         load(folders)
     with (
-        pytest.warns(UserWarning, match="train: 'cow' hold no picture; nothing is learnt of them"),
-        pytest.warns(UserWarning, match="valid: no picture of the class.*'cow'"),
+        pytest.warns(UserWarning, match="train: 'cow' hold no image; the model cannot learn these classes"),
+        pytest.warns(UserWarning, match="valid: no image of the class.*'cow'"),
     ):
         data = load(folders, allow_empty=True)
     assert data.classes == ["cat", "cow", "dog"]
@@ -171,22 +171,22 @@ def test_nothing_there(tmp_path, folders):
     with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere\. Check the path"):
         load(tmp_path / "nowhere")
     (tmp_path / "bare" / "train" / "cat").mkdir(parents=True)
-    with pytest.raises(FileNotFoundError, match=r"no pictures below .*0 other file.*\.jpg"):
+    with pytest.raises(FileNotFoundError, match=r"no images below .*0 other file.*\.jpg"):
         load(tmp_path / "bare")
     shutil.rmtree(folders / "test")
     (folders / "test").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"no pictures below .*test"):
+    with pytest.raises(FileNotFoundError, match=r"no images below .*test"):
         load(folders)
 
 
-def test_pictures_beside_class_folders_only(tmp_path, save_picture):
+def test_images_beside_class_folders_only(tmp_path, save_picture):
     save_picture(tmp_path / "train" / "1.png")
     with pytest.raises(FileNotFoundError, match=r"1 image.* in no folder of a class"):
         load(tmp_path)
 
 
 @pytest.mark.parametrize("extension", ["gif", "heic", "AVIF", "svg"])
-def test_unsupported_formats_are_pictures_that_cannot_be_decoded(folders, extension):
+def test_unsupported_formats_are_images_that_cannot_be_decoded(folders, extension):
     """They are not passed over: the scan names them, or they are skipped and keep their place."""
     (folders / "valid" / "cat" / f"z.{extension}").write_bytes(b"\0\0\0\x18ftypheic" + bytes(50))
     data = load(folders)
@@ -265,7 +265,7 @@ def test_a_folder_that_may_not_be_read(folders, monkeypatch):
         load(folders)
 
 
-def test_a_folder_named_like_a_picture(folders, save_picture):
+def test_a_folder_named_like_an_image(folders, save_picture):
     """It is a folder like any other."""
     save_picture(folders / "train" / "cat" / "x.jpg" / "1.png")
     (folders / "train" / "cat" / "empty.jpg").mkdir()

@@ -67,7 +67,7 @@ def test_a_function_names_the_class(flat):
 
 def test_the_whole_folder_but_test(flat):
     assert labels_of(by_re(flat, "(rain|sun)", test_name="test")) == TRUTH
-    with pytest.raises(LabelError, match=r"does not match 'test/0.png'. Mend it, move the file"):
+    with pytest.raises(LabelError, match=r"does not match 'test/0.png'. Fix it, move the file"):
         by_re(flat, "(rain|sun)")
 
 
@@ -139,5 +139,5 @@ def test_a_single_class_and_no_image(flat):
     with pytest.raises(LabelError, match="at least two classes, got 'a'"):
         by_func(flat, lambda name: "a", folder="images")
     (flat / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"no pictures below .*empty"):
+    with pytest.raises(FileNotFoundError, match=r"no images below .*empty"):
         by_re(flat, "(a)", folder="empty")

@@ -241,7 +241,7 @@ def test_flags_for_test(load, capsys):
     data = load(lines(lambda i: f"{IDS[i]}.jpg,{PETS[i]},{int(i % 4 == 0)}", "f,y,is_test"), split_col="is_test")
     assert list(data.test_ds.fnames) == [f"img/{name}.jpg" for name in IDS[::4]]
     assert len(data.val_ds) == round(18 * 0.2)
-    assert "4 of 18 pictures are for validation" in capsys.readouterr().out
+    assert "4 of 18 images are for validation" in capsys.readouterr().out
     celeba = load(lines(lambda i: f"{IDS[i]}.jpg,{PETS[i]},{i % 3}", "f,y,partition"), label_col=2, fn_col=0)
     assert celeba.classes == ["0", "1", "2"]
     split = lines(lambda i: f"{IDS[i]}.jpg,{PETS[i // 3]},{i % 3}", "f,y,partition")
@@ -420,7 +420,7 @@ def test_an_id_for_a_label(load):
         load(lines(lambda i: f"{IDS[i]}.jpg,{i / 7:.4f}", "f,y"))
     with (
         pytest.warns(UserWarning, match="column 'y' has 13 different labels in 24 rows: an id"),
-        pytest.warns(UserWarning, match="no picture of the class.*'u11', 'u12'"),
+        pytest.warns(UserWarning, match="no image of the class.*'u11', 'u12'"),
     ):
         load(lines(lambda i: f"{IDS[i]}.jpg,u{i % 13}", "f,y"), val_idxs=range(13, 24))
 

@@ -104,7 +104,7 @@ def test_numbers_to_predict(load):
 def test_default_split_is_stratified(load, capsys):
     data = load(rows(AB), val_idxs=None, val_pct=0.4, seed=3)
     assert np.bincount(data.val_y).tolist() == [2, 2]
-    assert "4 of 10 pictures are for validation" in capsys.readouterr().out
+    assert "4 of 10 images are for validation" in capsys.readouterr().out
     assert list(load(rows(AB), val_idxs=None, val_pct=0.4, seed=3).val_ds.fnames) == list(data.val_ds.fnames)
     assert load(rows([str(i) for i in range(10)]), val_idxs=None, continuous=True).val_y.shape == (2, 1)
 
@@ -112,7 +112,7 @@ def test_default_split_is_stratified(load, capsys):
 def test_single_rows_stay_in_train(load):
     with (
         pytest.warns(UserWarning, match="single row, which stays in train: rare"),
-        pytest.warns(UserWarning, match=r"rows for validation: no picture of the class.*'rare'"),
+        pytest.warns(UserWarning, match=r"rows for validation: no image of the class.*'rare'"),
     ):
         data = load(rows(["a"] * 5 + ["b"] * 4 + ["rare"]), val_idxs=None)
     assert "rare" in [data.classes[i] for i in data.trn_y]
@@ -218,7 +218,7 @@ def test_no_table(path):
 
 def test_further_columns_are_not_used_in_silence(load, capsys):
     text = "id,more,label\n" + "\n".join(f"{name},x{name},{label}" for name, label in rows(AB))
-    with pytest.raises(LabelError, match="has 3 columns, and which one holds the labels was not said") as error:
+    with pytest.raises(LabelError, match="has 3 columns, and none is named as the one of the labels") as error:
         load(text)
     shown = str(error.value).splitlines()
     assert shown[1:4] == [
@@ -306,7 +306,7 @@ def test_a_name_that_several_files_could_have(load, path, save_picture):
 
 def test_files_without_a_row_are_counted(load, capsys):
     load(rows(AB)[:8])
-    assert "2 pictures in pics have no row" in capsys.readouterr().out
+    assert "2 images in pics have no row" in capsys.readouterr().out
 
 
 def test_repeated_rows(load):
@@ -330,7 +330,7 @@ def test_class_in_validation_rows_only(load):
 
 
 def test_class_without_validation_row(load):
-    with pytest.warns(UserWarning, match="no picture of the class.*'b'"):
+    with pytest.warns(UserWarning, match="no image of the class.*'b'"):
         load(rows(AB), val_idxs=[0, 2])
 
 

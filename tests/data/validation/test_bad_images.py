@@ -1,4 +1,4 @@
-"""Pictures that cannot be decoded are named, all of a batch at once, with the reason."""
+"""Images that cannot be decoded are named, all of a batch at once, with the reason."""
 
 import io
 import os
@@ -68,14 +68,14 @@ def test_all_of_a_batch_are_named_and_the_loader_goes_on(folders):
     for name, case in names.items():
         (folders / name).write_bytes(BAD[case][0])
     data = ImageClassifierData.from_paths(folders, 4, TFMS)
-    with pytest.raises(BadImageError, match="2 of 25 pictures cannot be decoded") as error:
+    with pytest.raises(BadImageError, match="2 of 25 images cannot be decoded") as error:
         list(data.val_dl)
     assert error.value.reasons == {name: error.value.reasons[name] for name in list(names)[:2]}
     for name in list(names)[:2]:
         assert f"{name}: " in str(error.value)
         assert BAD[names[name]][1] in error.value.reasons[name]
         (folders / name).write_bytes(good)
-    with pytest.raises(BadImageError, match=r"1 of 25 pictures.*valid/dog/dog3.png"):
+    with pytest.raises(BadImageError, match=r"1 of 25 images.*valid/dog/dog3.png"):
         list(data.val_dl)
     (folders / "valid/dog/dog3.png").write_bytes(good)
     assert sum(len(x) for x, _ in data.val_dl) == 8
@@ -89,7 +89,7 @@ def test_batches_before_the_bad_one_arrive(folders):
         next(batches)
 
 
-def test_a_loop_left_before_a_bad_picture(folders):
+def test_a_loop_left_before_a_bad_image(folders):
     (folders / "valid/dog/dog3.png").write_bytes(b"")
     data = ImageClassifierData.from_paths(folders, 4, TFMS)
     for _ in range(2):
@@ -118,8 +118,8 @@ def spoil(folders, cases):
         (folders / name).write_bytes(BAD[case][0])
 
 
-def test_skipped_pictures_leave_the_epoch_at_its_place(folders, capsys):
-    """Batches before, with and after the bad one hold the pictures that they would hold without it."""
+def test_skipped_images_leave_the_epoch_at_its_place(folders, capsys):
+    """Batches before, with and after the bad one hold the images that they would hold without it."""
     sound = ImageClassifierData.from_paths(folders, 4, TFMS)
     order, x = sound.trn_dl.order(1), torch.cat([x for x, _ in sound.trn_dl.batches(1)])
     bad = {int(order[1]): "half", int(order[2]): "page", int(order[9]): "empty"}
@@ -144,7 +144,7 @@ def test_skipped_pictures_leave_the_epoch_at_its_place(folders, capsys):
     assert [len(x) for x, _ in data.fix_dl.batches(2)] == [4, 4, 1]
 
 
-def test_a_batch_of_nothing_but_bad_pictures_is_left_out(folders):
+def test_a_batch_of_nothing_but_bad_images_is_left_out(folders):
     names = ImageClassifierData.from_paths(folders, 4, TFMS).val_ds.fnames
     spoil(folders, dict.fromkeys(names[4:8], "half"))
     data = ImageClassifierData.from_paths(folders, 4, TFMS, on_bad="skip")
@@ -166,7 +166,7 @@ def test_more_than_max_bad_stop_the_epoch(folders):
     assert error.value.reasons.keys() == {"train/cat/cat0.png", "valid/cat/cat1.png"}
 
 
-def test_a_picture_that_changed_since_the_scan(folders):
+def test_an_image_that_changed_since_the_scan(folders):
     data = ImageClassifierData.from_paths(folders, 4, TFMS)
     scan_sets([data.val_ds], 1)
     spoil(folders, {"valid/cat/cat2.png": "half"})
@@ -187,7 +187,7 @@ def enormous(fn, side=60_000):
 
 
 @pytest.mark.parametrize("on_bad", ["raise", "skip"])
-def test_an_enormous_picture_is_never_decoded(folders, on_bad):
+def test_an_enormous_image_is_never_decoded(folders, on_bad):
     """Neither by the loader nor in the search for the culprit: its pixels would take ten gigabytes."""
     enormous(folders / "valid/cat/cat2.png")
     data = ImageClassifierData.from_paths(folders, 3, TFMS, on_bad=on_bad)
@@ -232,7 +232,7 @@ def test_files_are_decoded_by_the_child_process_once(folders, monkeypatch):
     assert asked == [4, 4, 1]
 
 
-def test_smaller_copies_of_the_pictures_that_can_be_decoded(folders):
+def test_smaller_copies_of_the_images_that_can_be_decoded(folders):
     spoil(folders, {"valid/cat/cat2.png": "half", "train/dog/dog0.png": "page"})
     with pytest.raises(BadImageError, match="cannot be decoded"):
         ImageClassifierData.from_paths(folders, 4, TFMS).resize(20)
@@ -260,14 +260,14 @@ def test_transparency_gives_no_warnings(tmp_path, rng, capfd):
 
 
 def test_handles_are_closed(folders):
-    """More pictures than a process with 64 open files could hold open, several times over."""
+    """More images than a process with 64 open files could hold open, several times over."""
     pytest.importorskip("nvidia.dali")
     for i in range(80):
         shutil.copy(folders / "train/cat/cat0.png", folders / f"train/cat/more{i}.png")
     run = "; ".join(
         [
             "import resource, sys",
-            "from tests.data.test_bad_images import TFMS, ImageClassifierData",
+            "from tests.data.validation.test_bad_images import TFMS, ImageClassifierData",
             "data = ImageClassifierData.from_paths(sys.argv[1], 16, TFMS, num_workers=2)",
             "next(iter(data.val_dl))",
             "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))",

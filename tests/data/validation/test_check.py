@@ -42,7 +42,7 @@ def test_leaks(folders):
     shutil.copy(folders / "train/cat/cat3.png", folders / "valid/cat/other name.png")
     shutil.copy(folders / "train/cat/cat3.png", folders / "valid/cat/again.png")
     shutil.copy(folders / "train/dog/dog1.png", folders / "test/9.jpg")
-    shutil.copy(folders / "valid/dog/dog1.png", folders / "test/8.jpg")  # no training picture: no leak
+    shutil.copy(folders / "valid/dog/dog1.png", folders / "test/8.jpg")  # no training image: no leak
     report = load(folders).check()
     assert set(report.leaks) == {
         ("train/cat/cat3.png", "valid/cat/other name.png"),
@@ -55,7 +55,7 @@ def test_leaks(folders):
     assert f"! {line}" in str(report)
 
 
-def test_one_picture_under_two_labels(folders):
+def test_one_image_under_two_labels(folders):
     shutil.copy(folders / "train/cat/cat3.png", folders / "train/dog/no cat.png")
     shutil.copy(folders / "train/cat/cat4.png", folders / "valid/dog/no cat.png")
     shutil.copy(folders / "train/cat/cat5.png", folders / "train/cat/twin.png")
@@ -82,7 +82,7 @@ def test_classes(folders, save_picture):
     shutil.rmtree(folders / "valid" / "dog")
     for i in range(10):
         save_picture(folders / "train" / "cat" / f"more{i}.png")
-    with pytest.warns(UserWarning, match="no picture of the class"):
+    with pytest.warns(UserWarning, match="no image of the class"):
         data = load(folders)
     report = data.check()
     assert report.counts == {"cat": (16, 4), "dog": (6, 0)}
@@ -142,7 +142,7 @@ def test_shapes_and_odd_files(folders):
 
 
 @pytest.mark.parametrize("on_bad", ["raise", "skip"])
-def test_bad_pictures_are_reported_not_raised(folders, on_bad):
+def test_bad_images_are_reported_not_raised(folders, on_bad):
     (folders / "train/cat/cat1.png").write_bytes(b"")
     report = load(folders, on_bad=on_bad).check()
     assert report.scan.bad == {"train/cat/cat1.png": "empty file"}
@@ -171,8 +171,8 @@ def test_what_was_left_out(folders, save_picture):
         "hidden files or folders": 4,
         "links to folders": 1,
         "pipes, sockets or devices": 1,
-        "files beside or between the pictures": 2,
-        "pictures of unknown classes": 0,
+        "files beside or between the images": 2,
+        "images of unknown classes": 0,
         "other files": 1,
     }
     left_out = "  left out: 4 hidden files or folders, 1 links to folders, 1 pipes, sockets or devices, 2 files beside"
@@ -200,9 +200,9 @@ def test_several_labels_and_numbers(tmp_path, save_picture):
     assert numbers.relabelled == []
 
 
-@pytest.mark.parametrize("kind", ["pictures", "rows"])
+@pytest.mark.parametrize("kind", ["images", "rows"])
 def test_arrays(tmp_path, rng, kind):
-    x = rng.integers(0, 256, (8, 20, 20, 3), dtype=np.uint8) if kind == "pictures" else rng.random((8, 5), np.float32)
+    x = rng.integers(0, 256, (8, 20, 20, 3), dtype=np.uint8) if kind == "images" else rng.random((8, 5), np.float32)
     vx = x[[3, 0]].copy()
     vx[0] = vx[0] // 2
     data = ImageClassifierData.from_arrays(tmp_path, (x, [0, 1] * 4), (vx, [0, 1]), 4, TFMS)

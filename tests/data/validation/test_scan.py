@@ -17,11 +17,13 @@ from odd_pictures import NOISE, bad_files, encoded, odd_files
 from PIL import Image
 
 from fastclf import tfms_from_stats
+from fastclf.data.bad_images import MAX_PIXELS, BadImages
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.decode.process import decode
 from fastclf.data.image import open_image
-from fastclf.data.validation.bad_images import MAX_PIXELS
-from fastclf.data.validation.verified import VerifiedFiles
+from fastclf.data.sources.files import FileSource
+from fastclf.data.validation import scan_cache
+from fastclf.data.validation.verified import VerifiedImages
 from fastclf.errors import BadImageError
 
 TFMS = tfms_from_stats(([0.5] * 3, [0.5] * 3), 16)
@@ -42,13 +44,13 @@ def decodes(monkeypatch):
     return asked
 
 
-def test_good_pictures(folders, decodes):
+def test_good_images(folders, decodes):
     report = load(folders).scan()
     assert (report.n, report.decoded, report.bad, report.odd) == (25, 25, {}, {})
     assert sum(decodes) == 25
 
 
-def test_a_picture_is_decoded_once_until_it_changes(folders, decodes, save_picture):
+def test_an_image_is_decoded_once_until_it_changes(folders, decodes, save_picture):
     load(folders).scan()
     decodes.clear()
     report = load(folders).scan()
@@ -62,7 +64,7 @@ def test_a_picture_is_decoded_once_until_it_changes(folders, decodes, save_pictu
     assert load(folders).scan().decoded == 3
     assert sum(decodes) == 3
     (folders / "train/dog/dog0.png").write_bytes(b"<html>")
-    with pytest.raises(BadImageError, match="1 of 26 pictures"):
+    with pytest.raises(BadImageError, match="1 of 26 images"):
         load(folders).scan()
 
 
@@ -81,14 +83,14 @@ def test_every_bad_file_is_named_and_nothing_else(tmp_path, on_bad, capsys):
     n = 100 + len(bad_files()) + len(odd_files())
     data = load(tmp_path, on_bad=on_bad)
     if on_bad == "raise":
-        with pytest.raises(BadImageError, match=rf"{len(expected)} of {n} pictures.*Pass on_bad=.skip.") as error:
+        with pytest.raises(BadImageError, match=rf"{len(expected)} of {n} images.*Pass on_bad=.skip.") as error:
             data.scan()
         found = error.value.reasons
         assert not data.trn_ds.bad.reasons
     else:
         report = data.scan()
         found = report.bad
-        assert f"{len(expected)} of {n} pictures cannot be decoded" in capsys.readouterr().out
+        assert f"{len(expected)} of {n} images cannot be decoded" in capsys.readouterr().out
         assert report.odd["with the extension of another format"] == 3
         assert report.odd["grey"] == 3
         for ds in (data.trn_ds, data.val_ds, data.test_ds):
@@ -107,7 +109,7 @@ def test_every_bad_file_is_named_and_nothing_else(tmp_path, on_bad, capsys):
 
 
 def test_training_and_predicting_without_the_bad_ones(tmp_path):
-    """Predictions keep their places: NaN where the picture is bad, elsewhere what they are without bad ones."""
+    """Predictions keep their places: NaN where the image is bad, elsewhere what they are without bad ones."""
     write_pictures(tmp_path, {f"{part}/{name}": n for part, n in (("train", 9), ("valid", 5)) for name in COLOURS})
     whole = picture_data(tmp_path)
     bad = {"valid/blue/002.png": "half.png", "valid/red/000.png": "zero.jpg", "train/red/001.png": "html.jpg"}
@@ -170,8 +172,8 @@ def test_max_pixels(folders):
     assert MAX_PIXELS > 12_000 * 12_000
 
 
-def test_an_enormous_picture_is_not_allocated(folders):
-    """The scan of a picture that claims 3.6 billion pixels fits into an address space of a few more megabytes."""
+def test_an_enormous_image_is_not_allocated(folders):
+    """The scan of an image that claims 3.6 billion pixels fits into an address space of a few more megabytes."""
     (folders / "valid/cat/bomb.png").write_bytes(bad_files()["bomb.png"][0])
     run = "; ".join(
         [
@@ -235,8 +237,8 @@ def test_a_folder_that_cannot_be_written(folders):
         load(folders).scan()
 
 
-def test_a_memory_that_came_with_the_pictures_is_not_believed(folders):
-    """It could hide how large a picture is."""
+def test_a_memory_that_came_with_the_images_is_not_believed(folders):
+    """It could hide how large an image is."""
     load(folders).scan()
     memory = memory_of(folders)
     (folders / "tmp").mkdir(exist_ok=True)
@@ -319,12 +321,32 @@ def test_an_interrupted_scan_remembers_what_it_has_seen(folders, monkeypatch):
 
 def test_two_processes_that_scan_keep_what_the_other_has_found(folders):
     one, other = load(folders), load(folders)
-    first, second = VerifiedFiles(folders, 1), VerifiedFiles(folders, 1)
-    assert first.bad(list(one.trn_ds.fnames), MAX_PIXELS) == {}
-    assert second.bad(list(other.val_ds.fnames), MAX_PIXELS) == {}
+    first = VerifiedImages(one.trn_ds.source, 1)
+    scan_cache._in_use.clear()  # as another process has it
+    second = VerifiedImages(other.val_ds.source, 1)
+    assert first.cache is not second.cache
+    assert first.bad(range(12), MAX_PIXELS) == {}
+    assert second.bad(range(8), MAX_PIXELS) == {}
     first.cache.save()
     second.cache.save()
+    scan_cache._in_use.clear()
     assert load(folders).scan().decoded == 5
+
+
+def test_the_scan_cache_is_read_once(folders, monkeypatch):
+    """By the scan, six loaders, the check and the copies together."""
+    load(folders).scan()
+    scan_cache._in_use.clear()
+    reads = []
+    read = scan_cache.ScanCache._read
+    monkeypatch.setattr(scan_cache.ScanCache, "_read", lambda cache: reads.append(cache._place) or read(cache))
+    data = load(folders)
+    data.scan()
+    for dl in (data.trn_dl, data.fix_dl, data.val_dl, data.aug_dl, data.test_dl, data.test_aug_dl):
+        next(iter(dl))
+    data.check()
+    data.resize(20)
+    assert len(reads) == 1
 
 
 def test_precompute_scans_first(folders, decodes):
@@ -334,7 +356,7 @@ def test_precompute_scans_first(folders, decodes):
     assert load(folders).scan().decoded == 0
     (folders / "train/cat/cat0.png").write_bytes(encoded()[:600])
     (folders / "test/4.jpg").write_bytes(encoded()[:600])
-    with pytest.raises(BadImageError, match="2 of 25 pictures"):
+    with pytest.raises(BadImageError, match="2 of 25 images"):
         tiny_learner(load(folders), precompute=True)
 
 
@@ -357,9 +379,9 @@ def test_scan_check_loaders_and_learner_name_the_same(tmp_path, capsys):
 
 def test_smaller_copies_need_no_scan(folders, decodes):
     small = load(folders).resize(20)
-    assert decodes == [25]
+    assert sum(decodes) == 25
     assert small.scan().n == 0
-    assert load(folders).scan().decoded == 0  # the copies were made from pictures that could be decoded
+    assert load(folders).scan().decoded == 0  # the copies were made from images that could be decoded
 
 
 def test_arrays_need_no_scan(tmp_path):
@@ -391,10 +413,8 @@ def test_names_in_the_list_are_one_line_and_no_formula(folders, save_picture):
 
 
 def test_a_name_that_begins_like_a_formula(tmp_path):
-    from fastclf.data.validation.bad_images import BadPictures
-
     names = ["=1+1", "+1", "-1", "@x", "plain"]
-    bad = BadPictures(tmp_path, names, 5)
+    bad = BadImages(FileSource(tmp_path, names))
     with pytest.raises(BadImageError):
         bad.note(dict.fromkeys(range(5), "=2+2"))
     rows = list(csv.reader((tmp_path / "tmp" / "bad_images.csv").read_text().splitlines()))
@@ -412,8 +432,8 @@ def test_odd_pictures_are_decoded_as_pillow_does(tmp_path):
     assert open_image(tmp_path / "turned.jpg").shape == (40, 30, 3)
 
 
-def test_pictures_of_any_shape_are_served(tmp_path):
-    """One pixel, one row, one column: never a picture resized to nothing."""
+def test_images_of_any_shape_are_served(tmp_path):
+    """One pixel, one row, one column: never an image resized to nothing."""
     for part in ("train", "valid"):
         for i, size in enumerate([(1, 1), (5000, 1), (1, 5000), (2, 3)]):
             for name in ("a", "b"):

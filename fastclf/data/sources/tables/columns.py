@@ -43,19 +43,19 @@ class Columns:
 
 
 def choose(table: Table, files: Files, rules: TableRules) -> Columns:
-    """Finds the columns that were not named.
+    """Find the columns that were not named.
 
     Raises:
-        DataError: when no column holds the files, or a named column is not there.
-        LabelError: when several could hold the labels; lists them and shows the call that would work.
+        DataError: no column holds the files, or a named column is not there.
+        LabelError: several could hold the labels; lists them and shows the call that would work.
     """
     file = None if rules.fn_col is None else _position(table, rules.fn_col, "fn_col")
     split = None if rules.split_col is None else _position(table, rules.split_col, "split_col")
     labels = _named_labels(table, rules)
-    said = [position for position in (file, split, *(labels or ())) if position is not None]
-    if len(set(said)) < len(said):
+    named = [position for position in (file, split, *(labels or ())) if position is not None]
+    if len(set(named)) < len(named):
         raise LabelError(f"{table.name}: fn_col, label_col and split_col must name different columns.")
-    free = [i for i in range(table.width) if i not in said]
+    free = [i for i in range(table.width) if i not in named]
     if file is None:
         file = _file_column(table, files, free)
         free.remove(file)
@@ -78,7 +78,7 @@ def _named_labels(table: Table, rules: TableRules) -> list[int] | None:
 
 
 def _position(table: Table, column: Column, argument: str) -> int:
-    """Returns the position of a column that is named, or numbered from 0."""
+    """Return the position of a column that is named, or numbered from 0."""
     header = table.header or []
     if isinstance(column, bool) or not isinstance(column, str | int | np.integer):
         raise TypeError(f"{argument} must be the name of a column or its number, got {column!r}.")
@@ -107,7 +107,7 @@ def _position(table: Table, column: Column, argument: str) -> int:
 
 
 def _file_column(table: Table, files: Files, free: Sequence[int]) -> int:
-    """Returns the column most of whose cells name files; the first one where none does."""
+    """Return the column most of whose cells name files; the first one where none does."""
     if not free:
         raise DataError(f"{table.name} has no column left that could name the files. Pass fn_col=.")
     rows = table.rows[:: -(-len(table.rows) // _SAMPLE)]
@@ -120,7 +120,7 @@ def _file_column(table: Table, files: Files, free: Sequence[int]) -> int:
 
 
 def _is_row_number(table: Table, position: int) -> bool:
-    """Tells whether a column without a name of its own numbers the rows, as pandas' index does when it is written."""
+    """Return whether a column without a name of its own numbers the rows, as pandas' index does when it is written."""
     cells = table.column(position)
     if table.header is None:
         return any(cells == [str(i) for i in range(start, start + len(cells))] for start in (0, 1))
@@ -149,12 +149,12 @@ def _label_columns(table: Table, files: Files, rules: TableRules, file: int, fre
 
 
 def distinct_cells(table: Table, columns: Sequence[int]) -> set[Cell]:
-    """Returns what some columns hold, each once."""
+    """Return what some columns hold, each once."""
     return {row[i] for row in table.rows for i in columns}
 
 
 def is_indicator(table: Table, columns: Sequence[int]) -> bool:
-    """Tells whether columns hold nothing but 0 and 1, or -1 and 1."""
+    """Return whether columns hold nothing but 0 and 1, or -1 and 1."""
     cells = {cell.lower() if isinstance(cell, str) else None for cell in distinct_cells(table, columns)}
     return cells <= ON | OFF or cells <= ON | MINUS
 
@@ -164,7 +164,7 @@ def _fits(pattern: re.Pattern[str], table: Table, position: int) -> bool:
 
 
 def _listing(table: Table, files: Files, rules: TableRules, file: int, free: Sequence[int]) -> str:
-    """Lists the columns with examples, and the call that would work."""
+    """List the columns with examples, and the call that would work."""
     lines = []
     values: dict[int, set[Cell]] = {}
     for i in sorted((file, *free)):
@@ -182,18 +182,18 @@ def _listing(table: Table, files: Files, rules: TableRules, file: int, free: Seq
     if label is None:
         label = min(rest, key=lambda i: (_is_numbers(values[i]), len(values[i]) < 2, len(values[i])))
     wanted = {"fn_col": file, "label_col": label} | ({} if split is None else {"split_col": split})
-    said = "".join(f", {name}={table.title(i)}" for name, i in wanted.items())
+    arguments = "".join(f", {name}={table.title(i)}" for name, i in wanted.items())
     source = f"'{table.name}'" if rules.call == "from_csv" else "df"
     return (
-        f"{table.name} has {table.width} columns, and which one holds the labels was not said:\n"
+        f"{table.name} has {table.width} columns, and none is named as the one of the labels:\n"
         + "\n".join(lines)
-        + f"\nName them, e.g. {rules.call}(PATH, {files.found.folder!r}, {source}, tfms=tfms{said}). A list of columns "
-        "of 0 and 1 is several labels; continuous=True predicts their numbers."
+        + f"\nName them, e.g. {rules.call}(PATH, {files.found.folder!r}, {source}, tfms=tfms{arguments}). A list of "
+        "columns of 0 and 1 is several labels; continuous=True predicts their numbers."
     )
 
 
 def _is_numbers(cells: set[Cell]) -> bool:
-    """Tells whether cells hold numbers only: those say less often what an image shows than words do."""
+    """Return whether cells hold numbers only: those are less often labels than words are."""
     return all(not isinstance(cell, str) or _NUMBER.fullmatch(cell) for cell in cells)
 
 

@@ -11,18 +11,18 @@ from functools import cached_property
 from pathlib import PurePosixPath
 
 from fastclf.data.sources.listing import EXTENSIONS, UNSUPPORTED, Found
+from fastclf.data.sources.names import printable
 from fastclf.data.sources.tables.reading import Cell
-from fastclf.data.validation.bad_images import printable
 from fastclf.errors import LabelError
 
-_PICTURE = re.compile(f".+({'|'.join(map(re.escape, EXTENSIONS + UNSUPPORTED))})", re.IGNORECASE | re.DOTALL)
+_IMAGE = re.compile(f".+({'|'.join(map(re.escape, EXTENSIONS + UNSUPPORTED))})", re.IGNORECASE | re.DOTALL)
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 EXACT = ""
 BLANKS = "have blanks or backslashes that the files do not"
 ROOTED = "are paths from the root of the data"
 CASE = "differ from the files in upper and lower case only"
-BELOW = "lie in folders below, which the table does not say"
+BELOW = "lie in folders below, which the table does not name"
 
 
 class Files:
@@ -32,10 +32,10 @@ class Files:
         self.found, self.suffix = found, suffix
         self.folder = PurePosixPath(found.folder)
         self.prefix = "" if found.folder == "." else f"{found.folder}/"
-        self.there = {*found.pictures, *found.others}
+        self.there = {*found.images, *found.others}
 
     def find(self, cell: Cell) -> tuple[str, str] | None:
-        """Finds the one file that a name can mean.
+        """Find the one file that a name can mean.
 
         Returns:
             The file, relative to the data's path, and in what the name differs: `EXACT`, `BLANKS`, ...; None when no
@@ -53,14 +53,14 @@ class Files:
             if name in self.there:
                 return name, how
         for name in (exact, *(name for name, _ in names)):
-            twin = self._by_case.get(name.casefold())
-            if twin:
-                return twin, CASE
-        twin = self._by_base.get(f"{cell}{self.suffix}")
-        return (twin, BELOW) if twin else None
+            match = self._by_case.get(name.casefold())
+            if match:
+                return match, CASE
+        match = self._by_base.get(f"{cell}{self.suffix}")
+        return (match, BELOW) if match else None
 
     def has_stem(self, cell: Cell) -> bool:
-        """Tells whether files are named like this, whatever their suffix."""
+        """Return whether files are named like this, whatever their suffix."""
         return isinstance(cell, str) and self._in_folder(cell).removesuffix(self.suffix) in self._stems
 
     def _in_folder(self, text: str) -> str:
@@ -97,7 +97,7 @@ class Files:
         return {name.rsplit(".", 1)[0] for name in self.there}
 
     def check_name(self, cell: Cell, table: str, where: str) -> None:
-        """Raises LabelError for what can be no name of a file inside the folder."""
+        """Raise LabelError for what can be no name of a file inside the folder."""
         text = cell if isinstance(cell, str) else ""
         if _URL.match(text):
             raise LabelError(f"{table}: {where} has the URL {text!r}. Download the files and name them in the table.")
@@ -112,17 +112,17 @@ class Files:
             )
 
     def looks_like_file(self, cell: Cell) -> bool:
-        """Tells whether a cell is a file's name: there is such a file, or it ends like a picture."""
+        """Return whether a cell is a file's name: there is such a file, or it ends like an image."""
         if not isinstance(cell, str):
             return False
-        return bool(_PICTURE.fullmatch(cell.strip()) or self.find(cell) or self.has_stem(cell))
+        return bool(_IMAGE.fullmatch(cell.strip()) or self.find(cell) or self.has_stem(cell))
 
     def hint(self, cells: Sequence[Cell]) -> str:
-        """Says what would find the files of these names, which have none."""
+        """Describe what would find the files of these names, which have none."""
         texts = [str(cell) for cell in cells]
         looks = (self._other_suffix, self._other_delimiter, self._other_case, self._other_form, self._other_ending)
-        said = (look(texts) for look in (*looks, self._below, self._beside))
-        return next(filter(None, said), "Check the folder.")
+        hints = (look(texts) for look in (*looks, self._below, self._beside))
+        return next(filter(None, hints), "Check the folder.")
 
     def _other_suffix(self, texts: Sequence[str]) -> str:
         for suffix in ("", *self._endings):
@@ -170,7 +170,7 @@ class Files:
         return f"{printable(first)} is in the folder {home!r}: with folder='.' files are found in all folders."
 
     def missing_text(self, cells: Sequence[Cell], where: Sequence[str]) -> str:
-        """Lists the first names that have no file."""
+        """List the first names that have no file."""
         shown = zip(cells[:5], where[:5], strict=True)
         return ", ".join(f"{printable(str(cell))}{self.suffix} ({line})" for cell, line in shown)
 

@@ -1,4 +1,4 @@
-"""What the label columns of a table say."""
+"""What the label columns of a table mean."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from fastclf.data.dataset import Labels
-from fastclf.data.sources.folders import check_classes
+from fastclf.data.sources.labels import Labels, check_classes
 from fastclf.data.sources.tables.columns import OFF, ON, Columns, distinct_cells, is_indicator
 from fastclf.data.sources.tables.reading import Cell, Table
 from fastclf.data.sources.tables.rules import TableRules
 from fastclf.errors import DataError, LabelError
-from fastclf.terminal import warn
+from fastclf.report import warn
 
 _CERTAIN = ("|", ";")  # no name holds them
 _DELIMS = (*_CERTAIN, ",", " ")
@@ -44,11 +43,11 @@ class Values:
 
 
 def read_values(table: Table, columns: Columns, rules: TableRules) -> Values:
-    """Reads the label columns.
+    """Read the label columns.
 
     Raises:
-        DataError: when a cell has no value.
-        LabelError: when a row has no label, or a cell is not what its column must hold.
+        DataError: a cell has no value.
+        LabelError: a row has no label, or a cell is not what its column must hold.
     """
     if not columns.labels:
         return _by_folder(table, columns.file, rules)
@@ -63,7 +62,7 @@ def read_values(table: Table, columns: Columns, rules: TableRules) -> Values:
 
 
 def check_no_missing(table: Table, position: int) -> None:
-    """Raises DataError for a cell without a value in a column of a data frame; names the row."""
+    """Raise DataError for a cell without a value in a column of a data frame; names the row."""
     cells = table.column(position)
     if None in cells:
         title = table.title(position)
@@ -103,7 +102,7 @@ def _by_indicator(table: Table, positions: list[int], rules: TableRules) -> Valu
     if other is not None and rules.multi is False:
         raise LabelError(
             f"{table.name}: {table.where[other]} has {len(rows[other])} columns with a 1, and multi=False wants one. "
-            "Mend the row, or leave multi=False out."
+            "Fix the row, or leave multi=False out."
         )
     named = {text for texts in rows for text in texts}
     empty = [table.title(i) for i in positions if _column_class(table, i) not in named]
@@ -175,13 +174,13 @@ def _tags(cell: Cell, delim: str | None) -> tuple[str, ...]:
 
 
 def split_tags(text: str, delim: str) -> list[str]:
-    """Splits a cell into labels; a blank means any white space."""
+    """Split a cell into labels; a blank means any white space."""
     parts = text.split() if delim == " " else [part.strip() for part in text.split(delim)]
     return [part for part in parts if part]
 
 
 def _choose_delim(texts: Collection[str], rules: TableRules) -> tuple[str | None, str]:
-    """Finds what stands between several labels, None where a cell is one label; and why, where that needs a word."""
+    """Find what stands between several labels, None where a cell is one label; and why, where that needs a word."""
     if rules.multi is False:
         return None, ""
     if rules.label_delim is not None:
@@ -200,7 +199,7 @@ def _choose_delim(texts: Collection[str], rules: TableRules) -> tuple[str | None
 
 
 def recombine(lists: Collection[Sequence[str]]) -> bool:
-    """Tells labels from the words of a name: whether words vary independently of each other.
+    """Tell labels from the words of a name: whether words vary independently of each other.
 
     Tags recombine: 17 of them make 449 combinations in a table of satellite images. A name keeps its words together,
     and brings most of them along: 'Not sure', 'red apple' and 'green apple'. So combinations of several words are
@@ -214,7 +213,7 @@ def recombine(lists: Collection[Sequence[str]]) -> bool:
 
 
 def as_labels(values: Values, table: Table, position: int | None) -> Labels:
-    """Numbers the classes, or reads the numbers.
+    """Number the classes, or read the numbers.
 
     Args:
         values: of the rows of `table`.
@@ -222,7 +221,7 @@ def as_labels(values: Values, table: Table, position: int | None) -> Labels:
         position: of the one column that they are from; None where there are several.
 
     Raises:
-        LabelError: when there are fewer than two classes, a class for every row, or what should be a number is none.
+        LabelError: there are fewer than two classes, a class for every row, or what should be a number is none.
     """
     if values.is_reg:
         return _numbers(values.texts, table)
@@ -265,14 +264,14 @@ def _numbers(texts: list[tuple[str, ...]], table: Table) -> Labels:
             remedy = (
                 "Decimal commas: pass from_df(..., pd.read_csv(file, sep=';', decimal=','), ...)."
                 if comma
-                else "Mend or remove it, or name other columns with label_col=."
+                else "Fix or remove it, or name other columns with label_col=."
             )
             raise LabelError(f"{table.name}: {table.where[i]} must have finite numbers, got {list(fields)}. {remedy}")
     return Labels(y[:, 0] if y.shape[1] == 1 else y, [], is_reg=True)
 
 
 def _number(text: str) -> float:
-    """Reads a number; NaN when it is none, or does not fit into float32."""
+    """Read a number; NaN when it is none, or does not fit into float32."""
     try:
         value = float("nan") if "_" in text else float(text)
     except ValueError:

@@ -31,17 +31,17 @@ _FLAGS = {
 def parts_of(
     table: Table, split: int | None, val_idxs: Sequence[int] | npt.NDArray[np.int64] | None
 ) -> tuple[npt.NDArray[np.int64], bool]:
-    """Says for each row whether it is `TRAIN`, `VALID` or `TEST`.
+    """Return for each row whether it is `TRAIN`, `VALID` or `TEST`.
 
     Returns:
-        `[N] int64`, and whether validation rows are still to be drawn.
+        `[N] int64`, and whether validation rows are still to be chosen.
 
     Raises:
-        ValueError: when val_idxs do not fit, or more than one thing says which rows are for validation.
-        LabelError: when the split column holds what is not understood; names the line.
+        ValueError: val_idxs do not fit, or more than one argument decides which rows are for validation.
+        LabelError: the split column holds what is not understood; names the line.
     """
-    told = {"val_idxs": val_idxs is not None, "split_col": split is not None, "val_csv or test_csv": bool(table.parts)}
-    both = [name for name, given in told.items() if given]
+    given = {"val_idxs": val_idxs is not None, "split_col": split is not None, "val_csv or test_csv": bool(table.parts)}
+    both = [name for name, is_given in given.items() if is_given]
     if len(both) > 1:
         raise ValueError(f"val_idxs, split_col, val_csv and test_csv exclude each other, got {' and '.join(both)}.")
     if val_idxs is not None:

@@ -67,15 +67,15 @@ class Table:
         return len(self.rows[0])
 
     def column(self, position: int) -> list[Cell]:
-        """Returns the cells of a column."""
+        """Return the cells of a column."""
         return [row[position] for row in self.rows]
 
     def title(self, position: int) -> str:
-        """Names a column in a message: by its name, or by its number where it has none."""
+        """Name a column in a message: by its name, or by its number where it has none."""
         return repr(self.header[position]) if self.header and self.header[position] else str(position)
 
     def headless(self) -> Table:
-        """Takes the header for the first row."""
+        """Take the header for the first row."""
         assert self.header is not None
         rows: list[list[Cell]] = [[*self.header], *self.rows]
         where = [self.header_where, *self.where]
@@ -83,11 +83,11 @@ class Table:
 
 
 def find_csv(csv_fname: str | os.PathLike[str], path: Path) -> Path:
-    """Finds a table below the working folder or below the data's path.
+    """Find a table below the working folder or below the data's path.
 
     Raises:
-        FileNotFoundError: when it is in neither.
-        ValueError: when another file of that name is in each.
+        FileNotFoundError: it is in neither.
+        ValueError: another file of that name is in each.
     """
     here, there = Path(csv_fname), path / csv_fname
     found = [file for file in (here, there) if file.is_file()]
@@ -104,7 +104,7 @@ def find_csv(csv_fname: str | os.PathLike[str], path: Path) -> Path:
 def read_csv(
     csv_fname: str | os.PathLike[str], path: Path, sep: str | None, encoding: str, *, skip_header: bool = True
 ) -> Table:
-    """Reads a table as text: nothing is taken for a number or for missing, every line must have the same fields.
+    """Read a table as text: nothing is taken for a number or for missing, every line must have the same fields.
 
     Args:
         csv_fname: the table.
@@ -114,9 +114,9 @@ def read_csv(
         skip_header: whether the first line names the columns.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when the delimiter is not one character, or the encoding is unknown.
-        DataError: when it is empty, not in this encoding, or a line has another number of fields; names the line.
+        FileNotFoundError: there is no such file.
+        ValueError: the delimiter is not one character, or the encoding is unknown.
+        DataError: it is empty, not in this encoding, or a line has another number of fields; names the line.
     """
     file = find_csv(csv_fname, path)
     if sep is not None and (len(sep) != 1 or sep in '\r\n"'):
@@ -160,7 +160,7 @@ def _decoded(file: Path, encoding: str) -> str:
 
 
 def _without_preamble(text: str) -> tuple[str, int, str | None]:
-    """Takes away a first line that is no row: Excel's 'sep=;', or the number of rows (CelebA).
+    """Take away a first line that is no row: Excel's 'sep=;', or the number of rows (CelebA).
 
     Returns:
         The rest, how many lines were taken away, and the delimiter that Excel names.
@@ -177,7 +177,7 @@ def _without_preamble(text: str) -> tuple[str, int, str | None]:
 
 
 def _delimiter(text: str) -> str:
-    """Finds what gives every one of the first lines the same number of fields, two or more."""
+    """Find what gives every one of the first lines the same number of fields, two or more."""
     lines = _LINE_END.split(text, maxsplit=_HEAD)[:_HEAD]
     widths = {sep: _widths(lines, sep) for sep in (*_DELIMITERS, " ")}
     for sep, found in widths.items():
@@ -197,7 +197,7 @@ def _widths(lines: Sequence[str], sep: str) -> list[int]:
 
 
 def _records(text: str, sep: str, name: str, skipped: int) -> tuple[list[list[Cell]], list[str]]:
-    """Splits lines into fields, and says where each row stands; empty lines are none."""
+    """Split lines into fields, and return where each row stands; empty lines are none."""
     if sep == " " and '"' not in text:
         numbered = [(number, line.split()) for number, line in enumerate(_LINE_END.split(text), skipped + 1)]
     else:
@@ -208,16 +208,16 @@ def _records(text: str, sep: str, name: str, skipped: int) -> tuple[list[list[Ce
             numbered = [(skipped + reader.line_num, row) for row in reader]
         except csv.Error as error:
             line = skipped + reader.line_num
-            raise DataError(f"{name}: line {line} is no proper row: {error}. Mend its quotes.") from error
+            raise DataError(f"{name}: line {line} is no proper row: {error}. Fix its quotes.") from error
     return [[*row] for _, row in numbered if row], [f"line {number}" for number, row in numbered if row]
 
 
 def read_df(df: pd.DataFrame) -> Table:
-    """Takes the columns of a data frame as text, and lists in cells as several labels.
+    """Take the columns of a data frame as text, and lists in cells as several labels.
 
     Raises:
-        TypeError: when it is none.
-        DataError: when it has no rows or columns.
+        TypeError: it is none.
+        DataError: it has no rows or columns.
     """
     if not hasattr(df, "iloc") or not hasattr(df, "columns"):
         raise TypeError(f"from_df: df must be a pandas data frame, got {type(df).__name__}.")
@@ -271,13 +271,13 @@ def _check_fields(table: Table, sep: str | None, used: str) -> None:
 
 
 def join(tables: dict[str, Table]) -> Table:
-    """Puts the tables of several sets one below the other.
+    """Put the tables of several sets one below the other.
 
     Args:
         tables: by the name of their set, 'train' first.
 
     Raises:
-        DataError: when their columns differ.
+        DataError: their columns differ.
     """
     first, *others = tables.values()
     if not others:

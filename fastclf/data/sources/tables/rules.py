@@ -1,4 +1,4 @@
-"""What the caller has said about a table."""
+"""How a table is to be read: the arguments of `from_csv` and `from_df`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class TableRules:
     """How a table is to be read; see `ImageClassifierData.from_csv`.
 
     Raises:
-        ValueError: when an argument can never fit, or two contradict each other.
+        ValueError: an argument can never fit, or two contradict each other.
     """
 
     call: str
@@ -43,7 +43,7 @@ class TableRules:
 
     @property
     def delim(self) -> str | None:
-        """What the caller says stands between several labels; None when nothing was said."""
+        """The delimiter of several labels, where the caller names one; else None."""
         if self.label_delim is not None:
             return self.label_delim
         return None if self.cat_separator == " " else self.cat_separator

@@ -1,9 +1,9 @@
-"""A network's forward pass as an ONNX graph: run once, every operation that the input reaches is written down.
+"""A network's forward pass as an ONNX graph: run once, every operation that depends on the input is added.
 
 torch's own exporter is not used: the one that traces is announced to be removed, and the one that follows it needs
 two more packages and several times as long (EfficientNet-Lite0 8 s instead of 1, Swin-T 82 s instead of 3, on a busy
-machine), for a graph that is no faster. A recording holds for its picture size, whose numbers are part of it
-(paddings, shapes), and for any number of pictures.
+machine), for a graph that is no faster. A trace holds for its image size, whose numbers are part of it
+(paddings, shapes), and for any number of images.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fastclf.models.runtime import protobuf
 from fastclf.models.runtime.operations import OPERATIONS, UnknownOperationError
 
 
-class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While active, torch's operations run as ever, and those that depend on the input become nodes of a graph.
 
     What does not depend on the input is computed once and becomes a constant.
@@ -36,12 +36,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.images = 0
 
     def input(self, x: Tensor, name: str) -> None:
-        """Declares the input of the network."""
+        """Declare the input of the network."""
         self.images = len(x)
         self._names[x] = name
 
     def name(self, value: Tensor) -> str:
-        """What ``value`` is called in the graph; a constant is taken in at its first use."""
+        """Return what ``value`` is called in the graph; a constant is taken in at its first use."""
         if value in self._names:
             return str(self._names[value])
         if id(value) not in self._constants:
@@ -49,7 +49,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self._constants[id(value)][0]
 
     def depends(self, value: object) -> bool:
-        """Whether ``value`` is, or holds, a tensor that depends on the input."""
+        """Return whether ``value`` is, or holds, a tensor that depends on the input."""
         if isinstance(value, list | tuple):
             return any(self.depends(part) for part in value)
         return isinstance(value, Tensor) and value in self._names
@@ -57,7 +57,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def node(
         self, op: str, inputs: Sequence[Tensor | str], n_outputs: int = 1, /, **attributes: protobuf.Attribute
     ) -> list[str]:
-        """Adds an operation of ONNX's and returns its outputs' names."""
+        """Add an operation of ONNX's and return its outputs' names."""
         outputs = [f"v{self._count + k}" for k in range(n_outputs)]
         self._count += n_outputs
         names = [value if isinstance(value, str) else self.name(value) for value in inputs]
@@ -67,7 +67,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Runs an operation, and records it where one of its arguments depends on the input."""
+        """Run an operation, and add it to the graph where one of its arguments depends on the input."""
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         if not any(self.depends(value) for value in (*args, *kwargs.values())):
@@ -84,7 +84,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def model(self, x: Tensor, output: Tensor, metadata: Mapping[str, str]) -> bytes:
-        """The ONNX file of what was recorded from ``x`` to ``output``."""
+        """Return the ONNX file of what was traced from ``x`` to ``output``."""
         infos = [protobuf.ValueInfo(self.name(value), _dtype(value), ["n", *value.shape[1:]]) for value in (x, output)]
         tensors = (protobuf.tensor(name, _array(value)) for name, value in self._constants.values())
         return protobuf.model(self._nodes, tensors, infos[:1], infos[1:], metadata)
@@ -99,10 +99,10 @@ def _array(value: Tensor) -> np.ndarray[Any, Any]:
     return array
 
 
-def record(
+def trace(
     run: Callable[[Tensor], Tensor], x: Tensor, name: str = "x", metadata: Mapping[str, str] | None = None
 ) -> tuple[bytes, Tensor]:
-    """Runs a network without gradients, and writes down what it does.
+    """Run a network without gradients, and return its ONNX file.
 
     Args:
         run: the network, in evaluation mode, on the CPU.
@@ -114,18 +114,18 @@ def record(
         An ONNX file that takes any number of inputs like those of ``x``, and the output ``[B, ...]`` for ``x``.
 
     Raises:
-        UnknownOperationError: the network does something that is not known here; names it.
+        UnknownOperationError: the network has an operation that is not known here; names it.
     """
-    recorder = Recorder()
+    tracer = Tracer()
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # its one operation is a whole layer
     try:
         # In inference mode, and for what comes from it, torch does not break operations down to the ones known here.
         with torch.inference_mode(False), torch.no_grad():
             x = x.clone()
-            recorder.input(x, name)
-            with recorder:
+            tracer.input(x, name)
+            with tracer:
                 out = run(x)
-            return recorder.model(x, out, metadata or {}), out
+            return tracer.model(x, out, metadata or {}), out
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)

@@ -16,12 +16,12 @@ _SMALL = 1 << 15  # bytes: below, CRC-32 alone is as fast
 
 
 def layers_of(modules: Iterable[nn.Module]) -> Layers:
-    """The layers themselves, not their ids, which may be used again, and what they print of their settings."""
+    """Return the layers themselves, not their ids, which may be used again, and what they print of their settings."""
     return tuple((module, module.extra_repr()) for module in modules)
 
 
 def checksum(modules: Sequence[nn.Module]) -> int:
-    """A checksum of every bit of all parameters and buffers.
+    """Return a checksum of every bit of all parameters and buffers.
 
     Values are read, not torch's version counters: those miss what is written through ``.data``, numpy or native code.
     Large tensors are first added up in 509 columns of 64-bit integers, at the speed of memory; CRC-32 does the rest.

@@ -1,4 +1,4 @@
-"""Pictures side by side."""
+"""Images side by side."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SIDE = 2.6  # inches of one picture
+_SIDE = 2.6  # inches of one image
 
 
 def plots(
@@ -23,39 +23,39 @@ def plots(
     titles: Sequence[str] | None = None,
     maintitle: str | None = None,
 ) -> Figure:
-    """Draw pictures side by side.
+    """Draw images side by side.
 
     Args:
-        ims: pictures ``[H, W, 3]`` or ``[H, W]``, uint8 or float in 0..1; of any sizes.
-        figsize: width and height in inches; by default it follows the number of pictures.
+        ims: images ``[H, W, 3]`` or ``[H, W]``, uint8 or float in 0..1; of any sizes.
+        figsize: width and height in inches; by default it follows the number of images.
         rows: number of rows.
-        titles: one per picture.
+        titles: one per image.
         maintitle: above all of them.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: something is no picture, or there is not one title per picture.
+        ValueError: something is no image, or there is not one title per image.
     """
     import matplotlib.pyplot as plt
 
     from fastclf.interpret.figure import ReturnedFigure
 
-    pictures = [_picture(im, i) for i, im in enumerate(ims)]
-    if titles is not None and len(titles) != len(pictures):
-        raise ValueError(f"plots: titles must be one per picture, {len(pictures)}, got {len(titles)}")
+    images = [_image(im, i) for i, im in enumerate(ims)]
+    if titles is not None and len(titles) != len(images):
+        raise ValueError(f"plots: titles must be one per image, {len(images)}, got {len(titles)}")
     if rows < 1:
         raise ValueError(f"plots: rows must be 1 or more, got {rows}")
-    columns = max(math.ceil(len(pictures) / rows), 1)
+    columns = max(math.ceil(len(images) / rows), 1)
     size = figsize or (_SIDE * columns, _SIDE * rows * (1 if titles is None else 1.12) + 0.4 * (maintitle is not None))
     figure, axes = plt.subplots(
         rows, columns, figsize=size, squeeze=False, layout="constrained", FigureClass=ReturnedFigure
     )
     for ax in axes.flat:
         ax.set_axis_off()
-    for i, (ax, picture) in enumerate(zip(axes.flat, pictures, strict=False)):
-        ax.imshow(picture, cmap="gray", vmin=0, vmax=255 if picture.dtype == np.uint8 else 1)
+    for i, (ax, image) in enumerate(zip(axes.flat, images, strict=False)):
+        ax.imshow(image, cmap="gray", vmin=0, vmax=255 if image.dtype == np.uint8 else 1)
         if titles is not None:
             ax.set_title(titles[i], fontsize=10, parse_math=False)
     if maintitle is not None:
@@ -70,7 +70,7 @@ def plots_from_files(
     titles: Sequence[str] | None = None,
     maintitle: str | None = None,
 ) -> Figure:
-    """Draw picture files side by side; see `plots`.
+    """Draw image files side by side; see `plots`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -81,16 +81,16 @@ def plots_from_files(
     return plots([open_image(path) for path in imspaths], figsize, rows, titles, maintitle)
 
 
-def _picture(im: Any, index: int) -> NDArray[Any]:
-    picture = np.asarray(im)
-    if picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] not in (1, 3)) or 0 in picture.shape:
-        hint = " For a batch of a loader, pass ds.denorm(x)." if picture.ndim == 3 and len(picture) == 3 else ""
-        raise ValueError(f"plots: picture {index} must be [H, W, 3] or [H, W], got {list(picture.shape)}.{hint}")
-    if picture.dtype == np.uint8:
-        return picture
-    if not np.issubdtype(picture.dtype, np.floating) or picture.min() < -0.01 or picture.max() > 1.01:
+def _image(im: Any, index: int) -> NDArray[Any]:
+    image = np.asarray(im)
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)) or 0 in image.shape:
+        hint = " For a batch of a loader, pass ds.denorm(x)." if image.ndim == 3 and len(image) == 3 else ""
+        raise ValueError(f"plots: image {index} must be [H, W, 3] or [H, W], got {list(image.shape)}.{hint}")
+    if image.dtype == np.uint8:
+        return image
+    if not np.issubdtype(image.dtype, np.floating) or image.min() < -0.01 or image.max() > 1.01:
         raise ValueError(
-            f"plots: picture {index} must be uint8, or float in 0..1, got {picture.dtype} "
-            f"{picture.min():g} to {picture.max():g}. For a batch of a loader, pass ds.denorm(x)."
+            f"plots: image {index} must be uint8, or float in 0..1, got {image.dtype} "
+            f"{image.min():g} to {image.max():g}. For a batch of a loader, pass ds.denorm(x)."
         )
-    return picture.clip(0, 1)
+    return image.clip(0, 1)

@@ -25,17 +25,17 @@ _PROGRAMS = re.compile(
 
 
 def is_hidden(name: str) -> bool:
-    """Tells whether a file or folder is hidden, or an operating system keeps it for itself."""
+    """Return whether a file or folder is hidden, or an operating system keeps it for itself."""
     return name.startswith(".") or _SYSTEM.fullmatch(name) is not None
 
 
 def is_a_programs(name: str) -> bool:
-    """Tells whether an operating system or a program keeps a hidden folder of this name, so that it is no class."""
+    """Return whether an operating system or a program keeps a hidden folder of this name, so that it is no class."""
     return (_SYSTEM.fullmatch(name) or _PROGRAMS.fullmatch(name)) is not None
 
 
 def tag_as_cache(folder: Path) -> None:
-    """Marks a folder of files that were made from others, where it can be written: no listing takes them for data."""
+    """Mark a folder of files that were made from others, where it can be written: no listing takes them for data."""
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CACHE_TAG).write_text("Signature: 8a477f597d28d172789f06886806bc55\n# Copies made by fastclf.\n")

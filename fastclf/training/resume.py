@@ -1,4 +1,4 @@
-"""What a fit needs to go on later: kept in a saved model, beside its weights."""
+"""Fits that go on after an interruption: their state, saved in a model beside its weights."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.dataset import Dataset
 from fastclf.errors import CheckpointError
 from fastclf.losses import BCE, L1, NLL
+from fastclf.report import log
 from fastclf.training.loop import TrainLoop
 from fastclf.training.metrics import name_of
 
@@ -28,10 +29,10 @@ _LONGEST = 60
 
 
 class FitState:
-    """Keeps the state of one fit in model ``path``, and finds it again.
+    """The state of one fit in the saved model ``path``.
 
     Args:
-        path: of the saved model, without suffix.
+        path: without suffix.
         setting: everything that must be the same for the fit to go on, in plain numbers, texts and lists.
     """
 
@@ -39,7 +40,7 @@ class FitState:
         self.path, self.setting = path, json.loads(json.dumps(setting))
 
     def read(self) -> dict[str, Any] | None:
-        """The state that `write` was given last; None where there is none.
+        """Return the state that was written last, and log where it goes on; None where there is none.
 
         Raises:
             CheckpointError: the file is damaged, holds a model without a fit, or a fit that cannot go on here because
@@ -67,21 +68,59 @@ class FitState:
             raise CheckpointError(f"fit: the state of the fit in {self.path} is damaged: {error!r}") from error
         if not whole:
             raise CheckpointError(f"fit: the state of the fit in {self.path} is damaged: a counter is no number")
+        loop = state["loop"]
+        what = "is over" if loop["finished"] else "goes on"
+        log(f"fit: {self.path.name!r} {what} after {loop['steps']['step']} steps")
         return state
 
-    def write(self, state: Mapping[str, Any], model: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
-        """Saves the model, what is told of it, and the fit's state, in the place of what was kept before.
+    def write(
+        self, loop: TrainLoop, fits: int, device: torch.device, model: Mapping[str, Tensor], info: Mapping[str, Any]
+    ) -> None:
+        """Save the model and all that changes while a fit runs, in the place of what was saved before.
+
+        Args:
+            loop: the fit.
+            fits: how many fits the learner has begun.
+            device: where the model is.
+            model: its tensors.
+            info: its description.
 
         Raises:
-            CheckpointError: it cannot be written; what was kept before stays.
+            CheckpointError: it cannot be written; what was saved before stays.
         """
+        generators = {"cpu": torch.get_rng_state()}
+        if device.type == "cuda":
+            generators["cuda"] = torch.cuda.get_rng_state(device)
+        state = {"fits": fits, "loop": loop.state_dict(), "generators": generators}
         tensors: dict[str, Tensor] = {}
         fit = {"setting": self.setting, "state": packed(state, PREFIX.rstrip("/"), tensors)}
         save_checkpoint(self.path, {**model, **tensors}, {**info, "fit": fit})
 
+    def restore(self, state: Mapping[str, Any], loop: TrainLoop, device: torch.device) -> None:
+        """Make a new loop, and torch's generators, go on where ``state`` was written.
+
+        Raises:
+            CheckpointError: something is missing, or does not fit.
+        """
+        try:
+            loop.load_state_dict(state["loop"])
+            torch.set_rng_state(state["generators"]["cpu"])
+            if device.type == "cuda":
+                torch.cuda.set_rng_state(state["generators"]["cuda"], device)
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(f"fit: the state of the fit in {self.path} is damaged: {error!r}") from error
+
+
+def check_state_name(name: str | None, best: str | None, *, resume: bool) -> None:
+    """Raise ValueError where a fit's arguments name no state to resume, or one name for two things."""
+    if name is None and resume:
+        raise ValueError("fit: resume needs state_name, the name under which the state is saved")
+    if name is not None and name == best:
+        raise ValueError(f"fit: state_name and best_save_name must differ, got {name!r} twice")
+
 
 def packed(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """``tree`` as JSON can hold it; its tensors go to ``tensors``, under names that begin with ``name/``.
+    """Return ``tree`` as JSON can hold it; its tensors go to ``tensors``, under names that begin with ``name/``.
 
     Raises:
         CheckpointError: it holds something other than dicts, lists, tuples, texts, numbers, None and tensors.
@@ -100,7 +139,7 @@ def packed(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def unpacked(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """What `packed` was given."""
+    """Return what `packed` was given."""
     if not isinstance(tree, dict):
         return tree
     ((kind, value),) = tree.items()
@@ -112,31 +151,8 @@ def unpacked(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     return children if kind == "list" else tuple(children)
 
 
-def where_it_stands(loop: TrainLoop, device: torch.device) -> dict[str, Any]:
-    """All that changes while a fit runs, apart from the model: `put_back` takes it."""
-    generators = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        generators["cuda"] = torch.cuda.get_rng_state(device)
-    return {"loop": loop.state_dict(), "generators": generators}
-
-
-def put_back(state: Mapping[str, Any], loop: TrainLoop, device: torch.device, path: object) -> None:
-    """Makes a new loop, and torch's generators, go on where `where_it_stands` was called; ``path`` is what it is from.
-
-    Raises:
-        CheckpointError: something is missing, or does not fit.
-    """
-    try:
-        loop.load_state_dict(state["loop"])
-        torch.set_rng_state(state["generators"]["cpu"])
-        if device.type == "cuda":
-            torch.cuda.set_rng_state(state["generators"]["cuda"], device)
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"fit: the state of the fit in {path} is damaged: {error!r}") from error
-
-
 def data_setting(data: ImageClassifierData) -> dict[str, Any]:
-    """What tells one training from another as far as the data goes."""
+    """Return what tells one training from another as far as the data goes."""
     return {
         "training set": _identity(data.trn_ds),
         "validation set": _identity(data.val_ds),
@@ -148,7 +164,7 @@ def data_setting(data: ImageClassifierData) -> dict[str, Any]:
 
 
 def _identity(ds: Dataset) -> str:
-    """Names and labels of all rows; where they have no names, the values of some."""
+    """Return a hash of names and labels of all rows; where they have no names, of the values of some."""
     digest = hashlib.sha256(np.ascontiguousarray(ds.y).tobytes())
     for name in ds.fnames:
         digest.update(f"{name}\n".encode("utf-8", "surrogateescape"))
@@ -159,10 +175,10 @@ def _identity(ds: Dataset) -> str:
     return f"{len(ds)} rows, {digest.hexdigest()[:12]}"
 
 
-def told(function: Callable[..., Any]) -> str:
-    """A loss, or the maker of an optimizer, by name and arguments."""
+def described(function: Callable[..., Any]) -> str:
+    """Return a loss, or the maker of an optimizer, by name and arguments."""
     if isinstance(function, partial):
-        return f"{told(function.func)}{(*function.args, *sorted(function.keywords.items()))}"
+        return f"{described(function.func)}{(*function.args, *sorted(function.keywords.items()))}"
     if isinstance(function, NLL | BCE):
         weight = None if function.weight is None else function.weight.tolist()
         return f"{type(function).__name__}(weight={weight}, label_smoothing={function.label_smoothing})"

@@ -1,7 +1,7 @@
-"""Labels from tables: one row per picture, its file name and its label or labels.
+"""Labels from tables: one row per image, its file name and its label or labels.
 
-`tables_reading` makes rows of text of a file or a data frame, `tables_columns` finds out which column holds what,
-`tables_files` which file a name means, `tables_labels` what the cells say, `tables_parts` which set a row is for.
+`reading` makes rows of text of a file or a data frame, `columns` finds out which column holds what, `files` which file
+a name means, `labels` what the cells mean, `parts` which set a row is for.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from fastclf.data.dataset import Labels
-from fastclf.data.sources.folders import warn_absent
+from fastclf.data.sources.labels import Labels
 from fastclf.data.sources.listing import Found
+from fastclf.data.sources.names import printable, write_list
 from fastclf.data.sources.split import stratified_idxs, tag_groups, warn_single
 from fastclf.data.sources.tables.columns import Columns, choose
 from fastclf.data.sources.tables.files import EXACT, Files
@@ -23,9 +23,8 @@ from fastclf.data.sources.tables.labels import Values, as_labels, check_no_missi
 from fastclf.data.sources.tables.parts import TEST, VALID, parts_of
 from fastclf.data.sources.tables.reading import Table, join
 from fastclf.data.sources.tables.rules import TableRules
-from fastclf.data.validation.bad_images import printable, write_list
 from fastclf.errors import LabelError
-from fastclf.terminal import say, warn
+from fastclf.report import log, warn
 
 MISSING_NAME = "missing_images.csv"
 
@@ -59,26 +58,26 @@ def labelled_by_table(
     val_pct: float,
     seed: int,
 ) -> Labelled:
-    """Finds the file and the labels of every row.
+    """Find the file and the labels of every row.
 
     Args:
         tables: 'train' and, when there are tables for them, 'valid' and 'test'.
         found: the files that rows may name.
         rules: how the table is to be read.
         val_idxs: rows for validation, or None.
-        val_pct: share of the rows for validation when nothing says which.
-        seed: of that draw.
+        val_pct: share of the rows for validation when nothing names them.
+        seed: of that choice.
 
     Raises:
-        FileNotFoundError: when rows have no file.
-        DataError: when a column cannot be used.
-        LabelError: when a row cannot be used.
-        ValueError: when val_idxs do not fit.
+        FileNotFoundError: rows have no file.
+        DataError: a column cannot be used.
+        LabelError: a row cannot be used.
+        ValueError: val_idxs do not fit.
     """
     files = Files(found, rules.suffix)
     table = join({part: _without_false_header(one, files) for part, one in tables.items()})
     columns = choose(table, files, rules)
-    parts, draw = parts_of(table, columns.split, val_idxs)
+    parts, undecided = parts_of(table, columns.split, val_idxs)
     names, there, remarks = _files_of(table, columns.file, files, rules)
     unlabelled = _unlabelled_test_rows(table, columns, parts)
     labelled = [i for i in there if i not in unlabelled]
@@ -91,13 +90,13 @@ def labelled_by_table(
     result = _by_set(
         [names[i] for i in labelled], parts[labelled], labels, [names[i] for i in there if i in unlabelled]
     )
-    if draw:
-        drawable = replace(values, texts=[text for row, text in texts.items() if parts[row] != TEST])
-        result = replace(result, val_idxs=_drawn(table.name, drawable, val_pct, seed))
-    unused = len(set(found.pictures).difference(result.names, result.test_names))
+    if undecided:
+        candidates = replace(values, texts=[text for row, text in texts.items() if parts[row] != TEST])
+        result = replace(result, val_idxs=_held_out(table.name, candidates, val_pct, seed))
+    unused = len(set(found.images).difference(result.names, result.test_names))
     if unused:
-        say(f"{table.name}: {unused} pictures in {found.folder} have no row and are not used")
-    return replace(result, ignored=found.ignored | {"pictures without a row": unused})
+        log(f"{table.name}: {unused} images in {found.folder} have no row and are not used")
+    return replace(result, ignored=found.ignored | {"images without a row": unused})
 
 
 def _without_false_header(table: Table, files: Files) -> Table:
@@ -110,17 +109,17 @@ def _take(table: Table, rows: Sequence[int]) -> Table:
 
 
 def _unlabelled_test_rows(table: Table, columns: Columns, parts: npt.NDArray[np.int64]) -> set[int]:
-    """Returns the rows for test when none of them has a label."""
+    """Return the rows for test when none of them has a label."""
     rows: list[int] = np.flatnonzero(parts == TEST).tolist()
     blank = bool(columns.labels) and all(table.rows[i][j] in (None, "") for i in rows for j in columns.labels)
     return set(rows) if blank else set()
 
 
 def _files_of(table: Table, file: int, files: Files, rules: TableRules) -> tuple[list[str], list[int], list[str]]:
-    """Finds the files of all rows.
+    """Find the files of all rows.
 
     Returns:
-        A name for each row, empty for those without a file; the rows that have one; and what is to be said of them.
+        A name for each row, empty for those without a file; the rows that have one; and remarks on them.
     """
     check_no_missing(table, file)
     cells = table.column(file)
@@ -139,16 +138,16 @@ def _files_of(table: Table, file: int, files: Files, rules: TableRules) -> tuple
             raise FileNotFoundError(f"{text} {files.hint(without)}{skip}")
         rows = zip(map(str, without), where, strict=True)
         listed = write_list(files.found.path, MISSING_NAME, ("name", "where"), rows)
-        say(f"{text} They are left out.{f' Full list: {listed}.' if listed else ''}")
+        log(f"{text} They are left out.{f' Full list: {listed}.' if listed else ''}")
     names = [match[0] if match else "" for match in matches]
     return names, [i for i, match in enumerate(matches) if match], remarks
 
 
 def _without_repeats(names: list[str], texts: dict[int, tuple[str, ...]], table: Table) -> dict[int, tuple[str, ...]]:
-    """Keeps the first row of each file, of the labels by row.
+    """Keep the first row of each file, of the labels by row.
 
     Raises:
-        LabelError: when a later row has another label.
+        LabelError: a later row has another label.
     """
     first: dict[str, int] = {}
     differing = []
@@ -161,17 +160,17 @@ def _without_repeats(names: list[str], texts: dict[int, tuple[str, ...]], table:
             )
     if differing:
         raise LabelError(
-            f"{table.name}: {len(differing)} row(s) give another label than an earlier row of the same picture, first "
-            f"{'; '.join(differing[:5])}. Keep one row for each picture."
+            f"{table.name}: {len(differing)} row(s) give another label than an earlier row of the same image, first "
+            f"{'; '.join(differing[:5])}. Keep one row for each image."
         )
     if len(first) < len(texts):
-        twins = len(texts) - len(first)
-        warn(f"{table.name}: {twins} row(s) repeat another and are left out.")
+        n_repeated = len(texts) - len(first)
+        warn(f"{table.name}: {n_repeated} row(s) repeat another and are left out.")
     return {row: texts[row] for row in first.values()}
 
 
 def _by_set(names: list[str], parts: npt.NDArray[np.int64], labels: Labels, unlabelled: list[str]) -> Labelled:
-    """Separates the test rows from the others."""
+    """Separate the test rows from the others."""
     test, other = np.flatnonzero(parts == TEST), np.flatnonzero(parts != TEST)
     test_names = [names[i] for i in test] or list(dict.fromkeys(unlabelled))
     test_labels = labels.zeros(len(test_names)) if unlabelled else labels.take(test) if test_names else None
@@ -179,18 +178,18 @@ def _by_set(names: list[str], parts: npt.NDArray[np.int64], labels: Labels, unla
     return Labelled([names[i] for i in other], labels.take(other), val_idxs, test_names, test_labels, {})
 
 
-def _drawn(name: str, values: Values, val_pct: float, seed: int) -> npt.NDArray[np.int64]:
+def _held_out(name: str, values: Values, val_pct: float, seed: int) -> npt.NDArray[np.int64]:
     if not values.is_multi and not values.is_reg:
         warn_single([text for (text,) in values.texts])
     n = len(values.texts)
     groups = [()] * n if values.is_reg else tag_groups(values.texts) if values.is_multi else values.texts
     val_idxs = stratified_idxs(groups, val_pct, seed)
-    say(f"{name}: {len(val_idxs)} of {n} pictures are for validation; val_idxs= or split_col= names others")
+    log(f"{name}: {len(val_idxs)} of {n} images are for validation; val_idxs= or split_col= names others")
     return val_idxs
 
 
 def _say(table: Table, columns: Columns, values: Values, labels: Labels, remarks: Sequence[str]) -> None:
-    """Says in one line how the table was read."""
+    """Describe in one line how the table was read."""
     parts = [f"{table.name}: {len(table.rows):,} rows, files in column {table.title(columns.file)}", values.how]
     if not values.is_reg:
         parts.append(f"{labels.c:,} classes")
@@ -199,26 +198,4 @@ def _say(table: Table, columns: Columns, values: Values, labels: Labels, remarks
         parts.append(f"not used: {shown}" + (" ..." if len(columns.unused) > 5 else ""))
     if values.otherwise:
         parts.append(f"{values.otherwise} would change that")
-    say("; ".join([*parts, *remarks]))
-
-
-def check_trained(trn: Labels, val: Labels, name: str) -> None:
-    """Checks that the training rows have every class, and warns of those without a row for validation.
-
-    Raises:
-        LabelError: when a class has no training row.
-    """
-    if trn.is_reg:
-        return
-    in_trn, in_val = (y.y.sum(axis=0) if y.is_multi else np.bincount(y.y, minlength=y.c) for y in (trn, val))
-    untrained = [c for c, n in zip(trn.classes, in_trn, strict=True) if n == 0]
-    if untrained:
-        only_test = not in_val[trn.classes.index(untrained[0])]
-        remedy = (
-            "Remove these rows, or add some to train."
-            if only_test
-            else "Choose other val_idxs; without val_idxs every class keeps a training row."
-        )
-        where = "test" if only_test else "validation"
-        raise LabelError(f"{name}: {', '.join(map(repr, untrained[:5]))} occur in {where} rows only. {remedy}")
-    warn_absent([c for c, n in zip(trn.classes, in_val, strict=True) if n == 0], f"{name}, rows for validation")
+    log("; ".join([*parts, *remarks]))

@@ -1,18 +1,17 @@
-"""What some data are, in a few lines: what a notebook shows of them."""
+"""Data in a few lines, as a notebook shows them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from fastclf.data.validation.bad_images import printable
-from fastclf.data.validation.check import class_counts
+from fastclf.data.sources.names import printable
 from fastclf.data.validation.duplicates import Sets
 
 _SHOWN = 12
 
 
-def describe_data(name: str, path: Path, sets: Sets, sz: int | None, bs: int) -> str:
-    """Describes sets, sizes and classes."""
+def summary(name: str, path: Path, sets: Sets, sz: int | None, bs: int) -> str:
+    """Describe sets, sizes and classes."""
     what = "activations" if sz is None else f"images of {sz} x {sz}"
     lines = [f"{name}: {what} in batches of {bs}, {printable(str(path))}"]
     for where, ds in sets.items():
@@ -20,7 +19,7 @@ def describe_data(name: str, path: Path, sets: Sets, sz: int | None, bs: int) ->
     trn = sets["train"]
     if trn.is_reg:
         return "\n".join([*lines, f"  {trn.c} number(s) to predict"])
-    counts = sorted(zip(class_counts(trn.labels).tolist(), trn.classes, strict=True), key=lambda pair: -pair[0])
+    counts = sorted(zip(trn.labels.counts().tolist(), trn.classes, strict=True), key=lambda pair: -pair[0])
     shown = [f"{printable(label)} {count:,}" for count, label in counts[:_SHOWN]]
     more = [f"{len(counts) - _SHOWN} more"] if len(counts) > _SHOWN else []
     several = ", several of them per row" if trn.is_multi else ""

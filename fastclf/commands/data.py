@@ -1,0 +1,41 @@
+"""What commands that read a labelled data set share: its options, and the data that they name."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastclf.data.classifier_data import ImageClassifierData
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what the data are."""
+    parser.add_argument(
+        "data",
+        type=Path,
+        help="a folder with train/<class>/ and, if you like, valid/<class>/; or with <class>/ alone",
+    )
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="a table of file names and labels, instead of folders")
+    parser.add_argument("--folder", default=".", help="with --csv: where the images are, below DATA")
+    parser.add_argument("--suffix", default="", help="with --csv: what the names in the table lack, such as .jpg")
+    parser.add_argument("--bs", type=int, default=64, help="images per batch")
+    parser.add_argument("--seed", type=int, default=42, help="of the split, the order and the augmentations")
+
+
+def read_data(arguments: argparse.Namespace, tfms: Any, **options: Any) -> ImageClassifierData:
+    """Return the data that the options name; class folders without a folder ``train`` around them are taken as well."""
+    from fastclf.data.classifier_data import ImageClassifierData
+    from fastclf.data.sources.listing import look
+
+    path, options = arguments.data, {"bs": arguments.bs, "tfms": tfms, "seed": arguments.seed, **options}
+    if arguments.csv is not None:
+        table, suffix = arguments.csv, arguments.suffix
+        return ImageClassifierData.from_csv(path, arguments.folder, table, suffix=suffix, **options)
+    try:
+        return ImageClassifierData.from_paths(path, **options)
+    except FileNotFoundError:
+        if len([name for name in look(path)[0] if look(path / name)[1]]) < 2:
+            raise
+    return ImageClassifierData.from_paths(path, trn_name=".", **options)

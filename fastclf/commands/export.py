@@ -1,0 +1,22 @@
+"""``fastclf export``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from fastclf.report import show
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("model", help="a saved model: models/NAME, or a folder with one, such as a run")
+    parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="the ONNX file (default: beside the model)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write the ONNX file, and show its path."""
+    from fastclf.predictor import load
+
+    clf = load(arguments.model, device="cpu")
+    show(str(clf.export(arguments.out)))

@@ -1,0 +1,79 @@
+"""``fastclf predict``."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from fastclf.files import publish
+from fastclf.report import encodable, log_to_stderr, show
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("model", help="a saved model: models/NAME, or a folder with one, such as a run")
+    parser.add_argument("images", nargs="+", help="image files, folders (with all folders in them) or patterns")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write a CSV file instead of lines")
+    parser.add_argument("--topk", type=int, default=1, help="how many of the most probable classes are shown")
+    parser.add_argument("--all-probs", action="store_true", help="with --out: a column for every class")
+    parser.add_argument("--json", action="store_true", help="one JSON object per image, a line each")
+    parser.add_argument("--bs", type=int, default=64, help="images at once")
+    parser.add_argument("--device", help="cpu or cuda (default: the GPU when there is one)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Predict; return 1 where an image cannot be decoded, whose cells are empty then."""
+    log_to_stderr()  # stdout is for predictions
+    from fastclf.predictor import load
+
+    clf = load(arguments.model, device=arguments.device)
+    images = arguments.images[0] if len(arguments.images) == 1 else arguments.images
+    bad: dict[str, str] = {}
+    n = 0
+
+    def parts() -> Iterator[Any]:
+        nonlocal n
+        for part in clf.stream(images, arguments.topk, arguments.bs, on_bad="nan"):
+            bad.update({str(part.files[row]): why for row, why in part.bad.items()})
+            n += len(part)
+            yield part
+
+    if arguments.out is not None:
+        publish(arguments.out, lambda temporary: _write_csv(temporary, parts(), arguments.all_probs))
+        show(f"{n:,} predictions written to {arguments.out}", sys.stderr)
+    else:
+        _print(parts(), _as_json if arguments.json else _as_text, sys.stdout)
+    for name, why in bad.items():
+        show(f"fastclf predict: {name} cannot be decoded: {why}", sys.stderr)
+    return int(bool(bad))
+
+
+def _write_csv(file: Path, parts: Iterator[Any], all_probs: bool) -> None:
+    with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as handle:
+        table = csv.writer(handle)
+        for i, part in enumerate(parts):
+            if i == 0:
+                table.writerow(part.columns(all_probs))
+            table.writerows(part.rows(all_probs))
+
+
+def _print(parts: Iterator[Any], written: Callable[[dict[str, Any]], str], stream: TextIO) -> None:
+    for part in parts:
+        columns = part.columns()
+        for row in part.rows():
+            stream.write(f"{encodable(written(dict(zip(columns, row, strict=True))), stream)}\n")
+        stream.flush()
+
+
+def _as_json(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False)
+
+
+def _as_text(row: dict[str, Any]) -> str:
+    cells = [f"{cell:.4f}" if isinstance(cell, float) else "" if cell is None else str(cell) for cell in row.values()]
+    return "\t".join(cells)

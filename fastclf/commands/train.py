@@ -1,0 +1,178 @@
+"""``fastclf train``: the lesson's recipe, into a run folder.
+
+arguments.json    the arguments, versions of libraries, classes and results
+epochs.csv        training loss, validation loss and metrics of every epoch
+valid.csv         the prediction for every validation image, and what it is
+plots/            the loss over batches, the confusion matrix
+model.json, model.*.safetensors    what `fastclf predict RUN` and ``fastclf.load(RUN)`` take
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastclf.checkpoint import library_versions
+from fastclf.commands.data import add_data_arguments, read_data
+from fastclf.files import publish
+from fastclf.report import log
+from fastclf.training.callbacks import Callback
+
+_AUGMENTATIONS = ("none", "basic", "side_on", "top_down")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_data_arguments(parser)
+    parser.add_argument("-o", "--out", type=Path, metavar="RUN", default=Path("run"), help="a new folder for the run")
+    parser.add_argument("--arch", default="efficientnet_lite0", help="such as resnet34, or a timm name")
+    parser.add_argument("--weights", type=Path, help="a file of weights for the body")
+    parser.add_argument("--sz", type=int, default=224, help="side of the squares that the model sees, in pixels")
+    parser.add_argument("--epochs", type=int, default=3, help="of the head, on the frozen body")
+    parser.add_argument("--lr", type=float, default=1e-2, help="rate of the head")
+    parser.add_argument(
+        "--precompute",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="train the head on cached activations, which takes seconds; without, on augmented images",
+    )
+    parser.add_argument(
+        "--unfreeze",
+        type=int,
+        default=0,
+        metavar="EPOCHS",
+        help="then train all layers for so many epochs, with the rates lr/100, lr/10 and lr",
+    )
+    parser.add_argument("--aug", choices=_AUGMENTATIONS, default="side_on", help="augmentations where images are read")
+    parser.add_argument("--tta", action="store_true", help="average validation over augmented views as well")
+    parser.add_argument("--on-bad", choices=("raise", "skip"), default="raise", help="images that cannot be decoded")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train, and fill the run folder."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    out: Path = arguments.out.absolute()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(
+            f"{arguments.out} is there already, and no run is overwritten. Pass -o with a new folder."
+        )
+    if arguments.epochs < 1 or arguments.unfreeze < 0:
+        raise ValueError("--epochs must be at least 1, --unfreeze at least 0")
+    learn = _learner(arguments, out)
+    log(repr(learn.data))
+    table = _EpochTable(out / "epochs.csv", learn)
+    learn.fit(arguments.lr, arguments.epochs, cycle_len=1, callbacks=[table])
+    _plot(learn.sched.plot_loss(), out / "plots" / "loss_head.png")
+    if arguments.unfreeze:
+        learn.unfreeze()
+        rates = [arguments.lr / 100, arguments.lr / 10, arguments.lr]
+        learn.fit(rates, 1, cycle_len=arguments.unfreeze, callbacks=[table])
+        _plot(learn.sched.plot_loss(), out / "plots" / "loss_unfrozen.png")
+    learn.save("model")
+    _finish(arguments, out, learn, table)
+    log(f"the run is in {arguments.out}: fastclf predict {arguments.out} IMAGES...")
+    return 0
+
+
+def _learner(arguments: argparse.Namespace, out: Path) -> Any:
+    import fastclf
+    from fastclf.models.archs import Arch
+
+    known = getattr(fastclf, arguments.arch, arguments.arch)
+    arch = known if isinstance(known, Arch) else arguments.arch
+    aug = None if arguments.aug == "none" else getattr(fastclf, f"transforms_{arguments.aug}")
+    tfms = fastclf.tfms_from_model(arch, arguments.sz, aug_tfms=aug, max_zoom=None if aug is None else 1.1)
+    data = read_data(arguments, tfms, on_bad=arguments.on_bad)
+    return fastclf.ConvLearner.pretrained(
+        arch, data, precompute=arguments.precompute, weights=arguments.weights, models_name=str(out)
+    )
+
+
+class _EpochTable(Callback):
+    """Writes a line for every epoch of all fits."""
+
+    def __init__(self, file: Path, learn: Any) -> None:
+        from fastclf.training.metrics import name_of
+
+        self.file, self.learn = file, learn
+        self.columns = ["epoch", "trn_loss", "val_loss", *map(name_of, learn.metrics)]
+        self.lines: list[list[float]] = []
+
+    def on_epoch_end(self, metrics: list[float]) -> bool | None:
+        """See `Callback`."""
+        self.lines.append([len(self.lines), self.learn.sched.losses[-1], *metrics])
+        _write_csv(self.file, self.columns, self.lines)
+        return None
+
+
+def _finish(arguments: argparse.Namespace, out: Path, learn: Any, table: _EpochTable) -> None:
+    """Write validation predictions, their plot, and what the run was."""
+    data = learn.data
+    results = dict(zip(table.columns[2:], table.lines[-1][2:], strict=True))
+    if arguments.tta:
+        views, y = learn.TTA()
+        outputs = views if data.is_multi or data.is_reg else np.exp(views)
+        predictions = outputs.mean(0)
+        results |= {f"tta_{name}": value for name, value in _scores(learn, predictions, y).items()}
+        log(
+            "with TTA: "
+            + ", ".join(f"{name} {value:.4f}" for name, value in results.items() if name.startswith("tta_"))
+        )
+    else:
+        predictions, y = learn.predict_with_targs()
+        predictions = predictions if data.is_multi or data.is_reg else np.exp(predictions)
+    names = data.classes or [f"value_{i}" for i in range(data.c)]
+    targets = [[data.classes[int(i)] if i >= 0 else ""] if y.ndim == 1 else i.tolist() for i in y]
+    truth = ["label"] if y.ndim == 1 else [f"true_{name}" for name in names]
+    rows = [
+        [name, *target, *values.tolist()]
+        for name, target, values in zip(data.val_ds.fnames, targets, predictions, strict=True)
+    ]
+    _write_csv(out / "valid.csv", ["file", *truth, *names], rows)
+    if y.ndim == 1:
+        from fastclf.interpret.confusion import confusion_matrix, plot_confusion_matrix
+
+        matrix = confusion_matrix(y, np.where(y < 0, -1, predictions.argmax(1)), classes=data.classes)
+        _plot(plot_confusion_matrix(matrix, data.classes), out / "plots" / "confusion.png")
+    said = {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
+    summary = {
+        "arguments": said,
+        "versions": library_versions(),
+        "classes": data.classes,
+        "rows": {"train": len(data.trn_ds), "valid": len(data.val_ds)},
+        "results": results,
+    }
+    text = json.dumps(summary, indent=1, ensure_ascii=False)
+    publish(out / "arguments.json", lambda file: file.write_text(f"{text}\n", encoding="utf-8"))
+
+
+def _scores(learn: Any, predictions: Any, y: Any) -> dict[str, float]:
+    from fastclf.training.metrics import name_of
+
+    logs = predictions if learn.data.is_multi or learn.data.is_reg else np.log(predictions)
+    return {name_of(metric): float(metric(logs, y)) for metric in learn.metrics}
+
+
+def _write_csv(file: Path, columns: list[str], rows: list[Any]) -> None:
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as handle:
+            table = csv.writer(handle)
+            table.writerow(columns)
+            table.writerows(rows)
+
+    publish(file, write)
+
+
+def _plot(drawn: Any, file: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    figure = getattr(drawn, "figure", drawn)
+    publish(file, lambda temporary: figure.savefig(temporary, dpi=100, format="png"))
+    plt.close(figure)

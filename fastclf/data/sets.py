@@ -1,0 +1,209 @@
+"""The training, validation and test set, put together from folders, names, the rows of a table, or arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from fastclf.data.dataset import Dataset
+from fastclf.data.image_transforms import Transforms
+from fastclf.data.sources.files import FileSource
+from fastclf.data.sources.folders import FolderRules, labelled_by_folder
+from fastclf.data.sources.labels import Labels, check_trained
+from fastclf.data.sources.layout import SetFolders
+from fastclf.data.sources.listing import Found, find_files, images_in
+from fastclf.data.sources.name_labels import labelled_by_name
+from fastclf.data.sources.source import Source
+from fastclf.data.sources.split import check_val_idxs, get_group_idxs, stratified_idxs, warn_single
+from fastclf.data.sources.tables.reading import Table
+from fastclf.data.sources.tables.resolve import labelled_by_table
+from fastclf.data.sources.tables.rules import TableRules
+from fastclf.report import log
+
+Tfms: TypeAlias = tuple[Transforms, Transforms]
+Sets: TypeAlias = tuple[Dataset, Dataset, Dataset | None]
+
+
+def check_tfms(tfms: Tfms | None) -> Tfms:
+    """Return tfms; raise ValueError unless it is a pair of transforms of one size."""
+    if not isinstance(tfms, tuple) or len(tfms) != 2 or not all(isinstance(t, Transforms) for t in tfms):
+        raise ValueError(
+            f"ImageClassifierData: tfms must be the pair (training, validation) of transforms, got {tfms!r}. "
+            "Pass tfms=tfms_from_model(arch, sz)."
+        )
+    if tfms[0].sz != tfms[1].sz:
+        raise ValueError(f"ImageClassifierData: tfms must both have one size, got {tfms[0].sz} and {tfms[1].sz}.")
+    if tfms[1].train:
+        raise ValueError(
+            "ImageClassifierData: tfms must be (training, validation), got those for training as the second, which "
+            "sample at random. Pass tfms=tfms_from_model(arch, sz) as it is."
+        )
+    return tfms
+
+
+@dataclass(frozen=True)
+class HoldOut:
+    """How validation rows are chosen from labelled ones.
+
+    Attributes:
+        val_pct: share of the rows.
+        seed: of the choice.
+        groups: of a file name, relative to the folder of the images: what must not be divided between the sets.
+    """
+
+    val_pct: float
+    seed: int
+    groups: Callable[[str], Hashable] | None = None
+
+    def rows(self, found: Found, names: Sequence[str], labels: Labels) -> npt.NDArray[np.int64]:
+        """Choose rows of every class, or whole groups where there are groups."""
+        if self.groups is not None:
+            groups = [self.groups(found.inner(name)) for name in names]
+            return get_group_idxs(groups, labels.y.tolist(), self.val_pct, self.seed % (1 << 32))
+        warn_single([labels.classes[i] for i in labels.y])
+        return stratified_idxs(labels.y.tolist(), self.val_pct, self.seed)
+
+
+def from_folders(
+    path: Path, tfms: Tfms, folders: SetFolders, hold_out: HoldOut, rules: FolderRules, *, test_with_labels: bool
+) -> Sets:
+    """See `ImageClassifierData.from_paths`."""
+    found = _found_in(path, folders, folders.train, rules)
+    names, labels, ignored = labelled_by_folder(found, rules=rules)
+    test = None
+    if folders.test is not None:
+        test_files = _found_in(path, folders, folders.test, rules)
+        if test_with_labels:
+            test = _of_files(path, tfms[1], *labelled_by_folder(test_files, labels.classes, rules))
+        else:
+            test = _unlabelled(test_files, labels, tfms)
+            _say_labels_of(test_files, labels.classes)
+    elif test_with_labels:
+        raise FileNotFoundError(f"test_with_labels=True needs a folder {path / 'test'}/<class>/... (test_name=).")
+    if folders.valid is not None:
+        if hold_out.groups is not None:
+            raise ValueError(f"groups: {path / folders.valid} is the validation set already. Leave groups out.")
+        val_files = _found_in(path, folders, folders.valid, rules)
+        val = _of_files(path, tfms[1], *labelled_by_folder(val_files, labels.classes, rules))
+        return _of_files(path, tfms[0], names, labels, ignored), val, test
+    val_idxs = hold_out.rows(found, names, labels)
+    log(f"no folder valid: {len(val_idxs)} of {len(names)} images of {folders.train} are for validation")
+    return *_split(path, tfms, names, labels, val_idxs, ignored), test
+
+
+def from_names(
+    path: Path,
+    tfms: Tfms,
+    label_func: Callable[[str], str | None],
+    folder: str,
+    val_idxs: Sequence[int] | npt.NDArray[np.int64] | None,
+    hold_out: HoldOut,
+    test_name: str | None,
+    *,
+    test_with_labels: bool,
+    allow_outside: bool,
+) -> Sets:
+    """See `ImageClassifierData.from_name_func`."""
+    found = _found(path, folder, test_name, allow_outside)
+    names, labels, ignored = labelled_by_name(found, label_func)
+    if val_idxs is None:
+        val_idxs = hold_out.rows(found, names, labels)
+    elif hold_out.groups is not None:
+        raise ValueError("groups: val_idxs name the validation rows already. Pass one of them.")
+    trn, val = _split(path, tfms, names, labels, check_val_idxs(val_idxs, len(names)), ignored)
+    check_trained(trn.labels, val.labels, folder)
+    if test_name is None:
+        if test_with_labels:
+            raise ValueError("test_with_labels=True needs the folder of test images: pass test_name=.")
+        return trn, val, None
+    test_files = find_files(path, test_name, allow_outside=allow_outside)
+    if test_with_labels:
+        return trn, val, _of_files(path, tfms[1], *labelled_by_name(test_files, label_func, labels.classes))
+    return trn, val, _unlabelled(test_files, labels, tfms)
+
+
+def from_tables(
+    path: Path,
+    tfms: Tfms,
+    tables: dict[str, Table],
+    folder: str,
+    rules: TableRules,
+    val_idxs: Sequence[int] | npt.NDArray[np.int64] | None,
+    hold_out: HoldOut,
+    test_name: str | None,
+    *,
+    allow_outside: bool,
+) -> Sets:
+    """See `ImageClassifierData.from_csv`."""
+    found = _found(path, folder, test_name, allow_outside)
+    rows = labelled_by_table(tables, found, rules, val_idxs, hold_out.val_pct, hold_out.seed)
+    if rows.test_labels is not None and test_name is not None:
+        raise ValueError(
+            f"{rules.call}: the table has rows for test, and test_name={test_name!r} too. Pass one of them."
+        )
+    trn, val = _split(path, tfms, rows.names, rows.labels, rows.val_idxs, rows.ignored)
+    check_trained(trn.labels, val.labels, next(iter(tables.values())).name)
+    if rows.test_labels is not None:
+        return trn, val, _of_files(path, tfms[1], rows.test_names, rows.test_labels, {})
+    if test_name is None:
+        return trn, val, None
+    return trn, val, _unlabelled(find_files(path, test_name, allow_outside=allow_outside), rows.labels, tfms)
+
+
+def from_sources(tfms: Tfms | None, sources: Sequence[Source], labels: Sequence[Labels]) -> Sets:
+    """Pair the training, validation and, when it is there, test images or rows with their labels.
+
+    Args:
+        tfms: of images; None for rows.
+        sources: two or three.
+        labels: as many.
+    """
+    trn, val, *test = (
+        Dataset(source, y, None if tfms is None else tfms[0 if i == 0 else 1])
+        for i, (source, y) in enumerate(zip(sources, labels, strict=True))
+    )
+    return trn, val, test[0] if test else None
+
+
+def _found_in(path: Path, folders: SetFolders, folder: str, rules: FolderRules) -> Found:
+    """The files of one set; a set's folder may lie in another's, whose files do not belong to it."""
+    return find_files(path, folder, exclude=folders.all_names, allow_outside=rules.allow_outside)
+
+
+def _found(path: Path, folder: str, test_name: str | None, allow_outside: bool) -> Found:
+    """The files that are not for test."""
+    return find_files(path, folder, exclude=[] if test_name is None else [test_name], allow_outside=allow_outside)
+
+
+def _say_labels_of(found: Found, classes: Sequence[str]) -> None:
+    if set(found.classes) & set(classes):
+        log(f"{found.folder} has folders of the classes, which are not used: test_with_labels=True measures on them")
+
+
+def _of_files(path: Path, tfms: Transforms, names: Sequence[str], labels: Labels, ignored: dict[str, int]) -> Dataset:
+    return Dataset(FileSource(path, names), labels, tfms, ignored=ignored)
+
+
+def _split(
+    path: Path,
+    tfms: Tfms,
+    names: Sequence[str],
+    labels: Labels,
+    val_idxs: npt.NDArray[np.int64],
+    ignored: dict[str, int],
+) -> tuple[Dataset, Dataset]:
+    trn_idxs, val_idxs = np.setdiff1d(np.arange(len(names)), val_idxs), np.sort(val_idxs)
+    trn = _of_files(path, tfms[0], [names[i] for i in trn_idxs], labels.take(trn_idxs), ignored)
+    return trn, _of_files(path, tfms[1], [names[i] for i in val_idxs], labels.take(val_idxs), {})
+
+
+def _unlabelled(found: Found, labels: Labels, tfms: Tfms) -> Dataset:
+    """The images of a test folder, with zeros for labels."""
+    names = images_in(found)
+    ignored = found.ignored | {"other files": len(found.others)}
+    return _of_files(found.path, tfms[1], names, labels.zeros(len(names)), ignored)

@@ -1,0 +1,125 @@
+"""Labels of rows: what they are, and the checks that all ways to find them share."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastclf.data.sources.names import some
+from fastclf.errors import LabelError
+from fastclf.report import warn
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of some rows, and what they mean.
+
+    Attributes:
+        y: `[N] int64` class indices; `[N, C] float32` of 0 and 1 where a row may have several labels; `[N, k] float32`
+            for regression, of one number too: predictions are so, and no difference of the two broadcasts.
+        classes: the names of the classes; empty for regression.
+        is_multi: whether a row may have several labels.
+        is_reg: whether the labels are numbers to be predicted.
+        known: False for the zeros of rows that have no labels.
+    """
+
+    y: npt.NDArray[Any]
+    classes: list[str]
+    is_multi: bool = False
+    is_reg: bool = False
+    known: bool = True
+
+    def __post_init__(self) -> None:
+        if self.is_reg and self.y.ndim == 1:
+            object.__setattr__(self, "y", self.y[:, None])
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @property
+    def c(self) -> int:
+        """Number of classes, or of numbers to predict."""
+        return int(self.y.shape[1]) if self.is_reg else len(self.classes)
+
+    def counts(self) -> npt.NDArray[np.int64]:
+        """Return the number of rows of each class, `[C] int64`; of no class for regression."""
+        if self.is_reg:
+            return np.zeros(0, np.int64)
+        if self.is_multi:
+            return np.asarray(np.count_nonzero(self.y, axis=0), np.int64)
+        return np.bincount(self.y, minlength=self.c)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Labels:
+        """Return the labels of some of the rows."""
+        return replace(self, y=self.y[rows])
+
+    def zeros(self, n: int) -> Labels:
+        """Return labels of the same kind for n rows that have none."""
+        return replace(self, y=np.zeros((n, *self.y.shape[1:]), self.y.dtype), known=False)
+
+
+def difference(one: str, other: str) -> str:
+    """Describe how two names that look the same differ."""
+    if unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other):
+        return "they are one name in two Unicode forms (NFC and NFD)"
+    return "they differ in case or in spaces"
+
+
+def lookalikes(classes: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield pairs of names that differ in case, spaces around them or Unicode form only."""
+    known: dict[str, str] = {}
+    for name in classes:
+        other = known.setdefault(unicodedata.normalize("NFC", name.strip()).casefold(), name)
+        if other != name:
+            yield other, name
+
+
+def check_classes(classes: Sequence[str], where: str, hint: str = "") -> None:
+    """Raise LabelError for fewer than two classes, with a hint, and for names that are empty or there twice.
+
+    Warn of names that look the same.
+    """
+    if len(classes) < 2:
+        raise LabelError(f"{where}: there must be at least two classes, got {some(classes)}. Add another class.{hint}")
+    twice = sorted({name for name in classes if classes.count(name) > 1})
+    if twice or "" in classes:
+        got = f"{some(twice)} twice" if twice else "an empty one"
+        raise LabelError(f"{where}: every class must have a name of its own, got {got}. Rename it.")
+    for one, other in lookalikes(classes):
+        warn(
+            f"{where}: the classes {one!r} and {other!r} look the same: {difference(one, other)}. Rename one if they "
+            "are one."
+        )
+
+
+def warn_absent(absent: Sequence[str], where: str) -> None:
+    """Warn of classes that have no row for validation."""
+    if absent:
+        warn(f"{where}: no image of the class(es) {some(absent)}; nothing is measured for them.")
+
+
+def check_trained(trn: Labels, val: Labels, name: str) -> None:
+    """Check that the training rows have every class, and warn of those without a row for validation.
+
+    Raises:
+        LabelError: a class has no training row.
+    """
+    if trn.is_reg:
+        return
+    in_trn, in_val = trn.counts(), val.counts()
+    untrained = [c for c, n in zip(trn.classes, in_trn, strict=True) if n == 0]
+    if untrained:
+        only_test = not in_val[trn.classes.index(untrained[0])]
+        remedy = (
+            "Remove these rows, or add some to train."
+            if only_test
+            else "Choose other val_idxs; without val_idxs every class keeps a training row."
+        )
+        where = "test" if only_test else "validation"
+        raise LabelError(f"{name}: {', '.join(map(repr, untrained[:5]))} occur in {where} rows only. {remedy}")
+    warn_absent([c for c, n in zip(trn.classes, in_val, strict=True) if n == 0], f"{name}, rows for validation")

@@ -1,0 +1,312 @@
+"""Any number of images, in files or as pixels, to normalised batches: what was served is forgotten."""
+
+from __future__ import annotations
+
+import glob
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fastclf.data.bad_images import BadImages
+from fastclf.data.dataset import Dataset
+from fastclf.data.image_loader import ImageLoader
+from fastclf.data.loader import LoaderOptions
+from fastclf.data.sources.files import FileSource
+from fastclf.data.sources.labels import Labels
+from fastclf.data.sources.listing import find_files, images_in
+from fastclf.data.sources.source import Source, Version
+from fastclf.data.transforms.sampling import Split
+from fastclf.data.transforms.spec import TransformSpec
+from fastclf.data.validation.scan_cache import PassingCache
+from fastclf.data.validation.verified import DatasetImages
+from fastclf.errors import BackendError
+from fastclf.report import log_once
+
+_BATCHES = 64  # of a block
+_PIXELS = 1 << 26  # of a block of images in memory, unless one batch alone has more
+_ROWS = 1 << 14  # of activations, of a block
+_ROOT = Path("/")  # files from anywhere make one data set
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image.
+
+    Attributes:
+        name: of its file; None for pixels without one.
+        pixels: `[H, W, 3]` uint8, or float32 in 0..1; None where they are in the file.
+        why: why it cannot be decoded, where that is known; else empty.
+    """
+
+    name: str | None
+    pixels: npt.NDArray[Any] | None = None
+    why: str = ""
+
+    @property
+    def kind(self) -> str:
+        """What a block has one of: files, bytes or floats."""
+        return "files" if self.pixels is None else str(self.pixels.dtype)
+
+
+def items(x: Any) -> Iterator[Item]:
+    """Yield the images that ``x`` stands for, see `fastclf.predictor.Classifier.predict`.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder, or no image in it.
+        TypeError: it is nothing that stands for images.
+        ValueError: pixels of another shape or range.
+    """
+    if isinstance(x, str | os.PathLike):
+        for name in _files(os.fspath(x)):
+            if not os.path.lexists(name):
+                raise FileNotFoundError(f"predict: there is no file or folder {name!r}. Check the path.")
+            yield Item(name)
+    else:
+        yield from _inner(x)
+
+
+def _inner(x: Any) -> Iterator[Item]:
+    from PIL import Image
+
+    if isinstance(x, str | os.PathLike):
+        for name in _files(os.fspath(x)):
+            yield Item(name, why="a zero byte in its name" if "\0" in name else "")
+    elif isinstance(x, Image.Image):
+        yield _of_image(x)
+    elif isinstance(x, torch.Tensor):
+        yield from _of_array(_channels_last(x.detach().cpu()).numpy())
+    elif isinstance(x, np.ndarray) and x.dtype.kind not in "OUS":
+        yield from _of_array(x)
+    elif isinstance(x, Mapping | bytes) or hasattr(x, "columns") or not isinstance(x, Iterable):
+        raise TypeError(
+            "predict: x must be a folder, file names, a glob, PIL images, arrays, tensors, a column of a data frame, "
+            f"or an iterable of them, got {type(x).__name__}."
+        )
+    else:
+        for one in x:
+            yield from _inner(one)
+
+
+def _files(name: str) -> Iterable[str]:
+    """Return the images of a folder, the files that a pattern matches, or the name itself."""
+    folder = Path(name)
+    if folder.is_dir():
+        return (str(folder / inner) for inner in images_in(find_files(folder, ".", allow_outside=True)))
+    if glob.has_magic(name) and not os.path.lexists(name):
+        matches = [path for path in sorted(glob.glob(name, recursive=True)) if Path(path).is_file()]  # noqa: PTH207
+        if not matches:
+            raise FileNotFoundError(f"predict: no file matches {name!r}. Check the pattern.")
+        return matches
+    return [name]
+
+
+def _of_image(image: Any) -> Item:
+    from fastclf.data.decode.worker import BadFileError, upright_rgb
+
+    name = getattr(image, "filename", "") or None
+    try:
+        return Item(None if name is None else os.fsdecode(name), upright_rgb(image))
+    except (
+        BadFileError,
+        OSError,
+        SyntaxError,
+        ValueError,
+    ) as error:  # an image is decoded when its pixels are asked for
+        return Item(None if name is None else os.fsdecode(name), why=str(error))
+
+
+def _channels_last(x: torch.Tensor) -> torch.Tensor:
+    return x.movedim(-3, -1) if x.ndim in (3, 4) and x.shape[-3] in (1, 3, 4) else x
+
+
+def _of_array(x: npt.NDArray[Any]) -> Iterator[Item]:
+    """Yield the images of `[H, W]`, `[H, W, C]` or `[N, H, W, C]`; of C = 1, 3 or 4."""
+    images = x[None, :, :, None] if x.ndim == 2 else x[None] if x.ndim == 3 else x
+    if images.ndim != 4 or images.shape[3] not in (1, 3, 4) or 0 in images.shape[1:]:
+        raise ValueError(
+            f"predict: images must be [H, W, 3] or [N, H, W, 3], tensors [3, H, W] or [N, 3, H, W], grey [H, W], got "
+            f"{list(x.shape)}."
+        )
+    if images.dtype.kind != "f" and images.dtype != np.uint8:
+        raise ValueError(f"predict: images must be uint8, or floats in 0..1, got {images.dtype}. Convert them.")
+    for image in images:
+        pixels = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[:, :, :3]
+        if pixels.dtype != np.uint8:
+            low, high = pixels.min(), pixels.max()
+            if not (low >= 0 and high <= 1):  # NaN is neither
+                raise ValueError(
+                    f"predict: images of floats must be in 0..1, got {low:g}..{high:g}. Pass them as they are, neither "
+                    "normalised nor resized; of 0..255, as uint8."
+                )
+            pixels = pixels.astype(np.float32, copy=False)
+        yield Item(None, np.ascontiguousarray(pixels))
+
+
+class ImageList(list[npt.NDArray[Any]]):
+    """Images of several sizes, which say of themselves what an array `[N, H, W, 3]` of them would.
+
+    Attributes:
+        ndim: 4.
+        shape: as if all were as large as the largest.
+        dtype: of all.
+    """
+
+    ndim = 4
+
+    def __init__(self, images: Iterable[npt.NDArray[Any]]) -> None:
+        super().__init__(images)
+        largest = max((image.shape[:2] for image in self), key=math.prod)
+        self.shape = (len(self), *largest, 3)
+        self.dtype = self[0].dtype
+
+
+class PixelSource(Source):
+    """Images in memory, of several sizes."""
+
+    def __init__(self, images: ImageList) -> None:
+        super().__init__(_ROOT, ())
+        self.values = images  # type: ignore[assignment]
+        self._n = len(images)
+
+    def __len__(self) -> int:
+        return self._n
+
+    def stat(self, row: int) -> Version:
+        """See `Source.stat`; pixels do not change."""
+        return Version(0, 0, 0)
+
+    def read(self, row: int) -> bytes:
+        """Raise: there are no encoded images."""
+        raise OSError(f"image {row} is not encoded")
+
+
+@dataclass
+class Block:
+    """Some images, one after another, that are served together: of one kind, in whole batches but for the last."""
+
+    items: list[Item] = field(default_factory=list)
+    pixels: int = 0
+
+    def takes(self, item: Item, batch_size: int) -> bool:
+        """Return whether an image may follow."""
+        if not self.items:
+            return True
+        whole = len(self.items) % batch_size == 0
+        full = whole and (len(self.items) >= _BATCHES * batch_size or self.pixels >= _PIXELS)
+        return not full and item.kind == self.items[-1].kind
+
+    def add(self, item: Item) -> None:
+        """Add an image."""
+        self.items.append(item)
+        self.pixels += 0 if item.pixels is None else item.pixels.shape[0] * item.pixels.shape[1]
+
+    def dataset(self, max_pixels: int) -> Dataset:
+        """Return the images as a data set, without labels; those that are known to be bad are noted in it."""
+        n = len(self.items)
+        labels = Labels(np.zeros(n, np.int64), [], known=False)
+        images = [item.pixels for item in self.items if item.pixels is not None]
+        if images:
+            source: Source = PixelSource(ImageList(images))
+        else:
+            names = [os.path.abspath(item.name or "")[1:] for item in self.items]  # noqa: PTH100  # links stay
+            source = FileSource(_ROOT, names)
+        bad = _Noted(source)
+        bad.max_pixels = max_pixels
+        bad.note({row: item.why for row, item in enumerate(self.items) if item.why})
+        return Dataset(source, labels, bad=bad)
+
+
+class _Noted(BadImages):
+    """Bad images of a block: whoever predicts says what becomes of them."""
+
+    def note(self, found: Mapping[int, str]) -> None:
+        self.reasons.update(found)
+
+
+def blocks(found: Iterable[Item], batch_size: int) -> Iterator[Block]:
+    """Yield images in blocks."""
+    block = Block()
+    for item in found:
+        if not block.takes(item, batch_size):
+            yield block
+            block = Block()
+        block.add(item)
+    if block.items:
+        yield block
+
+
+class _StreamImages(DatasetImages):
+    """The images of a block."""
+
+    def inputs(self, rows: npt.NDArray[np.int64]) -> Any:
+        images = self._ds.images
+        return super().inputs(rows) if images is None else [images[row] for row in rows.tolist()]
+
+
+class StreamLoader(ImageLoader):
+    """Serves one data set after another; what makes the batches is kept."""
+
+    def __init__(self, tfms: TransformSpec, options: LoaderOptions) -> None:
+        super().__init__(Block([Item("")]).dataset(1), tfms, options, Split.VALID)
+        self._most = 0  # images of the batches that the idle renderers take
+
+    def serve(self, ds: Dataset) -> None:
+        """Serve a data set of the same kind from now on."""
+        most = min(self.bs, len(ds))
+        if most > self._most:
+            self.close()
+            self._most = most
+        self.ds, self.targets = ds, torch.from_numpy(ds.y)
+        self.images = _StreamImages(ds, self._options.num_threads, PassingCache())
+
+    def _build(self) -> Any:
+        try:
+            return super()._build()
+        except BackendError as error:
+            if not isinstance(error.__cause__, ImportError):
+                raise
+        return self._pillow_renderer()
+
+    def _pillow_renderer(self) -> Any:
+        from fastclf.data.decode.native_renderer import NativeRenderer
+        from fastclf.data.decode.pillow_decoder import PillowDecoder
+
+        log_once(
+            "predict: Pillow decodes the images, which takes longer: NVIDIA DALI is not installed (pip install "
+            "nvidia-dali-cuda130)"
+        )
+        threads = self._options.num_threads
+        white = 1.0 if self.ds.images is not None and self.ds.images.dtype != np.uint8 else 255.0
+        return NativeRenderer(self.tfms, PillowDecoder(self.ds.images is None, threads), white, threads)
+
+
+def row_blocks(x: Any, n_in: int) -> Iterator[npt.NDArray[Any]]:
+    """Yield blocks ``[n, n_in]`` of rows of activations: of one array or tensor, or of an iterable of rows or blocks.
+
+    Raises:
+        ValueError: they have another number of columns, or numbers that are not finite.
+    """
+    if isinstance(x, torch.Tensor):
+        x = x.detach().cpu().numpy()
+    if isinstance(x, np.ndarray):
+        rows = x[None] if x.ndim == 1 else x
+        if rows.ndim != 2 or rows.shape[1] != n_in or rows.dtype.kind != "f":
+            raise ValueError(f"predict: x must be activations [N, {n_in}] of floats, got {list(x.shape)} {x.dtype}.")
+        for start in range(0, len(rows), _ROWS):
+            block = np.ascontiguousarray(rows[start : start + _ROWS])
+            block = block if block.dtype in (np.float16, np.float32) else block.astype(np.float32)
+            if not np.isfinite(block).all():
+                raise ValueError("predict: activations must be finite numbers, got NaN or infinity.")
+            yield block
+    elif isinstance(x, str | bytes | Mapping) or not isinstance(x, Iterable):
+        raise TypeError(f"predict: the model takes activations [N, {n_in}], got {type(x).__name__}.")
+    else:
+        for one in x:
+            yield from row_blocks(np.asarray(one), n_in)

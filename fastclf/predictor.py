@@ -1,0 +1,281 @@
+"""Trained models without their training data: `load` one, and let it predict."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastclf import rebuild
+from fastclf.calls import NOTHING_CHANGED, long_call
+from fastclf.checkpoint import load_checkpoint, read_info
+from fastclf.data.bad_images import MAX_PIXELS
+from fastclf.data.dataset import Dataset
+from fastclf.data.loader import LoaderOptions, RowLoader
+from fastclf.data.options import as_device, as_threads
+from fastclf.data.sources.arrays import ArraySource
+from fastclf.data.sources.labels import Labels
+from fastclf.data.sources.names import printable
+from fastclf.data.stream import Block, StreamLoader, blocks, items, row_blocks
+from fastclf.errors import BadImageError, CheckpointError
+from fastclf.files import publish
+from fastclf.models.net import Net
+from fastclf.predictions import Predictions, joined
+from fastclf.report import Progress
+from fastclf.training.evaluate import Objective, scores_of
+from fastclf.training.inputs import check_count
+from fastclf.training.losses import default_loss
+from fastclf.training.resume import PREFIX
+
+OnBad = Literal["raise", "nan"]
+_SHOWN = 5
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    device: str | torch.device | None = None,
+    num_workers: int | None = None,
+    custom_head: nn.Module | None = None,
+    model: nn.Module | None = None,
+) -> Classifier:
+    """Load a saved model for predictions; neither the training data nor their folder is needed.
+
+    Args:
+        path: what ``learn.save(name)`` wrote: ``models/NAME``, with or without ``.json``, or a folder with one model.
+        device: where it predicts; the GPU when there is one.
+        num_workers: threads that decode; as many as processors, at most 8.
+        custom_head: the head, untrained, of a model with a head of your own.
+        model: the network, untrained, of a model that is wholly your own.
+
+    Raises:
+        FileNotFoundError: there is no such model; names those that there are.
+        CheckpointError: a file is damaged, no model of fastclf's, or lacks something; says what.
+        BackendError: a package that the architecture comes from is not installed.
+    """
+    place = _find(Path(path).expanduser())
+    tensors, info = load_checkpoint(place)
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIX)}
+    where = f"{place}.json"
+    _check(info, where, custom_head, model)
+    network = rebuild.network(info, tensors, where, custom_head, model)
+    return Classifier(place, network, info, as_device(device), as_threads(num_workers))
+
+
+class Classifier:
+    """A trained model that predicts, made by `load`.
+
+    Attributes:
+        classes: names of the classes; empty in a regression.
+        kind: ``"one"`` label per image, ``"several"``, or ``"numbers"``.
+        arch: the network, as ``'source:name'``.
+        tfms: how an image becomes the network's input; None for a model of activations.
+        device: where it predicts.
+        place: the path of the saved model, without suffix.
+        info: all that the file says of the model, ``info["versions"]`` among it.
+    """
+
+    def __init__(
+        self, place: Path, model: nn.Module, info: dict[str, Any], device: torch.device, num_threads: int
+    ) -> None:
+        self.place = place
+        self.model = rebuild.to_device(model, device)
+        self.classes: list[str] = info["classes"]
+        self.kind: str = info["labels"]
+        self.arch: str = info["arch"]
+        self.tfms = rebuild.transforms(info)
+        self.device, self.info = device, info
+        self._threads = num_threads
+        self._loaders: dict[tuple[str, int], list[StreamLoader]] = {}  # idle ones, by kind of block and batch size
+        crit = default_loss(is_multi=self.kind == "several", is_reg=self.kind == "numbers")
+        self._objective = Objective(self.model, crit)
+
+    def __repr__(self) -> str:
+        """Describe the model in one line."""
+        takes = "rows of activations" if self.tfms is None else f"images of {self.tfms.sz} x {self.tfms.sz}"
+        gives = f"{self.info['c']} number(s)" if self.kind == "numbers" else f"{len(self.classes)} classes"
+        return f"Classifier: {printable(self.arch)}, {takes}, {gives}, on {self.device}"
+
+    @long_call(NOTHING_CHANGED)
+    def predict(self, x: Any, topk: int = 1, batch_size: int = 64, on_bad: OnBad = "raise") -> Predictions:
+        """Predict images of any number and kind; memory grows with the predictions alone.
+
+        With the batch size of ``learn``'s data and the same images in the same order, the outputs are those of
+        ``learn.predict`` (without precompute, which rounds activations) to the last bit.
+
+        Files are decoded in a process of its own first, so that none of them can end this one.
+
+        Args:
+            x: a folder, which is searched with all folders in it; a file; a pattern such as ``"new/*.jpg"``; a PIL
+                image; pixels, ``[H, W, 3]`` or ``[N, H, W, 3]`` as array, ``[3, H, W]`` or ``[N, 3, H, W]`` as tensor,
+                uint8 or floats in 0..1, of any size; or anything that yields these, such as a list, a column of a
+                data frame, or a generator. For a model of activations, rows ``[N, F]``.
+            topk: how many of the most probable classes tables show.
+            batch_size: images at once.
+            on_bad: what happens when an image cannot be decoded: ``"raise"`` names it, ``"nan"`` goes on: its outputs
+                are NaN, its label is None, and `Predictions.bad` says why.
+
+        Raises:
+            BadImageError: images cannot be decoded; names those of the batches that were being made.
+            FileNotFoundError: there is no such file or folder, or no image in it.
+            TypeError: x stands for no images.
+            ValueError: pixels of a wrong shape, type or range.
+        """
+        parts = list(self.stream(x, topk, batch_size, on_bad))
+        nothing = np.empty((0, self.info["c"]), np.float32)
+        return joined(parts) if parts else Predictions(nothing, self.classes, [], self.kind, topk)
+
+    def stream(self, x: Any, topk: int = 1, batch_size: int = 64, on_bad: OnBad = "raise") -> Iterator[Predictions]:
+        """Yield what `predict` returns in parts, as they are made; no memory grows. Arguments as there."""
+        check_count("predict", "topk", topk)
+        check_count("predict", "batch_size", batch_size)
+        if on_bad not in ("raise", "nan"):
+            raise ValueError(f"predict: on_bad must be 'raise' or 'nan', got {on_bad!r}.")
+        if topk > 1 and self.kind != "one":
+            raise ValueError(
+                f"predict: topk={topk} needs a model that gives one label, and this one gives {self.kind}."
+            )
+        return self._parts(x, min(topk, max(1, len(self.classes))), batch_size, on_bad)
+
+    @long_call("nothing was written; call it again.")
+    def export(self, path: str | os.PathLike[str] | None = None) -> Path:
+        """Write the classifier as an ONNX file, see `fastclf.models.export.to_onnx`; return its path.
+
+        Args:
+            path: the file; by default ``NAME.onnx`` beside the saved model.
+
+        Raises:
+            ExportError: the network does something that cannot be written, or onnxruntime computes something else.
+            ValueError: the model takes activations, or is wholly your own.
+        """
+        from fastclf.models.export import to_onnx
+
+        if self.tfms is None or not isinstance(self.model, Net):
+            raise ValueError("export: the model must be a network of fastclf's that takes images")
+        file = self.place.with_name(f"{self.place.name}.onnx") if path is None else Path(path)
+        gives = {"one": "log-probabilities", "several": "probabilities", "numbers": "values"}[self.kind]
+        model = to_onnx(self.model, self.tfms.sz, (self.tfms.mean, self.tfms.std), self.classes, gives)
+        publish(file, lambda temporary: temporary.write_bytes(model))
+        return file
+
+    def _parts(self, x: Any, topk: int, batch_size: int, on_bad: OnBad) -> Iterator[Predictions]:
+        if self.tfms is None:
+            for rows in row_blocks(x, self._columns(x)):
+                ds = Dataset(ArraySource(Path("/"), rows), Labels(np.zeros(len(rows), np.int64), [], known=False))
+                scores, _ = scores_of(self._objective, RowLoader(ds, self._options(batch_size)))
+                yield self._predictions(scores, [None] * len(rows), topk, {})
+            return
+        total = len(x) if hasattr(x, "__len__") and not isinstance(x, str) else 0
+        with Progress(max(total, 1), "predict", "images") as progress:
+            for block in blocks(items(x), batch_size):
+                yield self._of_block(block, topk, batch_size, on_bad, progress)
+
+    def _of_block(self, block: Block, topk: int, batch_size: int, on_bad: OnBad, progress: Progress) -> Predictions:
+        files, ds = [item.name for item in block.items], block.dataset(MAX_PIXELS)
+        if on_bad == "raise":
+            _raise_bad(files, ds.bad.reasons)
+        idle = self._loaders.setdefault((block.items[0].kind, batch_size), [])
+        assert self.tfms is not None
+        loader = idle.pop() if idle else StreamLoader(self.tfms, self._options(batch_size))
+        loader.serve(ds)
+        scores = torch.full((len(files), self.info["c"]), torch.nan)
+        found: list[Tensor] = []
+        with torch.inference_mode():
+            for images, _ in loader.batches(0):
+                if on_bad == "raise":
+                    _raise_bad(files, ds.bad.reasons)
+                found.append(self._objective.scores(images.to(self.device)).cpu())
+                progress.advance(len(images))
+        if on_bad == "raise":
+            _raise_bad(files, ds.bad.reasons)
+        if found:
+            scores[torch.from_numpy(loader.served)] = torch.cat(found).reshape(-1, self.info["c"])
+        idle.append(loader)
+        return self._predictions(scores, files, topk, dict(ds.bad.reasons))
+
+    def _predictions(self, scores: Tensor, files: list[str | None], topk: int, bad: dict[int, str]) -> Predictions:
+        """What an image is called is decided here: the place of thresholds, temperature, and 'none of these'."""
+        with torch.inference_mode():
+            outputs = self._objective.output(scores).numpy()
+        return Predictions(outputs, self.classes, files, self.kind, topk, bad)
+
+    def _options(self, batch_size: int) -> LoaderOptions:
+        return LoaderOptions(batch_size, 0, self.device, self._threads)
+
+    def _columns(self, x: Any) -> int:
+        head = self.info["head"] if isinstance(self.info.get("head"), dict) else {}
+        return int(head.get("n_in") or np.shape(x)[-1])
+
+
+def _raise_bad(files: list[str | None], reasons: dict[int, str]) -> None:
+    if not reasons:
+        return
+    named = {files[row] or f"image {row}": why for row, why in sorted(reasons.items())}
+    shown = "; ".join(f"{printable(name)}: {why}" for name, why in list(named.items())[:_SHOWN])
+    raise BadImageError(
+        f'predict: {len(named)} image(s) cannot be decoded. First: {shown}. Pass on_bad="nan" to go on: their '
+        "predictions are NaN.",
+        named,
+    )
+
+
+def _find(path: Path) -> Path:
+    """Return the place of a saved model, without suffix."""
+    if path.suffix == ".json" and path.is_file():
+        return path.with_suffix("")
+    if path.suffix == ".safetensors" and path.is_file():
+        return _pointing_to(path)
+    if path.is_dir() and not path.with_name(f"{path.name}.json").is_file():
+        models = _models_in(path) or _models_in(path / "models")
+        if len(models) != 1:
+            there = ", ".join(model.name for model in models) or "none"
+            raise FileNotFoundError(f"load: {path} must hold one saved model, or name one of them; there: {there}")
+        return models[0]
+    below = Path("models") / path
+    return below if not _is_model(path) and _is_model(below) else path
+
+
+def _is_model(place: Path) -> bool:
+    return place.with_name(f"{place.name}.json").is_file()
+
+
+def _models_in(folder: Path) -> list[Path]:
+    """Return the places of the saved models in a folder: what has weights beside its description."""
+    found = []
+    for file in sorted(folder.glob("*.json")):
+        place = file.with_suffix("")
+        if any(folder.glob(f"{glob.escape(place.name)}.*.safetensors")):
+            found.append(place)
+    return found
+
+
+def _pointing_to(weights: Path) -> Path:
+    for place in _models_in(weights.parent):
+        if read_info(place)["weights"] == weights.name:
+            return place
+    raise CheckpointError(f"load: {weights} are weights alone: the model's .json, saved with them, is not beside them")
+
+
+def _check(info: dict[str, Any], where: str, custom_head: nn.Module | None, model: nn.Module | None) -> None:
+    """Check that a file says all that is needed, in the types that are expected."""
+    lacking = [key for key in ("labels", "c", "classes", "arch", "transforms") if key not in info]
+    if lacking:
+        raise CheckpointError(
+            f"load: {where} was saved by an earlier version and lacks {', '.join(lacking)}. Load it into a learner "
+            "with learn.load(name), and save it again."
+        )
+    c, classes = info["c"], info["classes"]
+    sound = type(c) is int and c > 0 and info["labels"] in [*rebuild.FINALS] and isinstance(info["arch"], str)
+    if not sound or len(classes) != (0 if info["labels"] == "numbers" else c):
+        raise CheckpointError(f"load: {where} is no description of a model: labels, c, classes or arch do not fit")
+    given = {"custom_head": model if custom_head is None else custom_head, "model": model}
+    missing = {argument: part for argument, part in rebuild.not_rebuilt(info).items() if given.get(argument) is None}
+    if missing:
+        what, passed = ", ".join(missing.values()), ", ".join(f"{argument}=..." for argument in missing)
+        raise CheckpointError(f"load: {where}: {what} cannot be rebuilt from the file. Pass {passed} to load.")

@@ -1,0 +1,189 @@
+"""The one channel for what the library prints: log lines, progress and warnings.
+
+Lines go to the logger ``fastclf``, whose handler writes to stdout; progress goes to ``fastclf.progress``, on stderr.
+`quiet`, or ``FASTCLF_QUIET=1`` in the environment, silences both; so do the usual means of ``logging``. Of processes
+that train together, rank 0 alone prints. Warnings are Python warnings: filters silence them, and every process gives
+its own, since they may be about that process alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Hashable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TextIO, TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+PROGRESS_AFTER = 2.0  # seconds: shorter work shows no bar
+LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
+
+_PACKAGE = __name__.partition(".")[0]
+_lines = logging.getLogger(_PACKAGE)
+_progress = logging.getLogger(f"{_PACKAGE}.progress")
+_logged: set[Hashable] = set()
+
+
+class _Stream(logging.Handler):
+    """Write each message as a line to what ``sys.stdout`` or ``sys.stderr`` is now, whatever its encoding."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.stream_name = name
+        self.addFilter(lambda _record: _is_first_process())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _print(record.getMessage(), getattr(sys, self.stream_name))
+
+
+for _logger, _name in ((_lines, "stdout"), (_progress, "stderr")):
+    _logger.addHandler(_Stream(_name))
+    _logger.propagate = False  # a handler of the program's own would print every line twice
+if _lines.level == logging.NOTSET:
+    _lines.setLevel(logging.WARNING if os.environ.get("FASTCLF_QUIET", "0") not in ("", "0") else logging.INFO)
+
+
+def quiet(on: bool = True) -> None:
+    """Silence everything that fastclf reports: tables of epochs, notes, progress. ``quiet(False)`` ends it.
+
+    Warnings are not part of it: ``warnings.filterwarnings`` silences them. ``FASTCLF_QUIET=1`` in the environment does
+    the same from the start.
+    """
+    _lines.setLevel(logging.WARNING if on else logging.INFO)
+
+
+def log(text: str) -> None:
+    """Report a line, at once."""
+    _lines.info(text)
+
+
+def log_once(text: str, key: Hashable = None) -> None:
+    """Report a line unless one with the same ``key`` (by default the text) was reported in this process before."""
+    key = text if key is None else key
+    if key not in _logged:
+        _logged.add(key)
+        log(text)
+
+
+def show(text: str, stream: TextIO | None = None) -> None:
+    """Print the answer to a call that asks for one, on stdout by default, also when quiet."""
+    _print(text, sys.stdout if stream is None else stream)
+
+
+def log_to_stderr() -> None:
+    """Report lines on stderr from now on: for programs whose stdout another one reads."""
+    for handler in _lines.handlers:
+        if isinstance(handler, _Stream):
+            handler.stream_name = "stderr"
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Print warnings as plain lines on stderr: who runs a command has no line of code to be pointed to."""
+    before = warnings.showwarning
+
+    def line(message: Warning | str, *_: object) -> None:
+        _print(f"warning: {message}", sys.stderr)
+
+    warnings.showwarning = line  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
+
+
+def warn(text: str) -> None:
+    """Warn with the line of the user's code that called the library, not one inside it."""
+    level = 1
+    frame = sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == _PACKAGE:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, UserWarning, stacklevel=level)
+
+
+def encodable(text: str, stream: TextIO | None = None) -> str:
+    r"""Return ``text`` with escapes such as '\u56fe' for what a stream (stdout by default) cannot encode."""
+    encoding = getattr(stream or sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _print(text: str, stream: TextIO | None) -> None:
+    if stream is not None:
+        with suppress(OSError):  # the reader has gone, or its disk is full: no reason to end a fit
+            stream.write(f"{encodable(text, stream)}\n")
+            stream.flush()
+
+
+def _is_first_process() -> bool:
+    """Return whether this process is alone, or the one of rank 0."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        return bool(distributed.get_rank() == 0)
+    return os.environ.get("RANK", "0") in ("", "0")
+
+
+def shows_bars() -> bool:
+    """Return whether progress is shown as a bar: on a terminal, unless silenced."""
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    return terminal and _progress.isEnabledFor(logging.INFO) and _is_first_process()
+
+
+class Progress:
+    """Progress of work that takes longer than two seconds: a bar on a terminal, a line now and then elsewhere.
+
+    Args:
+        total: units of work.
+        what: the work, such as ``"train"``.
+        unit: the plural, such as ``"batches"``.
+        done: units that were done before; they do not count in the rate.
+    """
+
+    def __init__(self, total: int, what: str, unit: str, *, done: int = 0) -> None:
+        self.total, self.what, self.unit = total, what, unit
+        self._start = self._last_line = time.monotonic()
+        self._done = self._before = done
+        self._bar: tqdm[None] | None = None
+        if shows_bars():
+            self._bar = tqdm(total=total, initial=done, desc=what, unit=f" {unit}", delay=PROGRESS_AFTER, leave=False)
+
+    def advance(self, n: int) -> None:
+        """Count ``n`` more units as done."""
+        self._done += n
+        if self._bar is not None:
+            self._bar.update(n)
+        elif self._done < self.total and time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._last_line = time.monotonic()
+            self._log()
+
+    def _log(self) -> None:
+        rate = (self._done - self._before) / (time.monotonic() - self._start)
+        left = (self.total - self._done) / rate
+        share = self._done / self.total
+        _progress.info(
+            f"{self.what}: {self._done}/{self.total} ({share:.0%}), {rate:.3g} {self.unit}/s, {left:.0f} s left"
+        )
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def track(items: Iterable[T], total: int, what: str, unit: str) -> Iterator[T]:
+    """Yield ``items``, showing progress of one unit each."""
+    with Progress(total, what, unit) as progress:
+        for item in items:
+            yield item
+            progress.advance(1)

@@ -1,0 +1,27 @@
+"""What a learner trains and applies now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from fastclf.data.classifier_data import ImageClassifierData
+from fastclf.models.freezing import LayerGroups
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A module, its layer groups, and the data that it is fed: the whole network on images, or the head on rows."""
+
+    module: nn.Module
+    groups: LayerGroups
+    data: ImageClassifierData
+
+    @property
+    def batches(self) -> int:
+        """Training batches of an epoch."""
+        n = len(self.data.trn_dl)
+        if n == 0:
+            raise ValueError(f"fit: no training batch: {self.data.trn_dl.n} training row(s) are too few")
+        return n

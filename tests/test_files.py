@@ -1,0 +1,62 @@
+"""The user's cache folder, whoever the user is, and the one seam for what changes on disk."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from processes import ENVIRONMENT
+
+import fastclf
+from fastclf.files import user_cache
+
+
+@pytest.mark.parametrize("home", [None, "/nowhere/at/all", "/proc"])
+def test_without_a_home_folder_a_temporary_one_is_taken_and_logged_once(home):
+    script = (
+        "import os, stat\nfrom fastclf.files import user_cache\n"
+        "Path = type(user_cache())\na, b = user_cache(), user_cache()\nassert a == b and a.is_dir()\n"
+        "assert stat.S_IMODE(a.stat().st_mode) == 0o700\n(a / 'file').write_text('')\n"
+        "if os.fork() == 0: raise SystemExit\nos.wait()\nassert (a / 'file').exists()\nprint(a)"
+    )
+    if os.geteuid() == 0:  # once all is imported, which another user might not read
+        drop = "os.setgid(12345); os.setuid(12345)"
+        script = script.replace("user_cache\n", f"user_cache\n{drop}\n", 1)
+    environment = {key: value for key, value in ENVIRONMENT.items() if key not in ("HOME", "XDG_CACHE_HOME")}
+    if home is not None:
+        environment["HOME"] = home
+    elif os.geteuid() != 0:
+        pytest.skip("this user has a home folder")
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    said, folder = done.stdout.splitlines()
+    assert said.startswith("no home folder to write in: caches lie in ")
+    assert folder in said
+    assert not Path(folder).exists()  # it goes with its process
+
+
+def test_a_home_folder_is_taken(tmp_path, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_cache() == tmp_path / ".cache" / "fastclf"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert user_cache() == tmp_path / ".cache" / "fastclf"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert user_cache() == Path("/somewhere/fastclf")
+
+
+def test_models_and_activations_are_written_through_one_seam():
+    """So that `faults` meets every call that changes what is on disk."""
+    package = Path(fastclf.__file__).parent
+    changing = re.compile(
+        r"os\.(open|write|replace|rename|unlink|remove|fsync|ftruncate|posix_fallocate)$|shutil\.rmtree$"
+        r"|\.(mkdir|unlink|rename|rmdir|touch|write_bytes|write_text)$"
+    )
+    outside = []
+    for file in (package / "checkpoint.py", *(package / "activations").glob("*.py")):
+        calls = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
+        outside += [f"{file.name}:{call.lineno}" for call in calls if changing.search(ast.unparse(call.func))]
+    assert outside == []

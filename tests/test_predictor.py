@@ -1,0 +1,609 @@
+"""A saved model without its training data: loaded, and applied to images of every kind."""
+
+import json
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers import COLOURS, HALF, picture_data, row_data, three_colours, tiny_body, tiny_learner, write_pictures
+from PIL import Image
+from processes import ENVIRONMENT, lines_of
+from torch import nn
+
+import fastclf
+from fastclf import (
+    BadImageError,
+    CheckpointError,
+    ConvLearner,
+    CropType,
+    HeadLearner,
+    ImageClassifierData,
+    Learner,
+    efficientnet_lite0,
+    open_image,
+    tfms_from_model,
+)
+from fastclf.checkpoint import load_checkpoint, save_checkpoint
+from fastclf.models.head import Head
+from fastclf.models.net import Net
+
+NAMES = sorted(COLOURS)
+
+
+def untrained(c=3, final="log_softmax"):
+    """The network of `tiny_learner`, which no name stands for."""
+    return Net(tiny_body(seed=1), Head(12, c, ps=0.2, xtra_fc=[8], final=final, seed=7))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder of images, a learner that was trained on it, and its classifier."""
+    folder = three_colours(tmp_path_factory.mktemp("trained") / "data")
+    learn = tiny_learner(picture_data(folder))
+    learn.fit(0.1, 2)
+    learn.save("colours")
+    return folder, learn, fastclf.load(folder / "models" / "colours", model=untrained())
+
+
+@pytest.fixture
+def files(trained):
+    folder, learn, _ = trained
+    return [str(folder / name) for name in learn.data.val_ds.fnames]
+
+
+# The same predictions as the learner's
+
+
+LITE = """
+import sys
+import numpy as np, torch
+from helpers import HALF, three_colours
+from fastclf import *
+
+torch.set_num_threads(1)
+data = ImageClassifierData.from_paths(sys.argv[1], bs=8, tfms=tfms_from_model(efficientnet_lite0, 64))
+learn = ConvLearner.pretrained(efficientnet_lite0, data, pretrained=False)
+learn.fit(.01, 1)
+learn.save("model")
+np.save(sys.argv[2], learn.predict())
+"""
+
+APPLY = """
+import sys
+import numpy as np, torch
+import fastclf
+
+torch.set_num_threads(1)
+clf = fastclf.load(sys.argv[1])
+found = clf.predict(sys.argv[2], batch_size=8)
+assert clf.kind == "one" and clf.arch == "fastclf:efficientnet_lite0", clf
+print(np.array_equal(found.outputs, np.load(sys.argv[3])), found.classes, len(found))
+"""
+
+
+def test_trained_in_one_process_the_data_deleted_applied_in_another_to_the_last_bit(tmp_path):
+    folder, elsewhere = three_colours(tmp_path / "data", n=4, n_valid=4), tmp_path / "elsewhere"
+    lines_of(LITE, folder, tmp_path / "expected.npy")
+    shutil.move(folder / "models", elsewhere)
+    shutil.move(folder / "valid", tmp_path / "images")
+    shutil.rmtree(folder)
+    (line,) = lines_of(APPLY, elsewhere, tmp_path / "images", tmp_path / "expected.npy")[-1:]
+    assert line == "True ['blue', 'green', 'red'] 12"
+
+
+@pytest.mark.parametrize("crop_type", [None, CropType.NO])
+def test_outputs_labels_and_files(tmp_path, crop_type):
+    folder = three_colours(tmp_path / "data")
+    learn = tiny_learner(picture_data(folder, crop_type=crop_type))
+    learn.fit(0.1, 2)
+    learn.save("colours")
+    clf = fastclf.load(folder / "models" / "colours", model=untrained())
+    found, expected = clf.predict(folder / "valid", batch_size=8), learn.predict()
+    np.testing.assert_array_equal(found.outputs, expected)
+    np.testing.assert_array_equal(found.probs, np.exp(expected))
+    assert found.files == [str(folder / name) for name in learn.data.val_ds.fnames]
+    assert found.labels == [NAMES[i] for i in expected.argmax(1)]
+    assert found.classes == NAMES
+    assert len(found) == 18
+
+
+def test_any_batch_size_gives_the_same_to_rounding(trained):
+    folder, learn, clf = trained
+    for batch_size in (1, 5, 100):
+        np.testing.assert_allclose(
+            clf.predict(folder / "valid", batch_size=batch_size).outputs, learn.predict(), atol=1e-5
+        )
+
+
+def test_several_labels(tmp_path):
+    folder = write_pictures(tmp_path / "data", {"images/red": 8, "images/blue": 8})
+    names = sorted(str(p.relative_to(folder / "images")) for p in (folder / "images").rglob("*.png"))
+    table = pd.DataFrame({"name": names, "tags": ["a|b" if i % 2 else "b|c" for i in range(16)]})
+    data = ImageClassifierData.from_df(
+        folder, "images", table, bs=4, tfms=fastclf.tfms_from_stats(HALF, 16), val_idxs=range(6)
+    )
+    learn = tiny_learner(data, metrics=[])
+    learn.fit(0.1, 2)
+    learn.save("tags")
+    clf = fastclf.load(folder / "models" / "tags", model=untrained(final="sigmoid"))
+    found = clf.predict([folder / name for name in data.val_ds.fnames], batch_size=4)
+    np.testing.assert_array_equal(found.probs, learn.predict())
+    assert found.labels == [[c for c, p in zip("abc", row, strict=True) if p >= 0.5] for row in found.probs]
+    assert list(found.to_frame(all_probs=True)) == ["file", "labels", "a", "b", "c"]
+    assert found.to_frame()["labels"][0] == "|".join(found.labels[0])
+    with pytest.raises(ValueError, match="one label"):
+        clf.predict(folder, topk=2)
+
+
+def test_regression(tmp_path):
+    folder = write_pictures(tmp_path / "data", {"images/red": 8})
+    table = pd.DataFrame({"name": [f"red/{i:03d}.png" for i in range(8)], "age": np.arange(8) / 8})
+    tfms = fastclf.tfms_from_stats(HALF, 16)
+    data = ImageClassifierData.from_df(folder, "images", table, bs=4, tfms=tfms, val_idxs=range(3), continuous=True)
+    learn = tiny_learner(data, metrics=[])
+    learn.save("age")
+    clf = fastclf.load(folder / "models" / "age", model=untrained(c=1, final="none"))
+    found = clf.predict(folder / "images", batch_size=4)
+    np.testing.assert_array_equal(found.outputs[:3], learn.predict())
+    assert list(found.to_frame()) == ["file", "value"]
+    assert found.labels[0] == [found.outputs[0, 0]]
+    with pytest.raises(ValueError, match="numbers"):
+        found.probs  # noqa: B018
+
+
+def test_rows_of_activations(tmp_path, rng):
+    learn = HeadLearner(row_data(tmp_path, rng), xtra_fc=[6])
+    learn.fit(0.1, 2)
+    learn.save("head")
+    rows = learn.data.val_ds.rows
+    shutil.rmtree(tmp_path / "tmp", ignore_errors=True)
+    clf = fastclf.load(tmp_path / "models")  # the only one in it
+    for x in (rows, torch.from_numpy(rows), [rows]):
+        np.testing.assert_array_equal(clf.predict(x).outputs, learn.predict())
+    np.testing.assert_allclose(clf.predict(iter(rows)).outputs, learn.predict(), atol=1e-6)
+    assert clf.predict(rows[0]).labels == [clf.predict(rows).labels[0]]
+    assert len(clf.predict(rows[:0])) == 0
+    with pytest.raises(ValueError, match=r"activations \[N, 10\]"):
+        clf.predict(rows[:, :5])
+    with pytest.raises(ValueError, match="finite"):
+        clf.predict(np.full((2, 10), np.nan, np.float32))
+    with pytest.raises(TypeError, match=r"activations \[N, 10\]"):
+        clf.predict("rows.npy")
+
+
+# Every kind of input
+
+
+def test_files_and_everything_that_names_them(trained, files, monkeypatch):
+    folder, learn, clf = trained
+    expected = learn.predict()
+    one = Path(files[0])
+    monkeypatch.chdir(folder)
+    inputs = [
+        files,
+        tuple(map(Path, files)),
+        pd.Series(files),
+        np.array(files),
+        (name for name in files),
+        [str(folder / "valid" / "*" / "*.png")],
+        str(folder / "valid" / "**" / "*.png"),
+        "valid/*/*.png",
+        ["valid/blue", "valid/green", Path("valid") / "red"],
+    ]
+    for x in inputs:
+        found = clf.predict(x, batch_size=8)
+        np.testing.assert_array_equal(found.outputs, expected)
+        assert [str(folder / name) for name in found.files] == files
+    assert clf.predict(one).labels == clf.predict([one]).labels
+
+
+def test_pixels_of_every_kind(trained, files):
+    _, learn, clf = trained
+    images = [Image.open(name) for name in files]
+    pixels = [np.asarray(image) for image in images]
+    tensors = [torch.from_numpy(p.copy()).permute(2, 0, 1) for p in pixels]
+    for x in (pixels, iter(pixels), tensors, images):
+        np.testing.assert_array_equal(clf.predict(x, batch_size=8).outputs, learn.predict())
+    np.testing.assert_allclose(clf.predict([open_image(f) for f in files]).outputs, learn.predict(), atol=1e-3)
+    assert clf.predict(images[0]).files == [files[0]]
+    assert clf.predict(pixels[0]).files == [None]
+    same = np.stack([pixels[0]] * 3)
+    expected = clf.predict([pixels[0]] * 3).outputs
+    for x in (same, torch.from_numpy(same), torch.from_numpy(same).permute(0, 3, 1, 2)):
+        np.testing.assert_array_equal(clf.predict(x).outputs, expected)
+    alpha = np.concatenate([pixels[0], np.full_like(pixels[0][:, :, :1], 9)], 2)
+    np.testing.assert_array_equal(clf.predict([alpha] * 3).outputs, expected)
+    grey = pixels[0][:, :, 0]
+    three = np.repeat(grey[:, :, None], 3, 2)
+    np.testing.assert_array_equal(clf.predict(grey).outputs, clf.predict(three).outputs)
+
+
+def test_files_and_pixels_in_one_list(trained, files):
+    _, learn, clf = trained
+    mixed = [Image.open(name) if i % 3 == 0 else name for i, name in enumerate(files)]
+    found = clf.predict(mixed)
+    np.testing.assert_allclose(found.outputs, learn.predict(), atol=1e-5)
+    assert found.files == files
+
+
+def test_nothing_gives_nothing(trained):
+    found = trained[2].predict([])
+    assert found.outputs.shape == (0, 3)
+    assert len(found.to_frame()) == 0
+    assert found.labels == []
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "says"),
+    [
+        ("no/such.jpg", FileNotFoundError, "no file or folder"),
+        ("no/*.jpg", FileNotFoundError, "matches"),
+        (3, TypeError, "int"),
+        (b"bytes", TypeError, "bytes"),
+        ({"a": 1}, TypeError, "dict"),
+        (pd.DataFrame({"name": ["a.jpg"]}), TypeError, "column of a data frame"),
+        ([1.5], TypeError, "float"),
+        (np.zeros((4, 4, 2), np.uint8), ValueError, r"\[4, 4, 2\]"),
+        (np.zeros((2, 5, 5), np.uint8), ValueError, r"\[2, 5, 5\]"),
+        (np.zeros((4, 4, 3), np.int16), ValueError, "int16"),
+        (np.full((4, 4, 3), 7.0), ValueError, "0..1"),
+        (np.full((4, 4, 3), np.nan), ValueError, "0..1"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_what_stands_for_no_image(trained, x, error, says):
+    with pytest.raises(error, match=says):
+        trained[2].predict(x)
+
+
+def test_wrong_arguments(trained, files):
+    for argument in ({"topk": 0}, {"batch_size": 0}, {"on_bad": "skip"}, {"batch_size": 1.5}):
+        with pytest.raises(ValueError, match=next(iter(argument))):
+            trained[2].stream(files, **argument)
+
+
+# Bad images
+
+
+@pytest.fixture
+def with_bad(trained, files, tmp_path):
+    """The validation images with three bad ones among them, and which they are."""
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "page.png").write_text("<html>")
+    whole = Path(files[0]).read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    bad = [str(tmp_path / name) for name in ("empty.jpg", "page.png", "cut.png")]
+    return [*files[:5], bad[0], *files[5:9], *bad[1:], *files[9:]], bad
+
+
+def test_bad_images_are_named(trained, with_bad):
+    names, bad = with_bad
+    with pytest.raises(BadImageError, match="empty file") as caught:
+        trained[2].predict(names)
+    assert list(caught.value.reasons) == bad
+    with pytest.raises(BadImageError, match="not found"):
+        trained[2].predict(["gone.jpg"])
+
+
+def test_bad_images_are_nan(trained, with_bad, tmp_path):
+    names, bad = with_bad
+    _, learn, clf = trained
+    found = clf.predict([*names, "gone.jpg", "zero\0byte"], on_bad="nan", batch_size=8)
+    rows = [names.index(name) for name in bad] + [len(names), len(names) + 1]
+    assert sorted(found.bad) == rows
+    assert found.bad[5] == "empty file"
+    assert [row for row, label in enumerate(found.labels) if label is None] == rows
+    assert np.isnan(found.outputs[rows]).all()
+    np.testing.assert_allclose(np.delete(found.outputs, rows, 0), learn.predict(), atol=1e-5)
+    assert found.top[5] == []
+    frame = found.to_frame()
+    assert frame["label"].isna().sum() == 5
+    np.testing.assert_allclose(
+        clf.predict(names, on_bad="nan", batch_size=8).outputs[:5], learn.predict()[:5], atol=1e-5
+    )
+
+
+def test_a_pil_image_that_cannot_be_decoded(trained, with_bad, files):
+    with Image.open(files[0]) as whole, Image.open(with_bad[1][2]) as cut, Image.open(with_bad[1][2]) as again:
+        found = trained[2].predict([whole, cut], on_bad="nan")
+        with pytest.raises(BadImageError, match=r"cut\.png"):
+            trained[2].predict(again)
+    assert list(found.bad) == [1]
+
+
+def test_only_bad_images(trained, with_bad):
+    found = trained[2].predict(with_bad[1], on_bad="nan")
+    assert np.isnan(found.probs).all()
+    assert found.labels == [None] * 3
+
+
+def test_other_formats_leave_no_copies(trained, files, tmp_path):
+    """What Pillow decodes into copies: they go with their block."""
+    from fastclf.data.validation.scan_cache import _of_streams
+
+    for i, name in enumerate(files):
+        Image.open(name).save(tmp_path / f"{i:02d}.bmp")
+    found = trained[2].predict(tmp_path, batch_size=8)
+    np.testing.assert_array_equal(found.outputs, trained[1].predict())
+    assert list(_of_streams().iterdir()) == []
+
+
+# Tables
+
+
+def test_tables(trained, files, tmp_path):
+    found = trained[2].predict(files, topk=2)
+    frame = found.to_frame()
+    assert list(frame) == ["file", "label", "prob", "label_2", "prob_2"]
+    order = np.argsort(-found.probs, 1)
+    assert frame["label_2"].tolist() == [NAMES[i] for i in order[:, 1]]
+    np.testing.assert_allclose(frame["prob"], found.probs.max(1))
+    assert found.top[0] == [(NAMES[i], float(found.probs[0, i])) for i in order[0, :2]]
+    written = pd.read_csv(found.to_csv(tmp_path / "new" / "preds.csv", all_probs=True))
+    assert list(written) == [*frame, *NAMES]
+    np.testing.assert_allclose(written[NAMES], found.probs, rtol=1e-6)
+    assert len(trained[2].predict(files[0], topk=99).top[0]) == 3
+
+
+# Many images in bounded memory
+
+
+MANY = """
+import os, resource, sys
+import numpy as np
+from pathlib import Path
+import torch
+import fastclf
+from test_predictor import untrained
+
+torch.set_num_threads(1)
+clf = fastclf.load(sys.argv[1], model=untrained())
+files = sorted(map(str, Path(sys.argv[2]).rglob("*.png")))
+sys.stdout.flush()
+n, peaks = 0, []
+for i, part in enumerate(clf.stream((files[j % len(files)] for j in range(2400)), batch_size=4)):
+    n += len(part)
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(n, len(peaks), peaks[4], peaks[-1])
+"""
+
+
+def test_memory_is_flat(trained):
+    folder, _, _ = trained
+    n, parts, early, last = map(int, lines_of(MANY, folder / "models" / "colours", folder / "train")[-1].split())
+    assert n == 2400
+    assert parts == 10
+    assert last - early < 8_000, (early, last)  # kB
+
+
+def test_renderers_serve_call_after_call(trained, files, monkeypatch):
+    from fastclf.data import stream
+
+    _, _, clf = trained
+    built = []
+    original = stream.ImageLoader._build
+    monkeypatch.setattr(stream.ImageLoader, "_build", lambda self: built.append(1) or original(self))
+    for _ in range(3):
+        clf.predict(files, batch_size=11)
+    assert len(built) == 1
+
+
+# What can be loaded
+
+
+def test_what_a_path_may_be(trained, tmp_path, monkeypatch):
+    folder, learn, _ = trained
+    models = folder / "models"
+    (weights,) = models.glob("colours.*.safetensors")
+    for path in (models / "colours", models / "colours.json", weights, models, folder):
+        assert fastclf.load(path, model=untrained()).classes == NAMES
+    monkeypatch.chdir(folder)
+    assert fastclf.load("colours", model=untrained()).classes == NAMES
+    lonely = shutil.copy(weights, tmp_path)
+    with pytest.raises(CheckpointError, match=weights.name):
+        fastclf.load(lonely)
+    with pytest.raises(FileNotFoundError, match="colours"):
+        fastclf.load(models / "colour")
+    with pytest.raises(FileNotFoundError, match="one saved model"):
+        fastclf.load(tmp_path)
+    learn.save("other")
+    with pytest.raises(FileNotFoundError, match="colours, other"):
+        fastclf.load(models)
+    for file in models.glob("other*"):
+        file.unlink()
+
+
+def test_what_cannot_be_rebuilt_is_said(tmp_path, capsys, rng):
+    data = row_data(tmp_path, rng)
+    head = nn.Sequential(nn.Linear(10, 3), nn.LogSoftmax(1))
+    learn = HeadLearner(data, custom_head=head)
+    learn.save("own")
+    assert "save: the head Sequential cannot be rebuilt" in capsys.readouterr().out
+    with pytest.raises(CheckpointError, match=r"own.json: the head Sequential .* custom_head="):
+        fastclf.load(tmp_path / "models" / "own")
+    fresh = nn.Sequential(nn.Linear(10, 3), nn.LogSoftmax(1))
+    clf = fastclf.load(tmp_path / "models" / "own", custom_head=fresh)
+    np.testing.assert_array_equal(clf.predict(data.val_ds.rows).outputs, learn.predict())
+    with pytest.raises(CheckpointError, match="does not fit"):
+        fastclf.load(tmp_path / "models" / "own", custom_head=nn.Sequential(nn.Linear(10, 4), nn.LogSoftmax(1)))
+
+
+def test_a_custom_head_on_a_known_body(tmp_path, capsys):
+    folder = three_colours(tmp_path / "data", n=3, n_valid=2)
+    data = ImageClassifierData.from_paths(folder, bs=4, tfms=tfms_from_model(efficientnet_lite0, 32))
+
+    def head():
+        return nn.Sequential(nn.Linear(2560, 3), nn.LogSoftmax(1))
+
+    learn = ConvLearner.pretrained(efficientnet_lite0, data, custom_head=head(), pretrained=False)
+    learn.save("own")
+    assert "custom_head=..." in capsys.readouterr().out
+    clf = fastclf.load(folder / "models" / "own", custom_head=head())
+    np.testing.assert_array_equal(clf.predict(folder / "valid", batch_size=4).outputs, learn.predict())
+
+
+def test_a_network_of_ones_own(tmp_path, capsys):
+    folder = three_colours(tmp_path / "data", n=3, n_valid=2)
+
+    def network():
+        return nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3), nn.LogSoftmax(1)
+        )
+
+    learn = Learner.from_model_data(network(), picture_data(folder))
+    learn.save("own")
+    assert "model=..." in capsys.readouterr().out
+    with pytest.raises(CheckpointError, match="model="):
+        fastclf.load(folder / "models" / "own")
+    clf = fastclf.load(folder / "models" / "own", model=network())
+    np.testing.assert_array_equal(clf.predict(folder / "valid", batch_size=8).outputs, learn.predict())
+
+
+def test_the_state_of_a_fit_is_a_model_too(tmp_path, rng):
+    learn = HeadLearner(row_data(tmp_path, rng))
+    learn.fit(0.1, 1, state_name="run")
+    clf = fastclf.load(tmp_path / "models" / "run")
+    np.testing.assert_array_equal(clf.predict(learn.data.val_ds.rows).outputs, learn.predict())
+
+
+def test_models_of_earlier_versions_say_what_they_lack():
+    with pytest.raises(CheckpointError, match=r"format1\.json was saved by an earlier version and lacks labels, c"):
+        fastclf.load(Path(__file__).parent / "released" / "format1")
+
+
+def test_damaged_and_foreign_files_are_named(trained, tmp_path):
+    folder, _, _ = trained
+    for file in (folder / "models").iterdir():
+        shutil.copy(file, tmp_path)
+    (weights,), manifest = tmp_path.glob("*.safetensors"), tmp_path / "colours.json"
+    whole = weights.read_bytes()
+    for bad in (whole[:-1], b"", whole[:100] + b"x" + whole[101:]):
+        weights.write_bytes(bad)
+        with pytest.raises(CheckpointError, match=weights.name):
+            fastclf.load(tmp_path / "colours", model=untrained())
+    weights.unlink()
+    with pytest.raises(CheckpointError, match=weights.name):
+        fastclf.load(tmp_path / "colours", model=untrained())
+    for text in ("", "{}", "[1]", '{"format": 1}', manifest.read_text()[:-20], '{"a": ' * 5000):
+        manifest.write_text(text)
+        with pytest.raises(CheckpointError, match=r"colours\.json"):
+            fastclf.load(manifest)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"labels": "some"},
+        {"c": 4},
+        {"c": True},
+        {"c": 10**12, "labels": "numbers", "classes": []},
+        {"head": {"n_in": 10, "c": 3, "ps": [0.25, 0.5], "xtra_fc": [10**12]}},
+        {"head": {"n_in": 10, "c": 3, "ps": [7, 0.5], "xtra_fc": [512]}},
+        {"head": {"n_in": "10"}},
+        {"head": {}},
+        {"transforms": {"sz": 10**9}},
+        {"transforms": 7},
+        {"arch": 3},
+        {"arch": "timm:../../etc", "transforms": None},
+        {"classes": ["a"]},
+    ],
+    ids=str,
+)
+def test_a_description_that_makes_no_sense(tmp_path, rng, changes):
+    learn = HeadLearner(row_data(tmp_path, rng))
+    learn.save("head")
+    tensors, info = load_checkpoint(tmp_path / "models" / "head")
+    info = {
+        key: value for key, value in info.items() if key not in ("format", "versions", "weights", "sha256", "check")
+    }
+    save_checkpoint(tmp_path / "head", tensors, info | changes)
+    if changes.keys() == {"arch", "transforms"}:
+        assert fastclf.load(tmp_path / "head").kind == "one"  # the name of a network that is not needed
+        return
+    with pytest.raises(CheckpointError, match=r"head\.json"):
+        fastclf.load(tmp_path / "head")
+
+
+def test_an_architecture_that_is_not_there(tmp_path):
+    folder = three_colours(tmp_path / "data", n=3, n_valid=2)
+    learn = ConvLearner.pretrained(
+        efficientnet_lite0,
+        ImageClassifierData.from_paths(folder, bs=4, tfms=tfms_from_model(efficientnet_lite0, 32)),
+        pretrained=False,
+    )
+    info = json.loads(json.dumps(learn._saved_info()))
+    save_checkpoint(tmp_path / "gone", learn._state(), info | {"arch": "torchvision:resnet_of_tomorrow"})
+    with pytest.raises(CheckpointError, match=r"gone\.json was saved with fastclf .*resnet_of_tomorrow"):
+        fastclf.load(tmp_path / "gone")
+    save_checkpoint(tmp_path / "other", learn._state(), info | {"arch": "torchvision:resnet18"})
+    with pytest.raises(CheckpointError, match="does not fit"):
+        fastclf.load(tmp_path / "other")
+
+
+# A learner that loads what was saved with other data
+
+
+def test_a_learner_warns_of_other_transforms_and_another_order(tmp_path):
+    folder = three_colours(tmp_path / "data", n=3, n_valid=2)
+    tiny_learner(picture_data(folder)).save("small")
+    with pytest.warns(UserWarning, match="sz 16 there, 20 here"):
+        tiny_learner(picture_data(folder, sz=20)).load("small")
+    with pytest.warns(UserWarning, match="crop_type 'CENTER' there, 'NO' here"):
+        tiny_learner(picture_data(folder, crop_type=CropType.NO)).load("small")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tiny_learner(picture_data(folder)).load("small")
+
+
+# A machine without DALI
+
+
+WITHOUT_DALI = """
+import sys
+import numpy as np, torch
+sys.modules["nvidia.dali"] = None
+import fastclf
+from fastclf.data.decode import process
+from test_predictor import untrained
+
+torch.set_num_threads(1)
+process._PROGRAM = sys.argv[4]
+clf = fastclf.load(sys.argv[1], model=untrained())
+for _ in range(2):
+    found = clf.predict([sys.argv[2], sys.argv[3]], batch_size=8, on_bad="nan")
+pixels = clf.predict([np.full((30, 20, 3), 200, np.uint8), np.full((20, 30, 3), 100, np.uint8)])
+np.save(sys.argv[5], found.outputs)
+print(len(pixels), list(found.bad.items()))
+"""
+
+WORKER_WITHOUT_DALI = """
+import runpy, sys
+sys.modules["nvidia.dali"] = None
+runpy.run_path({program!r}, run_name="__main__")
+"""
+
+
+def test_without_dali_pillow_decodes_and_says_so(trained, tmp_path):
+    from fastclf.data.decode import process
+
+    folder, learn, _ = trained
+    program, bad, out = tmp_path / "worker.py", tmp_path / "bad.png", tmp_path / "out.npy"
+    program.write_text(WORKER_WITHOUT_DALI.format(program=str(process._PROGRAM)))
+    bad.write_bytes((folder / learn.data.val_ds.fnames[0]).read_bytes()[:200])
+    model = folder / "models" / "colours"
+    lines = lines_of(WITHOUT_DALI, model, folder / "valid", bad, program, out)
+    assert sum("Pillow decodes" in line for line in lines) == 1
+    assert lines[-1] == "2 [(18, 'damaged or truncated PNG')]"
+    np.testing.assert_allclose(np.load(out)[:18], learn.predict(), atol=1e-6)
+
+
+def test_importing_the_package_imports_no_decoder():
+    script = "import sys, fastclf; print([m for m in ('nvidia.dali', 'timm', 'pandas') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", script], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
