@@ -9,18 +9,18 @@ import fastclf
 ROOT = Path(fastclf.__file__).parent
 
 LEFT_TO_RIGHT = """
-errors calls terminal files philox choice interrupts progress
+errors report files philox interrupts calls autotune losses schedules
 ops
 data.sources data.input_stall data.transforms data.decode data.bad_images data.dataset data.validation
-data.loader data.image_loader data.image data.image_transforms data.options data.resize data.sets data.summary
-data.data_loaders data.classifier_data data
+data.loader data.image_loader data.image data.image_transforms data.stream data.options data.resize data.sets
+data.summary data.data_loaders data.classifier_data data
 models
 activations
-describe checkpoint training
-saving learner conv_learner
+checkpoint describe stage training
+predicting predictions rebuild saving learner head_learner conv_learner predictor
 interpret
 fastclf
-demo cli __main__
+demo commands cli __main__
 """  # a name stands for a module, or for a package with all that is in it
 ORDER = LEFT_TO_RIGHT.split()
 
