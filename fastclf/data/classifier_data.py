@@ -330,13 +330,13 @@ class ImageClassifierData(DataLoaders):
         continuous: bool = False,
         **options: Unpack[Options],
     ) -> Self:
-        """Take images, or rows of activations, from arrays.
+        """Take images, or rows of activations, from arrays; or images from a source of your own.
 
         Args:
             path: where models and other files are kept.
             trn: (x, y). x is `[N, H, W, 3]` uint8, or float in 0..1; or `[N, F]` activations; or the path of a
-                `.npy` file of one of these, which is mapped. y is `[N]` whole numbers 0..C-1 or names; `[N, C]` of 0
-                and 1 for several labels; any numbers when `continuous`.
+                `.npy` file of one of these, which is mapped; or a `Source` of encoded images. y is `[N]` whole numbers
+                0..C-1 or names; `[N, C]` of 0 and 1 for several labels; any numbers when `continuous`.
             val: the same for validation.
             bs: rows per batch.
             tfms: (training, validation) transforms, for images.

@@ -65,7 +65,7 @@ class Dataset:
     @property
     def rows(self) -> npt.NDArray[Any] | None:
         """`[N, F]` float16 or float32 activations, or None."""
-        return self.source.values if self.source.holds_rows else self.activations
+        return self.source.values if self.activations is None and self.source.holds_rows else self.activations
 
     @property
     def is_encoded(self) -> bool:
@@ -100,7 +100,7 @@ class Dataset:
     def take(self, rows: npt.NDArray[np.int64]) -> Dataset:
         """Return the data set of some of the rows; arrays are copied."""
         source = self.source.take(rows)
-        bad = BadImages(source)
+        bad = BadImages(source if self.bad.source is self.source else self.bad.source.take(rows))
         bad.reasons = {i: self.bad.reasons[row] for i, row in enumerate(rows.tolist()) if row in self.bad.reasons}
         activations = None if self.activations is None else self.activations[rows]
         return replace(self, source=source, labels=self.labels.take(rows), activations=activations, bad=bad)
