@@ -81,7 +81,7 @@ def _key(net: Net, loader: ImageLoader, dtype: str, views: int) -> str:
 
 
 def _still_bad(ds: Dataset, images: DatasetImages, bad: Mapping[int, str]) -> bool:
-    """Notes rows that an earlier pass could not compute; False when one of their pictures can be decoded by now."""
+    """Note rows that an earlier pass could not compute; return False when one of their images can be decoded now."""
     new = {row % len(ds): why for row, why in bad.items() if row % len(ds) not in ds.bad.reasons}
     if len(images.bad(np.array([*new], np.int64))) < len(new):
         return False
@@ -90,7 +90,7 @@ def _still_bad(ds: Dataset, images: DatasetImages, bad: Mapping[int, str]) -> bo
 
 
 class _InOrder(ImageLoader):
-    """Serves the pictures of another loader in data set order, from a given row on; y are the rows `[B] int64`."""
+    """Serves the images of another loader in data set order, from a given row on; y are the rows ``[B] int64``."""
 
     def __init__(self, other: ImageLoader, done: int) -> None:
         options = other._options
@@ -107,7 +107,7 @@ class _InOrder(ImageLoader):
 
 
 def _blocks(net: Net, loader: ImageLoader, done: int, views: int, what: str) -> Blocks:
-    """The rows from ``done`` on, batch by batch, with zeros for pictures that are skipped."""
+    """Yield the rows from ``done`` on, batch by batch, with zeros for images that are skipped."""
     net.eval()
     images, n = _InOrder(loader, done), loader.n
     with Progress(views * n, f"activations of {what}", "images", done=done) as progress:
