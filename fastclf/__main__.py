@@ -1,4 +1,4 @@
-"""``python -m fastclf``: the command line."""
+"""``python -m fastclf``: the same as the command ``fastclf``."""
 
 import sys
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,9 +24,9 @@ from fastclf.data.sources.arrays import ArraySource
 from fastclf.data.sources.labels import Labels
 from fastclf.data.sources.names import printable
 from fastclf.data.stream import Block, StreamLoader, blocks, items, row_blocks
-from fastclf.errors import BadImageError, CheckpointError
+from fastclf.errors import BadImageError, CheckpointError, GpuMemoryError
 from fastclf.files import publish
-from fastclf.models.net import Net
+from fastclf.models.net import Net, head_of
 from fastclf.predictions import Predictions, joined
 from fastclf.report import Progress
 from fastclf.training.evaluate import Objective, scores_of
@@ -166,17 +167,21 @@ class Classifier:
 
     def _parts(self, x: Any, topk: int, batch_size: int, on_bad: OnBad) -> Iterator[Predictions]:
         if self.tfms is None:
-            for rows in row_blocks(x, self._columns(x)):
+            for rows in row_blocks(x, self._n_in):
                 ds = Dataset(ArraySource(Path("/"), rows), Labels(np.zeros(len(rows), np.int64), [], known=False))
                 scores, _ = scores_of(self._objective, RowLoader(ds, self._options(batch_size)))
                 yield self._predictions(scores, [None] * len(rows), topk, {})
             return
-        total = len(x) if hasattr(x, "__len__") and not isinstance(x, str) else 0
-        with Progress(max(total, 1), "predict", "images") as progress:
-            for block in blocks(items(x), batch_size):
-                yield self._of_block(block, topk, batch_size, on_bad, progress)
+        found = items(x)
+        total = len(found) if isinstance(found, list) else None
+        with nullcontext() if total is None else Progress(total, "predict", "images") as progress:
+            advance = int if progress is None else progress.advance
+            for block in blocks(found, batch_size):
+                yield self._of_block(block, topk, batch_size, on_bad, advance)
 
-    def _of_block(self, block: Block, topk: int, batch_size: int, on_bad: OnBad, progress: Progress) -> Predictions:
+    def _of_block(
+        self, block: Block, topk: int, batch_size: int, on_bad: OnBad, advance: Callable[[int], object]
+    ) -> Predictions:
         files, ds = [item.name for item in block.items], block.dataset(MAX_PIXELS)
         if on_bad == "raise":
             _raise_bad(files, ds.bad.reasons)
@@ -190,14 +195,23 @@ class Classifier:
             for images, _ in loader.batches(0):
                 if on_bad == "raise":
                     _raise_bad(files, ds.bad.reasons)
-                found.append(self._objective.scores(images.to(self.device)).cpu())
-                progress.advance(len(images))
+                found.append(self._scores(images))
+                advance(len(images))
         if on_bad == "raise":
             _raise_bad(files, ds.bad.reasons)
         if found:
             scores[torch.from_numpy(loader.served)] = torch.cat(found).reshape(-1, self.info["c"])
         idle.append(loader)
         return self._predictions(scores, files, topk, dict(ds.bad.reasons))
+
+    def _scores(self, images: Tensor) -> Tensor:
+        try:
+            return self._objective.scores(images.to(self.device)).cpu()
+        except torch.OutOfMemoryError as error:
+            raise GpuMemoryError(
+                f"predict: a batch of {len(images)} images is too large for the GPU's memory: {error}. Pass a smaller "
+                "batch_size."
+            ) from error
 
     def _predictions(self, scores: Tensor, files: list[str | None], topk: int, bad: dict[int, str]) -> Predictions:
         """What an image is called is decided here: the place of thresholds, temperature, and 'none of these'."""
@@ -208,9 +222,11 @@ class Classifier:
     def _options(self, batch_size: int) -> LoaderOptions:
         return LoaderOptions(batch_size, 0, self.device, self._threads)
 
-    def _columns(self, x: Any) -> int:
-        head = self.info["head"] if isinstance(self.info.get("head"), dict) else {}
-        return int(head.get("n_in") or np.shape(x)[-1])
+    @property
+    def _n_in(self) -> int | None:
+        """Columns of the rows that a head of ours takes."""
+        head = head_of(self.model)
+        return None if head is None else head.n_in
 
 
 def _raise_bad(files: list[str | None], reasons: dict[int, str]) -> None:

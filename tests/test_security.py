@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fastclf.activations.places import places_for
 from helpers import HALF, three_colours, tiny_learner
 from PIL import Image
 
 import fastclf
 from fastclf import BadImageError, ImageClassifierData, ImageModelResults, WeightsError, tfms_from_stats
+from fastclf.activations.fill import places_for
 from fastclf.models.weights import read_weights
 
 TFMS = tfms_from_stats(HALF, 16)

@@ -14,6 +14,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what the data are."""
     parser.add_argument(
         "data",
+        metavar="DATA",
         type=Path,
         help="a folder with train/<class>/ and, if you like, valid/<class>/; or with <class>/ alone",
     )

@@ -9,7 +9,11 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument(
-        "data", nargs="?", type=Path, help="a folder with train/<class>/ and, if you like, valid/, test/"
+        "data",
+        metavar="DATA",
+        nargs="?",
+        type=Path,
+        help="a folder with train/<class>/ and, if you like, valid/, test/",
     )
     parser.add_argument("--out", type=Path, default=Path("demo_data"), help="where digits and plots are written")
 

@@ -10,7 +10,9 @@ from fastclf.report import show
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("model", help="a saved model: models/NAME, or a folder with one, such as a run")
+    parser.add_argument(
+        "model", metavar="MODEL", help="a saved model: models/NAME, or a folder with one, such as a run"
+    )
     parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="the ONNX file (default: beside the model)")
 
 

@@ -16,8 +16,12 @@ from fastclf.report import encodable, log_to_stderr, show
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("model", help="a saved model: models/NAME, or a folder with one, such as a run")
-    parser.add_argument("images", nargs="+", help="image files, folders (with all folders in them) or patterns")
+    parser.add_argument(
+        "model", metavar="MODEL", help="a saved model: models/NAME, or a folder with one, such as a run"
+    )
+    parser.add_argument(
+        "images", metavar="IMAGES", nargs="+", help="image files, folders (with all folders in them) or patterns"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write a CSV file instead of lines")
     parser.add_argument("--topk", type=int, default=1, help="how many of the most probable classes are shown")
     parser.add_argument("--all-probs", action="store_true", help="with --out: a column for every class")

@@ -66,7 +66,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.epochs < 1 or arguments.unfreeze < 0:
         raise ValueError("--epochs must be at least 1, --unfreeze at least 0")
     learn = _learner(arguments, out)
-    log(repr(learn.data))
     table = _EpochTable(out / "epochs.csv", learn)
     learn.fit(arguments.lr, arguments.epochs, cycle_len=1, callbacks=[table])
     _plot(learn.sched.plot_loss(), out / "plots" / "loss_head.png")
@@ -90,6 +89,7 @@ def _learner(arguments: argparse.Namespace, out: Path) -> Any:
     aug = None if arguments.aug == "none" else getattr(fastclf, f"transforms_{arguments.aug}")
     tfms = fastclf.tfms_from_model(arch, arguments.sz, aug_tfms=aug, max_zoom=None if aug is None else 1.1)
     data = read_data(arguments, tfms, on_bad=arguments.on_bad)
+    log(repr(data))
     return fastclf.ConvLearner.pretrained(
         arch, data, precompute=arguments.precompute, weights=arguments.weights, models_name=str(out)
     )

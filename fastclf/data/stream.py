@@ -55,8 +55,10 @@ class Item:
         return "files" if self.pixels is None else str(self.pixels.dtype)
 
 
-def items(x: Any) -> Iterator[Item]:
-    """Yield the images that ``x`` stands for, see `fastclf.predictor.Classifier.predict`.
+def items(x: Any) -> list[Item] | Iterator[Item]:
+    """Return the images that ``x`` stands for, see `fastclf.predictor.Classifier.predict`.
+
+    A list where they are files that are known at once, else an iterator.
 
     Raises:
         FileNotFoundError: there is no such file or folder, or no image in it.
@@ -64,12 +66,13 @@ def items(x: Any) -> Iterator[Item]:
         ValueError: pixels of another shape or range.
     """
     if isinstance(x, str | os.PathLike):
-        for name in _files(os.fspath(x)):
-            if not os.path.lexists(name):
-                raise FileNotFoundError(f"predict: there is no file or folder {name!r}. Check the path.")
-            yield Item(name)
-    else:
-        yield from _inner(x)
+        names = list(_files(os.fspath(x)))
+        if not os.path.lexists(names[0]):
+            raise FileNotFoundError(f"predict: there is no file or folder {names[0]!r}. Check the path.")
+        return [Item(name) for name in names]
+    if isinstance(x, list | tuple) and all(isinstance(one, str | os.PathLike) for one in x):
+        return list(_inner(x))
+    return _inner(x)
 
 
 def _inner(x: Any) -> Iterator[Item]:
@@ -287,8 +290,12 @@ class StreamLoader(ImageLoader):
         return NativeRenderer(self.tfms, PillowDecoder(self.ds.images is None, threads), white, threads)
 
 
-def row_blocks(x: Any, n_in: int) -> Iterator[npt.NDArray[Any]]:
+def row_blocks(x: Any, n_in: int | None) -> Iterator[npt.NDArray[Any]]:
     """Yield blocks ``[n, n_in]`` of rows of activations: of one array or tensor, or of an iterable of rows or blocks.
+
+    Args:
+        x: these rows.
+        n_in: how many columns they must have; None for any number.
 
     Raises:
         ValueError: they have another number of columns, or numbers that are not finite.
@@ -297,8 +304,9 @@ def row_blocks(x: Any, n_in: int) -> Iterator[npt.NDArray[Any]]:
         x = x.detach().cpu().numpy()
     if isinstance(x, np.ndarray):
         rows = x[None] if x.ndim == 1 else x
-        if rows.ndim != 2 or rows.shape[1] != n_in or rows.dtype.kind != "f":
-            raise ValueError(f"predict: x must be activations [N, {n_in}] of floats, got {list(x.shape)} {x.dtype}.")
+        if rows.ndim != 2 or n_in not in (None, rows.shape[1]) or rows.dtype.kind != "f":
+            wanted = "N, F" if n_in is None else f"N, {n_in}"
+            raise ValueError(f"predict: x must be activations [{wanted}] of floats, got {list(x.shape)} {x.dtype}.")
         for start in range(0, len(rows), _ROWS):
             block = np.ascontiguousarray(rows[start : start + _ROWS])
             block = block if block.dtype in (np.float16, np.float32) else block.astype(np.float32)

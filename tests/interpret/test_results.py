@@ -2,13 +2,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from fastclf.interpret.pictures import plots, plots_from_files
 from PIL import Image
 
 from fastclf.data.dataset import Dataset
 from fastclf.data.sources.arrays import ArraySource
 from fastclf.data.sources.files import FileSource
 from fastclf.data.sources.labels import Labels
+from fastclf.interpret.images import plots, plots_from_files
 from fastclf.interpret.results import ImageModelResults
 
 NAMES = ["cat", "dog", "owl"]
