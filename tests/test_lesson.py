@@ -149,6 +149,7 @@ def lesson(path):
     return learn
 
 
+@pytest.mark.timeout(1800)  # 40 s where nothing else runs
 def test_every_call_in_the_order_of_the_lesson(catsdogs):
     lesson(catsdogs)
 

@@ -57,8 +57,8 @@ def test_epochs_take_no_more_memory_and_no_other_process(tmp_path, rng, kind):
     before, shared_before, watch = children(), shared(), Watch()  # other tests have locks of multiprocessing
     learn.fit(0.01, 20, callbacks=[watch])
     steps = np.diff(watch.resident[4:])
-    # A pool may have to grow once more when two batches meet for the first time; a leak takes something every time.
-    assert sum(steps) - max(steps) < 4e6
+    # A pool may have to grow when two batches meet for the first time; a leak takes something every time.
+    assert np.median(steps) < 250e3
     assert max(steps) < 64e6
     assert set(watch.children) <= set(before)
     assert set(watch.shared) <= set(shared_before)
