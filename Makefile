@@ -27,7 +27,7 @@ $(DONE): pyproject.toml $(NATIVE)
 	rm -f .venv/.done*
 	touch $@
 
-demo: setup            ## run the whole lesson; DATA=folder for your own train/<class>/ pictures
+demo: setup            ## run the whole lesson; DATA=folder for your own train/<class>/ images
 	$(BIN)/fastclf demo $(DATA)
 
 test: setup lint            ## run lint, then all tests

@@ -28,7 +28,7 @@ MOST_EPOCHS = 40
 
 @dataclass(frozen=True)
 class AccuracySetting:
-    """Where the rows are, and how many threads everybody has."""
+    """Where the rows are, and how many threads each implementation has."""
 
     folder: Path
     threads: int

@@ -1,4 +1,4 @@
-"""The body without gradients: pictures per second against torch's ways and the runtimes used by hand."""
+"""The body without gradients: images per second against torch's ways and the runtimes used by hand."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ AGREE = 1e-4
 
 @dataclass(frozen=True)
 class BodySetting:
-    """Which body, and the batch that everybody runs it on."""
+    """Which body, and the batch that every implementation runs it on."""
 
     arch: str
     threads: int
@@ -40,25 +40,25 @@ class BodySetting:
     batch: int = 32
 
     def network(self) -> Body:
-        """Body and pool, the same random weights for everybody."""
+        """Body and pool, the same random weights for all."""
         torch.set_num_threads(self.threads)
         torch.manual_seed(0)
         return build_body(as_arch(self.arch), pretrained=False)
 
-    def pictures(self) -> Tensor:
+    def images(self) -> Tensor:
         """``[batch, 3, size, size]``."""
         return torch.randn(self.batch, 3, self.size, self.size, generator=torch.Generator().manual_seed(1))
 
     def flop(self) -> int:
         """Two per multiply-add of the whole batch."""
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            self.network()(self.pictures()[:1])
+            self.network()(self.images()[:1])
         return int(counter.get_total_flops()) * self.batch
 
 
 def torch_peer(setting: BodySetting, prepare: Callable[[nn.Module], Any]) -> Callable[[int], np.ndarray]:
     """The network after ``prepare``, called as a function."""
-    network, x = prepare(setting.network()), setting.pictures()
+    network, x = prepare(setting.network()), setting.images()
 
     def run(_: int) -> np.ndarray:
         with torch.no_grad():
@@ -75,7 +75,7 @@ def bench_body(benchmark: Any, threads: int, quick: bool, arch: str) -> None:
     setting = BodySetting(arch, threads)
     peers = PEERS if quick else PEERS | COMPILED
     flop = setting.flop()
-    net, x = Net(setting.network().to(memory_format=torch.channels_last), nn.Identity()), setting.pictures()
+    net, x = Net(setting.network().to(memory_format=torch.channels_last), nn.Identity()), setting.images()
 
     def ours(_: int) -> np.ndarray:
         with torch.inference_mode():
@@ -90,11 +90,11 @@ def bench_body(benchmark: Any, threads: int, quick: bool, arch: str) -> None:
         "arch": arch,
         "size": setting.size,
         "batch": setting.batch,
-        "pictures_per_second": {name: setting.batch / median(taken) for name, taken in result["seconds"].items()},
+        "images_per_second": {name: setting.batch / median(taken) for name, taken in result["seconds"].items()},
         "ratios": {name: summary(ratios(result["seconds"], name)) for name in peers},
         "share_of_gemm": summary([flop / taken / limit["gemm_flops"] for taken, limit in pairs]),
         "gemm_gflops": median(limit["gemm_flops"] for limit in result["limits"]) / 1e9,
-        "gflop_per_picture": flop / setting.batch / 1e9,
+        "gflop_per_image": flop / setting.batch / 1e9,
         "difference": {name: difference(found, features["torch"]) for name, found in features.items()},
         "seconds": result["seconds"],
         "disturbed_rounds": result["disturbed"],

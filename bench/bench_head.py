@@ -67,7 +67,7 @@ def run_setting(benchmark: Any, setting: HeadSetting, peers: dict[str, str]) -> 
 
 
 def check_losses(loss: dict[str, float]) -> None:
-    """Everybody has learnt the same after the same rows: dropout's draws differ, so only nearly."""
+    """All have learnt the same after the same rows: dropout samples other masks, so only nearly."""
     ours = loss["ours"]
     for name, theirs in loss.items():
         assert np.isfinite(theirs), f"{name} gives {theirs}"

@@ -1,4 +1,4 @@
-"""The whole pass over the pictures, against what decoding alone and the body alone allow together; its peak memory."""
+"""The whole pass over the images, against what decoding alone and the body alone allow together; its peak memory."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def timed(work: Any) -> float:
 
 
 class Pass:
-    """The same pictures decoded alone, their batches run through the body alone, and both with the file."""
+    """The same images decoded alone, their batches run through the body alone, and both with the file."""
 
     def __init__(self, folder: Path, setting: PassSetting) -> None:
         torch.set_num_threads(setting.threads)
@@ -92,14 +92,14 @@ def bench_precompute(benchmark: Any, tmp_path: Path, threads: int, quick: bool) 
 
     benchmark.pedantic(whole, setup=alone, rounds=ROUNDS, warmup_rounds=1)
     seconds = {name: taken[1:] for name, taken in seconds.items()}
-    # On the same processors, the work adds up: one picture takes its time in decoding and its time in the body.
+    # On the same processors, the work adds up: one image takes its time in decoding and its time in the body.
     shares = [
         (decode + body) / both
         for decode, body, both in zip(seconds["decode"], seconds["body"], seconds["whole"], strict=True)
     ]
     benchmark.extra_info |= {
-        "pictures": work.n,
-        "pictures_per_second": {name: work.n / median(taken) for name, taken in seconds.items()},
+        "images": work.n,
+        "images_per_second": {name: work.n / median(taken) for name, taken in seconds.items()},
         "share_of_both_alone": summary(shares),
         "asked": ASKED,
         "seconds": seconds,

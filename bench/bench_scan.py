@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.images_setting import MEAN, PICTURES, STD
 from bench.photographs import many
-from bench.pictures_setting import MEAN, PICTURES, STD
 from bench.race import ROUNDS, summary
 from fastclf import tfms_from_stats
 from fastclf.data.classifier_data import ImageClassifierData
@@ -24,7 +24,7 @@ _BATCH = 64
 def bench_scan(
     benchmark: Any, data_folder: Path, threads: int, tmp_path_factory: pytest.TempPathFactory, monkeypatch: Any
 ) -> None:
-    folder = data_folder / f"pictures_{PICTURES}"
+    folder = data_folder / f"images_{PICTURES}"
     if not folder.is_dir():
         many(folder, PICTURES)
     data = ImageClassifierData.from_paths(folder, _BATCH, tfms_from_stats((MEAN, STD), 224), num_workers=threads)
@@ -48,10 +48,10 @@ def bench_scan(
     benchmark.pedantic(then_scan, setup=decode_first, rounds=ROUNDS, warmup_rounds=1)
     kept = {name: taken[1:] for name, taken in seconds.items()}
     benchmark.extra_info |= {
-        "pictures": len(files),
+        "images": len(files),
         "times_decode": summary([a / b for a, b in zip(kept["first scan"], kept["decode"], strict=True)]),
         "second_scan_times_decode": summary([a / b for a, b in zip(kept["second scan"], kept["decode"], strict=True)]),
-        "pictures_per_second": {name: len(files) / median(taken) for name, taken in kept.items()},
+        "images_per_second": {name: len(files) / median(taken) for name, taken in kept.items()},
         "seconds": kept,
     }
 

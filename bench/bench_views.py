@@ -33,7 +33,7 @@ LR = 1e-2
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     """A data set of photographs: how it is made, and what is measured on it."""
 
     folder: Path
@@ -45,15 +45,15 @@ class Pictures:
         return ConvLearner.pretrained(efficientnet_lite0, data, precompute=True, views=views, metrics=[self.metric])
 
 
-def catsdogs(folder: Path, n: int | None) -> Pictures:
+def catsdogs(folder: Path, n: int | None) -> Images:
     def make(folder: Path, seed: int) -> ImageClassifierData:
         tfms = tfms_from_model(efficientnet_lite0, 224, aug_tfms=transforms_side_on, max_zoom=1.1)
         return ImageClassifierData.from_paths(folder, tfms=tfms, test_name=None, seed=seed, device="cpu")
 
-    return Pictures(photographs.catsdogs(folder, n), make, accuracy)
+    return Images(photographs.catsdogs(folder, n), make, accuracy)
 
 
-def scenes(folder: Path, n: int | None) -> Pictures:
+def scenes(folder: Path, n: int | None) -> Images:
     def make(folder: Path, seed: int) -> ImageClassifierData:
         table = folder / "train_tags.csv"
         rows = len(table.read_text().splitlines()) - 1
@@ -63,24 +63,24 @@ def scenes(folder: Path, n: int | None) -> Pictures:
             folder, "train", table, tfms=tfms, suffix=".jpg", val_idxs=valid, seed=seed, device="cpu"
         )
 
-    return Pictures(photographs.scenes(folder, n), make, accuracy_thresh(0.5))
+    return Images(photographs.scenes(folder, n), make, accuracy_thresh(0.5))
 
 
 @pytest.mark.parametrize("make", [catsdogs, scenes])
 def bench_views(benchmark: Any, tmp_path: Path, threads: int, quick: bool, make: Any) -> None:
     torch.set_num_threads(threads)
-    pictures = make(tmp_path / "photos", 30 if quick else None)
+    images = make(tmp_path / "photos", 30 if quick else None)
     seeds, epochs = (range(1), 2) if quick else (SEEDS, EPOCHS)
     found: dict[str, Any] = {}
 
     def everything() -> None:
-        found["one view"] = [trained(pictures.learner(1, seed), epochs) for seed in seeds]
-        found["views"] = [trained(pictures.learner(VIEWS, seed), epochs) for seed in seeds]
-        found.update(compared(pictures, epochs))
+        found["one view"] = [trained(images.learner(1, seed), epochs) for seed in seeds]
+        found["views"] = [trained(images.learner(VIEWS, seed), epochs) for seed in seeds]
+        found.update(compared(images, epochs))
 
     benchmark.pedantic(everything, rounds=1)
     benchmark.extra_info |= {
-        "pictures": make.__name__,
+        "images": make.__name__,
         "views": VIEWS,
         "epochs": epochs,
         **{
@@ -118,9 +118,9 @@ def averaged(learn: ConvLearner, preds: np.ndarray, y: np.ndarray) -> dict[str, 
     return {"tta loss": float(loss), "tta accuracy": float(learn.metrics[0](score, target))}
 
 
-def compared(pictures: Pictures, epochs: int) -> dict[str, Any]:
-    """Ten epochs on pictures, and test-time augmentation from pictures, on the learner that the views have trained."""
-    learn = pictures.learner(VIEWS, 0)
+def compared(images: Images, epochs: int) -> dict[str, Any]:
+    """Ten epochs on images, and test-time augmentation from images, on the learner that the views have trained."""
+    learn = images.learner(VIEWS, 0)
     learn.fit(LR, epochs)
     start = time.perf_counter()
     views, y = learn.TTA(n_aug=VIEWS)
@@ -128,16 +128,16 @@ def compared(pictures: Pictures, epochs: int) -> dict[str, Any]:
     learn.precompute = False
     start = time.perf_counter()
     drawn, _ = learn.TTA(n_aug=VIEWS)
-    from_pictures = time.perf_counter() - start
+    from_images = time.perf_counter() - start
     to_probability = (lambda p: p) if learn.data.is_multi else np.exp
     tta = {
         "seconds from views": from_views,
-        "seconds from pictures": from_pictures,
+        "seconds from images": from_images,
         "from views": averaged(learn, views, y),
-        "from pictures": averaged(learn, drawn, y),
+        "from images": averaged(learn, drawn, y),
         "largest difference": float(np.abs(to_probability(views) - to_probability(drawn)).max()),
     }
-    fresh = pictures.learner(1, 0)
+    fresh = images.learner(1, 0)
     fresh.precompute = False
     start = time.perf_counter()
     loss, metric = fresh.fit(LR, epochs)

@@ -7,7 +7,7 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="only the main sizes, in under five minutes")
-    parser.addoption("--threads", type=int, default=2, help="for everybody")
+    parser.addoption("--threads", type=int, default=2, help="for all")
     parser.addoption("--data", type=Path, default=None, help="where the benchmark's files are kept between runs")
 
 

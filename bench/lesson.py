@@ -11,7 +11,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class LessonSetting:
-    """Five epochs of a new head on a frozen body, from a folder of pictures to the accuracy on valid/."""
+    """Five epochs of a new head on a frozen body, from a folder of images to the accuracy on valid/."""
 
     folder: Path
     threads: int
@@ -21,7 +21,7 @@ class LessonSetting:
 
 
 @dataclass
-class Told:
+class LessonResult:
     """Seconds of each stage, and what came out."""
 
     stages: dict[str, float] = field(default_factory=dict)

@@ -36,7 +36,7 @@ def catsdogs(target: Path, n: int | None = None) -> Path:
 
 
 def many(target: Path, n: int) -> Path:
-    """`n` training pictures, the photographs again and again, and two for validation."""
+    """`n` training images, the photographs again and again, and two for validation."""
     files = sorted((source("catsdogs") / "train").glob("*/*.jpg"))
     for i in range(n):
         file = files[i * 7 % len(files)]

@@ -1,4 +1,4 @@
-"""Interleaved rounds: everybody runs once, then everybody again; figures are medians of paired ratios."""
+"""Interleaved rounds: every implementation runs once, then again; figures are medians of paired ratios."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def race(
         rounds: how many, beside one to warm up.
 
     Returns:
-        ``seconds`` of every round of everybody, ``losses`` of the last round, ``limits`` of each round (the better
-        probe), how many rounds were ``disturbed``, and everybody's ``peak_memory_mb``.
+        ``seconds`` of every round of every implementation, ``losses`` of the last round, ``limits`` of each round
+        (the better probe), how many rounds were ``disturbed``, and the ``peak_memory_mb`` of each.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ("ours", *peers)}
     losses: dict[str, Any] = {}

@@ -68,20 +68,20 @@ def optimizer_table(infos: list[Info]) -> str:
 
 
 def body_table(infos: list[Info]) -> str:
-    """Pictures per second, the share of the product's rate, and the ratio to each peer."""
+    """Images per second, the share of the product's rate, and the ratio to each peer."""
     columns = {
         "body": lambda info: info["arch"].partition(":")[2],
-        "pictures/s": lambda info: f"{info['pictures_per_second']['ours']:.0f}",
+        "images/s": lambda info: f"{info['images_per_second']['ours']:.0f}",
         "share of GEMM": lambda info: f"{info['share_of_gemm']['median']:.0%}",
     }
     return _against_peers(infos, columns)
 
 
-def pictures_table(infos: list[Info]) -> str:
-    """Pictures per second, the share of decoding alone, and the ratio to each peer."""
+def images_table(infos: list[Info]) -> str:
+    """Images per second, the share of decoding alone, and the ratio to each peer."""
     columns = {
         "": lambda info: "augmented" if info["augment"] else "plain",
-        "pictures/s": lambda info: f"{info['pictures_per_second']['ours']:,.0f}",
+        "images/s": lambda info: f"{info['images_per_second']['ours']:,.0f}",
         "share of decode": lambda info: f"{info['share_of_decode']['median']:.0%}",
     }
     return _against_peers(infos, columns)
@@ -121,19 +121,19 @@ def precompute_table(infos: list[Info]) -> str:
     """The pass against its two halves."""
     rows = [
         (
-            f"{info['pictures']:,}",
-            *(f"{info['pictures_per_second'][name]:,.0f}" for name in ("decode", "body", "whole")),
+            f"{info['images']:,}",
+            *(f"{info['images_per_second'][name]:,.0f}" for name in ("decode", "body", "whole")),
             _spread(info["share_of_both_alone"], "{:.0%}"),
         )
         for info in infos
     ]
-    return _table(("pictures", "decode alone/s", "body alone/s", "whole pass/s", "share"), rows)
+    return _table(("images", "decode alone/s", "body alone/s", "whole pass/s", "share"), rows)
 
 
 def memory_table(infos: list[Info]) -> str:
     """Peak memory of a short and of a long pass."""
     rows = [
-        (*(f"{n} pictures: {peak:,.0f} MB" for n, peak in info["peak_memory_mb"].items()), f"{info['ratio']:.3f}")
+        (*(f"{n} images: {peak:,.0f} MB" for n, peak in info["peak_memory_mb"].items()), f"{info['ratio']:.3f}")
         for info in infos
     ]
     return _table(("short pass", "long pass", "ratio"), rows)
@@ -162,7 +162,7 @@ def views_table(infos: list[Info]) -> str:
         for name, title in (("one view", "1 view"), ("views", f"{info['views']} views")):
             rows.append(
                 (
-                    info["pictures"],
+                    info["images"],
                     title,
                     _spread(info[f"accuracy of {name}"], "{:.3f}"),
                     _spread(info[f"loss of {name}"], "{:.4f}"),
@@ -172,22 +172,22 @@ def views_table(infos: list[Info]) -> str:
             )
         drawn = info["without precompute"]
         found = (f"{drawn['accuracy']:.3f}", f"{drawn['loss']:.4f}", "", f"{drawn['seconds']:.1f}")
-        rows.append((info["pictures"], "precompute=False", *found))
+        rows.append((info["images"], "precompute=False", *found))
     return _table(("", "", "accuracy", "log loss", "file", "seconds of the fit"), rows)
 
 
 def tta_table(infos: list[Info]) -> str:
-    """TTA from cached views and from pictures, by the same learner."""
+    """TTA from cached views and from images, by the same learner."""
     rows = [
         (
-            info["pictures"],
+            info["images"],
             f"from {source}",
             f"{info['tta'][f'from {source}']['tta accuracy']:.3f}",
             f"{info['tta'][f'from {source}']['tta loss']:.4f}",
             f"{info['tta'][f'seconds from {source}']:.2f}",
         )
         for info in infos
-        for source in ("views", "pictures")
+        for source in ("views", "images")
     ]
     return _table(("", "TTA", "accuracy", "log loss", "seconds"), rows)
 
@@ -210,10 +210,10 @@ def unfreeze_table(infos: list[Info]) -> str:
 def scan_table(infos: list[Info]) -> str:
     """The scan against decoding the same files."""
     rows = [
-        (f"{info['pictures']:,}", _ratio(info["times_decode"]), _ratio(info["second_scan_times_decode"]))
+        (f"{info['images']:,}", _ratio(info["times_decode"]), _ratio(info["second_scan_times_decode"]))
         for info in infos
     ]
-    return _table(("pictures", "first scan, of a decode", "second scan"), rows)
+    return _table(("images", "first scan, of a decode", "second scan"), rows)
 
 
 KINDS: dict[str, tuple[str, Callable[[list[Info]], str]]] = {
@@ -223,7 +223,7 @@ KINDS: dict[str, tuple[str, Callable[[list[Info]], str]]] = {
     "optimizer": ("bench_optimizer", optimizer_table),
     "file": ("bench_large_file", file_table),
     "body": ("bench_body", body_table),
-    "pictures": ("bench_pictures", pictures_table),
+    "images": ("bench_images", images_table),
     "precompute": ("bench_precompute[", precompute_table),
     "memory": ("bench_precompute_memory", memory_table),
     "lesson": ("bench_lesson", lesson_table),

@@ -1,4 +1,4 @@
-"""One size of the head benchmark, and the rows it learns from: the same file for everybody."""
+"""One size of the head benchmark, and the rows it learns from: the same file for all."""
 
 from __future__ import annotations
 

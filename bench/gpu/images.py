@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from bench.gpu.timing import Bench, Work, ratio
-from bench.pictures_setting import MAX_ZOOM, MEAN, STD
+from bench.images_setting import MAX_ZOOM, MEAN, STD
 from fastclf import ConvLearner, ImageClassifierData, tfms_from_stats, transforms_side_on
 from fastclf.errors import BackendError
 

@@ -14,7 +14,7 @@ from bench.bench_body import BodySetting
 
 
 def make(setting: BodySetting) -> Callable[[int], np.ndarray]:
-    file, x = io.BytesIO(), setting.pictures()
+    file, x = io.BytesIO(), setting.images()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         names = {"input_names": ["x"], "output_names": ["features"], "dynamic_axes": {"x": {0: "n"}}}
@@ -23,5 +23,5 @@ def make(setting: BodySetting) -> Callable[[int], np.ndarray]:
     options.intra_op_num_threads = setting.threads
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     session = onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
-    pictures = x.numpy()
-    return lambda _: session.run(None, {"x": pictures})[0]
+    images = x.numpy()
+    return lambda _: session.run(None, {"x": images})[0]

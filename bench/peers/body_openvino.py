@@ -11,12 +11,12 @@ from bench.bench_body import BodySetting
 
 
 def make(setting: BodySetting) -> Callable[[int], np.ndarray]:
-    x = setting.pictures()
+    x = setting.images()
     model = openvino.convert_model(setting.network(), example_input=x[:2], input=[x.shape])
     settings = {
         "INFERENCE_PRECISION_HINT": "f32",
         "INFERENCE_NUM_THREADS": setting.threads,
         "PERFORMANCE_HINT": "LATENCY",
     }
-    compiled, pictures = openvino.Core().compile_model(model, "CPU", settings), x.numpy()
-    return lambda _: compiled(pictures)[0]
+    compiled, images = openvino.Core().compile_model(model, "CPU", settings), x.numpy()
+    return lambda _: compiled(images)[0]

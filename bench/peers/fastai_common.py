@@ -9,24 +9,24 @@ from typing import Any
 
 import torch
 
-from bench.lesson import LessonSetting, Told
+from bench.lesson import LessonResult, LessonSetting
 from fastclf.models.weights import lite_weights
 
 LR = 1e-2  # the best of 3e-3, 1e-2 and 2e-2: accuracy .935, .955 and .935 at its best setting
 
 
-def lesson(setting: LessonSetting, *, workers: int, best: bool) -> Callable[[int], Told]:
-    """With `best`: channels last, and no gradients in the body (fastai trains its BatchNorm unless told not to)."""
+def lesson(setting: LessonSetting, *, workers: int, best: bool) -> Callable[[int], LessonResult]:
+    """With `best`: channels last, and no gradients in the body (fastai trains its BatchNorm unless asked not to)."""
     warnings.simplefilter("ignore")
     from fastai.vision import all as fv
 
     torch.set_num_threads(setting.threads)
     multiprocessing.current_process()._config["daemon"] = False  # daemons may have no workers of their own
 
-    def run(seed: int) -> Told:
+    def run(seed: int) -> LessonResult:
         fv.set_seed(seed)
-        told = Told()
-        with told.stage("data"):
+        result = LessonResult()
+        with result.stage("data"):
             dls = fv.ImageDataLoaders.from_folder(
                 setting.folder,
                 train="train",
@@ -37,7 +37,7 @@ def lesson(setting: LessonSetting, *, workers: int, best: bool) -> Callable[[int
                 num_workers=workers,
                 device=torch.device("cpu"),
             )
-        with told.stage("learner"):
+        with result.stage("learner"):
             learn = fv.vision_learner(
                 dls, "tf_efficientnet_lite0", pretrained=False, metrics=fv.accuracy, train_bn=not best
             )
@@ -45,10 +45,10 @@ def lesson(setting: LessonSetting, *, workers: int, best: bool) -> Callable[[int
             learn.freeze()
             if best:
                 learn.model.to(memory_format=torch.channels_last)
-        with told.stage("epochs"), learn.no_bar(), learn.no_logging():
+        with result.stage("epochs"), learn.no_bar(), learn.no_logging():
             learn.fit_one_cycle(setting.epochs, LR)
-        told.loss, told.accuracy = (float(value) for value in learn.recorder.values[-1][1:3])
-        return told
+        result.loss, result.accuracy = (float(value) for value in learn.recorder.values[-1][1:3])
+        return result
 
     return run
 

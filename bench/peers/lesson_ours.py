@@ -9,27 +9,27 @@ from collections.abc import Callable
 
 import torch
 
-from bench.lesson import LessonSetting, Told
+from bench.lesson import LessonResult, LessonSetting
 from fastclf import ConvLearner, ImageClassifierData, accuracy, efficientnet_lite0, tfms_from_model
 
 
-def make(setting: LessonSetting) -> Callable[[int], Told]:
+def make(setting: LessonSetting) -> Callable[[int], LessonResult]:
     torch.set_num_threads(setting.threads)
 
-    def run(seed: int) -> Told:
+    def run(seed: int) -> LessonResult:
         shutil.rmtree(setting.folder / "tmp", ignore_errors=True)
-        os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()  # what fastclf remembers of pictures and runtimes
-        told = Told()
-        with told.stage("data"):
+        os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()  # what fastclf remembers of images and runtimes
+        result = LessonResult()
+        with result.stage("data"):
             tfms = tfms_from_model(efficientnet_lite0, setting.sz)
             options = {"device": "cpu", "num_workers": setting.threads, "seed": seed}
             data = ImageClassifierData.from_paths(setting.folder, setting.bs, tfms, test_name=None, **options)
-        with told.stage("learner"):
+        with result.stage("learner"):
             learn = ConvLearner.pretrained(efficientnet_lite0, data, metrics=[accuracy])
-        with told.stage("activations"):
+        with result.stage("activations"):
             learn.precompute = True
-        with told.stage("head"):
-            told.loss, told.accuracy = learn.fit(1e-2, setting.epochs)
-        return told
+        with result.stage("head"):
+            result.loss, result.accuracy = learn.fit(1e-2, setting.epochs)
+        return result
 
     return run

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 from nvidia.dali import fn, pipeline_def, types
 
-from bench.pictures_setting import PicturesSetting
+from bench.images_setting import ImagesSetting
 
 AHEAD = 2  # batches in the making while one is waited for
 
 
-def make(setting: PicturesSetting) -> Callable[[int], list[float]]:
+def make(setting: ImagesSetting) -> Callable[[int], list[float]]:
     files = setting.files()
 
     # Left to itself DALI decodes two batches more after each round, which the next one would get for nothing.

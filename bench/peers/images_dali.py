@@ -12,35 +12,35 @@ import torch
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
 
-from bench.pictures_setting import DEGREES, LIGHT, MAX_ZOOM, MEAN, STD, PicturesSetting, sampled_mean
+from bench.images_setting import DEGREES, LIGHT, MAX_ZOOM, MEAN, STD, ImagesSetting, sampled_mean
 
 
-def graph(setting: PicturesSetting, files: list[str]) -> Any:
+def graph(setting: ImagesSetting, files: list[str]) -> Any:
     sz = setting.sz
-    encoded, _ = fn.readers.file(files=files, name="pictures")
-    picture = fn.decoders.image(encoded, device="cpu", output_type=types.RGB)
+    encoded, _ = fn.readers.file(files=files, name="images")
+    image = fn.decoders.image(encoded, device="cpu", output_type=types.RGB)
     wanted = {"interp_type": types.INTERP_LINEAR, "antialias": True}
     place: dict[str, Any] = {}
     if setting.augment:
-        picture = fn.resize(picture, resize_shorter=fn.random.uniform(range=(sz, sz * MAX_ZOOM)), **wanted)
+        image = fn.resize(image, resize_shorter=fn.random.uniform(range=(sz, sz * MAX_ZOOM)), **wanted)
         angle = fn.random.uniform(range=(-DEGREES, DEGREES)) * fn.random.coin_flip(probability=0.75)
-        picture = fn.rotate(picture, angle=angle, keep_size=True, interp_type=types.INTERP_LINEAR, fill_value=0)
+        image = fn.rotate(image, angle=angle, keep_size=True, interp_type=types.INTERP_LINEAR, fill_value=0)
         light = {name: fn.random.uniform(range=(1 - LIGHT, 1 + LIGHT)) for name in ("brightness", "contrast")}
-        picture = fn.brightness_contrast(picture, **light)
+        image = fn.brightness_contrast(image, **light)
         place = {f"crop_pos_{axis}": fn.random.uniform(range=(0, 1)) for axis in "xy"}
         place["mirror"] = fn.random.coin_flip()
     else:
-        picture = fn.resize(picture, resize_shorter=sz, **wanted)
+        image = fn.resize(image, resize_shorter=sz, **wanted)
     numbers = {"mean": [255 * m for m in MEAN], "std": [255 * s for s in STD]}
-    return fn.crop_mirror_normalize(picture, dtype=types.FLOAT, output_layout="CHW", crop=(sz, sz), **numbers, **place)
+    return fn.crop_mirror_normalize(image, dtype=types.FLOAT, output_layout="CHW", crop=(sz, sz), **numbers, **place)
 
 
-def make(setting: PicturesSetting) -> Callable[[int], list[float]]:
+def make(setting: ImagesSetting) -> Callable[[int], list[float]]:
     torch.set_num_threads(1)
     built = pipeline_def(graph)(
         setting, setting.files(), batch_size=setting.batch, num_threads=setting.threads, device_id=None
     )
     batches = DALIGenericIterator(
-        [built], ["x"], reader_name="pictures", last_batch_policy=LastBatchPolicy.PARTIAL, auto_reset=True
+        [built], ["x"], reader_name="images", last_batch_policy=LastBatchPolicy.PARTIAL, auto_reset=True
     )
     return lambda _: sampled_mean(found[0]["x"] for found in batches)

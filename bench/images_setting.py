@@ -1,4 +1,4 @@
-"""One race over pictures: the files, and what is done to them. The same for everybody."""
+"""One race over images: the files, and what is done to them. The same for all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PICTURES = 1400  # in a round
 
 
 @dataclass(frozen=True)
-class PicturesSetting:
+class ImagesSetting:
     """Photographs, threads (or worker processes), and whether the lesson's augmentations apply."""
 
     folder: Path
@@ -24,16 +24,16 @@ class PicturesSetting:
     batch: int = 64
 
     def files(self) -> list[str]:
-        """The training pictures, sorted."""
+        """The training images, sorted."""
         return sorted(map(str, self.folder.glob("train/*/*.jpg")))
 
     def bytes(self) -> int:
-        """Of all training pictures."""
+        """Of all training images."""
         return sum(Path(file).stat().st_size for file in self.files())
 
 
 def sampled_mean(batches: Iterable[torch.Tensor]) -> list[float]:
-    """Uses every batch `[B, 3, sz, sz]` as cheaply as can be: number of pictures and mean of every 1024th pixel."""
+    """Uses every batch `[B, 3, sz, sz]` as cheaply as can be: number of images and mean of every 1024th pixel."""
     n, total = 0, 0.0
     for x in batches:
         n += len(x)

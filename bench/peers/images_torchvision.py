@@ -11,11 +11,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms import v2
 
-from bench.pictures_setting import DEGREES, LIGHT, MAX_ZOOM, MEAN, STD, PicturesSetting, sampled_mean
+from bench.images_setting import DEGREES, LIGHT, MAX_ZOOM, MEAN, STD, ImagesSetting, sampled_mean
 
 
-class Pictures(Dataset[torch.Tensor]):
-    def __init__(self, setting: PicturesSetting, pillow: bool) -> None:
+class Images(Dataset[torch.Tensor]):
+    def __init__(self, setting: ImagesSetting, pillow: bool) -> None:
         self.files, self.transform, self.pillow = setting.files(), transforms(setting, pillow), pillow
 
     def __len__(self) -> int:
@@ -27,7 +27,7 @@ class Pictures(Dataset[torch.Tensor]):
         return self.transform(decode_jpeg(read_file(self.files[i]), ImageReadMode.RGB))
 
 
-def transforms(setting: PicturesSetting, pillow: bool) -> v2.Compose:
+def transforms(setting: ImagesSetting, pillow: bool) -> v2.Compose:
     """As the documentation shows; turned after the crop, which is less work than before."""
     sz, bilinear = setting.sz, v2.InterpolationMode.BILINEAR
     steps = [v2.Resize(sz, bilinear, antialias=True), v2.CenterCrop(sz)]
@@ -43,11 +43,11 @@ def transforms(setting: PicturesSetting, pillow: bool) -> v2.Compose:
     return v2.Compose([*steps, *start, v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
 
 
-def make_loader(setting: PicturesSetting, pillow: bool) -> Callable[[int], list[float]]:
+def make_loader(setting: ImagesSetting, pillow: bool) -> Callable[[int], list[float]]:
     torch.set_num_threads(1)
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined] # may have workers
     loader = DataLoader(
-        Pictures(setting, pillow),
+        Images(setting, pillow),
         setting.batch,
         num_workers=setting.threads,
         persistent_workers=True,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bench.peers.pictures_torchvision import make_loader
-from bench.pictures_setting import PicturesSetting
+from bench.images_setting import ImagesSetting
+from bench.peers.images_torchvision import make_loader
 
 
-def make(setting: PicturesSetting) -> Callable[[int], list[float]]:
+def make(setting: ImagesSetting) -> Callable[[int], list[float]]:
     return make_loader(setting, pillow=True)

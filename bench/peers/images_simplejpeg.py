@@ -8,10 +8,10 @@ from pathlib import Path
 
 import simplejpeg
 
-from bench.pictures_setting import PicturesSetting
+from bench.images_setting import ImagesSetting
 
 
-def make(setting: PicturesSetting) -> Callable[[int], list[float]]:
+def make(setting: ImagesSetting) -> Callable[[int], list[float]]:
     files, pool = [Path(file) for file in setting.files()], ThreadPoolExecutor(setting.threads)
 
     def decode(chunk: list[Path]) -> int:
