@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import csv
 import errno
 import hashlib
 import os
@@ -12,7 +13,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -195,6 +196,18 @@ def publish(path: Path, write: Callable[[Path], object]) -> None:
         sync(path.parent)
     finally:
         on_disk(temporary.unlink, missing_ok=True)
+
+
+def publish_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Publish a CSV file with a line of ``columns`` and one for each row; None is an empty cell."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as handle:
+            table = csv.writer(handle)
+            table.writerow(columns)
+            table.writerows(rows)
+
+    publish(path, write)
 
 
 def _remove_left_behind(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastclf.files import publish
+from fastclf.files import publish_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,14 +122,7 @@ class Predictions:
         Names of files stand in it as they are. Who opens it in a spreadsheet may meet one that begins like a formula.
         """
         file = Path(path)
-
-        def write(temporary: Path) -> None:
-            with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as handle:
-                table = csv.writer(handle)
-                table.writerow(self.columns(all_probs))
-                table.writerows(self.rows(all_probs))
-
-        publish(file, write)
+        publish_table(file, self.columns(all_probs), self.rows(all_probs))
         return file
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
-from fastclf.files import publish
+from fastclf.files import publish_table
 from fastclf.report import encodable, log_to_stderr, show
 
 
@@ -48,22 +48,16 @@ def run(arguments: argparse.Namespace) -> int:
             yield part
 
     if arguments.out is not None:
-        publish(arguments.out, lambda temporary: _write_csv(temporary, parts(), arguments.all_probs))
+        found, everything = parts(), arguments.all_probs
+        first = next(found)
+        rows = chain.from_iterable(part.rows(everything) for part in chain([first], found))
+        publish_table(arguments.out, first.columns(everything), rows)
         show(f"{n:,} predictions written to {arguments.out}", sys.stderr)
     else:
         _print(parts(), _as_json if arguments.json else _as_text, sys.stdout)
     for name, why in bad.items():
         show(f"fastclf predict: {name} cannot be decoded: {why}", sys.stderr)
     return int(bool(bad))
-
-
-def _write_csv(file: Path, parts: Iterator[Any], all_probs: bool) -> None:
-    with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as handle:
-        table = csv.writer(handle)
-        for i, part in enumerate(parts):
-            if i == 0:
-                table.writerow(part.columns(all_probs))
-            table.writerows(part.rows(all_probs))
 
 
 def _print(parts: Iterator[Any], written: Callable[[dict[str, Any]], str], stream: TextIO) -> None:

@@ -10,7 +10,6 @@ model.json, model.*.safetensors    what `fastclf predict RUN` and ``fastclf.load
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import numpy as np
 
 from fastclf.checkpoint import library_versions
 from fastclf.commands.data import add_data_arguments, read_data
-from fastclf.files import publish
+from fastclf.files import publish, publish_table
 from fastclf.report import log
 from fastclf.training.callbacks import Callback
 
@@ -108,7 +107,7 @@ class _EpochTable(Callback):
     def on_epoch_end(self, metrics: list[float]) -> bool | None:
         """See `Callback`."""
         self.lines.append([len(self.lines), self.learn.sched.losses[-1], *metrics])
-        _write_csv(self.file, self.columns, self.lines)
+        publish_table(self.file, self.columns, self.lines)
         return None
 
 
@@ -135,7 +134,7 @@ def _finish(arguments: argparse.Namespace, out: Path, learn: Any, table: _EpochT
         [name, *target, *values.tolist()]
         for name, target, values in zip(data.val_ds.fnames, targets, predictions, strict=True)
     ]
-    _write_csv(out / "valid.csv", ["file", *truth, *names], rows)
+    publish_table(out / "valid.csv", ["file", *truth, *names], rows)
     if y.ndim == 1:
         from fastclf.interpret.confusion import confusion_matrix, plot_confusion_matrix
 
@@ -158,16 +157,6 @@ def _scores(learn: Any, predictions: Any, y: Any) -> dict[str, float]:
 
     logs = predictions if learn.data.is_multi or learn.data.is_reg else np.log(predictions)
     return {name_of(metric): float(metric(logs, y)) for metric in learn.metrics}
-
-
-def _write_csv(file: Path, columns: list[str], rows: list[Any]) -> None:
-    def write(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as handle:
-            table = csv.writer(handle)
-            table.writerow(columns)
-            table.writerows(rows)
-
-    publish(file, write)
 
 
 def _plot(drawn: Any, file: Path) -> None:
