@@ -278,7 +278,8 @@ class ConvLearner(LearnerWithHead):
         gives = "values" if data.is_reg else "probabilities" if data.is_multi else "log-probabilities"
         path = self._model_path(name)
         path = path.with_name(path.name + ".onnx")
-        model = to_onnx(self.model, tfms.sz, (tfms.mean, tfms.std), [str(c) for c in data.classes], gives)
+        tuned = (self.decision.temperature, self.decision.thresholds)
+        model = to_onnx(self.model, tfms.sz, (tfms.mean, tfms.std), [str(c) for c in data.classes], gives, *tuned)
         publish(path, lambda temporary: write_new(temporary, model))
         return path
 

@@ -15,6 +15,7 @@ from torch import nn
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.describe import describe_learner
+from fastclf.evaluating import Evaluating
 from fastclf.interrupts import Interrupts
 from fastclf.losses import BCE, L1, NLL
 from fastclf.models.freezing import LayerGroups
@@ -22,7 +23,6 @@ from fastclf.models.head import check_outputs
 from fastclf.models.summary import summary_table
 from fastclf.ops.head.spec import Precision
 from fastclf.philox import check_seed
-from fastclf.predicting import Predicting
 from fastclf.report import log, show
 from fastclf.saving import Saving
 from fastclf.schedules import Constant, RangeTest, RateFunction, Schedule
@@ -58,7 +58,7 @@ _FINALS = {NLL: "log_softmax", BCE: "sigmoid", L1: "none"}  # our losses -> the 
 _SEARCH_STEPS = 100  # of lr_find, at least
 
 
-class Learner(Predicting, Saving):
+class Learner(Evaluating, Saving):
     """Train and apply the user's own model; see `ConvLearner` for a pretrained one, `HeadLearner` for activations.
 
     Args:
@@ -241,6 +241,7 @@ class Learner(Predicting, Saving):
         rates = self._rates(lrs, wds, made, decoupled=use_wd_sched)
         epochs = n_epochs(n_cycle, cycle_len, cycle_mult)
         hooks = [*callbacks, *self._savers(best_save_name, cycle_save_name, made)]
+        self._forget_decision()
         plan = {
             "epochs": epochs,
             "cycle_save_name": cycle_save_name,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.loader import Loader
+from fastclf.decision import Decision
 from fastclf.models.freezing import LayerGroups
 from fastclf.stage import Stage
 from fastclf.training.evaluate import Crit, Objective, scores_of
@@ -27,6 +28,7 @@ class Predicting:
     model: nn.Module
     groups: LayerGroups
     crit: Crit
+    decision: Decision
     _data: ImageClassifierData
 
     @property
@@ -74,7 +76,8 @@ class Predicting:
         objective = Objective(self._module_for(batch.ndim), self.crit)
         objective.module.eval()
         with torch.inference_mode():
-            return _numpy(objective.output(objective.scores(batch)))
+            scores = objective.scores(batch)
+        return self.decision.outputs(objective, scores, several=self._data.is_multi)
 
     @long_call(NOTHING_CHANGED)
     def TTA(self, n_aug: int = 4, is_test: bool = False) -> tuple[Array, Array]:  # noqa: N802
@@ -97,8 +100,7 @@ class Predicting:
     def _predict(self, module: nn.Module, dl: Any, epoch: int = 0) -> tuple[Array, Array]:
         objective = Objective(module, self.crit)
         scores, targets = scores_of(objective, dl, epoch)
-        with torch.inference_mode():
-            return _numpy(objective.output(scores)), _numpy(targets)
+        return self.decision.outputs(objective, scores, several=self._data.is_multi), targets.cpu().numpy()
 
     def _columns(self) -> int | None:
         """Return how many columns the rows have that `predict_array` takes; None where it takes none."""
@@ -119,8 +121,3 @@ def _set(data: ImageClassifierData, is_test: bool, valid: str, test: str) -> Any
     if loader is None:
         raise ValueError("predict: is_test=True needs data with a test set: pass test_name= when making it")
     return loader
-
-
-def _numpy(tensor: Tensor) -> Array:
-    array: Array = tensor.detach().cpu().numpy()
-    return array

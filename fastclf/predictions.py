@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastclf.decision import UNKNOWN, Decision
 from fastclf.files import publish_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SEVERAL_AT = 0.5
-"""The probability from which a label is given where there may be several."""
+NONE_OF_THESE = "none of these"
+"""The label of an image that is refused because the model is not sure enough of it."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Predictions:
         kind: ``"one"`` label per image, ``"several"``, or ``"numbers"``.
         topk: how many of the most probable classes tables and `top` show.
         bad: row -> why its image cannot be decoded.
+        decision: the thresholds of several labels, and how sure the model is of images of its classes.
+        unknown: share of these that may be refused, see `Decision.least_confidence`; None refuses nothing.
     """
 
     outputs: NDArray[np.float32] = field(repr=False)
@@ -41,6 +44,8 @@ class Predictions:
     kind: str = "one"
     topk: int = 1
     bad: dict[int, str] = field(default_factory=dict)
+    decision: Decision = field(default=Decision(), repr=False)
+    unknown: float | None = None
 
     def __len__(self) -> int:
         return len(self.outputs)
@@ -54,7 +59,7 @@ class Predictions:
 
     @cached_property
     def labels(self) -> list[Any]:
-        """What each image is: its class; the list of its classes where there may be several; its numbers.
+        """What each image is: its class, or `NONE_OF_THESE`; the list of its classes where it has several; its numbers.
 
         None where the image cannot be decoded.
         """
@@ -62,9 +67,10 @@ class Predictions:
         if self.kind == "numbers":
             return [values if ok else None for values, ok in zip(self.outputs.tolist(), known, strict=True)]
         if self.kind == "one":
-            best = self.outputs.argmax(1) if len(self) else []
-            return [self.classes[i] if ok else None for i, ok in zip(best, known, strict=True)]
-        given = self.probs >= SEVERAL_AT
+            names = {**dict(enumerate(self.classes)), UNKNOWN: NONE_OF_THESE}
+            answers = self.decision.answers(self.probs, self.unknown) if len(self) else np.empty(0, np.int64)
+            return [names[i] if ok else None for i, ok in zip(answers.tolist(), known, strict=True)]
+        given = self.decision.labels(self.probs)
         return [
             [self.classes[i] for i in np.flatnonzero(row)] if ok else None for row, ok in zip(given, known, strict=True)
         ]
@@ -98,7 +104,7 @@ class Predictions:
             elif self.kind == "several":
                 cells = ["|".join(label)]
             else:
-                cells = [cell for pair in self._top_of(i) for cell in pair]
+                cells = [label, *[cell for pair in self._top_of(i) for cell in pair][1:]]
             yield [name, *cells, *(self.probs[i].tolist() if all_probs else [])]
 
     def _top_of(self, row: int) -> list[tuple[str, float]]:
@@ -136,4 +142,4 @@ def joined(parts: Sequence[Predictions]) -> Predictions:
     first = parts[0]
     files = [name for part in parts for name in part.files]
     outputs = np.concatenate([part.outputs for part in parts])
-    return Predictions(outputs, first.classes, files, first.kind, first.topk, bad)
+    return replace(first, outputs=outputs, files=files, bad=bad)

@@ -6,6 +6,7 @@ import glob
 import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,6 +77,7 @@ class Classifier:
         classes: names of the classes; empty in a regression.
         kind: ``"one"`` label per image, ``"several"``, or ``"numbers"``.
         arch: the network, as ``'source:name'``.
+        decision: the temperature and thresholds that were tuned, see `Decision`.
         tfms: how an image becomes the network's input; None for a model of activations.
         device: where it predicts.
         place: the path of the saved model, without suffix.
@@ -91,6 +93,7 @@ class Classifier:
         self.kind: str = info["labels"]
         self.arch: str = info["arch"]
         self.tfms = rebuild.transforms(info)
+        self.decision = rebuild.saved_decision(info, f"{place}.json")
         self.device, self.info = device, info
         self._threads = num_threads
         self._loaders: dict[tuple[str, int], list[StreamLoader]] = {}  # idle ones, by kind of block and batch size
@@ -104,7 +107,9 @@ class Classifier:
         return f"Classifier: {printable(self.arch)}, {takes}, {gives}, on {self.device}"
 
     @long_call(NOTHING_CHANGED)
-    def predict(self, x: Any, topk: int = 1, batch_size: int = 64, on_bad: OnBad = "raise") -> Predictions:
+    def predict(
+        self, x: Any, topk: int = 1, batch_size: int = 64, on_bad: OnBad = "raise", unknown: float | None = None
+    ) -> Predictions:
         """Predict images of any number and kind; memory grows with the predictions alone.
 
         With the batch size of ``learn``'s data and the same images in the same order, the outputs are those of
@@ -121,6 +126,8 @@ class Classifier:
             batch_size: images at once.
             on_bad: what happens when an image cannot be decoded: ``"raise"`` names it, ``"nan"`` goes on: its outputs
                 are NaN, its label is None, and `Predictions.bad` says why.
+            unknown: answers "none of these" where the model is so unsure that this share of images of its own classes
+                would be refused, such as .05; needs a model that was saved after ``learn.calibrate()``.
 
         Raises:
             BadImageError: images cannot be decoded; names those of the batches that were being made.
@@ -128,11 +135,13 @@ class Classifier:
             TypeError: x stands for no images.
             ValueError: pixels of a wrong shape, type or range.
         """
-        parts = list(self.stream(x, topk, batch_size, on_bad))
+        parts = list(self.stream(x, topk, batch_size, on_bad, unknown))
         nothing = np.empty((0, self.info["c"]), np.float32)
         return joined(parts) if parts else Predictions(nothing, self.classes, [], self.kind, topk)
 
-    def stream(self, x: Any, topk: int = 1, batch_size: int = 64, on_bad: OnBad = "raise") -> Iterator[Predictions]:
+    def stream(
+        self, x: Any, topk: int = 1, batch_size: int = 64, on_bad: OnBad = "raise", unknown: float | None = None
+    ) -> Iterator[Predictions]:
         """Yield what `predict` returns in parts, as they are made; no memory grows. Arguments as there."""
         check_count("predict", "topk", topk)
         check_count("predict", "batch_size", batch_size)
@@ -142,7 +151,14 @@ class Classifier:
             raise ValueError(
                 f"predict: topk={topk} needs a model that gives one label, and this one gives {self.kind}."
             )
-        return self._parts(x, min(topk, max(1, len(self.classes))), batch_size, on_bad)
+        if unknown is not None:
+            if self.kind != "one":
+                raise ValueError(
+                    f"predict: unknown needs a model that gives one label, and this one gives {self.kind}."
+                )
+            self.decision.least_confidence(unknown)  # an error now, not after predicting
+        parts = self._parts(x, min(topk, max(1, len(self.classes))), batch_size, on_bad)
+        return (replace(part, unknown=unknown) for part in parts)
 
     @long_call("nothing was written; call it again.")
     def export(self, path: str | os.PathLike[str] | None = None) -> Path:
@@ -161,7 +177,8 @@ class Classifier:
             raise ValueError("export: the model must be a network of fastclf's that takes images")
         file = self.place.with_name(f"{self.place.name}.onnx") if path is None else Path(path)
         gives = {"one": "log-probabilities", "several": "probabilities", "numbers": "values"}[self.kind]
-        model = to_onnx(self.model, self.tfms.sz, (self.tfms.mean, self.tfms.std), self.classes, gives)
+        tuned = (self.decision.temperature, self.decision.thresholds)
+        model = to_onnx(self.model, self.tfms.sz, (self.tfms.mean, self.tfms.std), self.classes, gives, *tuned)
         publish(file, lambda temporary: temporary.write_bytes(model))
         return file
 
@@ -214,10 +231,8 @@ class Classifier:
             ) from error
 
     def _predictions(self, scores: Tensor, files: list[str | None], topk: int, bad: dict[int, str]) -> Predictions:
-        """What an image is called is decided here: the place of thresholds, temperature, and 'none of these'."""
-        with torch.inference_mode():
-            outputs = self._objective.output(scores).numpy()
-        return Predictions(outputs, self.classes, files, self.kind, topk, bad)
+        outputs = self.decision.outputs(self._objective, scores, several=self.kind == "several")
+        return Predictions(outputs, self.classes, files, self.kind, topk, bad, self.decision)
 
     def _options(self, batch_size: int) -> LoaderOptions:
         return LoaderOptions(batch_size, 0, self.device, self._threads)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastclf.checkpoint import load_tensors
 from fastclf.data.image_transforms import Transforms, tfms_from_stats
 from fastclf.data.transforms.spec import CropType
+from fastclf.decision import Decision
 from fastclf.errors import CheckpointError
 from fastclf.models.archs import as_arch, build_body
 from fastclf.models.body import Body
@@ -46,6 +47,18 @@ def not_rebuilt(info: Mapping[str, Any]) -> dict[str, str]:
 def transforms(info: Mapping[str, Any]) -> Transforms | None:
     """Return the validation transforms; None where the model takes rows of activations."""
     return None if info.get("transforms") is None else _transforms(info["transforms"])
+
+
+def saved_decision(info: Mapping[str, Any], where: str) -> Decision:
+    """Return the temperature and thresholds that were saved; the defaults where none were.
+
+    Raises:
+        CheckpointError: they cannot be read; names the file, ``where``.
+    """
+    try:
+        return Decision.from_dict(info.get("decision", {}), len(info.get("classes", [])))
+    except ValueError as error:
+        raise CheckpointError(f"load: {where} has a decision that cannot be read: {error}") from error
 
 
 def network(

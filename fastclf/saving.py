@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from fastclf.checkpoint import class_order, load_checkpoint, load_tensors, reorder_rows, save_checkpoint
 from fastclf.data.classifier_data import ImageClassifierData
+from fastclf.decision import Decision
 from fastclf.errors import CheckpointError
 from fastclf.interrupts import Interrupts
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.precision import compute_dtype
-from fastclf.rebuild import labels_of, not_rebuilt
+from fastclf.rebuild import labels_of, not_rebuilt, saved_decision
 from fastclf.report import warn
 from fastclf.training.metrics import Metric, name_of
 from fastclf.training.resume import PREFIX
@@ -26,6 +27,7 @@ class Saving:
     model: nn.Module
     groups: LayerGroups
     metrics: list[Metric]
+    decision: Decision
     _data: ImageClassifierData
     _models_name: str
 
@@ -71,9 +73,11 @@ class Saving:
                     len(order),
                 ):  # else it does not fit, which `load_tensors` reports
                     tensors[key] = reorder_rows(tensors[key], order)
+        decision = saved_decision(info, str(path))
         target, tensors = self._target_of(tensors)
         with Interrupts():  # never half of it
             load_tensors(target, tensors, f"{path} holds {info.get('arch', 'another model')}")
+        self.decision = decision if order is None else decision.reordered(order)
         if target is self.model:
             self.groups.pretrained = bool(info.get("pretrained", self.groups.pretrained))
         self._note_origin(info)
@@ -108,6 +112,7 @@ class Saving:
             "sz": data.sz,
             "transforms": None if data.tfms is None else data.tfms[1].describe(),
             "metrics": [name_of(metric) for metric in self.metrics],
+            **({"decision": decision} if (decision := self.decision.to_dict()) else {}),
         }
 
     def _saved_info(self) -> dict[str, Any]:

@@ -607,3 +607,50 @@ def test_importing_the_package_imports_no_decoder():
     script = "import sys, fastclf; print([m for m in ('nvidia.dali', 'timm', 'pandas') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", script], env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+# Temperature, thresholds and "none of these"
+
+
+@pytest.fixture
+def calibrated(tmp_path, rng):
+    learn = HeadLearner(row_data(tmp_path, rng, n=90, n_valid=60), xtra_fc=[4])
+    learn.fit(0.01, 1)
+    learn.calibrate()
+    learn.save("m")
+    return learn, fastclf.load(tmp_path / "models" / "m")
+
+
+def test_predictions_are_tempered_as_the_learners_are(calibrated):
+    learn, clf = calibrated
+    assert clf.decision == learn.decision
+    assert learn.decision.temperature != 1
+    np.testing.assert_array_equal(clf.predict(learn.data.val_ds.rows).outputs, learn.predict())
+
+
+def test_none_of_these_is_answered_as_often_as_asked(calibrated, tmp_path):
+    learn, clf = calibrated
+    found = clf.predict(learn.data.val_ds.rows, unknown=0.2, topk=2)
+    refused = [label == "none of these" for label in found.labels]
+    least = np.sort(found.probs.max(1))[11]  # a fifth of the 60 rows
+    assert sum(refused) in (11, 12)
+    assert (found.probs.max(1)[refused] <= least + 1e-6).all()
+    assert [row[1] == "none of these" for row in found.rows()] == refused
+    assert "none of these" not in clf.predict(learn.data.val_ds.rows).labels
+    learn.decision = type(learn.decision)()
+    learn.save("plain")
+    with pytest.raises(ValueError, match=r"Call learn.calibrate\(\)"):
+        fastclf.load(tmp_path / "models" / "plain").predict(learn.data.val_ds.rows, unknown=0.2)
+
+
+def test_labels_follow_the_tuned_thresholds(tmp_path, rng):
+    x, y = rng.standard_normal((40, 5)).astype(np.float32), rng.integers(0, 2, (40, 3)).astype(np.float32)
+    data = ImageClassifierData.from_arrays(tmp_path, (x, y), (x, y), classes=["a", "b", "c"], bs=8)
+    learn = HeadLearner(data, xtra_fc=[4])
+    thresholds = learn.tune_thresholds("balanced_accuracy")
+    learn.save("m")
+    clf = fastclf.load(tmp_path / "models" / "m")
+    chosen = learn.predict() > np.array(list(thresholds.values()))
+    assert clf.predict(x).labels == [[name for name, yes in zip("abc", row, strict=True) if yes] for row in chosen]
+    with pytest.raises(ValueError, match="unknown needs a model that gives one label"):
+        clf.predict(x, unknown=0.1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastclf.errors import ExportError
+from fastclf.models.head import Head
 from fastclf.models.net import Net
 from fastclf.models.runtime.engines import onnx_runtime
 from fastclf.models.runtime.operations import UnknownOperationError
@@ -39,7 +40,13 @@ class _FromPixels(nn.Module):
 
 
 def to_onnx(
-    net: Net, sz: int, stats: tuple[Sequence[float], Sequence[float]], classes: Sequence[str], gives: str
+    net: Net,
+    sz: int,
+    stats: tuple[Sequence[float], Sequence[float]],
+    classes: Sequence[str],
+    gives: str,
+    temperature: float = 1.0,
+    thresholds: Sequence[float] | None = None,
 ) -> bytes:
     """Write a classifier as an ONNX file (opset 20).
 
@@ -53,20 +60,27 @@ def to_onnx(
         stats: mean and deviation, per channel in 0..1, that the images are normalised with.
         classes: names of the output's columns.
         gives: what the output is: ``log-probabilities``, ``probabilities`` or ``values``.
+        temperature: the logits are divided by it, in the graph.
+        thresholds: of several labels, the probability above which an image has each.
 
     Returns:
-        The file. Its ``metadata_props`` are ``classes`` (a JSON list), ``sz``, ``arch`` and ``output`` (``gives``).
+        The file. Its ``metadata_props`` are ``classes`` (a JSON list), ``sz``, ``arch`` and ``output`` (``gives``), and
+        ``thresholds`` (a JSON list) where they are given.
 
     Raises:
-        ExportError: the network has an operation that is not known here, or ONNX Runtime computes other values.
+        ExportError: a head that is not ours has a temperature; the network has an operation that is not known here; or
+            ONNX Runtime computes other values.
     """
     whole = _FromPixels(copy.deepcopy(net).cpu(), stats).eval()
+    _divide_logits(whole.net.head, temperature)
     metadata = {
         "classes": json.dumps(list(classes), ensure_ascii=False),
         "sz": str(sz),
         "arch": net.body.arch,
         "output": gives,
     }
+    if thresholds is not None:
+        metadata["thresholds"] = json.dumps(list(thresholds))
     pixels = torch.randint(0, 256, (3, sz, sz, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     try:
         model, expected = trace(whole, pixels, INPUT, metadata)
@@ -78,3 +92,14 @@ def to_onnx(
     if not worst <= TOLERANCE * max(1.0, float(expected.abs().max())):
         raise ExportError(f"export: ONNX Runtime computes other values, off by {worst:.1e}")
     return model
+
+
+def _divide_logits(head: nn.Module, temperature: float) -> None:
+    """Divide a head's last layer by the temperature."""
+    if temperature == 1:
+        return
+    if not isinstance(head, Head):
+        raise ExportError("export: the logits of your own head are not known, so no temperature can be written")
+    with torch.no_grad():
+        for parameter in head.layers[-1].parameters():
+            parameter.div_(temperature)

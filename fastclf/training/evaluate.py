@@ -43,6 +43,11 @@ class Objective:
         head = self._head
         return None if head is None or head is not self.module else HeadSpec.from_layers(head.layers)
 
+    @property
+    def scores_logits(self) -> bool:
+        """Whether `scores` are logits."""
+        return self._head is not None
+
     def scores(self, x: Tensor) -> Tensor:
         """Compute the loss's input in float32: logits ``[B, c]`` where it takes them, else the module's output."""
         head = self._head

@@ -109,7 +109,7 @@ def test_deep_and_huge(model, tally, text):
 @fuzzed
 @given(
     changes=st.dictionaries(
-        st.sampled_from(["labels", "c", "classes", "arch", "head", "transforms", "versions", "precision"]),
+        st.sampled_from(["labels", "c", "classes", "arch", "head", "transforms", "versions", "precision", "decision"]),
         json_values | st.sampled_from(["one", "several", "numbers", 3, 3.0, True, []]),
         min_size=1,
         max_size=3,
@@ -128,7 +128,9 @@ def test_any_entry_for_who_loads_without_data(model, tally, changes, without):
 @fuzzed
 @given(
     changes=st.dictionaries(
-        st.sampled_from(["format", "versions", "weights", "sha256", "classes", "arch", "head", "metrics", "sz"])
+        st.sampled_from(
+            ["format", "versions", "weights", "sha256", "classes", "arch", "head", "metrics", "sz", "decision"]
+        )
         | st.text(max_size=6),
         json_values | st.sampled_from([["class2", "class0", "class1"], ["class0"], ["class0"] * 3, 1, 1.0, True]),
         min_size=1,

@@ -10,6 +10,7 @@ from networks import randomise
 from torch import nn
 
 from fastclf import ExportError, ImageClassifierData, tfms_from_stats
+from fastclf.decision import Decision
 from fastclf.models.export import to_onnx
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -51,6 +52,24 @@ def test_the_file_predicts_from_bytes_what_the_learner_does(tmp_path, rng, kind,
     meta = session.get_modelmeta().custom_metadata_map
     assert json.loads(meta["classes"]) == [str(name) for name in data.classes]
     assert (meta["sz"], meta["arch"], meta["output"]) == (str(SZ), "test:tiny", gives)
+
+
+@pytest.mark.parametrize("kind", ["single", "multi"])
+def test_temperature_and_thresholds_are_part_of_the_file(tmp_path, rng, kind):
+    x, data = data_of(tmp_path, rng, kind)
+    learn = tiny_learner(data, metrics=[])
+    plain = learn.predict()
+    several = kind == "multi"
+    learn.decision = Decision(temperature=0.25, thresholds=(0.1, 0.5, 0.7) if several else None)
+    session = onnxruntime.InferenceSession(learn.export("pets"))
+    (found,) = session.run(None, {"pictures": x})
+    np.testing.assert_allclose(found, learn.predict(), rtol=1e-4, atol=1e-4)
+    assert np.abs(found - plain).max() > 1e-3
+    meta = session.get_modelmeta().custom_metadata_map
+    assert json.loads(meta.get("thresholds", "null")) == ([0.1, 0.5, 0.7] if several else None)
+    learn.model.head = nn.Sequential(nn.Linear(12, 3), nn.LogSoftmax(1))
+    with pytest.raises(ExportError, match="the logits of your own head are not known"):
+        learn.export("pets")
 
 
 def test_exporting_changes_nothing_of_the_learner(tmp_path, rng):
