@@ -26,7 +26,7 @@ from fastclf.models.body import Body
 from fastclf.models.export import to_onnx
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.net import Net
-from fastclf.report import log, warn
+from fastclf.report import log, log_once, warn
 from fastclf.stage import Stage
 from fastclf.training.callbacks import Callback
 from fastclf.training.inputs import check_count, check_data, check_flag
@@ -163,7 +163,7 @@ class ConvLearner(LearnerWithHead):
         augments = data.tfms is not None and data.tfms[0].augments
         if self.views == 1:
             if augments:
-                self._log_once(
+                log_once(
                     "precompute: random crops and augmentation have no effect on cached activations; pass views=4 to "
                     "cache augmented views, or set learn.precompute = False"
                 )

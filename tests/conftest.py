@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from fastclf import report as reporting
 from fastclf.errors import FastclfError
 
 mpl.use("Agg")
@@ -80,6 +81,12 @@ def rng(request) -> np.random.Generator:
     seed = int(os.environ.get("FASTCLF_TEST_SEED", np.random.SeedSequence().entropy % 2**32))
     print(f"FASTCLF_TEST_SEED={seed} brings back the inputs of {request.node.name}")
     return np.random.default_rng(seed)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_logged_before(monkeypatch):
+    """What is logged once per process is logged once per test."""
+    monkeypatch.setattr(reporting, "_logged", set())
 
 
 @pytest.fixture(autouse=True)

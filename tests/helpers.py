@@ -1,4 +1,4 @@
-"""Small pictures and a small network that learner tests share."""
+"""Small images and a small network that learner tests share."""
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 COLOURS = {"blue": (40, 60, 200), "green": (50, 190, 60), "red": (210, 50, 40)}
 
 
-def write_pictures(folder, counts, seed=0):
-    """Noisy pictures of a few sizes, ``{"train/red": 5, ...}``; a class's colour shows through the noise."""
+def write_images(folder, counts, seed=0):
+    """Noisy images of a few sizes, ``{"train/red": 5, ...}``; a class's colour shows through the noise."""
     rng = np.random.default_rng(seed)
     for place, n in ((place, n) for place, n in counts.items() if n):
         target = folder / place
@@ -33,18 +33,18 @@ def write_pictures(folder, counts, seed=0):
 
 
 def three_colours(folder, n=12, n_valid=6, n_test=5):
-    """Red, green and blue pictures in train/ and valid/, and unlabelled ones in test/."""
+    """Red, green and blue images in train/ and valid/, and unlabelled ones in test/."""
     parts = {f"train/{name}": n for name in COLOURS} | {f"valid/{name}": n_valid for name in COLOURS}
-    return write_pictures(folder, parts | {"test": n_test})
+    return write_images(folder, parts | {"test": n_test})
 
 
-def picture_data(folder, sz=16, bs=8, augs=(RandomFlip(),), crop_type=None, **kwargs):
+def image_data(folder, sz=16, bs=8, augs=(RandomFlip(),), crop_type=None, **kwargs):
     tfms = tfms_from_stats(HALF, sz, aug_tfms=list(augs), crop_type=crop_type)
     return ImageClassifierData.from_paths(folder, bs=bs, tfms=tfms, **kwargs)
 
 
 def tiny_body(seed=0, pretrained=False):
-    """Two groups of a convolution with BatchNorm, 6 feature maps; pretrained, on noise that is no picture here."""
+    """Two groups of a convolution with BatchNorm, 6 feature maps; pretrained, on noise that is no image here."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         stages = [

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import picture_data, row_data, three_colours, tiny_learner
+from helpers import image_data, row_data, three_colours, tiny_learner
 from torch import nn
 
 from fastclf import (
@@ -82,7 +82,7 @@ def test_seeds(seed, tmp_path, rng):
 
 @pytest.mark.parametrize("wrong", [None, "folder", [1], resnet18])
 def test_what_is_no_data(wrong, tmp_path, rng):
-    learn = tiny_learner(picture_data(three_colours(tmp_path)))
+    learn = tiny_learner(image_data(three_colours(tmp_path)))
     for call in (
         HeadLearner,
         lambda data: ConvLearner.pretrained(resnet18, data, pretrained=False),
@@ -96,7 +96,7 @@ def test_what_is_no_data(wrong, tmp_path, rng):
 
 
 def test_learners_of_images(tmp_path):
-    data = picture_data(three_colours(tmp_path))
+    data = image_data(three_colours(tmp_path))
     for given in ({"act_dtype": np.float32}, {"act_dtype": "int8"}, {"views": 0}, {"views": 2.0}, {"views": True}):
         with pytest.raises(ValueError, match=f"ConvLearner: {next(iter(given))} must be"):
             tiny_learner(data, **given)
@@ -172,7 +172,7 @@ def test_a_metric_and_a_user_may_write_into_what_they_get(tmp_path, rng):
 
 
 def test_freezing_and_names_of_files(tmp_path):
-    learn = tiny_learner(picture_data(three_colours(tmp_path)))
+    learn = tiny_learner(image_data(three_colours(tmp_path)))
     with pytest.raises(ValueError, match=r"freeze_to: n must be a group's index.*got 1\.5"):
         learn.freeze_to(1.5)
     with pytest.raises(ValueError, match="bn_freeze: frozen must be True or False, got 'no'"):
@@ -193,7 +193,7 @@ def test_freezing_and_names_of_files(tmp_path):
 
 def test_sets_and_transforms_that_are_mixed_up(tmp_path):
     three_colours(tmp_path)
-    tfms = picture_data(tmp_path).tfms
+    tfms = image_data(tmp_path).tfms
     with pytest.raises(ValueError, match=r"tfms must be \(training, validation\)"):
         ImageClassifierData.from_paths(tmp_path, tfms=tfms[::-1])
     with pytest.raises(ValueError, match="val_name='train' is the folder to train on"):

@@ -5,7 +5,7 @@ import signal
 import traceback
 
 import pytest
-from helpers import picture_data, row_data, three_colours, tiny_learner
+from helpers import image_data, row_data, three_colours, tiny_learner
 from processes import lines_of, start
 
 from fastclf import Callback, HeadLearner, calls
@@ -75,7 +75,7 @@ CALLS = {
 
 @pytest.mark.parametrize(("run", "owner", "name", "n", "line"), CALLS.values(), ids=CALLS)
 def test_ctrl_c_ends_with_one_line_and_without_the_frames_inside(folder, monkeypatch, run, owner, name, n, line):
-    learn = tiny_learner(picture_data(folder))
+    learn = tiny_learner(image_data(folder))
     with pytest.MonkeyPatch.context() as patch:
         at = At(patch, owner, name, n)
         with pytest.raises(KeyboardInterrupt, match=line) as caught:
@@ -116,14 +116,14 @@ def test_an_interrupt_of_ones_own_keeps_its_words(tmp_path, rng):
 SCRIPT = """
 import signal, sys
 from pathlib import Path
-from helpers import picture_data, three_colours, tiny_learner
+from helpers import image_data, three_colours, tiny_learner
 from fastclf.activations import precompute
 original = precompute._block
 def block(*args):
     signal.raise_signal(signal.SIGINT)
     return original(*args)
 precompute._block = block
-learn = tiny_learner(picture_data(three_colours(Path(sys.argv[1]))))
+learn = tiny_learner(image_data(three_colours(Path(sys.argv[1]))))
 learn.precompute = True
 """
 
@@ -142,14 +142,14 @@ import multiprocessing, os, signal, sys
 from pathlib import Path
 import numpy as np
 from fastclf import BackendError, HeadLearner, ImageClassifierData, open_image
-from helpers import picture_data, row_data, three_colours, tiny_learner
+from helpers import image_data, row_data, three_colours, tiny_learner
 
 folder = three_colours(Path(sys.argv[1]))
-data = picture_data(folder)
+data = image_data(folder)
 file = folder / data.val_ds.fnames[0]
 
 def everything():
-    learn = tiny_learner(picture_data(folder), precompute=True)
+    learn = tiny_learner(image_data(folder), precompute=True)
     learn.fit(.01, 1)
     return learn
 

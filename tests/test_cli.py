@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 import pandas as pd
 import pytest
-from helpers import COLOURS, row_data, three_colours, write_pictures
+from helpers import COLOURS, row_data, three_colours, write_images
 from processes import lines_of
 
 import fastclf
@@ -140,7 +140,7 @@ def test_export_of_rows_is_refused(tmp_path, rng, capsys):
 
 
 def test_check(tmp_path, capsys):
-    folder = write_pictures(
+    folder = write_images(
         tmp_path / "data", {f"{part}/{c}": 12 for part in ("train", "valid") for c in ("red", "blue")}
     )
     assert main(["check", str(folder), "--sz", "16", "--bs", "8"]) == 0
@@ -152,7 +152,7 @@ def test_check(tmp_path, capsys):
 
 
 def test_check_of_class_folders_alone_and_of_a_table(tmp_path, capsys):
-    folder = write_pictures(tmp_path / "data", {"red": 30, "blue": 30})
+    folder = write_images(tmp_path / "data", {"red": 30, "blue": 30})
     assert main(["check", str(folder), "--sz", "16", "--bs", "8"]) == 0
     names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.png"))
     pd.DataFrame({"file": names, "label": ["odd" if i % 2 else "even" for i in range(60)]}).to_csv(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from faults import replaced
-from helpers import HALF, Watches, picture_data, row_data, three_colours, tiny_learner
+from helpers import HALF, Watches, image_data, row_data, three_colours, tiny_learner
 from torch import nn
 
 from fastclf import ConvLearner, HeadLearner, ImageClassifierData, resnet18, tfms_from_stats
@@ -14,7 +14,7 @@ from fastclf.models.net import Net
 
 @pytest.fixture
 def data(tmp_path):
-    return picture_data(three_colours(tmp_path / "data"))
+    return image_data(three_colours(tmp_path / "data"))
 
 
 def test_learns_colours(data):
@@ -68,7 +68,7 @@ def test_same_seed_same_losses_bit_for_bit(tmp_path):
     folder = three_colours(tmp_path / "data")
 
     def losses(seed, threads):
-        learn = tiny_learner(picture_data(folder, seed=seed, num_workers=threads), seed=seed)
+        learn = tiny_learner(image_data(folder, seed=seed, num_workers=threads), seed=seed)
         learn.unfreeze()
         learn.fit(0.05, 2, cycle_len=1)
         return learn.sched.losses
@@ -125,7 +125,7 @@ def test_images_in_arrays(tmp_path, rng):
 
 
 def test_without_a_test_set_the_test_is_named(tmp_path):
-    learn = tiny_learner(picture_data(three_colours(tmp_path / "data", n_test=0)))
+    learn = tiny_learner(image_data(three_colours(tmp_path / "data", n_test=0)))
     for call in (learn.predict, learn.TTA):
         with pytest.raises(ValueError, match="is_test=True needs data with a test set"):
             call(is_test=True)
@@ -174,7 +174,7 @@ def test_double_precision_by_default(tmp_path):
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        learn = tiny_learner(picture_data(three_colours(tmp_path), augs=()))
+        learn = tiny_learner(image_data(three_colours(tmp_path), augs=()))
         learn.fit(0.01, 1)
         learn.precompute = True
         learn.fit(0.01, 1)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import picture_data, row_data, three_colours, tiny_learner, write_pictures
+from helpers import image_data, row_data, three_colours, tiny_learner, write_images
 from scipy.special import log_softmax
 from sklearn import metrics as reference
 
@@ -69,7 +69,7 @@ def test_evaluate_measures_what_predict_gives(learn, is_test):
 
 def test_a_test_set_is_there_and_has_labels(tmp_path, rng):
     three_colours(tmp_path)
-    learn = tiny_learner(picture_data(tmp_path, test_name="test"))
+    learn = tiny_learner(image_data(tmp_path, test_name="test"))
     with pytest.raises(ValueError, match=r"the test set has no labels. Make the data with test_with_labels=True"):
         learn.evaluate(is_test=True)
     with pytest.raises(ValueError, match="needs data with a test set"):
@@ -82,7 +82,7 @@ def test_bad_images_count_nowhere_and_views_are_averaged(tmp_path, precompute):
     files = sorted((tmp_path / "valid").rglob("*.png"))
     for file in files[1:3]:
         file.write_bytes(b"broken")
-    learn = tiny_learner(picture_data(tmp_path, on_bad="skip"), precompute=precompute)
+    learn = tiny_learner(image_data(tmp_path, on_bad="skip"), precompute=precompute)
     plain, averaged = learn.evaluate(), learn.evaluate(tta=True)
     assert (plain.n, plain.left_out) == (averaged.n, averaged.left_out) == (16, 2)
     assert "2 of 18 rows have no prediction and are left out" in repr(plain)
@@ -115,7 +115,7 @@ def test_calibrating_lowers_the_loss_and_changes_no_answer(learn, capsys):
 
 def test_every_prediction_is_tempered(tmp_path):
     three_colours(tmp_path, n=4)
-    learn = tiny_learner(picture_data(tmp_path))
+    learn = tiny_learner(image_data(tmp_path))
     batch, _ = next(learn.data.val_dl.batches(0))
     plain = learn.predict(), learn.predict_dl(learn.data.val_dl), learn.predict_array(batch), learn.TTA(1)[0][1]
     learn.decision = Decision(temperature=2.0)
@@ -275,9 +275,9 @@ def test_resuming_a_fit_after_calibrating(learn):
 
 
 def test_two_classes_of_which_one_is_absent_in_valid(tmp_path):
-    write_pictures(tmp_path, {"train/red": 6, "train/blue": 6, "valid/red": 5})
+    write_images(tmp_path, {"train/red": 6, "train/blue": 6, "valid/red": 5})
     with pytest.warns(UserWarning, match="'blue'"):
-        data = picture_data(tmp_path)
+        data = image_data(tmp_path)
     found = tiny_learner(data).evaluate()
     assert any("no row is of blue" in note for note in found.notes)
     assert repr(found)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import picture_data, row_data, three_colours, tiny_body, tiny_learner
+from helpers import image_data, row_data, three_colours, tiny_body, tiny_learner
 from torch import nn
 
 from fastclf import ConvLearner, HeadLearner, ImageModelResults
@@ -66,7 +66,7 @@ def look_at(thing, depth=3, seen=None):
 
 
 def own_head(folder, precompute):
-    data = picture_data(folder)
+    data = image_data(folder)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         learn = ConvLearner(data, Net(tiny_body(), OwnHead(12, 3)), seed=0)
@@ -75,9 +75,9 @@ def own_head(folder, precompute):
 
 
 MAKERS = {
-    "pictures": lambda folder: tiny_learner(picture_data(folder)),
-    "cached": lambda folder: tiny_learner(picture_data(folder), precompute=True),
-    "own head on pictures": lambda folder: own_head(folder, False),
+    "images": lambda folder: tiny_learner(image_data(folder)),
+    "cached": lambda folder: tiny_learner(image_data(folder), precompute=True),
+    "own head on images": lambda folder: own_head(folder, False),
     "own head, cached": lambda folder: own_head(folder, True),
     "rows": lambda folder: HeadLearner(row_data(folder, np.random.default_rng(0)), xtra_fc=[4]),
 }
@@ -132,7 +132,7 @@ def test_what_is_frozen_inside_our_head_stays_so(tmp_path, rng):
 def test_the_path_of_the_data_is_not_the_working_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     three_colours(Path("data"))
-    learn = tiny_learner(picture_data("data"))
+    learn = tiny_learner(image_data("data"))
     monkeypatch.chdir("/")
     learn.precompute = True
     learn.fit(0.05, 1, state_name="run")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import picture_data, row_data, three_colours, tiny_learner
+from helpers import image_data, row_data, three_colours, tiny_learner
 from processes import start
 
 from fastclf import Callback, HeadLearner
@@ -172,7 +172,7 @@ def test_a_signal_at_the_end_is_not_lost():
 @pytest.mark.parametrize("moment", ["a step", "putting back"])
 def test_lr_find_leaves_no_trace(tmp_path, monkeypatch, precompute, moment):
     folder = three_colours(tmp_path / "data")
-    learn = tiny_learner(picture_data(folder), precompute=precompute)
+    learn = tiny_learner(image_data(folder), precompute=precompute)
     learn.unfreeze() if not precompute else None
     learn.fit(0.01, 1)
     before, generator = state_of(learn), torch.get_rng_state()
@@ -225,9 +225,9 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import fastclf
-from helpers import picture_data, three_colours, tiny_learner
+from helpers import image_data, three_colours, tiny_learner
 path = Path(sys.argv[1])
-learn = tiny_learner(picture_data(path), precompute=sys.argv[2] == "rows")
+learn = tiny_learner(image_data(path), precompute=sys.argv[2] == "rows")
 learn.unfreeze() if sys.argv[2] != "rows" else None
 
 class SendAtEnd(fastclf.Callback):  # the same callbacks in both processes
@@ -255,7 +255,7 @@ def has_ended(pid, seconds=20):
     return False
 
 
-@pytest.mark.parametrize(("number", "on"), [(signal.SIGTERM, "pictures"), (signal.SIGINT, "rows")])
+@pytest.mark.parametrize(("number", "on"), [(signal.SIGTERM, "images"), (signal.SIGINT, "rows")])
 def test_a_process_that_gets_sigterm(tmp_path, number, on):
     pytest.importorskip("nvidia.dali")
     folder = three_colours(tmp_path / "data")
@@ -273,7 +273,7 @@ def test_a_process_that_gets_sigterm(tmp_path, number, on):
     assert (process.returncode, errors) == (143, "") if number == signal.SIGTERM else "KeyboardInterrupt" in errors
     names = sorted(p.name for p in folder.rglob("*"))
     assert not [name for name in names if ".tmp-" in name]
-    learn = tiny_learner(picture_data(folder), precompute=on == "rows")
+    learn = tiny_learner(image_data(folder), precompute=on == "rows")
     learn.unfreeze() if on != "rows" else None
     with pytest.raises(KeyboardInterrupt):
         learn.fit(0.01, 100_000, state_name="run", resume=True, callbacks=[SendAtEnd()])

@@ -111,7 +111,7 @@ def lesson(path):
     learn.load("96_all")
     np.testing.assert_array_equal(learn.predict(), tuned)
 
-    # Larger pictures, from smaller copies on disk.
+    # Larger images, from smaller copies on disk.
     learn.freeze()
     learn.set_data(get_data(path, 128, BS).resize(160, "tmp"))
     assert learn.data.sz == 128
@@ -132,7 +132,7 @@ def lesson(path):
     assert test_preds.shape == (5, 50, 2)
     assert not zeros.any()
 
-    # One picture of one's own, a loader, a table of layers.
+    # One image of one's own, a loader, a table of layers.
     _, val_tfms = data.tfms
     fn = path / data.val_ds.fnames[0]
     one = learn.predict_array(val_tfms(open_image(fn))[None])

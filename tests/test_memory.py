@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import picture_data, row_data, three_colours, tiny_learner
+from helpers import image_data, row_data, three_colours, tiny_learner
 
 from fastclf import HeadLearner, ImageClassifierData
 
@@ -38,7 +38,7 @@ def test_rows_are_no_longer_mapped(tmp_path, rng):
 
 @pytest.mark.usefixtures("_no_collector")
 def test_so_are_cached_activations(tmp_path):
-    learn = tiny_learner(picture_data(three_colours(tmp_path)), precompute=True)
+    learn = tiny_learner(image_data(three_colours(tmp_path)), precompute=True)
     learn.fit(1e-2, 1)
     learn.precompute = False
     learn.unfreeze()

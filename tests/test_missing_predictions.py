@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import picture_data, three_colours, tiny_learner
+from helpers import image_data, three_colours, tiny_learner
 
 from fastclf import (
     ImageClassifierData,
@@ -37,7 +37,7 @@ def folder(tmp_path, rng):
 
 @pytest.mark.parametrize("precompute", [False, True])
 def test_the_lessons_own_lines(folder, precompute, capsys):
-    data = picture_data(folder, on_bad="skip")
+    data = image_data(folder, on_bad="skip")
     learn = tiny_learner(data, precompute=precompute)
     learn.fit(0.1, 2)
     log_preds, y = learn.TTA()
@@ -72,7 +72,7 @@ def test_the_lessons_own_lines(folder, precompute, capsys):
 @pytest.mark.parametrize("views", [1, 3])
 def test_an_image_that_turns_bad_during_tta(folder, views):
     """The first passes have a prediction of it, the last has none: their mean has none."""
-    data = picture_data(folder, on_bad="skip")
+    data = image_data(folder, on_bad="skip")
     learn = tiny_learner(data)
     good = data.val_ds.bad
     original, calls = learn._predict, []
@@ -95,7 +95,7 @@ def test_an_image_that_turns_bad_during_tta(folder, views):
 
 def test_test_sets_too(folder):
     (folder / "test" / "001.png").write_bytes(b"broken")
-    learn = tiny_learner(picture_data(folder, on_bad="skip"))
+    learn = tiny_learner(image_data(folder, on_bad="skip"))
     preds, y = learn.predict_with_targs(is_test=True)
     assert np.isnan(preds[1]).all()
     np.testing.assert_array_equal(y, [0, -1, 0, 0, 0])

@@ -1,4 +1,4 @@
-"""The data's folder moves, goes, or holds other pictures; the weights were trained on pictures of another kind."""
+"""The data's folder moves, goes, or holds other images; the weights were trained on images of another kind."""
 
 import os
 import shutil
@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from helpers import HALF, picture_data, row_data, three_colours, tiny_body, tiny_learner
+from helpers import HALF, image_data, row_data, three_colours, tiny_body, tiny_learner
 
 from fastclf import ConvLearner, HeadLearner, efficientnet_lite0, resnet18, tfms_from_stats
 from fastclf.data.classifier_data import ImageClassifierData
@@ -22,10 +22,10 @@ def raise_it(action):
 
 @pytest.mark.parametrize("on_bad", ["raise", "skip"])
 def test_a_folder_that_is_gone_is_an_error_and_not_a_new_folder(tmp_path, on_bad):
-    learn = tiny_learner(picture_data(three_colours(tmp_path / "a"), on_bad=on_bad), precompute=True)
+    learn = tiny_learner(image_data(three_colours(tmp_path / "a"), on_bad=on_bad), precompute=True)
     (tmp_path / "a").rename(tmp_path / "b")
     learn.fit(0.01, 1)  # on cached rows
-    pictures = learn._data
+    images = learn._data
     actions = {
         "save": lambda: learn.save("m"),
         "load": lambda: learn.load("m"),
@@ -35,9 +35,9 @@ def test_a_folder_that_is_gone_is_an_error_and_not_a_new_folder(tmp_path, on_bad
         "fit that keeps cycles": lambda: learn.fit(0.01, 1, cycle_len=1, cycle_save_name="cycle"),
         "precompute": lambda: setattr(learn, "precompute", True),
         "TTA": lambda: learn.TTA(),
-        "scan": lambda: pictures.scan(),
-        "resize": lambda: pictures.resize(20),
-        "a batch": lambda: next(iter(pictures.val_dl)),
+        "scan": lambda: images.scan(),
+        "resize": lambda: images.resize(20),
+        "a batch": lambda: next(iter(images.val_dl)),
     }
     for name, action in actions.items():
         raise_it(action)
@@ -68,7 +68,7 @@ def test_a_name_that_will_not_do_is_an_error_before_the_fit(tmp_path, rng):
     assert learn.sched.lrs == []
 
 
-# Cached activations of pictures that were exchanged
+# Cached activations of images that were exchanged
 
 
 def exchange_contents(x, y):
@@ -93,22 +93,22 @@ def test_other_images_of_the_same_size_and_time_are_computed(tmp_path, exchange)
     for file in tmp_path.rglob("*.png"):  # of one size, as bitmaps are
         file.write_bytes(file.read_bytes().ljust(20_000, b"\0"))
         os.utime(file, (1_577_836_800,) * 2)
-    before = np.array(tiny_learner(picture_data(tmp_path), precompute=True).data.trn_ds.rows)
+    before = np.array(tiny_learner(image_data(tmp_path), precompute=True).data.trn_ds.rows)
     x, y = tmp_path / "train/blue/000.png", tmp_path / "train/red/000.png"
     exchange(x, y)
     for file in (x, y):
         os.utime(file, (1_577_836_800,) * 2)
-    data = picture_data(tmp_path)
+    data = image_data(tmp_path)
     after = np.array(tiny_learner(data, precompute=True).data.trn_ds.rows)
     changed = {data.trn_ds.fnames[row] for row in np.flatnonzero((before != after).any(1))}
     assert changed == {"train/blue/000.png"} | ({"train/red/000.png"} if exchange is not copy_with_times else set())
 
 
 def test_a_folder_that_is_renamed_keeps_its_activations(tmp_path, capsys):
-    tiny_learner(picture_data(three_colours(tmp_path / "a")), precompute=True)
+    tiny_learner(image_data(three_colours(tmp_path / "a")), precompute=True)
     (tmp_path / "a").rename(tmp_path / "b")
     capsys.readouterr()
-    tiny_learner(picture_data(tmp_path / "b"), precompute=True)
+    tiny_learner(image_data(tmp_path / "b"), precompute=True)
     assert "computing activations" not in capsys.readouterr().out
 
 

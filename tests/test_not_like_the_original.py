@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from helpers import COLOURS, picture_data, three_colours, tiny_learner, write_pictures
+from helpers import COLOURS, image_data, three_colours, tiny_learner, write_images
 from sklearn.metrics import f1_score
 
 from fastclf import CropType, ImageClassifierData, LabelError, accuracy, accuracy_np, tfms_from_stats
@@ -30,8 +30,8 @@ def body_of(learn):
 
 
 def test_cached_activations_are_keyed_by_all_that_they_depend_on(folder):
-    """Weights, the body's state, the picture pipeline, the files in their order, and the dtype."""
-    tiny_learner(picture_data(folder), precompute=True)
+    """Weights, the body's state, the image pipeline, the files in their order, and the dtype."""
+    tiny_learner(image_data(folder), precompute=True)
     known = files_of(folder)
     assert len(known) == 3  # train, valid, test
 
@@ -41,30 +41,30 @@ def test_cached_activations_are_keyed_by_all_that_they_depend_on(folder):
         added, known = set(files_of(folder)) - set(known), files_of(folder)
         return len(added)
 
-    assert new_files(tiny_learner(picture_data(folder))) == 0
-    assert new_files(tiny_learner(picture_data(folder), seed=5)) == 0  # another head is none of the body's business
-    assert new_files(tiny_learner(picture_data(folder, sz=20))) == 3
-    assert new_files(tiny_learner(picture_data(folder), act_dtype="float32")) == 3
-    other_weights = tiny_learner(picture_data(folder))
+    assert new_files(tiny_learner(image_data(folder))) == 0
+    assert new_files(tiny_learner(image_data(folder), seed=5)) == 0  # another head is none of the body's business
+    assert new_files(tiny_learner(image_data(folder, sz=20))) == 3
+    assert new_files(tiny_learner(image_data(folder), act_dtype="float32")) == 3
+    other_weights = tiny_learner(image_data(folder))
     with torch.no_grad():
         other_weights.model.body.first[0].weight[0, 0, 0, 0] += 1e-3
     assert new_files(other_weights) == 3
-    other_statistics = tiny_learner(picture_data(folder))
+    other_statistics = tiny_learner(image_data(folder))
     other_statistics.model.body.first[1].running_mean += 1e-3
     assert new_files(other_statistics) == 3
     other_mean = ImageClassifierData.from_paths(folder, bs=8, tfms=tfms_from_stats(((0.4,) * 3, (0.5,) * 3), 16))
     assert new_files(tiny_learner(other_mean)) == 3
-    write_pictures(folder, {"valid/red": 1}, seed=9)  # other bytes under the same name
-    assert new_files(tiny_learner(picture_data(folder))) == 1
-    picture = folder / "train" / "red" / "000.png"
-    os.utime(picture, ns=(1, 1))
-    assert new_files(tiny_learner(picture_data(folder))) == 1
-    picture.rename(picture.with_name("zzz.png"))
-    assert new_files(tiny_learner(picture_data(folder))) == 1
+    write_images(folder, {"valid/red": 1}, seed=9)  # other bytes under the same name
+    assert new_files(tiny_learner(image_data(folder))) == 1
+    image = folder / "train" / "red" / "000.png"
+    os.utime(image, ns=(1, 1))
+    assert new_files(tiny_learner(image_data(folder))) == 1
+    image.rename(image.with_name("zzz.png"))
+    assert new_files(tiny_learner(image_data(folder))) == 1
 
 
 def test_unfreeze_under_precompute_really_unfreezes(folder):
-    learn = tiny_learner(picture_data(folder), precompute=True)
+    learn = tiny_learner(image_data(folder), precompute=True)
     learn.unfreeze()
     assert not learn.precompute
     before = body_of(learn)
@@ -73,8 +73,8 @@ def test_unfreeze_under_precompute_really_unfreezes(folder):
 
 
 def test_set_data_under_precompute_takes_the_new_rows(folder, tmp_path):
-    learn = tiny_learner(picture_data(folder), precompute=True)
-    other = picture_data(three_colours(tmp_path / "other", n=7, n_valid=4))
+    learn = tiny_learner(image_data(folder), precompute=True)
+    other = image_data(three_colours(tmp_path / "other", n=7, n_valid=4))
     learn.set_data(other)
     assert learn.precompute
     assert learn.data.trn_ds.rows.shape == (21, 12)
@@ -83,7 +83,7 @@ def test_set_data_under_precompute_takes_the_new_rows(folder, tmp_path):
 
 
 def test_three_rates_under_precompute_use_the_last_with_one_warning(folder):
-    learn = tiny_learner(picture_data(folder), precompute=True)
+    learn = tiny_learner(image_data(folder), precompute=True)
     with pytest.warns(UserWarning, match="its 0.03 is used") as caught:
         learn.fit([0.01, 0.02, 0.03], 1)
     assert len(caught) == 1
@@ -91,7 +91,7 @@ def test_three_rates_under_precompute_use_the_last_with_one_warning(folder):
 
 
 def test_precompute_may_be_turned_on_later(folder):
-    learn = tiny_learner(picture_data(folder))
+    learn = tiny_learner(image_data(folder))
     learn.fit(0.01, 1)
     learn.precompute = True
     assert learn.data.trn_ds.rows.shape == (36, 12)
@@ -99,7 +99,7 @@ def test_precompute_may_be_turned_on_later(folder):
 
 
 def test_a_tuned_body_is_computed_again(folder):
-    learn = tiny_learner(picture_data(folder), precompute=True)
+    learn = tiny_learner(image_data(folder), precompute=True)
     old = np.array(learn.data.trn_ds.rows)
     learn.unfreeze()
     learn.fit(0.1, 1)
@@ -111,7 +111,7 @@ def test_a_tuned_body_is_computed_again(folder):
 def test_save_under_precompute_stores_the_whole_model_and_load_takes_a_head_alone(folder):
     from fastclf import HeadLearner
 
-    learn = tiny_learner(picture_data(folder), precompute=True)
+    learn = tiny_learner(image_data(folder), precompute=True)
     learn.fit(0.05, 1)
     before = learn.predict()
     learn.save("whole")
@@ -130,13 +130,13 @@ def test_save_under_precompute_stores_the_whole_model_and_load_takes_a_head_alon
 
 
 def test_a_class_missing_in_valid_shifts_no_label(tmp_path):
-    folder = write_pictures(tmp_path, {f"train/{name}": 6 for name in COLOURS} | {"valid/green": 3, "valid/red": 3})
+    folder = write_images(tmp_path, {f"train/{name}": 6 for name in COLOURS} | {"valid/green": 3, "valid/red": 3})
     with pytest.warns(UserWarning, match="blue"):
-        data = picture_data(folder)
+        data = image_data(folder)
     assert data.val_y.tolist() == [1, 1, 1, 2, 2, 2]
-    write_pictures(folder, {"valid/violet": 1})
+    write_images(folder, {"valid/violet": 1})
     with pytest.raises(LabelError, match="violet"):
-        picture_data(folder)
+        image_data(folder)
 
 
 def test_file_order_is_by_code_point(tmp_path):
@@ -144,14 +144,14 @@ def test_file_order_is_by_code_point(tmp_path):
     for place in ("train/red", "test"):
         for name in ("a10.png", "a9.png", "B.png", "é.png"):
             (folder / place / name).hardlink_to(folder / place / "000.png")
-    data = picture_data(folder)
+    data = image_data(folder)
     for ds in (data.trn_ds, data.val_ds, data.test_ds):
         assert list(ds.fnames) == sorted(ds.fnames)
     assert data.test_ds.fnames[-4:] == ["test/B.png", "test/a10.png", "test/a9.png", "test/é.png"]
 
 
 def test_one_batch_per_epoch_restarts_and_cycles_are_saved_after_their_last_batch(folder):
-    data = picture_data(folder, bs=36)
+    data = image_data(folder, bs=36)
     learn = tiny_learner(data, precompute=True)
     learn.fit(0.1, 3, cycle_len=1, cycle_save_name="c")
     assert learn.sched.lrs == pytest.approx([0.001, 0.1, 0.1])
@@ -164,7 +164,7 @@ def test_one_batch_per_epoch_restarts_and_cycles_are_saved_after_their_last_batc
 
 @pytest.mark.parametrize("precompute", [True, False])
 def test_lr_find_leaves_no_trace_also_when_interrupted(folder, precompute, monkeypatch):
-    learn = tiny_learner(picture_data(folder, bs=2), precompute=precompute)
+    learn = tiny_learner(image_data(folder, bs=2), precompute=precompute)
     if not precompute:
         learn.unfreeze()
     learn.fit(0.01, 1)
@@ -198,7 +198,7 @@ def test_lr_find_leaves_no_trace_also_when_interrupted(folder, precompute, monke
 
 
 def test_rate_searches_on_few_rows_and_short_fits_have_a_plot(folder):
-    learn = tiny_learner(picture_data(folder), precompute=True)
+    learn = tiny_learner(image_data(folder), precompute=True)
     learn.lr_find()
     assert 50 < len(learn.sched.lrs) <= 100
     assert len(learn.sched.plot().lines[0].get_xdata()) == len(learn.sched.lrs) - 15
@@ -209,7 +209,7 @@ def test_rate_searches_on_few_rows_and_short_fits_have_a_plot(folder):
 
 
 def test_several_labels_are_decided_from_the_whole_table_and_logged(tmp_path, capsys):
-    folder = write_pictures(tmp_path, {"train": 12})
+    folder = write_images(tmp_path, {"train": 12})
     rows = [f"{i:03d},{'red' if i % 2 else 'blue'}" for i in range(10)]
     rows += ["010,red blue", "011,red blue"]
     (folder / "labels.csv").write_text("name,tags\n" + "\n".join(rows))
@@ -222,7 +222,7 @@ def test_several_labels_are_decided_from_the_whole_table_and_logged(tmp_path, ca
 
 
 def test_tta_under_precompute_gives_different_views(folder):
-    learn = tiny_learner(picture_data(folder), precompute=True)
+    learn = tiny_learner(image_data(folder), precompute=True)
     preds, y = learn.TTA(n_aug=3)
     assert preds.shape == (4, 18, 3)
     assert not np.array_equal(preds[1], preds[2])
@@ -232,7 +232,7 @@ def test_tta_under_precompute_gives_different_views(folder):
 
 def test_augmentations_are_a_function_of_seed_epoch_and_row(folder):
     def batches(seed, epoch, threads):
-        data = picture_data(folder, seed=seed, num_workers=threads)
+        data = image_data(folder, seed=seed, num_workers=threads)
         return torch.cat([x for x, _ in data.aug_dl.batches(epoch)])
 
     first = batches(1, 0, 1)
@@ -248,7 +248,7 @@ def test_metrics_may_be_torch_or_numpy_functions(folder):
     def macro_f1(log_probs, y):
         return f1_score(np.asarray(y), np.argmax(np.asarray(log_probs), axis=1), average="macro", zero_division=0)
 
-    learn = tiny_learner(picture_data(folder), precompute=True, metrics=[accuracy, accuracy_np, torch_metric, macro_f1])
+    learn = tiny_learner(image_data(folder), precompute=True, metrics=[accuracy, accuracy_np, torch_metric, macro_f1])
     values = learn.fit(0.05, 1)
     log_probs, y = learn.predict_with_targs()
     expected = [accuracy_np(log_probs, y)] * 2 + [np.exp(log_probs).max(1).mean(), macro_f1(log_probs, y)]
@@ -256,11 +256,11 @@ def test_metrics_may_be_torch_or_numpy_functions(folder):
 
 
 def test_precompute_says_once_that_augmentation_has_no_effect(folder, capsys):
-    learn = tiny_learner(picture_data(folder), precompute=True)
+    learn = tiny_learner(image_data(folder), precompute=True)
     learn.precompute = False
     learn.precompute = True
     assert capsys.readouterr().out.count("augmentation have no effect") == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        tiny_learner(picture_data(folder, augs=(), crop_type=CropType.NO), precompute=True)
+        tiny_learner(image_data(folder, augs=(), crop_type=CropType.NO), precompute=True)
     assert "augmentation" not in capsys.readouterr().out

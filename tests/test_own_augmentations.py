@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import picture_data, three_colours, tiny_learner
+from helpers import image_data, three_colours, tiny_learner
 
 from fastclf import RandomFlip
 from fastclf.training.callbacks import Callback
@@ -15,7 +15,7 @@ def jitter(x, u):
 
 
 def learner(folder, augs=(RandomFlip(), jitter), **kwargs):
-    return tiny_learner(picture_data(folder, augs=augs), pretrained=True, **kwargs)
+    return tiny_learner(image_data(folder, augs=augs), pretrained=True, **kwargs)
 
 
 @pytest.fixture

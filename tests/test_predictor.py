@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import COLOURS, HALF, picture_data, row_data, three_colours, tiny_body, tiny_learner, write_pictures
+from helpers import COLOURS, HALF, image_data, row_data, three_colours, tiny_body, tiny_learner, write_images
 from PIL import Image
 from processes import ENVIRONMENT, lines_of
 from torch import nn
@@ -45,7 +45,7 @@ def untrained(c=3, final="log_softmax"):
 def trained(tmp_path_factory):
     """A folder of images, a learner that was trained on it, and its classifier."""
     folder = three_colours(tmp_path_factory.mktemp("trained") / "data")
-    learn = tiny_learner(picture_data(folder))
+    learn = tiny_learner(image_data(folder))
     learn.fit(0.1, 2)
     learn.save("colours")
     return folder, learn, fastclf.load(folder / "models" / "colours", model=untrained())
@@ -100,7 +100,7 @@ def test_trained_in_one_process_the_data_deleted_applied_in_another_to_the_last_
 @pytest.mark.parametrize("crop_type", [None, CropType.NO])
 def test_outputs_labels_and_files(tmp_path, crop_type):
     folder = three_colours(tmp_path / "data")
-    learn = tiny_learner(picture_data(folder, crop_type=crop_type))
+    learn = tiny_learner(image_data(folder, crop_type=crop_type))
     learn.fit(0.1, 2)
     learn.save("colours")
     clf = fastclf.load(folder / "models" / "colours", model=untrained())
@@ -122,7 +122,7 @@ def test_any_batch_size_gives_the_same_to_rounding(trained):
 
 
 def test_several_labels(tmp_path):
-    folder = write_pictures(tmp_path / "data", {"images/red": 8, "images/blue": 8})
+    folder = write_images(tmp_path / "data", {"images/red": 8, "images/blue": 8})
     names = sorted(str(p.relative_to(folder / "images")) for p in (folder / "images").rglob("*.png"))
     table = pd.DataFrame({"name": names, "tags": ["a|b" if i % 2 else "b|c" for i in range(16)]})
     data = ImageClassifierData.from_df(
@@ -142,7 +142,7 @@ def test_several_labels(tmp_path):
 
 
 def test_regression(tmp_path):
-    folder = write_pictures(tmp_path / "data", {"images/red": 8})
+    folder = write_images(tmp_path / "data", {"images/red": 8})
     table = pd.DataFrame({"name": [f"red/{i:03d}.png" for i in range(8)], "age": np.arange(8) / 8})
     tfms = fastclf.tfms_from_stats(HALF, 16)
     data = ImageClassifierData.from_df(folder, "images", table, bs=4, tfms=tfms, val_idxs=range(3), continuous=True)
@@ -456,7 +456,7 @@ def test_a_network_of_ones_own(tmp_path, capsys):
             nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3), nn.LogSoftmax(1)
         )
 
-    learn = Learner.from_model_data(network(), picture_data(folder))
+    learn = Learner.from_model_data(network(), image_data(folder))
     learn.save("own")
     assert "model=..." in capsys.readouterr().out
     with pytest.raises(CheckpointError, match="model="):
@@ -551,14 +551,14 @@ def test_an_architecture_that_is_not_there(tmp_path):
 
 def test_a_learner_warns_of_other_transforms_and_another_order(tmp_path):
     folder = three_colours(tmp_path / "data", n=3, n_valid=2)
-    tiny_learner(picture_data(folder)).save("small")
+    tiny_learner(image_data(folder)).save("small")
     with pytest.warns(UserWarning, match="sz 16 there, 20 here"):
-        tiny_learner(picture_data(folder, sz=20)).load("small")
+        tiny_learner(image_data(folder, sz=20)).load("small")
     with pytest.warns(UserWarning, match="crop_type 'CENTER' there, 'NO' here"):
-        tiny_learner(picture_data(folder, crop_type=CropType.NO)).load("small")
+        tiny_learner(image_data(folder, crop_type=CropType.NO)).load("small")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        tiny_learner(picture_data(folder)).load("small")
+        tiny_learner(image_data(folder)).load("small")
 
 
 # A machine without DALI

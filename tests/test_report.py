@@ -145,13 +145,13 @@ LESSON = """
 import sys
 from pathlib import Path
 import fastclf
-from helpers import picture_data, tiny_learner
+from helpers import image_data, tiny_learner
 
 def métrique(preds, targs):
     return 0.5
 
 path = Path(sys.argv[1].encode("ascii").decode("unicode_escape"))
-data = picture_data(path, on_bad="skip")
+data = image_data(path, on_bad="skip")
 print(data.check())
 learn = tiny_learner(data, precompute=True, metrics=[métrique])
 learn.fit(.01, 1, state_name="Zustände")
@@ -190,9 +190,9 @@ QUIET = """
 import sys
 from pathlib import Path
 import fastclf
-from helpers import picture_data, three_colours, tiny_learner
+from helpers import image_data, three_colours, tiny_learner
 
-data = picture_data(three_colours(Path(sys.argv[1])), on_bad="skip")
+data = image_data(three_colours(Path(sys.argv[1])), on_bad="skip")
 learn = tiny_learner(data, precompute=True)
 learn.fit(.01, 1, state_name="run")
 learn.fit(.01, 1, state_name="run", resume=True)
@@ -258,8 +258,8 @@ def test_nothing_else_is_printed_at_import_and_by_runtimes(tmp_path):
     """No line of ONNX Runtime, DALI or OpenMP."""
     pytest.importorskip("nvidia.dali")
     script = (
-        "import sys\nfrom pathlib import Path\nfrom helpers import picture_data, three_colours, tiny_learner\n"
-        "import onnxruntime\nlearn = tiny_learner(picture_data(three_colours(Path(sys.argv[1]))))\nlearn.predict()"
+        "import sys\nfrom pathlib import Path\nfrom helpers import image_data, three_colours, tiny_learner\n"
+        "import onnxruntime\nlearn = tiny_learner(image_data(three_colours(Path(sys.argv[1]))))\nlearn.predict()"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, tmp_path], env=ENVIRONMENT, capture_output=True, text=True, timeout=120

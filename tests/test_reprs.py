@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from helpers import picture_data, row_data, three_colours, tiny_learner, write_pictures
+from helpers import image_data, row_data, three_colours, tiny_learner, write_images
 
 from fastclf import HeadLearner, ImageClassifierData, Learner, Options
 from fastclf.data.data_loaders import DataLoaders
@@ -15,7 +15,7 @@ from fastclf.training.scores import FitScores
 
 
 def test_data(tmp_path):
-    data = picture_data(three_colours(tmp_path, n=12, n_valid=6, n_test=5))
+    data = image_data(three_colours(tmp_path, n=12, n_valid=6, n_test=5))
     assert repr(data).splitlines() == [
         f"ImageClassifierData: images of 16 x 16 in batches of 8, {tmp_path}",
         "  train         36 rows",
@@ -52,7 +52,7 @@ def test_names_with_control_characters_stay_on_their_line(tmp_path, rng):
 
 
 def test_a_learner(tmp_path):
-    learn = tiny_learner(picture_data(three_colours(tmp_path)))
+    learn = tiny_learner(image_data(three_colours(tmp_path)))
     lines = [" ".join(line.split()) for line in repr(learn).splitlines()]
     assert lines == [
         "ConvLearner: test:tiny, images of 16 x 16, 3 classes",
@@ -74,7 +74,7 @@ def test_a_learner(tmp_path):
 
 
 def test_showing_a_learner_changes_nothing(tmp_path):
-    learn = tiny_learner(picture_data(three_colours(tmp_path)), precompute=True)
+    learn = tiny_learner(image_data(three_colours(tmp_path)), precompute=True)
     learn.head.layers[0].weight.requires_grad_(False)
     before = {name: (p.requires_grad, p.clone()) for name, p in learn.model.named_parameters()}
     modes = [module.training for module in learn.model.modules()]
@@ -127,7 +127,7 @@ def test_help_shows_each_option(make):
 
 def test_targets_of_a_labelled_test_set(tmp_path):
     parts = {f"{part}/{name}": n for part, n in (("train", 9), ("valid", 4), ("test", 3)) for name in ("blue", "red")}
-    data = picture_data(write_pictures(tmp_path, parts), test_with_labels=True)
+    data = image_data(write_images(tmp_path, parts), test_with_labels=True)
     learn = tiny_learner(data)
     for on in (False, True):
         learn.precompute = on

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import picture_data, row_data, three_colours, tiny_learner
+from helpers import image_data, row_data, three_colours, tiny_learner
 
 from fastclf import Callback, HeadLearner
 from fastclf.report import LINE_SECONDS, Progress
@@ -44,14 +44,14 @@ class Watch(Callback):
         self.shared += shared()
 
 
-@pytest.mark.parametrize("kind", ["pictures", "cached", "rows"])
+@pytest.mark.parametrize("kind", ["images", "cached", "rows"])
 def test_epochs_take_no_more_memory_and_no_other_process(tmp_path, rng, kind):
     """Threads do the work: no process that could be killed, nothing in /dev/shm that could be full."""
     if kind == "rows":
         learn = HeadLearner(row_data(tmp_path, rng, n=2000, n_valid=500, f=64), xtra_fc=[32])
     else:
-        learn = tiny_learner(picture_data(three_colours(tmp_path)), precompute=kind == "cached")
-        if kind == "pictures":
+        learn = tiny_learner(image_data(three_colours(tmp_path)), precompute=kind == "cached")
+        if kind == "images":
             learn.unfreeze()
     learn.data.scan()  # starts the process that decodes for the scan alone
     before, shared_before, watch = children(), shared(), Watch()  # other tests have locks of multiprocessing
@@ -68,7 +68,7 @@ def test_what_a_learner_held_is_given_back(tmp_path):
     """Threads of the decoder, maps of cached activations, and memory."""
 
     def once():
-        data = picture_data(three_colours(tmp_path / "data"))
+        data = image_data(three_colours(tmp_path / "data"))
         learn = tiny_learner(data, precompute=True)
         learn.fit(0.01, 1)
         learn.precompute = False
@@ -94,13 +94,13 @@ def test_a_log_gets_few_lines_and_no_carriage_return(monkeypatch):
     log, clock = io.StringIO(), [0.0]
     monkeypatch.setattr(sys, "stderr", log)
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    with Progress(100_000, "scan", "pictures") as progress:
+    with Progress(100_000, "scan", "images") as progress:
         for _ in range(800):
             clock[0] += 0.125
             progress.advance(125)
     lines = log.getvalue().splitlines()
     assert len(lines) == 100 / LINE_SECONDS - 1
-    assert lines[0] == "scan: 10000/100000 (10%), 1e+03 pictures/s, 90 s left"
+    assert lines[0] == "scan: 10000/100000 (10%), 1e+03 images/s, 90 s left"
     assert "\r" not in log.getvalue()
 
 
@@ -117,8 +117,8 @@ def test_a_fit_without_a_terminal_writes_one_line_per_epoch(tmp_path, rng, capsy
 def test_without_dali_the_install_line_is_named(tmp_path):
     three_colours(tmp_path)
     run = (
-        "import sys; sys.modules['nvidia.dali'] = None; from helpers import picture_data\n"
-        "data = picture_data(sys.argv[1])\n"
+        "import sys; sys.modules['nvidia.dali'] = None; from helpers import image_data\n"
+        "data = image_data(sys.argv[1])\n"
         "try: next(iter(data.val_dl))\n"
         "except Exception as error: print(type(error).__name__, error)"
     )

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from helpers import picture_data, row_data, three_colours, tiny_learner
+from helpers import image_data, row_data, three_colours, tiny_learner
 from torch import nn
 
 from fastclf import Callback, CheckpointError, HeadLearner, ImageClassifierData, Learner
@@ -122,7 +122,7 @@ def test_images(tmp_path, precompute, pretrained):
     folder = three_colours(tmp_path / "data")
 
     def make():
-        learn = tiny_learner(picture_data(folder), precompute=precompute, pretrained=pretrained)
+        learn = tiny_learner(image_data(folder), precompute=precompute, pretrained=pretrained)
         if not precompute:
             learn.unfreeze()
         return learn
@@ -136,7 +136,7 @@ def test_a_body_that_an_earlier_fit_has_trained(tmp_path):
     folder = three_colours(tmp_path / "data")
 
     def run(**kwargs):
-        learn = tiny_learner(picture_data(folder))
+        learn = tiny_learner(image_data(folder))
         learn.unfreeze()
         learn.fit(0.05, 1, state_name="body", resume=True)
         learn.freeze()
@@ -146,7 +146,7 @@ def test_a_body_that_an_earlier_fit_has_trained(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         run(callbacks=[StopAt(7)])
-    other = tiny_learner(picture_data(folder), precompute=True)
+    other = tiny_learner(image_data(folder), precompute=True)
     other.fit(0.05, 3, state_name="head", resume=True, callbacks=[StopAt()])
     folder_of_states = folder / "models"
     for file in folder_of_states.iterdir():
@@ -159,7 +159,7 @@ def test_a_new_learner_keeps_the_statistics_that_the_fit_kept(tmp_path):
     folder = three_colours(tmp_path / "data")
 
     def make(fits):
-        learn = tiny_learner(picture_data(folder), pretrained=True, seed=5)
+        learn = tiny_learner(image_data(folder), pretrained=True, seed=5)
         for _ in range(fits):
             learn.fit(0.05, 1)
         learn.unfreeze()
@@ -343,9 +343,9 @@ def test_another_learner_is_refused(tmp_path, rng):
 
 
 def test_frozen_otherwise_is_refused(tmp_path):
-    data = picture_data(three_colours(tmp_path / "data"))
+    data = image_data(three_colours(tmp_path / "data"))
     tiny_learner(data, precompute=True).fit(0.05, 1, state_name="run")
-    for precompute, message in ((False, "trains on: 36 rows of activations there, pictures here"),):
+    for precompute, message in ((False, "trains on: 36 rows of activations there, images here"),):
         with pytest.raises(CheckpointError, match=message):
             tiny_learner(data, precompute=precompute).fit(0.05, 1, state_name="run", resume=True)
 

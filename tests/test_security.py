@@ -41,18 +41,18 @@ NAMES = [
 ]
 
 
-def save_picture(file, rng):
+def save_image(file, rng):
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(file, "PNG")
 
 
 def hostile_folders(path, rng, bad=False):
-    """Two classes in train and valid, one picture for each hostile name; those of valid may be empty files."""
+    """Two classes in train and valid, one image for each hostile name; those of valid may be empty files."""
     for split in ("train", "valid"):
         for label in ("\x1b[2Jcat", "=dog\n"):
             for name in NAMES:
                 file = path / split / label / f"{name}.png"
-                save_picture(file, rng)
+                save_image(file, rng)
                 if bad and split == "valid":
                     file.write_bytes(b"")
     return path
@@ -108,8 +108,8 @@ def test_images_with_hostile_names_are_drawn(tmp_path, rng):
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_link_out_of_the_folder_is_not_read(tmp_path, rng, target, whole):
     path = three_colours(tmp_path / "data", 2, 2, 0)
-    save_picture(tmp_path / "outside.png", rng)
-    save_picture(tmp_path / "far" / "x.png", rng)
+    save_image(tmp_path / "outside.png", rng)
+    save_image(tmp_path / "far" / "x.png", rng)
     link = path / "train" / "red" / "link.png"
     link.symlink_to(tmp_path / target if target[0] == "." else target)
     if whole:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import picture_data, row_data, three_colours, tiny_learner
+from helpers import image_data, row_data, three_colours, tiny_learner
 from torch import nn
 
 from fastclf import BCE, HeadLearner, ImageClassifierData, Learner, mean_average_precision
@@ -191,7 +191,7 @@ def test_cross_entropy_gets_logits_and_trains_as_the_default(tmp_path, rng):
 
 
 def test_images_too_give_logits_to_such_a_loss(tmp_path):
-    learn = tiny_learner(picture_data(three_colours(tmp_path)), crit=nn.CrossEntropyLoss())
+    learn = tiny_learner(image_data(three_colours(tmp_path)), crit=nn.CrossEntropyLoss())
     loss = learn.fit(1e-2, 1)[0]
     log_probs, y = learn.predict_with_targs()
     assert loss == pytest.approx(-log_probs[np.arange(len(y)), y].astype(np.float64).mean(), rel=1e-4)

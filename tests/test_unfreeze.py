@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import picture_data, three_colours, tiny_body, tiny_learner
+from helpers import image_data, three_colours, tiny_body, tiny_learner
 from torch import nn
 
 from fastclf import HeadLearner, ImageClassifierData, Learner
@@ -12,7 +12,7 @@ from fastclf.training.callbacks import Callback
 
 @pytest.fixture
 def data(tmp_path):
-    return picture_data(three_colours(tmp_path / "data"), device="cpu")
+    return image_data(three_colours(tmp_path / "data"), device="cpu")
 
 
 def unfrozen(data, **kwargs):

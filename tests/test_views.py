@@ -1,9 +1,9 @@
-"""Augmentation and precompute together: cached views of every picture."""
+"""Augmentation and precompute together: cached views of every image."""
 
 import numpy as np
 import pytest
 import torch
-from helpers import picture_data, three_colours, tiny_learner
+from helpers import image_data, three_colours, tiny_learner
 from torch import nn
 
 from fastclf import ConvLearner, CropType, HeadLearner, resnet18
@@ -15,7 +15,7 @@ K, N = 3, 36
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Pictures whose activations all tests share."""
+    """Images whose activations all tests share."""
     return three_colours(tmp_path_factory.mktemp("views") / "data")
 
 
@@ -25,7 +25,7 @@ def own_folder(tmp_path):
 
 
 def viewed(folder, views=K, seed=0, **kwargs):
-    return tiny_learner(picture_data(folder, seed=seed), views=views, precompute=True, seed=seed, **kwargs)
+    return tiny_learner(image_data(folder, seed=seed), views=views, precompute=True, seed=seed, **kwargs)
 
 
 def which_views(learn, epoch):
@@ -49,16 +49,16 @@ def test_every_epoch_takes_one_view_of_every_image_and_k_epochs_take_all(folder)
 
 def test_training_rows_and_targets_are_those_of_the_views(folder):
     learn = viewed(folder, act_dtype="float32")
-    data, pictures = learn.data, learn._data
+    data, images = learn.data, learn._data
     assert data.trn_ds.rows.shape == (K * N, 12)
     assert len(data.trn_ds) == N
     order = data.trn_dl.order(1)
     x, y = (torch.cat(parts) for parts in zip(*data.trn_dl.batches(1), strict=True))
     np.testing.assert_array_equal(x, data.trn_ds.rows[order])
-    np.testing.assert_array_equal(y, pictures.trn_y[order % N])
-    # View 2 of a row is its picture as trn_dl serves it in epoch 2.
-    served, rows = pictures.trn_dl.order(2), slice(0, 8)
-    batch, _ = next(pictures.trn_dl.batches(2))
+    np.testing.assert_array_equal(y, images.trn_y[order % N])
+    # View 2 of a row is its image as trn_dl serves it in epoch 2.
+    served, rows = images.trn_dl.order(2), slice(0, 8)
+    batch, _ = next(images.trn_dl.batches(2))
     learn.model.eval()
     with torch.no_grad():
         features = learn.model.features(batch)
@@ -108,13 +108,13 @@ def test_tta_from_views_is_tta_from_images(folder, is_test, monkeypatch):
     learn = viewed(folder, act_dtype="float32")
     learn.fit(0.05, 1)
     with monkeypatch.context() as patch:
-        patch.setattr(Net, "features", None)  # no body, no picture
+        patch.setattr(Net, "features", None)  # no body, no image
         views, y = learn.TTA(n_aug=K, is_test=is_test)
     learn.precompute = False
-    pictures, same_y = learn.TTA(n_aug=K, is_test=is_test)
+    images, same_y = learn.TTA(n_aug=K, is_test=is_test)
     assert views.shape == (1 + K, 5 if is_test else 18, 3)
     assert not np.array_equal(views[1], views[2])
-    np.testing.assert_allclose(views, pictures, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(views, images, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(y, same_y)
 
 
@@ -135,15 +135,15 @@ def test_augmentation_has_an_effect_only_with_views(folder, capsys):
 
 
 def test_one_view_is_the_plain_image(own_folder):
-    one, default = viewed(own_folder, views=1), tiny_learner(picture_data(own_folder, seed=0), precompute=True, seed=0)
+    one, default = viewed(own_folder, views=1), tiny_learner(image_data(own_folder, seed=0), precompute=True, seed=0)
     assert (one.views, default.views) == (1, 1)
     np.testing.assert_array_equal(one.data.trn_ds.rows, default.data.trn_ds.rows)
     assert len(list((own_folder / "tmp" / "activations").iterdir())) == 3  # train, valid, test
-    assert one.TTA(n_aug=5)[0].shape == (6, 18, 3)  # from pictures
+    assert one.TTA(n_aug=5)[0].shape == (6, 18, 3)  # from images
 
 
 def test_views_need_random_transforms(folder):
-    data = picture_data(folder, augs=(), crop_type=CropType.NO)
+    data = image_data(folder, augs=(), crop_type=CropType.NO)
     with pytest.raises(ValueError, match=r"views=3 needs random transforms"):
         tiny_learner(data, views=3, precompute=True)
 
@@ -151,7 +151,7 @@ def test_views_need_random_transforms(folder):
 @pytest.mark.parametrize("views", [0, -1, 2.0, True, None])
 def test_views_are_counted(folder, views):
     with pytest.raises(ValueError, match="views must be a whole number of at least 1"):
-        tiny_learner(picture_data(folder), views=views)
+        tiny_learner(image_data(folder), views=views)
 
 
 def test_on_off_other_data_and_unfreeze(folder, tmp_path, monkeypatch):
@@ -164,7 +164,7 @@ def test_on_off_other_data_and_unfreeze(folder, tmp_path, monkeypatch):
         patch.setattr(Net, "features", None)
         learn.precompute = True  # from the file
     assert learn.data.trn_ds.rows.shape == (K * N, 12)
-    learn.set_data(picture_data(three_colours(tmp_path / "more", n=13), seed=0))
+    learn.set_data(image_data(three_colours(tmp_path / "more", n=13), seed=0))
     assert learn.data.trn_ds.rows.shape == (K * 39, 12)
     learn.fit(0.01, 1)
     learn.unfreeze()
@@ -195,7 +195,7 @@ def test_save_and_load_under_views(folder):
 def test_the_loaders_beside_training(folder):
     learn = viewed(folder)
     data = learn.data
-    assert data.fix_dl is learn._data.fix_dl  # plain pictures: training keeps augmented views alone
+    assert data.fix_dl is learn._data.fix_dl  # plain images: training keeps augmented views alone
     assert learn.predict_dl(data.fix_dl).shape == (N, 3)
     first, second = (torch.cat([x for x, _ in data.aug_dl]) for _ in range(2))  # a view per epoch
     assert not torch.equal(first, second)
@@ -212,7 +212,7 @@ def test_head_learner_on_views(folder):
 def test_images_that_are_skipped_are_in_no_view(own_folder):
     (own_folder / "train/red/003.png").write_bytes(b"")
     (own_folder / "valid/red/001.png").write_bytes(b"")
-    learn = tiny_learner(picture_data(own_folder, on_bad="skip"), views=K, precompute=True)
+    learn = tiny_learner(image_data(own_folder, on_bad="skip"), views=K, precompute=True)
     for epoch in range(K):
         assert sorted(which_views(learn, epoch)[1]) == [row for row in range(N) if row != 27]
     learn.fit(0.05, 2)
@@ -224,7 +224,7 @@ def test_images_that_are_skipped_are_in_no_view(own_folder):
 
 def test_pretrained_takes_views(folder):
     head = nn.Sequential(nn.Linear(1024, 3), nn.LogSoftmax(1))
-    data = picture_data(folder, sz=32)
+    data = image_data(folder, sz=32)
     learn = ConvLearner.pretrained(resnet18, data, pretrained=False, custom_head=head, precompute=True, views=2)
     assert learn.views == 2
     learn.fit(1e-2, 1)

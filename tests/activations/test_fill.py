@@ -27,7 +27,7 @@ def rows(rng):
 
 @pytest.fixture
 def job(rows):
-    return Job("k", rows.shape, "float32", "train", "40 pictures", lambda bad: True)
+    return Job("k", rows.shape, "float32", "train", "40 images", lambda bad: True)
 
 
 class Source:
@@ -52,7 +52,7 @@ def test_filled_once_then_found(tmp_path, job, rows, capsys):
     for _ in range(2):
         np.testing.assert_array_equal(stored(job, [folder], source, lambda: True), rows)
     assert source.computed == N
-    told = f"train: computing activations of 40 pictures, 0.0 MB, into {folder}\n"
+    told = f"train: computing activations of 40 images, 0.0 MB, into {folder}\n"
     assert capsys.readouterr().out == told  # once, and before the work
 
 

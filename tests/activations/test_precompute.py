@@ -1,4 +1,4 @@
-"""The pass over pictures: interrupted and gone on with, pictures that cannot be decoded or that change meanwhile."""
+"""The pass over images: interrupted and gone on with, images that cannot be decoded or that change meanwhile."""
 
 import os
 import signal
@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import picture_data, three_colours, tiny_learner
+from helpers import image_data, three_colours, tiny_learner
 
 from fastclf.activations.fill import places_for
 from fastclf.activations.precompute import _features, _InOrder, activations
 from fastclf.errors import ActivationFileError, BadImageError
 from fastclf.models.net import Net
 
-N = 36  # training pictures, in batches of 8
+N = 36  # training images, in batches of 8
 
 
 @pytest.fixture
@@ -25,17 +25,17 @@ def folder(tmp_path):
 
 
 class Features:
-    """Counts the pictures that a body sees, and may do something at one of its calls."""
+    """Counts the images that a body sees, and may do something at one of its calls."""
 
     def __init__(self, monkeypatch, at=0, do=None):
-        self.pictures = self.calls = 0
+        self.images = self.calls = 0
         real = Net.features
 
         def features(net, x):
             self.calls += 1
             if self.calls == at:
                 do()
-            self.pictures += len(x)
+            self.images += len(x)
             return real(net, x)
 
         monkeypatch.setattr(Net, "features", features)
@@ -61,7 +61,7 @@ def raise_interrupt():
 @pytest.mark.parametrize("behind", [0, 1, 3, 99])
 def test_batches_that_are_given_later_are_the_same(folder, behind):
     """As on a GPU, where a batch returns while the next one runs."""
-    data = picture_data(folder, bs=8)
+    data = image_data(folder, bs=8)
     learn = tiny_learner(data)
     learn.model.eval()
     real, started, ahead, found = learn.model.features, [], [], []
@@ -83,20 +83,20 @@ def test_batches_that_are_given_later_are_the_same(folder, behind):
 def test_an_interrupted_pass_goes_on_where_it_stopped(folder, monkeypatch, bs):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         Features(patch, 3, raise_interrupt)
-        computed(picture_data(folder))
-    data = picture_data(folder, bs=bs)  # other batches do not matter
+        computed(image_data(folder))
+    data = image_data(folder, bs=bs)  # other batches do not matter
     learn = tiny_learner(data)
     with monkeypatch.context() as patch:
         seen = Features(patch)
         rows = computed(data, learn)
-        assert seen.pictures == N - 2 * 8
+        assert seen.images == N - 2 * 8
     np.testing.assert_allclose(rows, expected(learn, data.fix_dl), rtol=1e-5, atol=1e-6)
 
 
 STOPPED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
-from helpers import picture_data, tiny_learner
+from helpers import image_data, tiny_learner
 from fastclf.models.net import Net
 calls, real = [], Net.features
 def features(net, x):
@@ -105,7 +105,7 @@ def features(net, x):
         os.kill(os.getpid(), {number})
     return real(net, x)
 Net.features = features
-tiny_learner(picture_data({folder!r}), precompute=True, act_dtype="float32")
+tiny_learner(image_data({folder!r}), precompute=True, act_dtype="float32")
 """
 
 
@@ -115,15 +115,15 @@ def test_a_pass_that_is_killed_goes_on_where_it_stopped(folder, monkeypatch, num
     code = STOPPED.format(tests=str(Path(__file__).parents[1]), number=int(number), folder=str(folder))
     ended = subprocess.run([sys.executable, "-c", code], timeout=120, capture_output=True, text=True, check=False)
     assert ended.returncode == (-9 if number == signal.SIGKILL else 143), ended.stderr
-    data = picture_data(folder)
+    data = image_data(folder)
     seen = Features(monkeypatch)
     rows = computed(data)
-    assert seen.pictures == N - 3 * 8
+    assert seen.images == N - 3 * 8
     assert rows.shape == (N, 12)
 
 
 def test_views_are_what_the_loader_serves_epoch_by_epoch_also_when_interrupted(folder, monkeypatch):
-    data = picture_data(folder)
+    data = image_data(folder)
     learn = tiny_learner(data)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         Features(patch, 6, raise_interrupt)  # within the second view
@@ -131,7 +131,7 @@ def test_views_are_what_the_loader_serves_epoch_by_epoch_also_when_interrupted(f
     with monkeypatch.context() as patch:
         seen = Features(patch)
         rows = computed(data, learn, 3, data.aug_dl)
-        assert seen.pictures == 3 * 18 - (18 + 8 + 8)
+        assert seen.images == 3 * 18 - (18 + 8 + 8)
     np.testing.assert_allclose(rows, expected(learn, data.aug_dl, 3), rtol=1e-5, atol=1e-6)
     train = computed(data, learn, 2, data.trn_dl)  # in data set order, though trn_dl shuffles
     data.trn_dl.shuffle = False
@@ -144,7 +144,7 @@ def test_the_key_covers_views_seed_and_training_transforms(folder):
 
     def new(views, **kwargs):
         before = files() if (folder / "tmp").exists() else set()
-        data = picture_data(folder, **kwargs)
+        data = image_data(folder, **kwargs)
         computed(data, views=views, dl=data.trn_dl)
         return len(files() - before)
 
@@ -165,7 +165,7 @@ def test_images_that_are_skipped_have_zeros_and_are_never_served(folder, monkeyp
     spoil(folder)
     spoil(folder, "train/red/011.png")  # the last one
     bad = [27, 35]
-    data = picture_data(folder, on_bad="skip")
+    data = image_data(folder, on_bad="skip")
     learn = tiny_learner(data)
     rows = computed(data, learn, 2, data.trn_dl)
     assert sorted(data.trn_ds.bad.reasons) == bad
@@ -176,25 +176,25 @@ def test_images_that_are_skipped_have_zeros_and_are_never_served(folder, monkeyp
         rows[np.concatenate([good, N + good])], expected(learn, data.trn_dl, 2), rtol=1e-5, atol=1e-6
     )
     # Another process, which has not scanned them, learns it from the file.
-    again = picture_data(folder, on_bad="skip")
+    again = image_data(folder, on_bad="skip")
     monkeypatch.setattr(Net, "features", None)
     computed(again, learn, 2, again.trn_dl)
     assert sorted(again.trn_ds.bad.reasons) == bad
-    strict = picture_data(folder)
+    strict = image_data(folder)
     with pytest.raises(BadImageError, match=r"003\.png"):
         computed(strict, learn, 2, strict.trn_dl)
 
 
 def test_an_image_that_was_repaired_is_computed(folder):
-    picture = folder / "train/red/003.png"
-    good, stat = picture.read_bytes(), picture.stat()
-    picture.write_bytes(bytes(len(good)))
-    os.utime(picture, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    data = picture_data(folder, on_bad="skip")
+    image = folder / "train/red/003.png"
+    good, stat = image.read_bytes(), image.stat()
+    image.write_bytes(bytes(len(good)))
+    os.utime(image, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    data = image_data(folder, on_bad="skip")
     assert not computed(data)[27].any()
-    picture.write_bytes(good)
-    os.utime(picture, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # size and time say nothing
-    again = picture_data(folder, on_bad="skip")
+    image.write_bytes(good)
+    os.utime(image, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # size and time say nothing
+    again = image_data(folder, on_bad="skip")
     assert computed(again)[27].any()
     assert not again.trn_ds.bad.reasons
 
@@ -202,20 +202,20 @@ def test_an_image_that_was_repaired_is_computed(folder):
 def test_an_error_names_the_image_and_keeps_what_is_done(folder, monkeypatch):
     spoil(folder)
     with pytest.raises(BadImageError, match=r"003\.png"):
-        computed(picture_data(folder))
+        computed(image_data(folder))
     seen = Features(monkeypatch)
     with pytest.raises(BadImageError, match=r"003\.png"):
-        computed(picture_data(folder))
-    assert seen.pictures == 0  # the batches before were kept
+        computed(image_data(folder))
+    assert seen.images == 0  # the batches before were kept
 
 
 def test_images_that_change_during_the_pass_are_computed_again(folder, monkeypatch, capsys):
-    picture = folder / "train/blue/000.png"
+    image = folder / "train/blue/000.png"
 
     def change():
-        picture.write_bytes((folder / "train/red/000.png").read_bytes())
+        image.write_bytes((folder / "train/red/000.png").read_bytes())
 
-    data = picture_data(folder)
+    data = image_data(folder)
     learn = tiny_learner(data)
     with monkeypatch.context() as patch:
         Features(patch, 3, change)
@@ -235,16 +235,16 @@ def test_images_that_never_stop_changing_are_an_error(folder, monkeypatch):
 
     monkeypatch.setattr(Net, "features", features)
     with pytest.raises(ActivationFileError, match="images were changed"):
-        computed(picture_data(folder))
+        computed(image_data(folder))
 
 
 def test_a_flipped_bit_on_the_disk_is_found_and_repaired(folder, rng):
     from fastclf.activations import store
 
-    rows = np.array(computed(picture_data(folder)))
+    rows = np.array(computed(image_data(folder)))
     (file,) = (folder / "tmp" / "activations").glob("*/rows.bin")
     data = bytearray(file.read_bytes())
     data[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
     file.write_bytes(data)
     store._checked.clear()
-    np.testing.assert_array_equal(computed(picture_data(folder)), rows)
+    np.testing.assert_array_equal(computed(image_data(folder)), rows)

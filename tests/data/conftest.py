@@ -1,4 +1,4 @@
-"""Pictures that tests write themselves."""
+"""Images that tests write themselves."""
 
 import shutil
 from pathlib import Path
@@ -18,8 +18,8 @@ def exif_photos(tmp_path_factory) -> list[Path]:
 
 
 @pytest.fixture
-def save_picture(rng):
-    """Writes a random picture to a file, by default 40 x 30 pixels, in the format of the name."""
+def save_image(rng):
+    """Writes a random image to a file, by default 40 x 30 pixels, in the format of the name."""
 
     def save(fn: Path, size: tuple[int, int] = (40, 30)) -> Path:
         fn.parent.mkdir(parents=True, exist_ok=True)
@@ -30,12 +30,12 @@ def save_picture(rng):
 
 
 @pytest.fixture
-def folders(tmp_path, save_picture) -> Path:
-    """train and valid with the classes cat and dog, 6 and 4 pictures of each, and a test folder of 5."""
+def folders(tmp_path, save_image) -> Path:
+    """train and valid with the classes cat and dog, 6 and 4 images of each, and a test folder of 5."""
     for split, n in (("train", 6), ("valid", 4)):
         for name in ("cat", "dog"):
             for i in range(n):
-                save_picture(tmp_path / split / name / f"{name}{i}.png", (30 + 5 * i, 33))
+                save_image(tmp_path / split / name / f"{name}{i}.png", (30 + 5 * i, 33))
     for i in range(5):
-        save_picture(tmp_path / "test" / f"{i}.jpg")
+        save_image(tmp_path / "test" / f"{i}.jpg")
     return tmp_path

@@ -16,12 +16,12 @@ TFMS = tfms_from_stats(([0.5] * 3, [0.5] * 3), 16)
 
 
 @pytest.fixture
-def data(tmp_path, save_picture):
+def data(tmp_path, save_image):
     for split in ("train", "valid", "test"):
         for name in ("cat", "dog"):
-            save_picture(tmp_path / split / name / "wide.jpg", (90, 60))
-            save_picture(tmp_path / split / name / "tall ä.png", (40, 80))
-            save_picture(tmp_path / split / name / "small.webp", (10, 70))
+            save_image(tmp_path / split / name / "wide.jpg", (90, 60))
+            save_image(tmp_path / split / name / "tall ä.png", (40, 80))
+            save_image(tmp_path / split / name / "small.webp", (10, 70))
     return ImageClassifierData.from_paths(tmp_path, 4, TFMS)
 
 

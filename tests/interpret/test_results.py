@@ -78,8 +78,8 @@ def test_plots_name_class_prediction_and_probability(results):
 
 def test_images_are_read_from_files_and_from_arrays(tmp_path, rng):
     arrays = rng.integers(0, 256, (2, 6, 5, 3), np.uint8)
-    for i, picture in enumerate(arrays):
-        Image.fromarray(picture).save(tmp_path / f"{i}.png")
+    for i, image in enumerate(arrays):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
     log_preds = np.log([[0.8, 0.1, 0.1], [0.7, 0.2, 0.1]])
     for ds in (
         dataset(FileSource(tmp_path, ["0.png", "1.png"]), [0, 0]),
@@ -87,9 +87,9 @@ def test_images_are_read_from_files_and_from_arrays(tmp_path, rng):
         dataset(ArraySource(tmp_path, arrays.astype(np.float32) / 255), [0, 0]),
     ):
         figure = ImageModelResults(ds, log_preds).plot_most_correct(0)
-        for ax, picture in zip(figure.axes, arrays, strict=True):
+        for ax, image in zip(figure.axes, arrays, strict=True):
             drawn = np.asarray(ax.images[0].get_array(), np.float64)
-            assert np.allclose(drawn / (255 if drawn.max() > 1 else 1), picture / 255, atol=1e-6)
+            assert np.allclose(drawn / (255 if drawn.max() > 1 else 1), image / 255, atol=1e-6)
     with pytest.raises(ValueError, match="got rows of activations"):
         ImageModelResults(dataset(ArraySource(tmp_path, np.ones((2, 4))), [0, 0]), log_preds).plot_most_correct(0)
 
@@ -171,12 +171,12 @@ def test_titles_of_several_labels_name_the_true_ones(tmp_path):
 
 
 def test_plots_takes_images_of_any_size_and_kind(rng):
-    pictures = [
+    images = [
         rng.integers(0, 256, (9, 5, 3), np.uint8),
         rng.uniform(size=(4, 30, 3)).astype(np.float32),
         rng.uniform(size=(8, 8)),
     ]
-    figure = plots(pictures, rows=2, titles=["a", "b$", "c"], maintitle="three")
+    figure = plots(images, rows=2, titles=["a", "b$", "c"], maintitle="three")
     figure.canvas.draw()
     assert [len(ax.images) for ax in figure.axes] == [1, 1, 1, 0]
     assert not any(ax.axison for ax in figure.axes)
@@ -197,10 +197,10 @@ def test_plots_refuses_what_is_no_image(rng):
 
 
 def test_plots_from_files_reads_each(tmp_path, rng):
-    picture = rng.integers(0, 256, (6, 5, 3), np.uint8)
-    Image.fromarray(picture).save(tmp_path / "a.png")
+    image = rng.integers(0, 256, (6, 5, 3), np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.png")
     figure = plots_from_files([tmp_path / "a.png", str(tmp_path / "a.png")], titles=["a", "again"])
-    assert np.allclose(figure.axes[1].images[0].get_array() * 255, picture, atol=1e-3)
+    assert np.allclose(figure.axes[1].images[0].get_array() * 255, image, atol=1e-3)
     with pytest.raises(FileNotFoundError, match=r"none\.png"):
         plots_from_files([tmp_path / "none.png"])
 

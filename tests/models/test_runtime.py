@@ -17,7 +17,7 @@ from helpers import tiny_body
 from networks import FAMILIES, NAMED, randomise
 from torch import nn
 
-from fastclf import autotune, report
+from fastclf import autotune
 from fastclf.models.archs import build_body, efficientnet_lite0
 from fastclf.models.body import HALF_STATS, SequentialBody
 from fastclf.models.head import Head
@@ -58,7 +58,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(autouse=True)
 def _nothing_remembered(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(report, "_logged", set())
 
 
 @pytest.fixture
@@ -75,7 +74,7 @@ def net():
     return Net(body, Head(12, 3)).eval()
 
 
-def pictures(*shape):
+def images(*shape):
     return torch.randn(*(shape or (5, 3, 17, 16)))
 
 
@@ -106,7 +105,7 @@ def randomised(arch, size=64):
             module.momentum = 0.5
             module.train()
     with torch.no_grad():
-        body(pictures(3, 3, size, size))
+        body(images(3, 3, size, size))
     return body.eval()
 
 
@@ -121,12 +120,12 @@ def randomised(arch, size=64):
 )
 def test_features_agree_with_torch(arch, size):
     network = randomised(arch, size)
-    x = pictures(3, 3, size, size)
+    x = images(3, 3, size, size)
     model, expected = trace(network, x)
     run = ENGINES["onnxruntime"](model, 1)
     assert expected.std() > 1e-3 * expected.abs().mean()
     assert difference(torch.cat([run(x[:1]), run(x[1:])]), expected) < TOLERANCE
-    x = pictures(3, 3, size, size)
+    x = images(3, 3, size, size)
     with torch.no_grad():
         assert difference(run(x), network(x)) < TOLERANCE
 
@@ -156,7 +155,7 @@ def test_no_telemetry_is_gathered(tmp_path):
 @pytest.mark.parametrize("runtime", installed())
 def test_every_runtime_takes_what_is_recorded(runtime):
     network = randomised(efficientnet_lite0)
-    x = pictures(3, 3, 64, 50)
+    x = images(3, 3, 64, 50)
     model, expected = trace(network, x)
     run = ENGINES[runtime](model, 1)
     assert difference(torch.cat([run(x[:1]), run(x[1:])]), expected) < TOLERANCE
@@ -165,25 +164,25 @@ def test_every_runtime_takes_what_is_recorded(runtime):
 def test_what_is_not_known_is_named():
     unfolded = nn.Unfold(2)
     with pytest.raises(UnknownOperationError, match=r"aten::im2col cannot be written as ONNX"):
-        trace(unfolded, pictures(1, 3, 8, 8))
+        trace(unfolded, images(1, 3, 8, 8))
 
 
 def test_batches_and_images_of_any_size(net, ours):
     for shape in ((5, 3, 17, 16), (1, 3, 17, 16), (64, 3, 17, 16), (3, 3, 33, 20), (2, 3, 17, 16)):
-        x = pictures(*shape)
+        x = images(*shape)
         assert difference(features(net, x), in_torch(net, x)) < TOLERANCE
         assert runs_elsewhere(net)
-    assert features(net, pictures()[:0]).shape == (0, 12)
+    assert features(net, images()[:0]).shape == (0, 12)
 
 
 def test_images_in_any_memory_order(net, ours):
-    x = pictures()
+    x = images()
     for same in (x.to(memory_format=torch.channels_last), x.flip(3).flip(3), torch.cat([x, x])[::2], x.transpose(2, 3)):
         assert difference(features(net, same), in_torch(net, same)) < TOLERANCE
 
 
 def test_same_features_bit_for_bit_again_and_after_copies(net, ours):
-    x = pictures()
+    x = images()
     first = features(net, x)
     for again in (net, copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         assert torch.equal(features(again, x), first)
@@ -195,7 +194,7 @@ def test_same_features_bit_for_bit_again_and_after_copies(net, ours):
 
 def optimizer_step(net):
     net.requires_grad_(True)
-    net.features(pictures()).square().sum().backward()
+    net.features(images()).square().sum().backward()
     nn.utils.clip_grad_norm_(net.parameters(), 1)
     torch.optim.SGD(net.parameters(), 0.1).step()
     net.requires_grad_(False)
@@ -228,7 +227,7 @@ def another_activation(net):
 
 def batch_statistics(net):
     net.body.train()
-    net.features(3 * pictures() + 1)
+    net.features(3 * images() + 1)
     net.eval()
 
 
@@ -253,7 +252,7 @@ EDITS = {
 @pytest.mark.parametrize("frozen_body", [True, False])
 def test_a_changed_body_gives_its_new_features(net, ours, edit, frozen_body):
     net.body.requires_grad_(not frozen_body)
-    x = pictures()
+    x = images()
     before = features(net, x)
     assert runs_elsewhere(net)
     edit(net)
@@ -264,7 +263,7 @@ def test_a_changed_body_gives_its_new_features(net, ours, edit, frozen_body):
 
 
 def test_what_has_not_changed_is_not_built_again(net, ours, monkeypatch):
-    x = pictures()
+    x = images()
     before = features(net, x)
     monkeypatch.setattr(frozen, "trace", None)
     with torch.no_grad():
@@ -299,7 +298,7 @@ def test_checksum_sees_every_bit_and_every_place(rng, shape):
 
 
 def test_what_runs_a_body_does_not_depend_on_what_it_was_before(net, ours, monkeypatch):
-    x = pictures()
+    x = images()
     before = features(net, x)
     with monkeypatch.context() as patch:
         patch.setattr(frozen, "TOLERANCE", -1)
@@ -319,7 +318,7 @@ def test_whatever_image_comes_first_the_same_are_compared(net, ours, monkeypatch
         return trace(eager, probe)
 
     monkeypatch.setattr(frozen, "trace", noted)
-    for first in (pictures(), 100 * pictures(1, 3, 17, 16)):
+    for first in (images(), 100 * images(1, 3, 17, 16)):
         features(Net(net.body, net.head).eval(), first)
     assert torch.equal(*probes)
 
@@ -333,9 +332,9 @@ def test_synthetic_images(size):
 
 
 def test_training_lets_the_runtime_go(net, ours):
-    features(net, pictures())
+    features(net, images())
     held = weakref.ref(net._frozen._run)
-    net.features(pictures()).sum().backward()
+    net.features(images()).sum().backward()
     gc.collect()
     assert held() is None
 
@@ -344,7 +343,7 @@ def test_training_lets_the_runtime_go(net, ours):
 
 
 def test_gradients_flow_where_they_are_asked_for(net, ours):
-    x = pictures()
+    x = images()
     features(net, x)
     net.requires_grad_(False)
     assert not net.features(x).requires_grad
@@ -358,7 +357,7 @@ def test_gradients_flow_where_they_are_asked_for(net, ours):
 
 
 def test_layers_in_training_mode_and_hooks_are_respected(net, ours):
-    x = pictures()
+    x = images()
     features(net, x)
     table = summary_table(net, x)
     assert table.count("Conv2d") == 2
@@ -369,7 +368,7 @@ def test_layers_in_training_mode_and_hooks_are_respected(net, ours):
 
 
 def test_other_numbers_than_float32_stay_with_torch(net, ours):
-    x = pictures()
+    x = images()
     with torch.autocast("cpu", torch.bfloat16):
         assert features(net, x).dtype == in_torch(net, x).dtype
     assert not runs_elsewhere(net)
@@ -381,9 +380,9 @@ def test_other_numbers_than_float32_stay_with_torch(net, ours):
 
 def test_without_a_runtime_torch_runs_it_and_says_so_once(net, monkeypatch, capsys):
     monkeypatch.setattr(frozen, "installed", dict)
-    x = pictures()
+    x = images()
     net.requires_grad_(False)
-    for size in (x, pictures(2, 3, 20, 20)):
+    for size in (x, images(2, 3, 20, 20)):
         assert torch.equal(features(net, size), in_torch(net, size))
     assert capsys.readouterr().out.splitlines() == [
         "test:tiny runs in torch, with the same results, but slower: onnxruntime is not installed "
@@ -420,7 +419,7 @@ def one_batch_size(net, monkeypatch):
 
 
 class Ranked(nn.Module):
-    """Adds to each picture a constant per place in the batch that was recorded."""
+    """Adds to each image a constant per place in the batch that was recorded."""
 
     def forward(self, x):
         return x + torch.arange(len(x)).view(-1, 1, 1, 1).float()
@@ -429,7 +428,7 @@ class Ranked(nn.Module):
 @pytest.mark.parametrize("fault", [unknown, refusing, wrong, one_batch_size])
 def test_what_does_not_agree_is_not_used_and_logged_once(net, ours, monkeypatch, capsys, fault):
     message = fault(net, monkeypatch)
-    x = pictures()
+    x = images()
     features(net, x)
     assert capsys.readouterr().out == ""  # of a body that trains nothing is said
     net = Net(net.body.requires_grad_(False), net.head).eval()
@@ -442,7 +441,7 @@ def test_what_does_not_agree_is_not_used_and_logged_once(net, ours, monkeypatch,
 
 
 def test_the_fastest_is_chosen_and_remembered(net, monkeypatch, tmp_path):
-    x = pictures()
+    x = images()
     asked = []
 
     def measure(ways):
@@ -457,7 +456,7 @@ def test_the_fastest_is_chosen_and_remembered(net, monkeypatch, tmp_path):
     (file,) = (tmp_path / "cache" / "fastclf" / "runtimes").iterdir()
     known = json.loads(file.read_text())
     assert (known["arch"], known["pictures"], known["choice"]) == ("test:tiny", [3, 17, 16], "torch")
-    features(net, pictures(2, 3, 30, 30))
+    features(net, images(2, 3, 30, 30))
     assert len(asked) == 2
 
 
@@ -511,7 +510,7 @@ def test_large_tensors_go_through_columns(ours):
     body = SequentialBody(
         "test:wide", [("a", nn.Conv2d(3, 128, 1)), ("b", nn.Conv2d(128, 256, 1))], 1, 256, HALF_STATS
     ).eval()
-    net, x = Net(body, nn.Identity()).eval(), pictures(2, 3, 4, 4)
+    net, x = Net(body, nn.Identity()).eval(), images(2, 3, 4, 4)
     before = features(net, x)
     body.second.b.weight.data[[0, 1]] = body.second.b.weight.data[[1, 0]]
     after = features(net, x)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from networks import randomise
 
-from fastclf import ConvLearner, ImageClassifierData, report, tfms_from_model
+from fastclf import ConvLearner, ImageClassifierData, tfms_from_model
 from fastclf.activations.fingerprint import fingerprint
 from fastclf.errors import BackendError, WeightsError
 from fastclf.models import timm_nets
@@ -237,7 +237,6 @@ def test_lines_about_a_frozen_body_stand_before_the_table(tmp_path, monkeypatch,
     from fastclf.models.runtime import frozen
 
     monkeypatch.setattr(frozen, "installed", dict)
-    monkeypatch.setattr(report, "_logged", set())
     learner(tmp_path, 32)[1]().fit(0.01, 1)
     lines = capsys.readouterr().out.splitlines()
     said = next(i for i, line in enumerate(lines) if line.startswith("timm:test_vit runs in torch"))

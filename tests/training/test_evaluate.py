@@ -1,8 +1,8 @@
-"""Rows whose pictures are bad keep their places, and count in nothing."""
+"""Rows whose images are bad keep their places, and count in nothing."""
 
 import numpy as np
 import pytest
-from helpers import picture_data, row_data, three_colours, tiny_learner
+from helpers import image_data, row_data, three_colours, tiny_learner
 
 from fastclf import HeadLearner, accuracy_np, log_loss
 
@@ -11,12 +11,12 @@ def learners(kind, tmp_path, rng):
     if kind == "rows":
         data = row_data(tmp_path, rng)
         return HeadLearner(data, xtra_fc=[8], metrics=[accuracy_np, log_loss])
-    learn = tiny_learner(picture_data(three_colours(tmp_path / "data")), precompute=kind == "precompute")
+    learn = tiny_learner(image_data(three_colours(tmp_path / "data")), precompute=kind == "precompute")
     learn.metrics = [accuracy_np, log_loss]
     return learn
 
 
-@pytest.mark.parametrize("kind", ["rows", "precompute", "pictures"])
+@pytest.mark.parametrize("kind", ["rows", "precompute", "images"])
 def test_bad_rows_are_nan_and_the_others_are_as_ever(tmp_path, rng, kind):
     learn = learners(kind, tmp_path, rng)
     plain, y = learn.predict_with_targs()
@@ -36,7 +36,7 @@ def test_bad_rows_are_nan_and_the_others_are_as_ever(tmp_path, rng, kind):
 
 
 def test_tta_keeps_their_places_too(tmp_path, rng):
-    learn = learners("pictures", tmp_path, rng)
+    learn = learners("images", tmp_path, rng)
     learn.data.val_ds.bad.reasons[2] = "broken"
     preds, y = learn.TTA(n_aug=2)
     assert preds.shape == (3, len(y), 3)

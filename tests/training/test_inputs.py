@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import picture_data, row_data, three_colours, tiny_learner
+from helpers import image_data, row_data, three_colours, tiny_learner
 from torch import nn
 
 from fastclf import HeadLearner, Learner
@@ -11,7 +11,7 @@ from fastclf import HeadLearner, Learner
 
 @pytest.fixture
 def learn(tmp_path):
-    return tiny_learner(picture_data(three_colours(tmp_path)))
+    return tiny_learner(image_data(three_colours(tmp_path)))
 
 
 WRONG = {

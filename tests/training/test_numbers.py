@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from helpers import picture_data, row_data, three_colours, tiny_learner
+from helpers import image_data, row_data, three_colours, tiny_learner
 from torch import nn
 
 from fastclf import Callback, DivergedError, GpuMemoryError, HeadLearner, Learner, recall
@@ -53,13 +53,13 @@ class InterruptAfterEpoch(Callback):
         raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("kind", ["engine", "autograd", "pictures"])
+@pytest.mark.parametrize("kind", ["engine", "autograd", "images"])
 @pytest.mark.parametrize("where", ["within an epoch", "in its last batch"])
 def test_the_last_good_weights_are_kept(tmp_path, rng, kind, where):
-    data = picture_data(three_colours(tmp_path / "data")) if kind == "pictures" else row_data(tmp_path, rng)
+    data = image_data(three_colours(tmp_path / "data")) if kind == "images" else row_data(tmp_path, rng)
 
     def make():
-        if kind == "pictures":
+        if kind == "images":
             learn = tiny_learner(data)
             learn.unfreeze()
             return learn
@@ -144,7 +144,7 @@ def exhausted(at, refs):
 @pytest.mark.parametrize("call", ["fit", "lr_find"])
 def test_exhausted_memory_is_reported_and_given_back(tmp_path, call):
     refs = []
-    data = picture_data(three_colours(tmp_path / "data"))
+    data = image_data(three_colours(tmp_path / "data"))
     learn = tiny_learner(data, crit=exhausted(3, refs))
     before = state_of(learn)
     gc.disable()
@@ -162,7 +162,7 @@ def test_exhausted_memory_is_reported_and_given_back(tmp_path, call):
     assert all(parameter.grad is None for parameter in learn.model.parameters())
     if call == "lr_find":
         same(before, state_of(learn))
-    learn.set_data(picture_data(tmp_path / "data", bs=4))
+    learn.set_data(image_data(tmp_path / "data", bs=4))
     learn.fit(0.01, 1)
 
 
@@ -183,7 +183,7 @@ def test_exhausted_memory_is_reported_and_given_back(tmp_path, call):
 )
 def test_the_batch_that_would_fit(tmp_path, monkeypatch, call, most, advised):
     """Found by trying, in the way that failed, and nothing is left of it; here for a model of limited width."""
-    learn = tiny_learner(picture_data(three_colours(tmp_path / "data", n_valid=12), bs=32))
+    learn = tiny_learner(image_data(three_colours(tmp_path / "data", n_valid=12), bs=32))
     learn.unfreeze()
     features, seen = Net.features, set()
 
@@ -205,7 +205,7 @@ def test_the_batch_that_would_fit(tmp_path, monkeypatch, call, most, advised):
 
 
 def test_exhausted_memory_in_prediction(tmp_path, monkeypatch):
-    learn = tiny_learner(picture_data(three_colours(tmp_path / "data"), bs=1))
+    learn = tiny_learner(image_data(three_colours(tmp_path / "data"), bs=1))
 
     def forward(self, x):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried ...")
@@ -295,7 +295,7 @@ def test_any_other_error_of_a_callback_ends_it(tmp_path, rng):
 
 
 def test_a_loader_that_serves_fewer_batches_than_before_ends_the_epoch_early(tmp_path, rng):
-    """As when pictures turn out to be bad and are skipped."""
+    """As when images turn out to be bad and are skipped."""
     data = row_data(tmp_path, rng)
     learn = HeadLearner(data, opt_fn=SGD)
     original = data.trn_dl.batches

@@ -9,12 +9,12 @@ from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.errors import DataError, LabelError
 
 TFMS = tfms_from_stats(([0.5] * 3, [0.5] * 3), 8)
-PICTURES = np.zeros((6, 10, 12, 3), np.uint8)
+IMAGES = np.zeros((6, 10, 12, 3), np.uint8)
 ROWS = np.zeros((6, 4), np.float32)
 Y = [0, 1, 0, 1, 0, 1]
 
 
-def load(x=PICTURES, y=Y, vx=None, vy=None, **options):
+def load(x=IMAGES, y=Y, vx=None, vy=None, **options):
     val = (x if vx is None else vx, y if vy is None else vy)
     return ImageClassifierData.from_arrays("somewhere", (x, y), val, 3, TFMS, **options)
 
@@ -71,7 +71,7 @@ def test_rows_of_other_types_and_layouts(tmp_path):
 
 
 def test_images_in_a_mapped_file(tmp_path, rng):
-    x = rng.integers(0, 256, PICTURES.shape, dtype=np.uint8)
+    x = rng.integers(0, 256, IMAGES.shape, dtype=np.uint8)
     np.save(tmp_path / "x.npy", x)
     mapped, plain = load(tmp_path / "x.npy"), load(x)
     np.testing.assert_array_equal(next(mapped.trn_dl.batches(0))[0], next(plain.trn_dl.batches(0))[0])
@@ -85,7 +85,7 @@ def test_files_that_hold_no_array(tmp_path, content):
 
 
 def test_a_file_that_was_cut_short(tmp_path):
-    np.save(tmp_path / "x.npy", PICTURES)
+    np.save(tmp_path / "x.npy", IMAGES)
     content = (tmp_path / "x.npy").read_bytes()
     (tmp_path / "x.npy").write_bytes(content[:-1])
     with pytest.raises(DataError, match=r"trn x: .*x.npy is no .npy file"):
@@ -118,7 +118,7 @@ def test_numbers_to_predict_that_are_none(y):
 
 
 def test_sets_of_different_kinds():
-    for other in (ROWS, PICTURES.astype(float), PICTURES[..., :1]):
+    for other in (ROWS, IMAGES.astype(float), IMAGES[..., :1]):
         with pytest.raises(ValueError, match="must be of one kind"):
             load(vx=other)
     with pytest.raises(ValueError, match="must be of one kind"):
@@ -189,7 +189,7 @@ def test_numbers_to_predict():
 
 @pytest.mark.parametrize(
     ("test", "y"),
-    [(PICTURES[:4], [0] * 4), ((PICTURES[:4], None), [0] * 4), ((PICTURES[:4], [1, 0, 1, 1]), [1, 0, 1, 1])],
+    [(IMAGES[:4], [0] * 4), ((IMAGES[:4], None), [0] * 4), ((IMAGES[:4], [1, 0, 1, 1]), [1, 0, 1, 1])],
 )
 def test_a_test_set(test, y):
     data = load(test=test)
@@ -199,18 +199,18 @@ def test_a_test_set(test, y):
 
 def test_labels_of_a_test_set_are_checked_like_the_others():
     names = ["dog", "cat"] * 3
-    assert load(y=names, test=(PICTURES, names)).test_ds.y.tolist() == [1, 0] * 3
+    assert load(y=names, test=(IMAGES, names)).test_ds.y.tolist() == [1, 0] * 3
     several = np.array([[1, 1], [0, 1], [1, 0]] * 2)
-    np.testing.assert_array_equal(load(y=several, test=(PICTURES, several[::-1])).test_ds.y, several[::-1])
+    np.testing.assert_array_equal(load(y=several, test=(IMAGES, several[::-1])).test_ds.y, several[::-1])
     numbers = np.linspace(0, 1, 6, dtype=np.float32)
-    served = load(y=numbers, test=(PICTURES, -numbers), continuous=True).test_ds.y
+    served = load(y=numbers, test=(IMAGES, -numbers), continuous=True).test_ds.y
     np.testing.assert_array_equal(served.ravel(), -numbers)
     with pytest.raises(LabelError, match="test y must be one of the 2 classes, row 1 is not"):
-        load(test=(PICTURES[:2], [0, 2]))
+        load(test=(IMAGES[:2], [0, 2]))
     with pytest.raises(ValueError, match="test x and y must be equally long"):
-        load(test=(PICTURES[:2], [0]))
+        load(test=(IMAGES[:2], [0]))
     with pytest.raises(ValueError, match="the same for trn and test"):
-        load(test=(PICTURES, several))
+        load(test=(IMAGES, several))
 
 
 def test_one_hot_labels_are_said_to_be_several(capsys):
@@ -231,7 +231,7 @@ def test_labels_in_a_column():
 
 def test_images_need_transforms():
     with pytest.raises(ValueError, match="ImageClassifierData: tfms must"):
-        ImageClassifierData.from_arrays("x", (PICTURES, Y), (PICTURES, Y), 3)
+        ImageClassifierData.from_arrays("x", (IMAGES, Y), (IMAGES, Y), 3)
 
 
 def _layouts(x):
@@ -243,7 +243,7 @@ def _layouts(x):
 
 
 @pytest.mark.parametrize("as_type", [np.uint8, np.float32])
-def test_pictures_of_any_strides(as_type, rng):
+def test_images_of_any_strides(as_type, rng):
     x = rng.integers(0, 2, (6, 8, 9, 3)).astype(as_type)
     for given in _layouts(x):
         served, expected = (next(load(values).val_dl.batches(0))[0] for values in (given, given.copy(order="C")))
@@ -268,6 +268,6 @@ def test_labels_that_are_none(y, message):
 
 def test_advice_on_pixels_of_16_bits():
     with pytest.raises(ValueError, match=r"got uint16. Pass x / np.float32\(65535\)"):
-        load(PICTURES.astype(np.uint16))
+        load(IMAGES.astype(np.uint16))
     with pytest.raises(ValueError, match=r"got int64. Pass e.g. x.astype\(np.uint8\)"):
-        TFMS[1](PICTURES[0].astype(np.int64))
+        TFMS[1](IMAGES[0].astype(np.int64))

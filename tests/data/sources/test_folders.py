@@ -47,9 +47,9 @@ def test_other_names(folders):
             load(folders, trn_name="a", **names)
 
 
-def test_names_are_sorted_by_code_point(folders, save_picture):
+def test_names_are_sorted_by_code_point(folders, save_image):
     for name in ("B.png", "a.png", "10.png", "9.png", "ä.png", "_.png", "x y.png", "🐱.png"):
-        save_picture(folders / "train" / "cat" / name)
+        save_image(folders / "train" / "cat" / name)
     names = list(load(folders).trn_ds.fnames)
     assert names == sorted(names)
     assert next(iter(load(folders).fix_dl))[0].shape[0] == 4
@@ -57,9 +57,9 @@ def test_names_are_sorted_by_code_point(folders, save_picture):
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
-def test_composed_and_decomposed_names(folders, save_picture, form):
+def test_composed_and_decomposed_names(folders, save_image, form):
     name = unicodedata.normalize(form, "größe.png")
-    save_picture(folders / "train" / "cat" / name)
+    save_image(folders / "train" / "cat" / name)
     data = load(folders)
     assert f"train/cat/{name}" in data.trn_ds.fnames
     assert sum(len(x) for x, _ in data.fix_dl) == 13
@@ -82,22 +82,22 @@ def test_class_missing_in_valid_does_not_shift_labels(folders):
     assert data.val_y.tolist() == [1] * 4
 
 
-def test_extra_class_in_valid(folders, save_picture):
-    save_picture(folders / "valid" / "cow" / "1.png")
+def test_extra_class_in_valid(folders, save_image):
+    save_image(folders / "valid" / "cow" / "1.png")
     with pytest.raises(LabelError, match="'cow' are no classes of the training set"):
         load(folders)
 
 
-def test_nested_folders_belong_to_the_class_on_top(folders, save_picture):
-    save_picture(folders / "train" / "cat" / "dog" / "deep" / "1.png")
+def test_nested_folders_belong_to_the_class_on_top(folders, save_image):
+    save_image(folders / "train" / "cat" / "dog" / "deep" / "1.png")
     data = load(folders)
     assert data.classes == ["cat", "dog"]
     assert data.trn_y[data.trn_ds.fnames.index("train/cat/dog/deep/1.png")] == 0
 
 
-def test_extra_class_in_valid_may_be_dropped(folders, save_picture):
+def test_extra_class_in_valid_may_be_dropped(folders, save_image):
     for i in range(3):
-        save_picture(folders / "valid" / "cow" / f"{i}.png")
+        save_image(folders / "valid" / "cow" / f"{i}.png")
     with pytest.warns(UserWarning, match="3 images of 'cow', no classes of the training set, are left out"):
         data = load(folders, drop_unknown=True)
     assert data.classes == ["cat", "dog"]
@@ -107,10 +107,10 @@ def test_extra_class_in_valid_may_be_dropped(folders, save_picture):
     assert load(folders, drop_unknown=True).val_ds.ignored["images of unknown classes"] == 0
 
 
-def test_one_class_name_in_two_unicode_forms(folders, save_picture):
+def test_one_class_name_in_two_unicode_forms(folders, save_image):
     """Names are compared as they are; the error points out the twin that looks the same."""
     for part, form in (("train", "NFC"), ("valid", "NFD")):
-        save_picture(folders / part / unicodedata.normalize(form, "größe") / "1.png")
+        save_image(folders / part / unicodedata.normalize(form, "größe") / "1.png")
     with pytest.raises(
         LabelError, match=r"no classes of the training set.*one name in two Unicode forms \(NFC and NFD"
     ):
@@ -128,9 +128,9 @@ def test_hidden_files_are_ignored(folders):
 
 
 @pytest.mark.parametrize("name", ["train/stray.png", "train/cat/notes.txt", "train/readme"])
-def test_other_files_are_ignored_with_a_warning(folders, save_picture, name):
+def test_other_files_are_ignored_with_a_warning(folders, save_image, name):
     if name.endswith("png"):
-        save_picture(folders / name)
+        save_image(folders / name)
     else:
         (folders / name).write_text("x")
     with pytest.warns(UserWarning, match=f"1 file.*first {name}"):
@@ -158,8 +158,8 @@ def test_single_class(folders):
 
 
 @pytest.mark.parametrize("twin", ["Cat", "cat "])
-def test_classes_that_look_the_same(folders, save_picture, twin):
-    save_picture(folders / "train" / twin / "1.png")
+def test_classes_that_look_the_same(folders, save_image, twin):
+    save_image(folders / "train" / twin / "1.png")
     shutil.copytree(folders / "train" / twin, folders / "valid" / twin)
     with pytest.warns(UserWarning, match="look the same"):
         assert load(folders).c == 3
@@ -179,8 +179,8 @@ def test_nothing_there(tmp_path, folders):
         load(folders)
 
 
-def test_images_beside_class_folders_only(tmp_path, save_picture):
-    save_picture(tmp_path / "train" / "1.png")
+def test_images_beside_class_folders_only(tmp_path, save_image):
+    save_image(tmp_path / "train" / "1.png")
     with pytest.raises(FileNotFoundError, match=r"1 image.* in no folder of a class"):
         load(tmp_path)
 
@@ -195,9 +195,9 @@ def test_unsupported_formats_are_images_that_cannot_be_decoded(folders, extensio
         data.scan()
 
 
-def test_links(folders, save_picture, tmp_path_factory):
+def test_links(folders, save_image, tmp_path_factory):
     outside = tmp_path_factory.mktemp("outside")
-    save_picture(outside / "1.png")
+    save_image(outside / "1.png")
     inside = folders / "train" / "cat" / "link.png"
     inside.symlink_to(folders / "train" / "cat" / "cat0.png")
     assert len(load(folders).trn_ds) == 13
@@ -212,12 +212,12 @@ def test_links(folders, save_picture, tmp_path_factory):
             load(folders)
 
 
-def test_links_out_of_the_data_may_be_allowed(folders, save_picture, tmp_path_factory):
+def test_links_out_of_the_data_may_be_allowed(folders, save_image, tmp_path_factory):
     """Then links to folders are followed too, each real folder once, whatever leads back to it."""
     outside = tmp_path_factory.mktemp("outside")
-    save_picture(outside / "cows" / "1.png")
-    save_picture(outside / "cows" / "deep" / "2.png")
-    save_picture(outside / "3.png")
+    save_image(outside / "cows" / "1.png")
+    save_image(outside / "cows" / "deep" / "2.png")
+    save_image(outside / "3.png")
     (folders / "train" / "cow").symlink_to(outside / "cows")
     (folders / "train" / "cat" / "link.png").symlink_to(outside / "3.png")
     (outside / "cows" / "deep" / "loop").symlink_to(outside / "cows")
@@ -265,9 +265,9 @@ def test_a_folder_that_may_not_be_read(folders, monkeypatch):
         load(folders)
 
 
-def test_a_folder_named_like_an_image(folders, save_picture):
+def test_a_folder_named_like_an_image(folders, save_image):
     """It is a folder like any other."""
-    save_picture(folders / "train" / "cat" / "x.jpg" / "1.png")
+    save_image(folders / "train" / "cat" / "x.jpg" / "1.png")
     (folders / "train" / "cat" / "empty.jpg").mkdir()
     assert [name for name in load(folders).trn_ds.fnames if ".jpg" in name] == ["train/cat/x.jpg/1.png"]
 

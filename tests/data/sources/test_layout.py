@@ -69,20 +69,20 @@ def test_a_name_as_it_should_be_goes_first(folders, capsys):
     assert all(name.startswith("dev/") for name in load(folders, val_name="dev").val_ds.fnames)
 
 
-def test_a_folder_of_images_is_no_validation_set_without_classes(folders, save_picture, capsys):
+def test_a_folder_of_images_is_no_validation_set_without_classes(folders, save_image, capsys):
     shutil.rmtree(folders / "valid")
-    save_picture(folders / "val" / "1.png")
+    save_image(folders / "val" / "1.png")
     assert all(name.startswith("train/") for name in load(folders).val_ds.fnames)
     assert "no folder valid: 2 of 12" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", LEFTOVERS)
-def test_what_systems_and_programs_leave_is_never_a_class_or_an_image(folders, save_picture, name):
+def test_what_systems_and_programs_leave_is_never_a_class_or_an_image(folders, save_image, name):
     """Wherever it lies, also when the classes are in the data's own folder."""
     before = [list(ds.fnames) for ds in (load(folders).trn_ds, load(folders).val_ds, load(folders).test_ds)]
     for place in (folders, folders / "train", folders / "train" / "cat", folders / "valid", folders / "test"):
-        save_picture(place / name / "1.png")
-        save_picture(place / name / "cat" / "2.png")
+        save_image(place / name / "1.png")
+        save_image(place / name / "cat" / "2.png")
         for file in (".DS_Store", "Thumbs.db", "desktop.ini", "._1.png", "ehthumbs.db", "Icon\r"):
             (place / file).write_bytes(b"\0")
     data = load(folders)
@@ -99,9 +99,9 @@ def test_what_systems_and_programs_leave_is_never_a_class_or_an_image(folders, s
     assert sorted([*data.trn_ds.fnames, *data.val_ds.fnames]) == [name.removeprefix("train/") for name in before[0]]
 
 
-def test_a_hidden_folder_that_may_be_a_class_is_said(folders, save_picture):
+def test_a_hidden_folder_that_may_be_a_class_is_said(folders, save_image):
     for part in ("train", "valid"):
-        save_picture(folders / part / ".net" / "1.png")
+        save_image(folders / part / ".net" / "1.png")
     with pytest.warns(UserWarning, match=r"(train|valid): the folder\(s\) '\.net' hold images and are left out"):
         assert load(folders).classes == ["cat", "dog"]
 
@@ -115,10 +115,10 @@ def bare(folders):
     return folders
 
 
-def test_classes_in_the_datas_own_folder(bare, save_picture):
+def test_classes_in_the_datas_own_folder(bare, save_image):
     """The other sets, the library's files and folders without images are no classes."""
     for name in ("tmp/340/train/cat/1.png", "models/sub/1.png", "tmp/activations/x/1.png"):
-        save_picture(bare / name)
+        save_image(bare / name)
     data = load(bare, trn_name=".")
     assert data.classes == ["cat", "dog"]
     assert (len(data.trn_ds), len(data.val_ds), len(data.test_ds)) == (12, 8, 5)
@@ -132,8 +132,8 @@ def test_classes_in_the_datas_own_folder(bare, save_picture):
         assert load(bare, trn_name=".", allow_empty=True).classes == ["cat", "docs", "dog"]
 
 
-def test_a_class_that_is_called_like_a_folder_of_the_library_is_said(bare, save_picture):
-    save_picture(bare / "models" / "1.png")
+def test_a_class_that_is_called_like_a_folder_of_the_library_is_said(bare, save_image):
+    save_image(bare / "models" / "1.png")
     with pytest.warns(UserWarning, match="'models' hold images and are left out: hidden, or kept for fastclf's own"):
         assert load(bare, trn_name=".").classes == ["cat", "dog"]
 
@@ -180,10 +180,10 @@ def test_the_folder_of_the_training_set_itself(folders, name):
 
 
 @pytest.mark.parametrize("place", [".", "PetImages", "archive/images"])
-def test_classes_without_train_are_said_with_the_call(tmp_path, save_picture, place):
+def test_classes_without_train_are_said_with_the_call(tmp_path, save_image, place):
     for name in ("Cat", "Dog"):
         for i in range(5):
-            save_picture(tmp_path / place / name / f"{i}.png")
+            save_image(tmp_path / place / name / f"{i}.png")
     with pytest.raises(FileNotFoundError, match=r"in the folders 'Cat', 'Dog'.*val_pct=") as error:
         load(tmp_path)
     data = advised(error.value, tmp_path)
@@ -191,11 +191,11 @@ def test_classes_without_train_are_said_with_the_call(tmp_path, save_picture, pl
     assert (len(data.trn_ds), len(data.val_ds)) == (8, 2)
 
 
-def test_sets_under_names_of_their_own(tmp_path, save_picture):
+def test_sets_under_names_of_their_own(tmp_path, save_image):
     for part in ("seg_pred", "seg_test", "seg_train"):
         for name in ("sea", "ice"):
             for i in range(5):
-                save_picture(tmp_path / part / part / name / f"{i}.png")
+                save_image(tmp_path / part / part / name / f"{i}.png")
     with pytest.raises(FileNotFoundError, match="trn_name='seg_train/seg_train'") as error:
         load(tmp_path)
     assert advised(error.value, tmp_path).classes == ["ice", "sea"]
@@ -239,9 +239,9 @@ def test_flat_names_that_tell_nothing(tmp_path):
     )
 
 
-def test_flat_folders_beside_a_table(tmp_path, save_picture):
+def test_flat_folders_beside_a_table(tmp_path, save_image):
     for i in range(8):
-        save_picture(tmp_path / "train" / f"{i:x}.png")
+        save_image(tmp_path / "train" / f"{i:x}.png")
     (tmp_path / "tags.csv").write_text("id,tag\n" + "".join(f"{i:x}.png,{'ab'[i % 2]}\n" for i in range(8)))
     with pytest.raises(FileNotFoundError, match=r"Where 'tags\.csv' does: ") as error:
         load(tmp_path)
@@ -250,12 +250,12 @@ def test_flat_folders_beside_a_table(tmp_path, save_picture):
     assert eval(call.replace("tfms=", "bs=4, tfms="), names).classes == ["a", "b"]
 
 
-def test_a_single_folder_around_the_classes(folders, save_picture):
+def test_a_single_folder_around_the_classes(folders, save_image):
     (folders / "train").rename(folders / "inner")
     (folders / "train").mkdir()
     (folders / "inner").rename(folders / "train" / "train")
     (folders / "train" / "0.txt").touch()
-    save_picture(folders / "train" / "0.png")
+    save_image(folders / "train" / "0.png")
     with (
         pytest.warns(UserWarning, match=r"2 file\(s\) are ignored"),
         pytest.raises(LabelError, match=r"got 'train'.*holds the folders 'cat', 'dog'") as error,
@@ -273,11 +273,11 @@ def test_nothing_that_could_be_meant(tmp_path):
         load(tmp_path)
 
 
-def test_test_folders_with_labels(folders, save_picture, capsys):
+def test_test_folders_with_labels(folders, save_image, capsys):
     shutil.rmtree(folders / "test")
     for name, n in (("dog", 3), ("cat", 2)):
         for i in range(n):
-            save_picture(folders / "test" / name / f"{i}.png")
+            save_image(folders / "test" / name / f"{i}.png")
     data = load(folders)
     assert "test has folders of the classes, which are not used: test_with_labels=True" in capsys.readouterr().out
     assert data.test_ds.y.tolist() == [0] * 5
@@ -288,7 +288,7 @@ def test_test_folders_with_labels(folders, save_picture, capsys):
     assert data.test_ds.y.tolist() == [0, 0, 1, 1, 1]
     assert np.concatenate([y for _, y in data.test_dl]).tolist() == [0, 0, 1, 1, 1]
     assert np.concatenate([y for _, y in data.test_aug_dl]).tolist() == [0, 0, 1, 1, 1]
-    save_picture(folders / "test" / "cow" / "1.png")
+    save_image(folders / "test" / "cow" / "1.png")
     with pytest.raises(LabelError, match="test: 'cow' are no classes of the training set"):
         load(folders, test_with_labels=True)
     shutil.rmtree(folders / "test")
@@ -296,11 +296,11 @@ def test_test_folders_with_labels(folders, save_picture, capsys):
         load(folders, test_with_labels=True)
 
 
-def test_groups_are_not_divided(folders, save_picture):
+def test_groups_are_not_divided(folders, save_image):
     shutil.rmtree(folders / "valid")
     shutil.rmtree(folders / "train")
     for i in range(40):
-        save_picture(folders / "train" / ("cat", "dog")[i % 2] / f"p{i // 4}_{i}.png")
+        save_image(folders / "train" / ("cat", "dog")[i % 2] / f"p{i // 4}_{i}.png")
     data = load(folders, groups=lambda name: name.split("/")[1].split("_")[0], val_pct=0.25)
     people = [{name.split("/")[2].split("_")[0] for name in ds.fnames} for ds in (data.trn_ds, data.val_ds)]
     assert not people[0] & people[1]

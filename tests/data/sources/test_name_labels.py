@@ -21,13 +21,13 @@ def by_func(path, func, **options):
 
 
 @pytest.fixture
-def flat(tmp_path, save_picture):
+def flat(tmp_path, save_image):
     """images/: five each of rain and sun, deeper ones among them; test/: two."""
     for i in range(5):
-        save_picture(tmp_path / "images" / f"rain{i}.png")
-        save_picture(tmp_path / "images" / "more" / f"sun{i}.png")
+        save_image(tmp_path / "images" / f"rain{i}.png")
+        save_image(tmp_path / "images" / "more" / f"sun{i}.png")
     for i in range(2):
-        save_picture(tmp_path / "test" / f"{i}.png")
+        save_image(tmp_path / "test" / f"{i}.png")
     return tmp_path
 
 
@@ -78,9 +78,9 @@ def test_smaller_copies_are_no_images_of_their_own(flat, new_path):
     assert labels_of(by_re(flat, "(rain|sun)", test_name="test")) == labels_of(before)
 
 
-def test_a_test_folder_with_labels(flat, save_picture):
+def test_a_test_folder_with_labels(flat, save_image):
     for name in ("sun7.png", "more/rain8.png"):
-        save_picture(flat / "test" / name)
+        save_image(flat / "test" / name)
     for i in range(2):
         (flat / "test" / f"{i}.png").unlink()
     for data in (

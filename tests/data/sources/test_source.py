@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import COLOURS, three_colours, tiny_learner
-from odd_pictures import bad_files
+from odd_images import bad_files
 
 from fastclf import tfms_from_stats
 from fastclf.data.classifier_data import ImageClassifierData

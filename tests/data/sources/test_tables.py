@@ -14,9 +14,9 @@ IDS = [f"{i:03}" for i in range(10)]
 
 
 @pytest.fixture
-def path(tmp_path, save_picture):
+def path(tmp_path, save_image):
     for name in IDS:
-        save_picture(tmp_path / "pics" / f"{name}.png")
+        save_image(tmp_path / "pics" / f"{name}.png")
     return tmp_path
 
 
@@ -118,9 +118,9 @@ def test_single_rows_stay_in_train(load):
     assert "rare" in [data.classes[i] for i in data.trn_y]
 
 
-def test_a_test_folder(load, path, save_picture):
+def test_a_test_folder(load, path, save_image):
     for name in ("b", "a"):
-        save_picture(path / "new" / f"{name}.png")
+        save_image(path / "new" / f"{name}.png")
     data = load(rows(["a b", "b"] * 5), test_name="new", multi=True)
     assert list(data.test_ds.fnames) == ["new/a.png", "new/b.png"]
     np.testing.assert_array_equal(data.test_ds.y, np.zeros((2, 2)))
@@ -247,8 +247,8 @@ def test_names_that_are_refused(load, name):
         load(table)
 
 
-def test_names_in_folders(load, path, save_picture):
-    save_picture(path / "pics" / "sub" / "x.png")
+def test_names_in_folders(load, path, save_image):
+    save_image(path / "pics" / "sub" / "x.png")
     data = load([*rows(AB), ("sub/x", "a")])
     assert data.trn_ds.fnames[-1] == "pics/sub/x.png"
 
@@ -276,31 +276,31 @@ def test_missing_files(load):
         load(rows(AB), folder="picks")
 
 
-def test_names_in_another_unicode_form(load, path, save_picture):
-    save_picture(path / "pics" / "gro\u0308\u00dfe.png")
+def test_names_in_another_unicode_form(load, path, save_image):
+    save_image(path / "pics" / "gro\u0308\u00dfe.png")
     with pytest.raises(FileNotFoundError, match=r"1 of 11 rows .*1 of them are there in another Unicode form"):
         load([*rows(AB), ("gr\u00f6\u00dfe", "a")])
     assert len(load([*rows(AB), ("gro\u0308\u00dfe", "a")]).trn_ds) == 9
 
 
-def test_a_name_without_suffix_that_two_files_could_have(load, path, save_picture):
+def test_a_name_without_suffix_that_two_files_could_have(load, path, save_image):
     """No file is chosen for the user."""
-    save_picture(path / "pics" / "000.jpg")
+    save_image(path / "pics" / "000.jpg")
     with pytest.raises(FileNotFoundError, match="10 of 10 rows have no file"):
         load(rows(AB), suffix="")
 
 
-def test_links_out_of_the_data(load, path, save_picture, tmp_path_factory):
-    outside = save_picture(tmp_path_factory.mktemp("outside") / "x.png")
+def test_links_out_of_the_data(load, path, save_image, tmp_path_factory):
+    outside = save_image(tmp_path_factory.mktemp("outside") / "x.png")
     (path / "pics" / "link.png").symlink_to(outside)
     with pytest.raises(DataError, match=r"pics/link.png is a link out of"):
         load([*rows(AB), ("link", "a")])
     assert len(load([*rows(AB), ("link", "a")], allow_outside=True).trn_ds) == 9
 
 
-def test_a_name_that_several_files_could_have(load, path, save_picture):
+def test_a_name_that_several_files_could_have(load, path, save_image):
     """The suffix is part of the name: another format of the same name is another file."""
-    save_picture(path / "pics" / "000.jpg")
+    save_image(path / "pics" / "000.jpg")
     assert load(rows(AB)).val_ds.fnames[0] == "pics/000.png"
 
 

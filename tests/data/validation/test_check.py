@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from odd_pictures import encoded
+from odd_images import encoded
 from PIL import Image
 
 from fastclf import tfms_from_stats
@@ -18,11 +18,11 @@ def load(path, **options):
     return ImageClassifierData.from_paths(path, 4, TFMS, **options)
 
 
-def test_data_as_it_should_be(tmp_path, save_picture):
+def test_data_as_it_should_be(tmp_path, save_image):
     for part, n in (("train", 12), ("valid", 3)):
         for name in ("cat", "dog"):
             for i in range(n):
-                save_picture(tmp_path / part / name / f"{i}.png", (30, 20 + i))
+                save_image(tmp_path / part / name / f"{i}.png", (30, 20 + i))
     report = load(tmp_path).check()
     assert report.problems == []
     assert report.n == {"train": 24, "valid": 6}
@@ -78,10 +78,10 @@ def test_files_of_one_size_with_other_bytes_are_no_twins(folders):
     assert load(folders).check().leaks == []
 
 
-def test_classes(folders, save_picture):
+def test_classes(folders, save_image):
     shutil.rmtree(folders / "valid" / "dog")
     for i in range(10):
-        save_picture(folders / "train" / "cat" / f"more{i}.png")
+        save_image(folders / "train" / "cat" / f"more{i}.png")
     with pytest.warns(UserWarning, match="no image of the class"):
         data = load(folders)
     report = data.check()
@@ -91,9 +91,9 @@ def test_classes(folders, save_picture):
     assert unmeasured.startswith("1 class(es) have no image in valid, so nothing is measured for them: 'dog'. Move")
 
 
-def test_classes_that_look_the_same(folders, save_picture):
+def test_classes_that_look_the_same(folders, save_image):
     for part in ("train", "valid"):
-        save_picture(folders / part / "Cat" / "1.png")
+        save_image(folders / part / "Cat" / "1.png")
     with pytest.warns(UserWarning, match="look the same"):
         data = load(folders)
     assert data.check().lookalikes == [("Cat", "cat")]
@@ -157,10 +157,10 @@ def test_bad_images_are_reported_not_raised(folders, on_bad):
         assert str(report).splitlines()[-1] == "  left out: 1 images that cannot be decoded"
 
 
-def test_what_was_left_out(folders, save_picture):
+def test_what_was_left_out(folders, save_image):
     for name in ("train/cat/._cat0.png", "valid/.hidden", "train/dog/Thumbs.db", "test/.DS_Store", "test/notes.txt"):
         (folders / name).write_bytes(b"x")
-    save_picture(folders / "train" / "stray.png")
+    save_image(folders / "train" / "stray.png")
     (folders / "train/cat/notes.txt").touch()
     os.mkfifo(folders / "train/cat/pipe.png")
     (folders / "train/cat/link").symlink_to(folders / "test")
@@ -179,9 +179,9 @@ def test_what_was_left_out(folders, save_picture):
     assert str(report).splitlines()[-1].startswith(left_out)
 
 
-def test_several_labels_and_numbers(tmp_path, save_picture):
+def test_several_labels_and_numbers(tmp_path, save_image):
     for i in range(6):
-        save_picture(tmp_path / "pics" / f"{i}.png", (20 + i, 20))
+        save_image(tmp_path / "pics" / f"{i}.png", (20 + i, 20))
     shutil.copy(tmp_path / "pics/0.png", tmp_path / "pics/5.png")
 
     def report(labels, **options):

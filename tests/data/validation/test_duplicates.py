@@ -37,9 +37,9 @@ def expected(data):
 
 
 @pytest.mark.parametrize("labelled", [False, True])
-def test_random_sets(tmp_path, save_picture, rng, labelled, capsys):
+def test_random_sets(tmp_path, save_image, rng, labelled, capsys):
     """Many copies between all sets and classes; what stays is what a comparison of all pairs says."""
-    originals = [save_picture(tmp_path / "originals" / f"{i}.png") for i in range(60)]
+    originals = [save_image(tmp_path / "originals" / f"{i}.png") for i in range(60)]
     for part in ("train", "valid", "test"):
         for i in range(30):
             source = originals[rng.integers(len(originals))]
@@ -48,7 +48,7 @@ def test_random_sets(tmp_path, save_picture, rng, labelled, capsys):
             (tmp_path / part / name).mkdir(parents=True, exist_ok=True)
             shutil.copy(source, tmp_path / part / name / f"{i:02d}.png")
         for name in ("cat", "dog"):  # something that stays in each
-            save_picture(tmp_path / part / name / "own.png", (50, 50))
+            save_image(tmp_path / part / name / "own.png", (50, 50))
     data = ImageClassifierData.from_paths(tmp_path, 2, TFMS, test_with_labels=labelled)
     want = expected(data)
     capsys.readouterr()

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import COLOURS, picture_data, tiny_learner, write_pictures
-from odd_pictures import NOISE, bad_files, encoded, odd_files
+from helpers import COLOURS, image_data, tiny_learner, write_images
+from odd_images import NOISE, bad_files, encoded, odd_files
 from PIL import Image
 
 from fastclf import tfms_from_stats
@@ -50,16 +50,16 @@ def test_good_images(folders, decodes):
     assert sum(decodes) == 25
 
 
-def test_an_image_is_decoded_once_until_it_changes(folders, decodes, save_picture):
+def test_an_image_is_decoded_once_until_it_changes(folders, decodes, save_image):
     load(folders).scan()
     decodes.clear()
     report = load(folders).scan()
     assert (report.n, report.decoded, decodes) == (25, 0, [])
-    save_picture(folders / "train/cat/new.png")
+    save_image(folders / "train/cat/new.png")
     os.utime(folders / "test/0.jpg", ns=(1, 1))
     other = folders / "valid/cat/cat0.png"
     times = other.stat()
-    save_picture(other, (50, 60))
+    save_image(other, (50, 60))
     os.utime(other, ns=(times.st_atime_ns, times.st_mtime_ns))  # another size, the same time
     assert load(folders).scan().decoded == 3
     assert sum(decodes) == 3
@@ -71,7 +71,7 @@ def test_an_image_is_decoded_once_until_it_changes(folders, decodes, save_pictur
 @pytest.mark.parametrize("on_bad", ["raise", "skip"])
 def test_every_bad_file_is_named_and_nothing_else(tmp_path, on_bad, capsys):
     """Good, bad and odd files of all kinds in all three sets: one report, no good file in it."""
-    write_pictures(tmp_path, {f"{part}/{name}": 25 for part in ("train", "valid") for name in ("blue", "red")})
+    write_images(tmp_path, {f"{part}/{name}": 25 for part in ("train", "valid") for name in ("blue", "red")})
     expected = {}
     for i, (name, (content, why)) in enumerate(bad_files().items()):
         place = ("train/red", "valid/blue", "train/blue", "test")[i % 4]
@@ -110,12 +110,12 @@ def test_every_bad_file_is_named_and_nothing_else(tmp_path, on_bad, capsys):
 
 def test_training_and_predicting_without_the_bad_ones(tmp_path):
     """Predictions keep their places: NaN where the image is bad, elsewhere what they are without bad ones."""
-    write_pictures(tmp_path, {f"{part}/{name}": n for part, n in (("train", 9), ("valid", 5)) for name in COLOURS})
-    whole = picture_data(tmp_path)
+    write_images(tmp_path, {f"{part}/{name}": n for part, n in (("train", 9), ("valid", 5)) for name in COLOURS})
+    whole = image_data(tmp_path)
     bad = {"valid/blue/002.png": "half.png", "valid/red/000.png": "zero.jpg", "train/red/001.png": "html.jpg"}
     for name, kind in bad.items():
         (tmp_path / name).write_bytes(bad_files()[kind][0])
-    data = picture_data(tmp_path, on_bad="skip")
+    data = image_data(tmp_path, on_bad="skip")
     learn = tiny_learner(data, precompute=True)
     values = learn.fit(0.05, 2)
     assert np.isfinite(values).all()
@@ -361,16 +361,16 @@ def test_precompute_scans_first(folders, decodes):
 
 
 def test_scan_check_loaders_and_learner_name_the_same(tmp_path, capsys):
-    write_pictures(tmp_path, {f"{part}/{name}": 9 for part in ("train", "valid") for name in COLOURS})
+    write_images(tmp_path, {f"{part}/{name}": 9 for part in ("train", "valid") for name in COLOURS})
     for name, (content, _) in bad_files().items():
         (tmp_path / "train/red" / name).write_bytes(content)
-    scanned = picture_data(tmp_path, on_bad="skip").scan().bad
+    scanned = image_data(tmp_path, on_bad="skip").scan().bad
     assert len(scanned) == len(bad_files())
-    checked = picture_data(tmp_path, on_bad="skip").check().scan.bad
+    checked = image_data(tmp_path, on_bad="skip").check().scan.bad
     memory_of(tmp_path).unlink()
-    served = picture_data(tmp_path, on_bad="skip")
+    served = image_data(tmp_path, on_bad="skip")
     list(served.fix_dl)
-    learnt = picture_data(tmp_path, on_bad="skip")
+    learnt = image_data(tmp_path, on_bad="skip")
     tiny_learner(learnt, precompute=True)
     for ds in (served.trn_ds, learnt.trn_ds):
         assert {ds.fnames[row]: why for row, why in ds.bad.reasons.items()} == scanned
@@ -391,7 +391,7 @@ def test_arrays_need_no_scan(tmp_path):
     np.testing.assert_array_equal(data.trn_ds.bad.good_rows(), np.arange(4))
 
 
-def test_names_in_the_list_are_one_line_and_no_formula(folders, save_picture):
+def test_names_in_the_list_are_one_line_and_no_formula(folders, save_image):
     names = ["=1+1.jpg", "+x.jpg", "-x.jpg", "@x.jpg", "new\nline.jpg", 'qu"ote, comma.jpg', "esc\x1b[31m.jpg"]
     for name in names:
         (folders / "test" / name).write_bytes(b"")
@@ -421,7 +421,7 @@ def test_a_name_that_begins_like_a_formula(tmp_path):
     assert rows[1:] == [["'=1+1", "'=2+2"], ["'+1", "'=2+2"], ["'-1", "'=2+2"], ["'@x", "'=2+2"], ["plain", "'=2+2"]]
 
 
-def test_odd_pictures_are_decoded_as_pillow_does(tmp_path):
+def test_odd_images_are_decoded_as_pillow_does(tmp_path):
     for name, content in odd_files().items():
         (tmp_path / name).write_bytes(content)
         if name in ("16 bit.png", "turned.jpg", "middle.jpg"):

@@ -1,4 +1,4 @@
-"""Bytes of picture files that cannot be decoded, and of odd ones that can."""
+"""Bytes of image files that cannot be decoded, and of odd ones that can."""
 
 import io
 import struct
@@ -10,9 +10,9 @@ from PIL import Image
 NOISE = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
 
 
-def encoded(picture=None, form="JPEG", **options):
+def encoded(image=None, form="JPEG", **options):
     buffer = io.BytesIO()
-    (Image.fromarray(NOISE) if picture is None else picture).save(buffer, form, **options)
+    (Image.fromarray(NOISE) if image is None else image).save(buffer, form, **options)
     return buffer.getvalue()
 
 
@@ -31,7 +31,7 @@ def bad_files():
     return {
         "zero.jpg": (b"", "empty file"),
         "html.jpg": (b"<html>404 not found</html>", "text or web page"),
-        "text.png": (b"no picture at all", "no known image format"),
+        "text.png": (b"no image at all", "no known image format"),
         "half.jpg": (encoded()[:700], "damaged or truncated JPEG"),
         "tail.jpg": (encoded()[:-20], "damaged or truncated JPEG"),
         "head.jpg": (encoded()[:12], "damaged or truncated JPEG"),
@@ -51,7 +51,7 @@ def bad_files():
 
 
 def odd_files():
-    """Name -> bytes of pictures that can be decoded."""
+    """Name -> bytes of images that can be decoded."""
     im = Image.fromarray(NOISE)
     grey16 = Image.fromarray(np.linspace(0, 65535, 48 * 64).reshape(48, 64).astype(np.uint16))
     frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
