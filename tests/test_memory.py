@@ -1,6 +1,7 @@
 """A learner that goes gives back all that it held at once: nothing in it refers to itself in a circle."""
 
 import gc
+import importlib
 import weakref
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from fastclf import HeadLearner, ImageClassifierData
 
 @pytest.fixture
 def _no_collector():
+    importlib.import_module(
+        "torch._dynamo"
+    )  # torch does so at first need, and keeps alive the functions that led there
     gc.collect()
     gc.disable()
     yield

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import re
+import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +47,24 @@ class BadImages:
         self.max_bad: int | None = None
         self.max_pixels = MAX_PIXELS
         self.reasons: dict[int, str] = {}
-        self.together: Sequence[BadImages] = [self]
+        self.together = [self]
+
+    @property
+    def together(self) -> list[BadImages]:
+        """See above. Weak references hold them, as a reference cycle would keep the sources, and the files they map."""
+        return [bad for reference in self._together if (bad := reference()) is not None]
+
+    @together.setter
+    def together(self, sets: Sequence[BadImages]) -> None:
+        self._together = [weakref.ref(bad) for bad in sets]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies and pickles hold, which weak references cannot be."""
+        return self.__dict__ | {"_together": self.together}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.together = state["_together"]
 
     def note(self, found: Mapping[int, str]) -> None:
         """Add rows and their reasons, see `note_together`."""
