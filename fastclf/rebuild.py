@@ -1,4 +1,4 @@
-"""What a saved model says of itself, and the network and transforms that it is rebuilt from: no data, no pickle."""
+"""Rebuild the network and transforms of a saved model from its description: no data, no pickle."""
 
 from __future__ import annotations
 
@@ -101,26 +101,34 @@ def _body(info: Mapping[str, Any], where: str) -> Body:
 
 
 def _head(info: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> Head:
-    said = info["head"]
+    description = info["head"]
     try:
-        sizes = [said["n_in"], *said["xtra_fc"], said["c"]]
+        sizes = [description["n_in"], *description["xtra_fc"], description["c"]]
         wanted = sorted(zip(sizes[1:], sizes, strict=False))
         found = sorted(tuple(t.shape) for name, t in tensors.items() if name.startswith("head.") and t.ndim == 2)
-        if wanted != found or said["c"] != info["c"]:  # before anything of this size is allocated
-            raise ValueError(f"its head is said to have layers {wanted}, and its tensors have {found}")
-        return Head(said["n_in"], said["c"], ps=said["ps"], xtra_fc=said["xtra_fc"], final=FINALS[info["labels"]])
+        if wanted != found or description["c"] != info["c"]:  # before anything of this size is allocated
+            raise ValueError(f"its head is described with layers {wanted}, and its tensors have {found}")
+        return Head(
+            description["n_in"],
+            description["c"],
+            ps=description["ps"],
+            xtra_fc=description["xtra_fc"],
+            final=FINALS[info["labels"]],
+        )
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"load: {where} does not describe its head: {error!r}") from error
 
 
-def _transforms(said: Any) -> Transforms | None:
-    """Return transforms from what they say of themselves; None where others come out."""
+def _transforms(description: Any) -> Transforms | None:
+    """Return transforms from their description; None where it does not describe them completely."""
     try:
-        squash = CropType[said["crop_type"]] is CropType.NO
-        tfms = tfms_from_stats((said["mean"], said["std"]), said["sz"], crop_type=CropType.NO if squash else None)[1]
+        squash = CropType[description["crop_type"]] is CropType.NO
+        tfms = tfms_from_stats(
+            (description["mean"], description["std"]), description["sz"], crop_type=CropType.NO if squash else None
+        )[1]
     except (KeyError, TypeError, ValueError):
         return None
-    return tfms if tfms.describe() == said else None
+    return tfms if tfms.describe() == description else None
 
 
 def _is_known(arch: str) -> bool:

@@ -133,10 +133,10 @@ class Saving:
 
 def _differing(saved: Mapping[str, Any], here: Mapping[str, Any], *, reordered: bool) -> list[str]:
     """Say how the data that a model was saved with differs from the data here."""
-    said = ["its classes are in another order, and its last layer was put into this data's"] if reordered else []
+    differences = ["its classes are in another order, and its last layer was put into this data's"] if reordered else []
     theirs, ours = saved.get("transforms"), here["transforms"]
     if isinstance(theirs, dict) and isinstance(ours, dict):
         # Another mean or deviation has a warning of its own, which says what comes of it.
         keys = [key for key in ours if key not in ("mean", "std") and theirs.get(key) != ours[key]]
-        said += [f"{key} {theirs.get(key)!r} there, {ours[key]!r} here" for key in keys]
-    return said
+        differences += [f"{key} {theirs.get(key)!r} there, {ours[key]!r} here" for key in keys]
+    return differences

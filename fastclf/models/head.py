@@ -24,7 +24,7 @@ class AdaptiveConcatPool2d(nn.Module):
 
 
 @dataclass
-class DropoutClock:
+class StepCounter:
     """Which masks a head's dropouts apply: a function of seed, step, layer and position, the same on every backend."""
 
     seed: int = 0
@@ -37,16 +37,16 @@ class CounterDropout(nn.Module):
     In training mode each element is kept with probability ``1 - p`` and scaled by ``1/(1 - p)``.
     """
 
-    def __init__(self, p: float, layer: int, clock: DropoutClock) -> None:
+    def __init__(self, p: float, layer: int, counter: StepCounter) -> None:
         super().__init__()
-        self.p, self.layer, self.clock = p, layer, clock
+        self.p, self.layer, self.counter = p, layer, counter
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply this step's mask to ``x [B, F]``."""
         if not self.training:
             return x
         rows, cols = x.shape
-        mask = ops.dropout_mask(self.clock.seed, self.clock.step, self.layer, rows, cols, self.p, x.device)
+        mask = ops.dropout_mask(self.counter.seed, self.counter.step, self.layer, rows, cols, self.p, x.device)
         return x * mask.to(x.dtype)
 
     def extra_repr(self) -> str:
@@ -113,7 +113,7 @@ class Head(nn.Module):
         if any(w < 1 for w in widths) or n_in < 1 or c < 1:
             raise ValueError(f"Head: widths must be positive, got n_in {n_in}, xtra_fc {widths}, c {c}")
         self.n_in, self.c, self.ps, self.widths = n_in, c, resolve_ps(ps, len(widths)), widths
-        self.clock = DropoutClock(seed)
+        self.counter = StepCounter(seed)
         self.layers = nn.Sequential(*self._blocks())
         self.final: nn.Module = {"log_softmax": nn.LogSoftmax(1), "sigmoid": nn.Sigmoid(), "none": nn.Identity()}[final]
         self._init_weights(seed)
@@ -127,7 +127,7 @@ class Head(nn.Module):
         for k, (n_in, n_out, p) in enumerate(zip(sizes, sizes[1:], self.ps, strict=False)):
             layers.append(nn.BatchNorm1d(n_in))
             if p > 0:
-                layers.append(CounterDropout(p, k, self.clock))
+                layers.append(CounterDropout(p, k, self.counter))
             layers.append(nn.Linear(n_in, n_out))
             if k < len(self.widths):
                 layers.append(nn.ReLU())

@@ -51,7 +51,7 @@ class EngineSteps:
             loss=_minimised(crit, spec.n_out, self._scale),
             rates=HeadRates(float(rates.lrs[-1]), rates.schedule, momentum, wd, rates.decoupled, rates.clip),
             max_batch=loader.bs,
-            seed=head.clock.seed,
+            seed=head.counter.seed,
             precision=precision,
         )
         self._loader, self._bn = loader, spec.blocks[0].bn

@@ -14,7 +14,7 @@ from torch import nn
 from fastclf.errors import CheckpointError, DivergedError
 from fastclf.interrupts import Interrupts
 from fastclf.models.freezing import LayerGroups
-from fastclf.models.head import DropoutClock
+from fastclf.models.head import StepCounter
 from fastclf.models.net import head_of
 from fastclf.ops import rate
 from fastclf.report import Progress, log, warn
@@ -61,15 +61,15 @@ def seeded(seed: int, module: nn.Module) -> Iterator[None]:
     depth may sample from.
     """
     head = head_of(module)
-    clock = DropoutClock() if head is None else head.clock
-    before = clock.seed, clock.step
+    counter = StepCounter() if head is None else head.counter
+    before = counter.seed, counter.step
     try:
-        clock.seed, clock.step = seed, 0
+        counter.seed, counter.step = seed, 0
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             yield
     finally:
-        clock.seed, clock.step = before
+        counter.seed, counter.step = before
 
 
 @contextmanager

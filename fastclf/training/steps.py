@@ -92,7 +92,7 @@ class AutogradSteps:
         if not isinstance(self.optimizer, SGDR):
             _set_rates(self.optimizer, self.rates, self.step)
         if self._head is not None:
-            self._head.clock.step = self.step
+            self._head.counter.step = self.step
         minimised, loss = self.objective.training_loss(self.objective.scores(x), y)
         self._scaler.scale(minimised).backward()  # type: ignore[no-untyped-call]
         if self.rates.clip is not None:

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastclf.models.head import AdaptiveConcatPool2d, CounterDropout, DropoutClock, Head, check_custom_head, resolve_ps
+from fastclf.models.head import AdaptiveConcatPool2d, CounterDropout, Head, StepCounter, check_custom_head, resolve_ps
 
 
 def kinds(head):
@@ -60,21 +60,21 @@ def test_forward_matches_float64(rng):
 
 
 def test_masks_are_a_function_of_seed_step_and_layer(rng):
-    clock = DropoutClock(seed=5)
-    drop, other = CounterDropout(0.4, 0, clock).train(), CounterDropout(0.4, 1, clock).train()
+    counter = StepCounter(seed=5)
+    drop, other = CounterDropout(0.4, 0, counter).train(), CounterDropout(0.4, 1, counter).train()
     x = torch.from_numpy(rng.standard_normal((64, 129))).float()
     first = drop(x)
     assert torch.equal(first, drop(x))
     assert not torch.equal(first, other(x))
-    clock.step = 1
+    counter.step = 1
     assert not torch.equal(first, drop(x))
-    clock.step, clock.seed = 0, 6
+    counter.step, counter.seed = 0, 6
     assert not torch.equal(first, drop(x))
     assert torch.equal(drop.eval()(x), x)
 
 
 def test_masks_keep_the_mean():
-    drop = CounterDropout(0.25, 0, DropoutClock(seed=3)).train()
+    drop = CounterDropout(0.25, 0, StepCounter(seed=3)).train()
     out = drop(torch.ones(400, 500))
     assert sorted(out.unique().tolist()) == pytest.approx([0, 4 / 3])
     assert out.mean() == pytest.approx(1, abs=0.01)

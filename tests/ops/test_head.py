@@ -264,7 +264,7 @@ class TestTraining:
         other.train()
         optimizer = torch.optim.SGD(other.parameters(), lr=0.05, momentum=0.9)
         for step, rows in enumerate(torch.split(order, 50)):  # type: ignore[no-untyped-call]
-            other.clock.seed, other.clock.step = 5, step
+            other.counter.seed, other.counter.step = 5, step
             optimizer.zero_grad()
             F.nll_loss(other(case.rows[rows].float()), case.targets[rows]).backward()
             optimizer.step()

@@ -1,4 +1,4 @@
-"""How a GPU's images are decoded fastest on this machine: measured once on some of them, then remembered."""
+"""How a GPU's images are decoded fastest on this machine: measured once on some of them, then cached."""
 
 from __future__ import annotations
 
