@@ -22,7 +22,7 @@ _ROUNDS = 13  # short ones, on a machine that others disturb
 PREFETCHED = 0.5  # seconds: DALI decodes batches of the next round as soon as one ends
 PEERS = {"torchvision Pillow": "images_pillow", "torchvision v2": "images_v2", "DALI": "images_dali"}
 LIMITS = {"decode": "images_decode"} | ({"decode simplejpeg": "images_simplejpeg"} if find_spec("simplejpeg") else {})
-# Of the mean; a deviation is 1. Where a image is turned, the peers fill the corners with black, ours mirrors it.
+# Of the mean; a deviation is 1. Where an image is turned, the peers fill the corners with black, ours mirrors it.
 TOLERANCE = {False: 0.003, True: 0.2}
 
 

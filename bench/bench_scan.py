@@ -16,7 +16,7 @@ from bench.photographs import many
 from bench.race import ROUNDS, summary
 from fastclf import tfms_from_stats
 from fastclf.data.classifier_data import ImageClassifierData
-from fastclf.data.decode.graphs import DecodePipeline, Source
+from fastclf.data.decode.graphs import DecodePipeline, GraphInput
 
 _BATCH = 64
 
@@ -58,7 +58,7 @@ def bench_scan(
 
 def decode(files: list[bytes], threads: int) -> None:
     """Decodes every file, one batch ahead of the one that is waited for."""
-    pipe = DecodePipeline(Source(), _BATCH, threads)
+    pipe = DecodePipeline(GraphInput(), _BATCH, threads)
     names = [np.frombuffer(file, np.uint8) for file in files]
     batches = [names[start : start + _BATCH] for start in range(0, len(names), _BATCH)]
     pipe.feed(batches[0])

@@ -1,6 +1,6 @@
 """The command line: ``fastclf COMMAND``. What a command is called, and its options, are the words of the Python calls.
 
-Exit codes: 0 all went well; 1 an error, which is said in one line, or something to look at (`check`, an image that
+Exit codes: 0 all went well; 1 an error, printed in one line, or something to look at (`check`, an image that
 cannot be decoded); 2 a command that makes no sense; 130 Ctrl-C.
 """
 

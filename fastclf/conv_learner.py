@@ -119,8 +119,9 @@ class ConvLearner(LearnerWithHead):
             weights: a local file of weights for the body: a state dict in ``.pth`` or ``.safetensors``.
             seed: of the head's weights, the dropout masks and everything else random in training; the data's by
                 default.
-            **kwargs: ``crit``, ``class_weights``, ``opt_fn`` and ``clip``, see `Learner`; ``act_dtype``, the type of
-                cached activations, float16 or float32; ``tmp_name`` and ``models_name``, folders below the data's path.
+            **kwargs: ``crit``, ``class_weights``, ``opt_fn``, ``clip`` and ``precision``, see `Learner`; ``act_dtype``,
+                the type of cached activations, float16 or float32; ``tmp_name`` and ``models_name``, folders below the
+                data's path.
 
         Raises:
             WeightsError: the weights cannot be had, or do not fit; says where to put the file.

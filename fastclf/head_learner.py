@@ -42,7 +42,7 @@ class HeadLearner(LearnerWithHead):
     Args:
         data: rows ``[N, F]``: see `ImageClassifierData.from_arrays`.
         ps, xtra_fc, custom_head, metrics, seed: see `ConvLearner.pretrained`.
-        **kwargs: ``crit``, ``opt_fn``, ``clip``, ``models_name``, see `Learner`.
+        **kwargs: ``crit``, ``class_weights``, ``opt_fn``, ``clip``, ``precision``, ``models_name``, see `Learner`.
     """
 
     def __init__(

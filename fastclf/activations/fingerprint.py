@@ -39,7 +39,7 @@ def fingerprint(
         "views": views,
         "dtype": dtype,
         "precision": precision,
-        "pictures": ds.source.sha256(),
+        "pictures": ds.source.sha256(),  # a key on disk: another would have all be computed anew
     }
     return sha256_of(description)
 

@@ -105,13 +105,13 @@ class ImageLoader(Loader):
         renderer.feed(self.images.inputs(rows), parameters, self.images.pixels(rows))
 
     def _build(self) -> Renderer:
-        from fastclf.data.decode.graphs import Source
+        from fastclf.data.decode.graphs import GraphInput
         from fastclf.data.decode.renderer import cpu_renderer, gpu_renderer
 
         images, by_path = self.ds.images, self.ds.source.has_paths
-        source = Source(by_path=by_path)
+        source = GraphInput(by_path=by_path)
         if images is not None:
-            source = Source(files=False, white=255.0 if images.dtype == np.uint8 else 1.0)
+            source = GraphInput(files=False, white=255.0 if images.dtype == np.uint8 else 1.0)
         bs, device, threads = min(self.bs, self.n), self.device, self._options.num_threads
         if device.type == "cpu":
             return cpu_renderer(self.tfms, source, bs, threads)

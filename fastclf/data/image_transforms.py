@@ -92,10 +92,10 @@ def _pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
 
 @functools.lru_cache(maxsize=8)
 def _renderer(tfms: Transforms, as_bytes: bool) -> Renderer:
-    from fastclf.data.decode.graphs import Source
+    from fastclf.data.decode.graphs import GraphInput
     from fastclf.data.decode.renderer import cpu_renderer
 
-    return cpu_renderer(tfms, Source(files=False, white=255.0 if as_bytes else 1.0), 1, 1)
+    return cpu_renderer(tfms, GraphInput(files=False, white=255.0 if as_bytes else 1.0), 1, 1)
 
 
 def tfms_from_stats(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from fastclf.data.sources.names import printable
+from fastclf.data.sources.names import printable, shorten
 from fastclf.report import encodable, log
 from fastclf.training.metrics import without_prediction
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 # Above so many classes, numbers in the cells are too small to read; above the second, zeros only distract.
 _MAX_NUMBERS = 40
 _MAX_ZEROS = 12
-_MAX_NAME = 28
 _LABEL_COLUMNS = ["true\npositive", "false\nnegative", "false\npositive", "true\nnegative"]
 
 
@@ -96,7 +95,7 @@ def plot_confusion_matrix(
     if normalize:
         totals = values.sum(-1, keepdims=True)
         values = np.divide(values, totals, out=np.full(values.shape, np.nan), where=totals > 0)
-    names = [_shorten(printable(str(name))) for name in classes]
+    names = [shorten(printable(str(name))) for name in classes]
     several = values.ndim == 3
     if several:  # those who have the label first
         values = values[:, ::-1, ::-1].reshape(c, 4)
@@ -186,10 +185,6 @@ def _require_indicators(name: str, true: NDArray[Any], predicted: NDArray[Any], 
         )
     if not (np.isin(true, (0, 1)).all() and np.isin(predicted, (0, 1)).all()):
         raise ValueError(f"{name}: several labels must be zeros and ones. Compare probabilities first: probs > 0.5.")
-
-
-def _shorten(name: str) -> str:
-    return name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…"
 
 
 def _sized_axes(columns: int, rows: int) -> Axes:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastclf.data.sources.labels import Labels
-from fastclf.data.sources.names import printable
+from fastclf.data.sources.names import printable, shorten
 from fastclf.decision import HALF, UNKNOWN, Decision
 from fastclf.interpret import intervals, measures
 from fastclf.interpret.intervals import Interval
@@ -27,7 +27,6 @@ Cells = list[list[str]]
 
 _MOST_CLASSES = 40  # of more classes, a table shows the worst
 _WORST = 20
-_MAX_NAME = 28
 _COLUMNS = (  # of a table, where they are measured
     *("rows", "predicted", "threshold", "precision", "recall", "f1", "roc_auc", "average_precision"),
     *("r2", "mae", "rmse"),
@@ -111,7 +110,7 @@ class Evaluation:
     def _each_cells(self) -> Cells:
         columns = [name for name in _COLUMNS if name in self.each]
         head = ["", *(name.replace("_", " ").replace("average", "avg") for name in columns)]
-        rows = ([_shortened(self.names[k]), *(_number(self.each[name][k]) for name in columns)] for k in self._shown())
+        rows = ([shorten(self.names[k]), *(_number(self.each[name][k]) for name in columns)] for k in self._shown())
         return [head, *rows]
 
     def _shown(self) -> Sequence[int]:
@@ -283,10 +282,6 @@ def _plain(value: Any) -> Any:
     """Return a Python int or float; None for NaN, which JSON lacks."""
     value = value.item() if isinstance(value, np.generic) else value
     return None if value != value else value
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…"
 
 
 def _aligned(cells: Cells) -> list[str]:

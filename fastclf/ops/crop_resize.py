@@ -40,7 +40,7 @@ class Crops:
     """What is cut out of N images.
 
     Attributes:
-        part: `[N, 4] float32`, top, left, bottom and right of what is seen, in the image's own pixels.
+        part: `[N, 4] float32`, top, left, bottom and right of what the crop covers, in the image's own pixels.
         size: `[N, 2] int64`, the rows and columns that the part is resized to.
         matrix: `[N, 2, 3] float32`, from positions (x, y) in the crop to positions in the resized part, where pixel
             0 reaches from 0 to 1; beyond the part it is mirrored. None where the resized part is the crop.

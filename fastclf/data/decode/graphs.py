@@ -1,6 +1,6 @@
 """The DALI graphs: from files or arrays to normalised batches. This module and `graph_nodes` alone import DALI.
 
-    file -> read -> decode -> resize (one antialiased resampling of just the part that is seen)
+    file -> read -> decode -> resize (one antialiased resampling of just what the crop covers)
          -> mirrored border -> warp to the crop -> augmentations of values -> normalise, NCHW
 
 Without geometry the border and the warp are left out. The same graph runs on the CPU and on the GPU ('mixed' decoding);
@@ -51,7 +51,7 @@ SOURCE = "image"
 
 
 @dataclass(frozen=True)
-class Source:
+class GraphInput:
     """What the graph is fed with.
 
     Attributes:
@@ -119,7 +119,9 @@ class BatchPipeline:
     `feed` starts a batch and returns at once; `take` waits for the oldest one. After an error the object is of no use.
     """
 
-    def __init__(self, tfms: TransformSpec, source: Source, bs: int, device: torch.device, num_threads: int) -> None:
+    def __init__(
+        self, tfms: TransformSpec, source: GraphInput, bs: int, device: torch.device, num_threads: int
+    ) -> None:
         self._graph = _Graph(lambda gpu: _normalised(tfms, source, gpu), bs, device, num_threads)
 
     def feed(self, images: Sequence[npt.NDArray[Any]] | npt.NDArray[Any], parameters: Parameters) -> None:
@@ -141,7 +143,7 @@ class DecodePipeline:
     Batches take turns on two graphs: while one reads its files, or waits for its last image, the other decodes.
     """
 
-    def __init__(self, source: Source, bs: int, num_threads: int) -> None:
+    def __init__(self, source: GraphInput, bs: int, num_threads: int) -> None:
         def define(gpu: bool) -> Any:
             return _source(source, gpu, mapped=bs > _MOST_OPEN)
 
@@ -224,7 +226,7 @@ def _shrunk(sz: int, gpu: bool, by_path: bool) -> Any:
     return fn.resize(image, size=size, interp_type=types.INTERP_LINEAR, antialias=True, subpixel_scale=False)
 
 
-def _source(source: Source, gpu: bool, *, mapped: bool = True) -> Any:
+def _source(source: GraphInput, gpu: bool, *, mapped: bool = True) -> Any:
     if source.files:
         how = {"hw_decoder_load": source.hw_decoder_load} if gpu else {}
         return _decoded_file(gpu, by_path=source.by_path, mapped=mapped, **how)
@@ -232,7 +234,7 @@ def _source(source: Source, gpu: bool, *, mapped: bool = True) -> Any:
     return image.gpu() if gpu else image
 
 
-def _normalised(tfms: TransformSpec, source: Source, gpu: bool) -> Any:
+def _normalised(tfms: TransformSpec, source: GraphInput, gpu: bool) -> Any:
     of = Nodes(tfms)
     image = crop(tfms, _source(source, gpu), of)
     for i, aug in tfms.rendered:

@@ -16,7 +16,7 @@ import torch
 
 from fastclf.data.decode.decode_error import DecodeError
 from fastclf.data.decode.gpu_tuning import Tuning, fastest
-from fastclf.data.decode.graphs import DECODER, BatchPipeline, DecodePipeline, Source
+from fastclf.data.decode.graphs import DECODER, BatchPipeline, DecodePipeline, GraphInput
 from fastclf.data.decode.native_renderer import NativeRenderer
 from fastclf.data.decode.parts import Images, Parts
 from fastclf.data.transforms.base import PixelAugmentation
@@ -50,14 +50,14 @@ class Renderer(Protocol):
         """
 
 
-def cpu_renderer(tfms: TransformSpec, source: Source, bs: int, num_threads: int) -> Renderer:
+def cpu_renderer(tfms: TransformSpec, source: GraphInput, bs: int, num_threads: int) -> Renderer:
     """Return what makes batches of at most bs images fastest on the processor."""
     return _renderer(tfms, source, bs, torch.device("cpu"), Tuning(num_threads))
 
 
 def gpu_renderer(
     tfms: TransformSpec,
-    source: Source,
+    source: GraphInput,
     bs: int,
     device: torch.device,
     num_threads: int,
@@ -78,14 +78,14 @@ def gpu_renderer(
     return fastest(situation, num_threads, build, work_done)
 
 
-def _renderer(tfms: TransformSpec, source: Source, bs: int, device: torch.device, tuning: Tuning) -> Renderer:
+def _renderer(tfms: TransformSpec, source: GraphInput, bs: int, device: torch.device, tuning: Tuning) -> Renderer:
     if not tfms.in_torch:
         return _first_stage(tfms, source, bs, device, tuning)
     plain = replace(tfms, mean=(0.0,) * 3, std=(1.0,) * 3)  # values 0..1, which `TorchStage` changes and normalises
     return TorchStage(tfms, _first_stage(plain, source, bs, device, tuning), device)
 
 
-def _first_stage(tfms: TransformSpec, source: Source, bs: int, device: torch.device, tuning: Tuning) -> Renderer:
+def _first_stage(tfms: TransformSpec, source: GraphInput, bs: int, device: torch.device, tuning: Tuning) -> Renderer:
     if not has_crop_resize(device):
         return GraphRenderer(tfms, source, bs, device, tuning)
     if tfms.in_torch:
@@ -104,7 +104,7 @@ def _names(augs: Sequence[tuple[int, PixelAugmentation]]) -> str:
 class GraphRenderer:
     """A DALI graph that does everything; also on a GPU."""
 
-    def __init__(self, tfms: TransformSpec, source: Source, bs: int, device: torch.device, tuning: Tuning) -> None:
+    def __init__(self, tfms: TransformSpec, source: GraphInput, bs: int, device: torch.device, tuning: Tuning) -> None:
         self._graph = BatchPipeline(tfms, source, bs, device, tuning.num_threads)
         self._parts = Parts(self._graph.feed)
         self.feed = self._parts.feed

@@ -11,6 +11,8 @@ import numpy as np
 
 from fastclf.files import publish, user_cache
 
+_MOST_SHOWN = 28  # characters
+
 
 class Names(Sequence[str]):
     """Names in one buffer: a million take a third of the memory that a list of them does.
@@ -44,6 +46,11 @@ class Names(Sequence[str]):
 def printable(name: str) -> str:
     r"""Return a name as one line: control characters and bytes that are no text as escapes such as '\n'."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)
+
+
+def shorten(name: str) -> str:
+    """Return a name in at most 28 characters, for tables and axes."""
+    return name if len(name) <= _MOST_SHOWN else name[: _MOST_SHOWN - 1] + "…"
 
 
 def some(names: Sequence[str]) -> str:

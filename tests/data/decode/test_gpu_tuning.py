@@ -87,7 +87,7 @@ def test_the_trial_makes_the_batches_of_an_epoch(folders, monkeypatch, quick):
     tfms = tfms_from_stats(STATS, 24, transforms_side_on, 1.2)
     data = ImageClassifierData.from_paths(folders, 5, tfms, num_workers=2, device="cpu")
     dl = data.aug_dl
-    made = renderer.gpu_renderer(tfms[0], renderer.Source(), 5, torch.device("cuda"), 2, dl._try)
+    made = renderer.gpu_renderer(tfms[0], renderer.GraphInput(), 5, torch.device("cuda"), 2, dl._try)
     assert [one for one, _ in asked] == candidates(2)
     assert all(one.hw_decoder_load == load for one, load in asked)
     expected = [x for x, _ in dl.batches(0)]

@@ -15,7 +15,7 @@ from fastclf import (
     report,
     tfms_from_stats,
 )
-from fastclf.data.decode.graphs import Source
+from fastclf.data.decode.graphs import GraphInput
 from fastclf.data.decode.native_renderer import NativeRenderer
 from fastclf.data.decode.renderer import GraphRenderer, cpu_renderer
 from fastclf.ops import use_backend
@@ -47,9 +47,9 @@ def test_augmentations_that_only_the_graph_knows(capsys):
     report._logged.clear()
     for aug in (RandomBlur(3), Cutout(1, 4), Cutout(2, 4)):
         tfms = tfms_from_stats(STATS, 16, [aug, RandomRotate(10)])[0]
-        assert isinstance(cpu_renderer(tfms, Source(), 4, 1), GraphRenderer)
+        assert isinstance(cpu_renderer(tfms, GraphInput(), 4, 1), GraphRenderer)
     line = "{}: not in the native renderer; DALI makes these batches, which takes longer"
     assert capsys.readouterr().out.splitlines() == [line.format("RandomBlur"), line.format("Cutout")]
     tfms = tfms_from_stats(STATS, 16, [RandomLighting(0.1, 0.1), RandomRotate(10)])[0]
-    assert isinstance(cpu_renderer(tfms, Source(), 4, 1), NativeRenderer)
+    assert isinstance(cpu_renderer(tfms, GraphInput(), 4, 1), NativeRenderer)
     assert capsys.readouterr().out == ""

@@ -21,7 +21,7 @@ from fastclf import (
     tfms_from_stats,
 )
 from fastclf.data.decode import renderer
-from fastclf.data.decode.graphs import Source
+from fastclf.data.decode.graphs import GraphInput
 from fastclf.data.decode.native_renderer import NativeRenderer
 from fastclf.data.transforms.base import Augmentation, ZoomAugmentation
 from fastclf.data.transforms.sampling import Split, sample
@@ -99,7 +99,7 @@ def test_normalisation_comes_last(image):
 def test_a_class_with_geometry_stays_native(image):
     """A shear's matrix is composed with the others; the crop is that of the float64 map."""
     trn, _ = tfms_from_stats(PLAIN, 32, [RandomShear(0.4), RandomLighting(0.1, 0.1)])
-    assert isinstance(renderer.cpu_renderer(trn, Source(), 4, 1), NativeRenderer)
+    assert isinstance(renderer.cpu_renderer(trn, GraphInput(), 4, 1), NativeRenderer)
     x = np.linspace(0, 1, 64, dtype=np.float32)
     ramp = np.broadcast_to(x[None, :, None], (64, 64, 3))  # values rise along x
     trn, _ = tfms_from_stats(PLAIN, 32, [RandomShear(0.4)])
@@ -151,7 +151,7 @@ def test_native_and_graph_give_the_same(image):
     made = []
     for backend in ("native", "reference"):
         with ops.use_backend(backend):
-            one = renderer.cpu_renderer(tfms, Source(files=False), 1, 1)
+            one = renderer.cpu_renderer(tfms, GraphInput(files=False), 1, 1)
         one.feed([image], sample(tfms, 0, 0, Split.TRAIN, np.array([4])), [3000])
         made.append(one.take())
     torch.testing.assert_close(*made, atol=5e-3, rtol=0)
@@ -160,7 +160,7 @@ def test_native_and_graph_give_the_same(image):
 def test_leaving_the_native_path_is_logged_once(capsys):
     report._logged.clear()
     for _ in range(2):
-        renderer.cpu_renderer(tfms_from_stats(PLAIN, 16, [colour_jitter, Posterise(3)])[0], Source(), 2, 1)
+        renderer.cpu_renderer(tfms_from_stats(PLAIN, 16, [colour_jitter, Posterise(3)])[0], GraphInput(), 2, 1)
     line = "colour_jitter, Posterise: not in the native renderer; run in torch after it, on every batch"
     assert capsys.readouterr().out.splitlines() == [line]
 
@@ -187,7 +187,7 @@ def test_a_function_that_returns_something_else_later():
     def odd(x, u):
         return x if len(x) <= 4 else x[:, :1]
 
-    one = renderer.cpu_renderer(tfms := tfms_from_stats(PLAIN, 16, [odd])[0], Source(files=False), 5, 1)
+    one = renderer.cpu_renderer(tfms := tfms_from_stats(PLAIN, 16, [odd])[0], GraphInput(files=False), 5, 1)
     one.feed(np.zeros((5, 20, 20, 3), np.uint8), sample(tfms, 0, 0, Split.TRAIN, np.arange(5)), [400] * 5)
     with pytest.raises(
         ValueError, match=r"odd must return torch.float32 \[5, 3, 16, 16\].*got torch.float32 \[5, 1, 16"
