@@ -345,7 +345,7 @@ def test_another_learner_is_refused(tmp_path, rng):
 def test_frozen_otherwise_is_refused(tmp_path):
     data = image_data(three_colours(tmp_path / "data"))
     tiny_learner(data, precompute=True).fit(0.05, 1, state_name="run")
-    for precompute, message in ((False, "trains on: 36 rows of activations there, images here"),):
+    for precompute, message in ((False, "trains on: 36 rows of activations there, pictures here"),):
         with pytest.raises(CheckpointError, match=message):
             tiny_learner(data, precompute=precompute).fit(0.05, 1, state_name="run", resume=True)
 

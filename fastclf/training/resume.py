@@ -158,6 +158,7 @@ def data_setting(data: ImageClassifierData) -> dict[str, Any]:
         "validation set": _identity(data.val_ds),
         "bs": data.bs,
         "data's seed": data.seed,
+        # In files: another word would keep interrupted fits from going on.
         "trains on": "pictures" if data.trn_ds.rows is None else f"{len(data.trn_ds.rows)} rows of activations",
         "device": data.device.type,
     }
