@@ -161,7 +161,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         return load(data), info
     except Exception as error:  # SafetensorError, KeyError or RuntimeError, depending on the damage
-        raise CheckpointError(f"load: {weights} is no safetensors file: {error!r}") from error
+        raise CheckpointError(f"load: {weights} is not a safetensors file: {error!r}") from error
 
 
 def read_info(path: Path) -> dict[str, Any]:
@@ -178,14 +178,14 @@ def read_info(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"load: {manifest} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"load: {manifest} is no description of a model: {error!r}") from error
+        raise CheckpointError(f"load: {manifest} is not a description of a model: {error!r}") from error
     if entries["format"] != FORMAT:
         raise CheckpointError(f"load: {manifest} has format {entries['format']!r}, this version reads format {FORMAT}")
     if not whole:
         raise CheckpointError(f"load: {manifest} is damaged, or was changed by hand: its checksum does not fit")
     named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
     if not named or not all(isinstance(entries[key], str) for key in ("weights", "sha256")):
-        raise CheckpointError(f"load: {manifest} is no description of a model: an entry has the wrong type")
+        raise CheckpointError(f"load: {manifest} is not a description of a model: an entry has the wrong type")
     if not _is_file_name(entries["weights"]):
         raise CheckpointError(f"load: {manifest} points to {entries['weights']!r}, which is not beside it")
     return info

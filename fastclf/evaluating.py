@@ -81,7 +81,7 @@ class Evaluating(Predicting):
         """
         labels = self._known_labels("calibrate", is_test=False)
         if labels.is_reg:
-            raise ValueError("calibrate: the targets are numbers, whose predictions are no probabilities")
+            raise ValueError("calibrate: the targets are numbers, whose predictions are not probabilities")
         before = self.decision
         self.decision = replace(before, temperature=1.0)
         try:

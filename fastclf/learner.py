@@ -48,7 +48,7 @@ from fastclf.training.metrics import Metric as Metric
 from fastclf.training.metrics import name_of
 from fastclf.training.optimizer import SGDR
 from fastclf.training.recorder import Recorder
-from fastclf.training.resume import FitState, check_state_name, data_setting, described
+from fastclf.training.resume import FitState, check_state_name, data_setting, describe_function
 from fastclf.training.scores import FitScores
 from fastclf.training.snapshot import unchanged, unchanged_on_error
 from fastclf.training.steps import AutogradSteps, OptFn, Rates
@@ -307,8 +307,8 @@ class Learner(Evaluating, Saving):
             **data_setting(stage.data),
             **plan,
             **rates.describe(),
-            "crit": described(self.crit),
-            "opt_fn": described(self.opt_fn),
+            "crit": describe_function(self.crit),
+            "opt_fn": describe_function(self.opt_fn),
             "seed": self.seed,
             "precision": None if self.precision == "float32" else self.precision,  # older fits knew no other
             "frozen groups": self.groups.frozen_to,

@@ -24,7 +24,7 @@ from fastclf.data.options import as_device, as_threads
 from fastclf.data.sources.arrays import ArraySource
 from fastclf.data.sources.labels import Labels
 from fastclf.data.sources.names import printable
-from fastclf.data.stream import Block, StreamLoader, blocks, items, row_blocks
+from fastclf.data.stream import ImageBlock, StreamLoader, blocks, items, row_blocks
 from fastclf.errors import BadImageError, CheckpointError, GpuMemoryError
 from fastclf.files import publish
 from fastclf.models.net import Net, head_of
@@ -197,7 +197,7 @@ class Classifier:
                 yield self._of_block(block, topk, batch_size, on_bad, advance)
 
     def _of_block(
-        self, block: Block, topk: int, batch_size: int, on_bad: OnBad, advance: Callable[[int], object]
+        self, block: ImageBlock, topk: int, batch_size: int, on_bad: OnBad, advance: Callable[[int], object]
     ) -> Predictions:
         files, ds = [item.name for item in block.items], block.dataset(MAX_PIXELS)
         if on_bad == "raise":
@@ -304,7 +304,7 @@ def _check(info: dict[str, Any], where: str, custom_head: nn.Module | None, mode
     c, classes = info["c"], info["classes"]
     sound = type(c) is int and c > 0 and info["labels"] in [*rebuild.FINALS] and isinstance(info["arch"], str)
     if not sound or len(classes) != (0 if info["labels"] == "numbers" else c):
-        raise CheckpointError(f"load: {where} is no description of a model: labels, c, classes or arch do not fit")
+        raise CheckpointError(f"load: {where} is not a description of a model: labels, c, classes or arch do not fit")
     given = {"custom_head": model if custom_head is None else custom_head, "model": model}
     missing = {argument: part for argument, part in rebuild.not_rebuilt(info).items() if given.get(argument) is None}
     if missing:

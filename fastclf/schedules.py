@@ -34,7 +34,7 @@ class Schedule:
         return False
 
     def describe(self) -> list[float] | str:
-        """Return the schedule in a form that can be compared and kept in a file; see `described`."""
+        """Return the schedule in a form that can be compared and kept in a file; see `from_description`."""
         numbers = [float(self.kind), *map(float, self._numbers())]
         return numbers + [0.0] * (_SAVED - len(numbers))
 
@@ -247,7 +247,7 @@ def as_schedule(given: Schedule | RateFunction) -> Schedule:
     raise ValueError(f"schedule: must be a fastclf.schedules object or a function of the step, got {given!r}")
 
 
-def described(saved: Sequence[float]) -> Schedule:
+def from_description(saved: Sequence[float]) -> Schedule:
     """Return the schedule that `Schedule.describe` gave these numbers for.
 
     Raises:

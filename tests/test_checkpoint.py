@@ -271,7 +271,7 @@ MALFORMED = {
 
 @pytest.mark.parametrize("name", MALFORMED)
 def test_malformed_safetensors(tmp_path, name):
-    with pytest.raises(CheckpointError, match=r"m.*safetensors is no safetensors file"):
+    with pytest.raises(CheckpointError, match=r"m.*safetensors is not a safetensors file"):
         load_checkpoint(written(tmp_path, MALFORMED[name]))
 
 
@@ -301,7 +301,7 @@ def test_a_description_that_makes_no_sense(tmp_path, name):
 def test_a_description_that_is_none(tmp_path, text):
     path = written(tmp_path)
     (tmp_path / "m.json").write_bytes(text)
-    with pytest.raises(CheckpointError, match=r"m\.json is no description of a model"):
+    with pytest.raises(CheckpointError, match=r"m\.json is not a description of a model"):
         load_checkpoint(path)
 
 

@@ -279,7 +279,7 @@ def test_a_damaged_model_is_refused(data):
     with pytest.raises(CheckpointError, match="cannot be read"):
         learn.load("one")
     (data.path / "models" / "one.json").write_text("[]")
-    with pytest.raises(CheckpointError, match="no description"):
+    with pytest.raises(CheckpointError, match="not a description"):
         learn.load("one")
 
 

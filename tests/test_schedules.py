@@ -20,7 +20,7 @@ from fastclf.schedules import (
     Table,
     Triangle,
     as_schedule,
-    described,
+    from_description,
 )
 from fastclf.training.cycles import make_schedule, n_epochs
 from fastclf.training.optimizer import SGDR
@@ -153,13 +153,13 @@ def test_native_code_equals_the_reference_implementation(schedule):
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_a_saved_schedule_is_the_same(schedule):
-    assert described(schedule.describe()) == schedule
+    assert from_description(schedule.describe()) == schedule
 
 
 @pytest.mark.parametrize("saved", [[9.0] * 8, [float("nan")] * 8, [1.0] * 7])
 def test_an_unknown_saved_schedule_is_named(saved):
     with pytest.raises(ValueError, match="SGDR: schedule must be"):
-        described(saved)
+        from_description(saved)
 
 
 def test_a_table_holds_its_last_values():

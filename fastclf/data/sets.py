@@ -20,7 +20,7 @@ from fastclf.data.sources.listing import Found, find_files, images_in
 from fastclf.data.sources.name_labels import labelled_by_name
 from fastclf.data.sources.source import Source
 from fastclf.data.sources.split import check_val_idxs, get_group_idxs, stratified_idxs, warn_single
-from fastclf.data.sources.tables.reading import Table
+from fastclf.data.sources.tables.reading import LabelTable
 from fastclf.data.sources.tables.resolve import labelled_by_table
 from fastclf.data.sources.tables.rules import TableRules
 from fastclf.report import log
@@ -130,7 +130,7 @@ def from_names(
 def from_tables(
     path: Path,
     tfms: Tfms,
-    tables: dict[str, Table],
+    tables: dict[str, LabelTable],
     folder: str,
     rules: TableRules,
     val_idxs: Sequence[int] | npt.NDArray[np.int64] | None,

@@ -191,7 +191,7 @@ class PixelSource(Source):
 
 
 @dataclass
-class Block:
+class ImageBlock:
     """Some images, one after another, that are served together: of one kind, in whole batches but for the last."""
 
     items: list[Item] = field(default_factory=list)
@@ -233,13 +233,13 @@ class _Noted(BadImages):
         self.reasons.update(found)
 
 
-def blocks(found: Iterable[Item], batch_size: int) -> Iterator[Block]:
+def blocks(found: Iterable[Item], batch_size: int) -> Iterator[ImageBlock]:
     """Yield images in blocks."""
-    block = Block()
+    block = ImageBlock()
     for item in found:
         if not block.takes(item, batch_size):
             yield block
-            block = Block()
+            block = ImageBlock()
         block.add(item)
     if block.items:
         yield block
@@ -257,7 +257,7 @@ class StreamLoader(ImageLoader):
     """Serves one data set after another; what makes the batches is kept."""
 
     def __init__(self, tfms: TransformSpec, options: LoaderOptions) -> None:
-        super().__init__(Block([Item("")]).dataset(1), tfms, options, Split.VALID)
+        super().__init__(ImageBlock([Item("")]).dataset(1), tfms, options, Split.VALID)
         self._most = 0  # images of the batches that the idle renderers take
 
     def serve(self, ds: Dataset) -> None:

@@ -181,6 +181,6 @@ def check_outputs(name: str, module: nn.Module, x: Tensor, takes: str, c: int, f
     if shape != (2, c) and not (final == "none" and c == 1 and shape == (2,)):
         raise ValueError(f"{name} must give [B, {c}], one column per class, got {shape} for B = 2")
     if final == "log_softmax" and not bool(out.logsumexp(1).abs().max() < 1e-3):
-        raise ValueError(f"{name} must end in nn.LogSoftmax(1): its outputs are no log-probabilities")
+        raise ValueError(f"{name} must end in nn.LogSoftmax(1): its outputs are not log-probabilities")
     if final == "sigmoid" and not bool(((out >= 0) & (out <= 1)).all()):
-        raise ValueError(f"{name} must end in nn.Sigmoid(): its outputs are no probabilities")
+        raise ValueError(f"{name} must end in nn.Sigmoid(): its outputs are not probabilities")

@@ -267,7 +267,9 @@ def _arrays(name: str, preds: Values, targs: Values) -> tuple[Floats, NDArray[An
         p, y = p[~missing], y[~missing]
     if y.ndim == 1:
         if not np.issubdtype(y.dtype, np.integer):
-            raise ValueError(f"{name}: targets must be class numbers, got {y.dtype}. It is no metric for regression.")
+            raise ValueError(
+                f"{name}: targets must be class numbers, got {y.dtype}. It is not a metric for regression."
+            )
         if len(y) and not 0 <= y.min() <= y.max() < p.shape[1]:
             raise ValueError(f"{name}: targets must be below {p.shape[1]} classes, got {y.min()} to {y.max()}")
     return p.astype(np.float64), y

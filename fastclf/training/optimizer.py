@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from fastclf.ops.rates import rate
 from fastclf.ops.registry import backend
 from fastclf.ops.sgd import SgdGroup, Update, Updater, Updates, make_updater, update_tensor
-from fastclf.schedules import Constant, Function, RateFunction, Schedule, Table, as_schedule, described
+from fastclf.schedules import Constant, Function, RateFunction, Schedule, Table, as_schedule, from_description
 
 _MOMENTUM, _AVERAGE = "momentum_buffer", "average"
 _GroupTensor = tuple[int, Tensor, Tensor]  # group number, parameter, gradient
@@ -251,7 +251,7 @@ def _as_native(schedule: Schedule, step: int) -> Schedule:
 def _loaded(saved: Any, own: Schedule) -> Schedule:
     """Return the schedule of a saved group; its own where what it computes was not saved."""
     if not isinstance(saved, str):
-        return described(saved)
+        return from_description(saved)
     if saved != own.describe():
         raise ValueError(f"SGDR: schedule must be the {saved} that the state was saved with, got {own.describe()}.")
     return own

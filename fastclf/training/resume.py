@@ -67,7 +67,7 @@ class FitState:
         except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise CheckpointError(f"fit: the state of the fit in {self.path} is damaged: {error!r}") from error
         if not whole:
-            raise CheckpointError(f"fit: the state of the fit in {self.path} is damaged: a counter is no number")
+            raise CheckpointError(f"fit: the state of the fit in {self.path} is damaged: a counter is not a number")
         loop = state["loop"]
         what = "is over" if loop["finished"] else "goes on"
         log(f"fit: {self.path.name!r} {what} after {loop['steps']['step']} steps")
@@ -176,10 +176,10 @@ def _identity(ds: Dataset) -> str:
     return f"{len(ds)} rows, {digest.hexdigest()[:12]}"
 
 
-def described(function: Callable[..., Any]) -> str:
+def describe_function(function: Callable[..., Any]) -> str:
     """Return a loss, or the maker of an optimizer, by name and arguments."""
     if isinstance(function, partial):
-        return f"{described(function.func)}{(*function.args, *sorted(function.keywords.items()))}"
+        return f"{describe_function(function.func)}{(*function.args, *sorted(function.keywords.items()))}"
     if isinstance(function, NLL | BCE):
         weight = None if function.weight is None else function.weight.tolist()
         return f"{type(function).__name__}(weight={weight}, label_smoothing={function.label_smoothing})"

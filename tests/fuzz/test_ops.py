@@ -18,7 +18,7 @@ from fastclf import ops
 from fastclf.losses import BCE, NLL
 from fastclf.ops.crop_resize import CropFormat, Crops, PixelOp, crop_resize
 from fastclf.ops.registry import native_module
-from fastclf.schedules import Constant, Triangle, described
+from fastclf.schedules import Constant, Triangle, from_description
 from fastclf.training.optimizer import SGDR
 
 REFUSED = (ValueError, TypeError, IndexError)
@@ -312,7 +312,7 @@ def test_a_schedule_from_any_file(tally, data):
     kind = data.draw(mostly(st.integers(0, 4).map(float), st.floats()))
     numbers = [kind, *data.draw(st.lists(st.floats() | st.floats(1, 100), min_size=7, max_size=12))][:length]
     try:
-        schedule = described(numbers)
+        schedule = from_description(numbers)
     except (ValueError, OverflowError):
         return tally.count("refused")
     native, plain = outcome(tally, lambda: ops.rate(schedule, data.draw(st.just(7))))

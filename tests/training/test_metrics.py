@@ -158,7 +158,7 @@ def test_misuse_names_the_metric_and_the_argument(rng):
         fbeta(2)(p[0], y)
     with pytest.raises(ValueError, match=r"recall: targets must be \[6\] or \[6, 3\], got \[5\]"):
         recall(p, y[:5])
-    with pytest.raises(ValueError, match="no metric for regression"):
+    with pytest.raises(ValueError, match="not a metric for regression"):
         accuracy(p, y.astype(np.float32))
     with pytest.raises(ValueError, match="below 3 classes, got 0 to 3"):
         accuracy(p, np.array([0, 1, 2, 3, 0, 0]))

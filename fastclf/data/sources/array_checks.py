@@ -85,7 +85,9 @@ def _mapped(file: str | os.PathLike[str], name: str) -> npt.NDArray[Any]:
     try:
         return np.lib.format.open_memmap(os.fspath(file), mode="r")
     except (ValueError, EOFError, SyntaxError) as error:  # numpy reads the header as a Python literal
-        raise DataError(f"from_arrays: {name} x: {file} is no .npy file of numbers: {error}. Save it anew.") from error
+        raise DataError(
+            f"from_arrays: {name} x: {file} is not a .npy file of numbers: {error}. Save it anew."
+        ) from error
 
 
 def _as_array(values: Any, what: str) -> npt.NDArray[Any]:

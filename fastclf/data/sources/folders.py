@@ -69,7 +69,7 @@ def _classes(found: Found, present: set[str], rules: FolderRules) -> list[str]:
     where, empty = found.folder, [name for name in found.classes if name not in present]
     if where == "." and not rules.allow_empty:  # what lies beside the classes in the data's own folder
         if empty:
-            warn(f"{some(empty)} hold no image, and are no classes.")
+            warn(f"{some(empty)} hold no image, and are not classes.")
         classes, empty = sorted(present), []
     else:
         classes = found.classes
@@ -104,7 +104,7 @@ def _check_unknown(unknown: Counter[str], classes: Sequence[str], where: str, ru
     names = sorted(unknown)
     if not rules.drop_unknown:
         raise LabelError(
-            f"{where}: {some(names)} are no classes of the training set, which has {some(classes)}."
+            f"{where}: {some(names)} are not classes of the training set, which has {some(classes)}."
             f"{_lookalike(names, classes)} Rename or remove these folders, add the classes to the training set, or "
             "pass drop_unknown=True."
         )

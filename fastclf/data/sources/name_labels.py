@@ -26,7 +26,7 @@ def label_by(pat: str | re.Pattern[str]) -> Callable[[str], str | None]:
     if pattern.groups != 1:
         raise ValueError(
             f"from_name_re: pat must have one group in parentheses, the label, got {pattern.groups} in "
-            f"{pattern.pattern!r}. Write (?:...) around what is no label."
+            f"{pattern.pattern!r}. Write (?:...) around what is not a label."
         )
 
     def label(name: str) -> str | None:
@@ -69,7 +69,7 @@ def labelled_by_name(
         classes = present
         check_classes(classes, where)
     elif unknown := [label for label in present if label not in classes]:
-        raise LabelError(f"{where}: {some(unknown)} are no classes of the training set, which has {some(classes)}.")
+        raise LabelError(f"{where}: {some(unknown)} are not classes of the training set, which has {some(classes)}.")
     index = {name: i for i, name in enumerate(classes)}
     y = np.array([index[label] for _, label in kept], np.int64)
     ignored = found.ignored | {"other files": len(found.others), "images without a label": len(without)}

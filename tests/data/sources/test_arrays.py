@@ -80,7 +80,7 @@ def test_images_in_a_mapped_file(tmp_path, rng):
 @pytest.mark.parametrize("content", [b"", b"no array", b"\x93NUMPY\x01\x00v\x00{'descr': ", b"PK\x03\x04"])
 def test_files_that_hold_no_array(tmp_path, content):
     (tmp_path / "x.npy").write_bytes(content)
-    with pytest.raises(DataError, match=r"trn x: .*x.npy is no .npy file"):
+    with pytest.raises(DataError, match=r"trn x: .*x.npy is not a .npy file"):
         load(tmp_path / "x.npy")
 
 
@@ -88,13 +88,13 @@ def test_a_file_that_was_cut_short(tmp_path):
     np.save(tmp_path / "x.npy", IMAGES)
     content = (tmp_path / "x.npy").read_bytes()
     (tmp_path / "x.npy").write_bytes(content[:-1])
-    with pytest.raises(DataError, match=r"trn x: .*x.npy is no .npy file"):
+    with pytest.raises(DataError, match=r"trn x: .*x.npy is not a .npy file"):
         load(tmp_path / "x.npy")
 
 
 def test_objects_are_never_loaded(tmp_path):
     np.save(tmp_path / "x.npy", np.array([{"a": 1}, None], dtype=object))
-    with pytest.raises(DataError, match=r"x.npy is no .npy file of numbers"):
+    with pytest.raises(DataError, match=r"x.npy is not a .npy file of numbers"):
         load(tmp_path / "x.npy")
 
 

@@ -84,7 +84,7 @@ def test_class_missing_in_valid_does_not_shift_labels(folders):
 
 def test_extra_class_in_valid(folders, save_image):
     save_image(folders / "valid" / "cow" / "1.png")
-    with pytest.raises(LabelError, match="'cow' are no classes of the training set"):
+    with pytest.raises(LabelError, match="'cow' are not classes of the training set"):
         load(folders)
 
 
@@ -112,7 +112,7 @@ def test_one_class_name_in_two_unicode_forms(folders, save_image):
     for part, form in (("train", "NFC"), ("valid", "NFD")):
         save_image(folders / part / unicodedata.normalize(form, "größe") / "1.png")
     with pytest.raises(
-        LabelError, match=r"no classes of the training set.*one name in two Unicode forms \(NFC and NFD"
+        LabelError, match=r"not classes of the training set.*one name in two Unicode forms \(NFC and NFD"
     ):
         load(folders)
 

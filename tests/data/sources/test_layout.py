@@ -123,7 +123,7 @@ def test_classes_in_the_datas_own_folder(bare, save_image):
     assert data.classes == ["cat", "dog"]
     assert (len(data.trn_ds), len(data.val_ds), len(data.test_ds)) == (12, 8, 5)
     (bare / "docs").mkdir()
-    with pytest.warns(UserWarning, match="'docs' hold no image, and are no classes"):
+    with pytest.warns(UserWarning, match="'docs' hold no image, and are not classes"):
         assert load(bare, trn_name=".").classes == ["cat", "dog"]
     with (
         pytest.warns(UserWarning, match="'docs' hold no image; the model cannot learn"),
@@ -143,7 +143,7 @@ def test_what_the_library_writes_is_no_class_later(bare, new_path):
     shutil.rmtree(bare / "valid")
     first = load(bare, trn_name=".")
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "'small' hold no image, and are no classes")
+        warnings.filterwarnings("ignore", "'small' hold no image, and are not classes")
         for _ in range(2):
             copies = load(bare, trn_name=".").resize(20, new_path)
             data = load(bare, trn_name=".")
@@ -289,7 +289,7 @@ def test_test_folders_with_labels(folders, save_image, capsys):
     assert np.concatenate([y for _, y in data.test_dl]).tolist() == [0, 0, 1, 1, 1]
     assert np.concatenate([y for _, y in data.test_aug_dl]).tolist() == [0, 0, 1, 1, 1]
     save_image(folders / "test" / "cow" / "1.png")
-    with pytest.raises(LabelError, match="test: 'cow' are no classes of the training set"):
+    with pytest.raises(LabelError, match="test: 'cow' are not classes of the training set"):
         load(folders, test_with_labels=True)
     shutil.rmtree(folders / "test")
     with pytest.raises(FileNotFoundError, match=r"test_with_labels=True needs a folder .*test/<class>"):

@@ -91,7 +91,7 @@ def test_a_test_folder_with_labels(flat, save_image):
         assert data.test_ds.y.tolist() == [0, 1]
         assert data.test_ds.labels.known
         assert labels_of(data) == TRUTH
-    with pytest.raises(LabelError, match="test: 'sun7' are no classes of the training set, which has 'rain', 'sun'"):
+    with pytest.raises(LabelError, match="test: 'sun7' are not classes of the training set, which has 'rain', 'sun'"):
         by_func(
             flat,
             lambda name: "sun7" if "7" in name else name.split("/")[-1][:-5],

@@ -562,7 +562,7 @@ def test_arguments_that_contradict_each_other(load, options, message):
 def test_tables_that_are_no_text(tmp_path, content, reader, rng):
     (tmp_path / "img").mkdir()
     (tmp_path / "table.csv").write_bytes(content + rng.bytes(100))
-    with pytest.raises(DataError, match=f"table.csv is no text. Read it with pandas .*{reader}"):
+    with pytest.raises(DataError, match=f"table.csv is not text. Read it with pandas .*{reader}"):
         ImageClassifierData.from_csv(tmp_path, "img", "table.csv", 4, TFMS)
 
 

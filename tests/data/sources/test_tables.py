@@ -194,12 +194,12 @@ def test_bytes_that_are_no_text(load, path, content):
 
 
 def test_a_field_that_never_ends(load):
-    with pytest.raises(DataError, match="line 2 is no proper row: field larger"):
+    with pytest.raises(DataError, match="line 2 is not a proper row: field larger"):
         load("id,label\n000," + "a" * 200_000)
 
 
 def test_broken_quotes(load):
-    with pytest.raises(DataError, match="is no proper row"):
+    with pytest.raises(DataError, match="is not a proper row"):
         load('id,label\n000,"a\n001,b\n')
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastclf.data.sources.tables.files import Files
-from fastclf.data.sources.tables.reading import Cell, Table
+from fastclf.data.sources.tables.reading import Cell, LabelTable
 from fastclf.data.sources.tables.rules import Column, TableRules
 from fastclf.errors import DataError, LabelError
 
@@ -42,7 +42,7 @@ class Columns:
     unused: list[int]
 
 
-def choose(table: Table, files: Files, rules: TableRules) -> Columns:
+def choose(table: LabelTable, files: Files, rules: TableRules) -> Columns:
     """Find the columns that were not named.
 
     Raises:
@@ -68,7 +68,7 @@ def choose(table: Table, files: Files, rules: TableRules) -> Columns:
     return Columns(file, labels, split, unused)
 
 
-def _named_labels(table: Table, rules: TableRules) -> list[int] | None:
+def _named_labels(table: LabelTable, rules: TableRules) -> list[int] | None:
     if rules.label_col is None:
         return None
     named = [rules.label_col] if isinstance(rules.label_col, str | int) else list(rules.label_col)
@@ -77,7 +77,7 @@ def _named_labels(table: Table, rules: TableRules) -> list[int] | None:
     return [_position(table, column, "label_col") for column in named]
 
 
-def _position(table: Table, column: Column, argument: str) -> int:
+def _position(table: LabelTable, column: Column, argument: str) -> int:
     """Return the position of a column that is named, or numbered from 0."""
     header = table.header or []
     if isinstance(column, bool) or not isinstance(column, str | int | np.integer):
@@ -106,7 +106,7 @@ def _position(table: Table, column: Column, argument: str) -> int:
     return int(column)
 
 
-def _file_column(table: Table, files: Files, free: Sequence[int]) -> int:
+def _file_column(table: LabelTable, files: Files, free: Sequence[int]) -> int:
     """Return the column most of whose cells name files; the first one where none does."""
     if not free:
         raise DataError(f"{table.name} has no column left that could name the files. Pass fn_col=.")
@@ -119,7 +119,7 @@ def _file_column(table: Table, files: Files, free: Sequence[int]) -> int:
     return max(free, key=lambda i: (hits[i], -i))
 
 
-def _is_row_number(table: Table, position: int) -> bool:
+def _is_row_number(table: LabelTable, position: int) -> bool:
     """Return whether a column without a name of its own numbers the rows, as pandas' index does when it is written."""
     cells = table.column(position)
     if table.header is None:
@@ -130,11 +130,11 @@ def _is_row_number(table: Table, position: int) -> bool:
     return are_numbers and len(set(cells)) == len(cells)
 
 
-def _have_folders(table: Table, file: int) -> bool:
+def _have_folders(table: LabelTable, file: int) -> bool:
     return all(isinstance(cell, str) and "/" in cell.replace("\\", "/").strip("/") for cell in table.column(file))
 
 
-def _label_columns(table: Table, files: Files, rules: TableRules, file: int, free: list[int]) -> list[int]:
+def _label_columns(table: LabelTable, files: Files, rules: TableRules, file: int, free: list[int]) -> list[int]:
     if len(free) == 1 or (free and rules.continuous):
         return free
     if not free:
@@ -148,22 +148,22 @@ def _label_columns(table: Table, files: Files, rules: TableRules, file: int, fre
     raise LabelError(_listing(table, files, rules, file, free))
 
 
-def distinct_cells(table: Table, columns: Sequence[int]) -> set[Cell]:
+def distinct_cells(table: LabelTable, columns: Sequence[int]) -> set[Cell]:
     """Return what some columns hold, each once."""
     return {row[i] for row in table.rows for i in columns}
 
 
-def is_indicator(table: Table, columns: Sequence[int]) -> bool:
+def is_indicator(table: LabelTable, columns: Sequence[int]) -> bool:
     """Return whether columns hold nothing but 0 and 1, or -1 and 1."""
     cells = {cell.lower() if isinstance(cell, str) else None for cell in distinct_cells(table, columns)}
     return cells <= ON | OFF or cells <= ON | MINUS
 
 
-def _fits(pattern: re.Pattern[str], table: Table, position: int) -> bool:
+def _fits(pattern: re.Pattern[str], table: LabelTable, position: int) -> bool:
     return table.header is not None and pattern.fullmatch(table.header[position].strip()) is not None
 
 
-def _listing(table: Table, files: Files, rules: TableRules, file: int, free: Sequence[int]) -> str:
+def _listing(table: LabelTable, files: Files, rules: TableRules, file: int, free: Sequence[int]) -> str:
     """List the columns with examples, and the call that would work."""
     lines = []
     values: dict[int, set[Cell]] = {}

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastclf.data.sources.labels import Labels, check_classes
 from fastclf.data.sources.tables.columns import OFF, ON, Columns, distinct_cells, is_indicator
-from fastclf.data.sources.tables.reading import Cell, Table
+from fastclf.data.sources.tables.reading import Cell, LabelTable
 from fastclf.data.sources.tables.rules import TableRules
 from fastclf.errors import DataError, LabelError
 from fastclf.report import warn
@@ -42,7 +42,7 @@ class Values:
     otherwise: str = ""
 
 
-def read_values(table: Table, columns: Columns, rules: TableRules) -> Values:
+def read_values(table: LabelTable, columns: Columns, rules: TableRules) -> Values:
     """Read the label columns.
 
     Raises:
@@ -61,7 +61,7 @@ def read_values(table: Table, columns: Columns, rules: TableRules) -> Values:
     return _by_text(table, columns.labels[0], rules)
 
 
-def check_no_missing(table: Table, position: int) -> None:
+def check_no_missing(table: LabelTable, position: int) -> None:
     """Raise DataError for a cell without a value in a column of a data frame; names the row."""
     cells = table.column(position)
     if None in cells:
@@ -73,14 +73,14 @@ def check_no_missing(table: Table, position: int) -> None:
         )
 
 
-def _titles(table: Table, positions: Sequence[int]) -> str:
+def _titles(table: LabelTable, positions: Sequence[int]) -> str:
     shown = ", ".join(map(table.title, positions[:3]))
     if len(positions) == 1:
         return f"column {shown}"
     return f"columns {shown}" + (f" ... {table.title(positions[-1])}" if len(positions) > 3 else "")
 
 
-def _by_folder(table: Table, file: int, rules: TableRules) -> Values:
+def _by_folder(table: LabelTable, file: int, rules: TableRules) -> Values:
     if rules.continuous or rules.multi or rules.delim:
         raise LabelError(
             f"{table.name} has no column of labels. Add one, or leave continuous=, multi= and label_delim= out."
@@ -91,7 +91,7 @@ def _by_folder(table: Table, file: int, rules: TableRules) -> Values:
     return Values(texts, False, False, "no column of labels: the folder of a file is its class")
 
 
-def _by_indicator(table: Table, positions: list[int], rules: TableRules) -> Values:
+def _by_indicator(table: LabelTable, positions: list[int], rules: TableRules) -> Values:
     if not is_indicator(table, positions):
         _refuse_cell(table, positions)
     on = {cell for cell in distinct_cells(table, positions) if isinstance(cell, str) and cell.lower() in ON}
@@ -107,7 +107,7 @@ def _by_indicator(table: Table, positions: list[int], rules: TableRules) -> Valu
     named = {text for texts in rows for text in texts}
     empty = [table.title(i) for i in positions if _column_class(table, i) not in named]
     if empty:
-        warn(f"{table.name}: no row has a 1 in {', '.join(empty[:5])}, which is no class then.")
+        warn(f"{table.name}: no row has a 1 in {', '.join(empty[:5])}, which is not a class then.")
     if other is None and not rules.multi:
         how = f"one label per image in {titles}: every row has exactly one 1"
         return Values(rows, False, False, how, "multi=True")
@@ -117,11 +117,11 @@ def _by_indicator(table: Table, positions: list[int], rules: TableRules) -> Valu
     )
 
 
-def _column_class(table: Table, position: int) -> str:
+def _column_class(table: LabelTable, position: int) -> str:
     return str(position) if table.header is None else table.header[position]
 
 
-def _refuse_cell(table: Table, positions: Sequence[int]) -> None:
+def _refuse_cell(table: LabelTable, positions: Sequence[int]) -> None:
     for row, where in zip(table.rows, table.where, strict=True):
         for i in positions:
             cell = row[i]
@@ -133,7 +133,7 @@ def _refuse_cell(table: Table, positions: Sequence[int]) -> None:
                 )
 
 
-def _by_text(table: Table, position: int, rules: TableRules) -> Values:
+def _by_text(table: LabelTable, position: int, rules: TableRules) -> Values:
     cells = _unpacked(table.column(position))
     plain = [cell for cell in cells if isinstance(cell, str)]
     where = f"in column {table.title(position)}"
@@ -212,7 +212,7 @@ def recombine(lists: Collection[Sequence[str]]) -> bool:
     return len(combined) > len(bound) or len({tuple(tags) for tags in lists if len(set(tags)) > 1}) > len(combined)
 
 
-def as_labels(values: Values, table: Table, position: int | None) -> Labels:
+def as_labels(values: Values, table: LabelTable, position: int | None) -> Labels:
     """Number the classes, or read the numbers.
 
     Args:
@@ -239,7 +239,7 @@ def as_labels(values: Values, table: Table, position: int | None) -> Labels:
     return Labels(y, classes, is_multi=True)
 
 
-def _check_no_id(c: int, values: Values, table: Table, position: int | None) -> None:
+def _check_no_id(c: int, values: Values, table: LabelTable, position: int | None) -> None:
     """A column with as many values as rows is no label; one with nearly as many hardly."""
     n = len(values.texts)
     if position is None or 2 * c <= n or n < _MANY:
@@ -255,7 +255,7 @@ def _check_no_id(c: int, values: Values, table: Table, position: int | None) -> 
     warn(text)
 
 
-def _numbers(texts: list[tuple[str, ...]], table: Table) -> Labels:
+def _numbers(texts: list[tuple[str, ...]], table: LabelTable) -> Labels:
     y = np.empty((len(texts), len(texts[0])), np.float32)
     for i, fields in enumerate(texts):
         y[i] = [_number(text) for text in fields]

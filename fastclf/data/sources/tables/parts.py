@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from fastclf.data.sources.split import check_val_idxs
 from fastclf.data.sources.tables.columns import OFF, ON
-from fastclf.data.sources.tables.reading import Cell, Table
+from fastclf.data.sources.tables.reading import Cell, LabelTable
 from fastclf.errors import LabelError
 
 TRAIN, VALID, TEST = range(3)
@@ -29,7 +29,7 @@ _FLAGS = {
 
 
 def parts_of(
-    table: Table, split: int | None, val_idxs: Sequence[int] | npt.NDArray[np.int64] | None
+    table: LabelTable, split: int | None, val_idxs: Sequence[int] | npt.NDArray[np.int64] | None
 ) -> tuple[npt.NDArray[np.int64], bool]:
     """Return for each row whether it is `TRAIN`, `VALID` or `TEST`.
 
@@ -57,7 +57,7 @@ def parts_of(
     return parts, VALID not in parts
 
 
-def _by_column(table: Table, split: int) -> npt.NDArray[np.int64]:
+def _by_column(table: LabelTable, split: int) -> npt.NDArray[np.int64]:
     cells = table.column(split)
     texts = [cell.strip().lower() if isinstance(cell, str) else "" for cell in cells]
     flags = {text: "1" if text in ON else "0" if text in OFF else text.removesuffix(".0") for text in set(texts)}
@@ -71,7 +71,7 @@ def _by_column(table: Table, split: int) -> npt.NDArray[np.int64]:
     return parts
 
 
-def _bare_name(table: Table, split: int) -> str:
+def _bare_name(table: LabelTable, split: int) -> str:
     name = "" if table.header is None else table.header[split].strip().lower().replace(" ", "_")
     for start in ("is_", "in_", "is"):
         name = name.removeprefix(start)
@@ -80,7 +80,7 @@ def _bare_name(table: Table, split: int) -> str:
     return name
 
 
-def _refuse(table: Table, split: int, cell: Cell, where: str) -> None:
+def _refuse(table: LabelTable, split: int, cell: Cell, where: str) -> None:
     values = sorted({str(value) for value in table.column(split)})
     shown = ", ".join(map(repr, values[:5])) + (" ..." if len(values) > 5 else "")
     raise LabelError(

@@ -40,7 +40,7 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 @dataclass(frozen=True)
-class Table:
+class LabelTable:
     """Rows of cells.
 
     Attributes:
@@ -74,7 +74,7 @@ class Table:
         """Name a column in a message: by its name, or by its number where it has none."""
         return repr(self.header[position]) if self.header and self.header[position] else str(position)
 
-    def headless(self) -> Table:
+    def headless(self) -> LabelTable:
         """Take the header for the first row."""
         assert self.header is not None
         rows: list[list[Cell]] = [[*self.header], *self.rows]
@@ -103,7 +103,7 @@ def find_csv(csv_fname: str | os.PathLike[str], path: Path) -> Path:
 
 def read_csv(
     csv_fname: str | os.PathLike[str], path: Path, sep: str | None, encoding: str, *, skip_header: bool = True
-) -> Table:
+) -> LabelTable:
     """Read a table as text: nothing is taken for a number or for missing, every line must have the same fields.
 
     Args:
@@ -131,7 +131,7 @@ def read_csv(
     header, header_where = None, ""
     if skip_header and rows:
         header, header_where, rows, where = [str(cell).strip() for cell in rows[0]], where[0], rows[1:], where[1:]
-    table = Table(file.name, rows, where, header, header_where)
+    table = LabelTable(file.name, rows, where, header, header_where)
     _check_fields(table, sep, used)
     return table
 
@@ -139,7 +139,7 @@ def read_csv(
 def _decoded(file: Path, encoding: str) -> str:
     content = file.read_bytes()
     if reader := next((reader for mark, reader in _NO_TEXT.items() if content.startswith(mark)), None):
-        raise DataError(f"{file.name} is no text. Read it with pandas and pass from_df(..., {reader}, ...).")
+        raise DataError(f"{file.name} is not text. Read it with pandas and pass from_df(..., {reader}, ...).")
     mark = next((name for mark, name in _MARKS.items() if content.startswith(mark)), None)
     plain = encoding.lower().replace("_", "-")
     wide = content[:1000].count(0) > len(content[:1000]) // 4
@@ -208,11 +208,11 @@ def _records(text: str, sep: str, name: str, skipped: int) -> tuple[list[list[Ce
             numbered = [(skipped + reader.line_num, row) for row in reader]
         except csv.Error as error:
             line = skipped + reader.line_num
-            raise DataError(f"{name}: line {line} is no proper row: {error}. Fix its quotes.") from error
+            raise DataError(f"{name}: line {line} is not a proper row: {error}. Fix its quotes.") from error
     return [[*row] for _, row in numbered if row], [f"line {number}" for number, row in numbered if row]
 
 
-def read_df(df: pd.DataFrame) -> Table:
+def read_df(df: pd.DataFrame) -> LabelTable:
     """Take the columns of a data frame as text, and lists in cells as several labels.
 
     Raises:
@@ -224,7 +224,7 @@ def read_df(df: pd.DataFrame) -> Table:
     columns = [_cells(df.iloc[:, position]) for position in range(df.shape[1])]
     rows: list[list[Cell]] = [[*row] for row in zip(*columns, strict=True)]
     index = [value for value in df.index if isinstance(value, str)]
-    table = Table(
+    table = LabelTable(
         "data frame",
         rows,
         [f"row {i}" for i in range(len(rows))],
@@ -253,7 +253,7 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _check_fields(table: Table, sep: str | None, used: str) -> None:
+def _check_fields(table: LabelTable, sep: str | None, used: str) -> None:
     if not table.rows:
         what = "only a header line" if table.header else "empty"
         raise DataError(f"{table.name} is {what}. It must hold rows of a file name and a label.")
@@ -270,7 +270,7 @@ def _check_fields(table: Table, sep: str | None, used: str) -> None:
             )
 
 
-def join(tables: dict[str, Table]) -> Table:
+def join(tables: dict[str, LabelTable]) -> LabelTable:
     """Put the tables of several sets one below the other.
 
     Args:
@@ -288,7 +288,7 @@ def join(tables: dict[str, Table]) -> Table:
                 f"{other.name} must have the columns of {first.name}: {first.header or first.width}, got "
                 f"{other.header or other.width}. Rename or reorder them."
             )
-    return Table(
+    return LabelTable(
         " + ".join(table.name for table in tables.values()),
         [row for table in tables.values() for row in table.rows],
         [f"{table.name} {where}" for table in tables.values() for where in table.where],

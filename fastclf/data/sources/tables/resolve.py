@@ -21,7 +21,7 @@ from fastclf.data.sources.tables.columns import Columns, choose
 from fastclf.data.sources.tables.files import EXACT, Files
 from fastclf.data.sources.tables.labels import Values, as_labels, check_no_missing, read_values
 from fastclf.data.sources.tables.parts import TEST, VALID, parts_of
-from fastclf.data.sources.tables.reading import Table, join
+from fastclf.data.sources.tables.reading import LabelTable, join
 from fastclf.data.sources.tables.rules import TableRules
 from fastclf.errors import LabelError
 from fastclf.report import log, warn
@@ -51,7 +51,7 @@ class Labelled:
 
 
 def labelled_by_table(
-    tables: dict[str, Table],
+    tables: dict[str, LabelTable],
     found: Found,
     rules: TableRules,
     val_idxs: Sequence[int] | npt.NDArray[np.int64] | None,
@@ -99,23 +99,23 @@ def labelled_by_table(
     return replace(result, ignored=found.ignored | {"images without a row": unused})
 
 
-def _without_false_header(table: Table, files: Files) -> Table:
+def _without_false_header(table: LabelTable, files: Files) -> LabelTable:
     """A first line that names a file is a row, and no header."""
     return table.headless() if table.header and any(map(files.looks_like_file, table.header)) else table
 
 
-def _take(table: Table, rows: Sequence[int]) -> Table:
+def _take(table: LabelTable, rows: Sequence[int]) -> LabelTable:
     return replace(table, rows=[table.rows[i] for i in rows], where=[table.where[i] for i in rows], index=(), parts=())
 
 
-def _unlabelled_test_rows(table: Table, columns: Columns, parts: npt.NDArray[np.int64]) -> set[int]:
+def _unlabelled_test_rows(table: LabelTable, columns: Columns, parts: npt.NDArray[np.int64]) -> set[int]:
     """Return the rows for test when none of them has a label."""
     rows: list[int] = np.flatnonzero(parts == TEST).tolist()
     blank = bool(columns.labels) and all(table.rows[i][j] in (None, "") for i in rows for j in columns.labels)
     return set(rows) if blank else set()
 
 
-def _files_of(table: Table, file: int, files: Files, rules: TableRules) -> tuple[list[str], list[int], list[str]]:
+def _files_of(table: LabelTable, file: int, files: Files, rules: TableRules) -> tuple[list[str], list[int], list[str]]:
     """Find the files of all rows.
 
     Returns:
@@ -143,7 +143,9 @@ def _files_of(table: Table, file: int, files: Files, rules: TableRules) -> tuple
     return names, [i for i, match in enumerate(matches) if match], remarks
 
 
-def _without_repeats(names: list[str], texts: dict[int, tuple[str, ...]], table: Table) -> dict[int, tuple[str, ...]]:
+def _without_repeats(
+    names: list[str], texts: dict[int, tuple[str, ...]], table: LabelTable
+) -> dict[int, tuple[str, ...]]:
     """Keep the first row of each file, of the labels by row.
 
     Raises:
@@ -188,7 +190,7 @@ def _held_out(name: str, values: Values, val_pct: float, seed: int) -> npt.NDArr
     return val_idxs
 
 
-def _say(table: Table, columns: Columns, values: Values, labels: Labels, remarks: Sequence[str]) -> None:
+def _say(table: LabelTable, columns: Columns, values: Values, labels: Labels, remarks: Sequence[str]) -> None:
     """Describe in one line how the table was read."""
     parts = [f"{table.name}: {len(table.rows):,} rows, files in column {table.title(columns.file)}", values.how]
     if not values.is_reg:
