@@ -18,12 +18,11 @@ from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.image_loader import ImageLoader
 from fastclf.data.loader import Loader
-from fastclf.files import publish, write_new
 from fastclf.head_learner import LearnerWithHead, describe_head, make_head, metrics_for
 from fastclf.interrupts import Interrupts
 from fastclf.models.archs import Arch, build_body
 from fastclf.models.body import Body
-from fastclf.models.export import to_onnx
+from fastclf.models.export import write_onnx
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.net import Net
 from fastclf.report import log, log_once, warn
@@ -275,13 +274,10 @@ class ConvLearner(LearnerWithHead):
         data = self._data
         if data.tfms is None:
             raise ValueError("export: data has no transforms, so sz and normalisation are not known")
-        tfms = data.tfms[1]
-        gives = "values" if data.is_reg else "probabilities" if data.is_multi else "log-probabilities"
         path = self._model_path(name)
         path = path.with_name(path.name + ".onnx")
-        tuned = (self.decision.temperature, self.decision.thresholds)
-        model = to_onnx(self.model, tfms.sz, (tfms.mean, tfms.std), [str(c) for c in data.classes], gives, *tuned)
-        publish(path, lambda temporary: write_new(temporary, model))
+        kind, tuned = data.trn_ds.labels.kind, (self.decision.temperature, self.decision.thresholds)
+        write_onnx(path, self.model, data.tfms[1], [str(c) for c in data.classes], kind, *tuned)
         return path
 
     @long_call(NOTHING_CHANGED)

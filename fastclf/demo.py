@@ -11,6 +11,7 @@ import matplotlib as mpl
 import numpy as np
 
 import fastclf as fc
+from fastclf.interpret.figure import save_figure
 from fastclf.report import log
 
 
@@ -109,12 +110,8 @@ class Lesson:
 
     def keep(self, plot: Any, name: str) -> None:
         """Save a figure, or the figure of axes, as PNG and print its path."""
-        import matplotlib.pyplot as plt
-
-        figure = getattr(plot, "figure", plot)
         path = self.plots / f"{name}.png"
-        figure.savefig(path, dpi=100)
-        plt.close(figure)
+        save_figure(plot, path)
         log(f"saved {path}")
 
 

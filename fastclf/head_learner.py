@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.learner import Learner
 from fastclf.models.head import Head, check_custom_head
+from fastclf.rebuild import FINALS
 from fastclf.training.inputs import check_data
 from fastclf.training.losses import constant_logits
 from fastclf.training.metrics import Metric, accuracy, mean_average_precision
@@ -82,7 +83,7 @@ def make_head(
     seed: int | None,
 ) -> nn.Module:
     """Make the head for a body of ``n_in`` features, or check the user's; arguments as in `ConvLearner.pretrained`."""
-    final = "none" if data.is_reg else "sigmoid" if data.is_multi else "log_softmax"
+    final = FINALS[data.trn_ds.labels.kind]
     if custom_head is None:
         seed = data.seed if seed is None else seed
         bias = constant_logits(data.trn_ds.labels)

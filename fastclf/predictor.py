@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fastclf import rebuild
 from fastclf.calls import NOTHING_CHANGED, long_call
-from fastclf.checkpoint import load_checkpoint, read_info
+from fastclf.checkpoint import read_info
 from fastclf.data.bad_images import MAX_PIXELS
 from fastclf.data.dataset import Dataset
 from fastclf.data.loader import LoaderOptions, RowLoader
@@ -26,14 +26,13 @@ from fastclf.data.sources.labels import Labels
 from fastclf.data.sources.names import printable
 from fastclf.data.stream import ImageBlock, StreamLoader, blocks, items, row_blocks
 from fastclf.errors import BadImageError, CheckpointError, GpuMemoryError
-from fastclf.files import publish
 from fastclf.models.net import Net, head_of
 from fastclf.predictions import Predictions, joined
 from fastclf.report import Progress
 from fastclf.training.evaluate import Objective, scores_of
 from fastclf.training.inputs import check_count
 from fastclf.training.losses import default_loss
-from fastclf.training.resume import PREFIX
+from fastclf.training.resume import load_model
 
 OnBad = Literal["raise", "nan"]
 _SHOWN = 5
@@ -62,8 +61,7 @@ def load(
         BackendError: a package that the architecture comes from is not installed.
     """
     place = _find(Path(path).expanduser())
-    tensors, info = load_checkpoint(place)
-    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIX)}
+    tensors, info = load_model(place)
     where = f"{place}.json"
     _check(info, where, custom_head, model)
     network = rebuild.network(info, tensors, where, custom_head, model)
@@ -171,15 +169,13 @@ class Classifier:
             ExportError: the network does something that cannot be written, or onnxruntime computes something else.
             ValueError: the model takes activations, or is wholly your own.
         """
-        from fastclf.models.export import to_onnx
+        from fastclf.models.export import write_onnx
 
         if self.tfms is None or not isinstance(self.model, Net):
             raise ValueError("export: the model must be a network of fastclf's that takes images")
         file = self.place.with_name(f"{self.place.name}.onnx") if path is None else Path(path)
-        gives = {"one": "log-probabilities", "several": "probabilities", "numbers": "values"}[self.kind]
         tuned = (self.decision.temperature, self.decision.thresholds)
-        model = to_onnx(self.model, self.tfms.sz, (self.tfms.mean, self.tfms.std), self.classes, gives, *tuned)
-        publish(file, lambda temporary: temporary.write_bytes(model))
+        write_onnx(file, self.model, self.tfms, self.classes, self.kind, *tuned)
         return file
 
     def _parts(self, x: Any, topk: int, batch_size: int, on_bad: OnBad) -> Iterator[Predictions]:
@@ -192,7 +188,7 @@ class Classifier:
         found = items(x)
         total = len(found) if isinstance(found, list) else None
         with nullcontext() if total is None else Progress(total, "predict", "images") as progress:
-            advance = int if progress is None else progress.advance
+            advance = progress.advance if progress is not None else lambda _: None
             for block in blocks(found, batch_size):
                 yield self._of_block(block, topk, batch_size, on_bad, advance)
 
@@ -200,8 +196,8 @@ class Classifier:
         self, block: ImageBlock, topk: int, batch_size: int, on_bad: OnBad, advance: Callable[[int], object]
     ) -> Predictions:
         files, ds = [item.name for item in block.items], block.dataset(MAX_PIXELS)
-        if on_bad == "raise":
-            _raise_bad(files, ds.bad.reasons)
+        fatal = ds.bad.reasons if on_bad == "raise" else {}  # grows while the batches are made
+        _raise_bad(files, fatal)
         idle = self._loaders.setdefault((block.items[0].kind, batch_size), [])
         assert self.tfms is not None
         loader = idle.pop() if idle else StreamLoader(self.tfms, self._options(batch_size))
@@ -210,12 +206,10 @@ class Classifier:
         found: list[Tensor] = []
         with torch.inference_mode():
             for images, _ in loader.batches(0):
-                if on_bad == "raise":
-                    _raise_bad(files, ds.bad.reasons)
+                _raise_bad(files, fatal)
                 found.append(self._scores(images))
                 advance(len(images))
-        if on_bad == "raise":
-            _raise_bad(files, ds.bad.reasons)
+        _raise_bad(files, fatal)
         if found:
             scores[torch.from_numpy(loader.served)] = torch.cat(found).reshape(-1, self.info["c"])
         idle.append(loader)

@@ -20,12 +20,7 @@ from fastclf.models.net import Net
 from fastclf.models.weights import SkipInit
 
 FINALS = {"one": "log_softmax", "several": "sigmoid", "numbers": "none"}
-"""What a row is labelled with -> what the head ends in."""
-
-
-def labels_of(*, is_multi: bool, is_reg: bool) -> str:
-    """Return what a row is labelled with: one class, several classes, or numbers."""
-    return "numbers" if is_reg else "several" if is_multi else "one"
+"""What a row is labelled with (`Labels.kind`) -> what the head ends in."""
 
 
 def not_rebuilt(info: Mapping[str, Any]) -> dict[str, str]:

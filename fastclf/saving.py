@@ -8,17 +8,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastclf.checkpoint import class_order, load_checkpoint, load_tensors, reorder_rows, save_checkpoint
+from fastclf.checkpoint import class_order, load_tensors, reorder_rows, save_checkpoint
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.decision import Decision
 from fastclf.errors import CheckpointError
 from fastclf.interrupts import Interrupts
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.precision import compute_dtype
-from fastclf.rebuild import labels_of, not_rebuilt, saved_decision
+from fastclf.rebuild import not_rebuilt, saved_decision
 from fastclf.report import warn
 from fastclf.training.metrics import Metric, name_of
-from fastclf.training.resume import PREFIX
+from fastclf.training.resume import load_model
 
 
 class Saving:
@@ -64,14 +64,12 @@ class Saving:
             CheckpointError: the file is damaged, or the model has other classes or another architecture.
         """
         path = self._model_path(name)
-        tensors, info = load_checkpoint(path)
-        tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(PREFIX)}
+        tensors, info = load_model(path)
         order = class_order(info.get("classes", []), self._info()["classes"], str(path))
         if order is not None:
             for key in self._class_tensors(tensors):
-                if key in tensors and tensors[key].shape[:1] == (
-                    len(order),
-                ):  # else it does not fit, which `load_tensors` reports
+                # One of another shape does not fit, which `load_tensors` reports.
+                if key in tensors and tensors[key].shape[:1] == (len(order),):
                     tensors[key] = reorder_rows(tensors[key], order)
         decision = saved_decision(info, str(path))
         target, tensors = self._target_of(tensors)
@@ -119,7 +117,7 @@ class Saving:
         """Return what a file says of the model: all that `fastclf.load` needs beside the tensors."""
         data = self._data
         return self._info() | {
-            "labels": labels_of(is_multi=data.is_multi, is_reg=data.is_reg),
+            "labels": data.trn_ds.labels.kind,
             "c": data.c,
             "precision": str(compute_dtype(data.device)).removeprefix("torch."),
         }

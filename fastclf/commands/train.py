@@ -56,6 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Train, and fill the run folder."""
     import matplotlib as mpl
 
+    from fastclf.interpret.figure import save_figure
+
     mpl.use("Agg")
     out: Path = arguments.out.absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -67,12 +69,12 @@ def run(arguments: argparse.Namespace) -> int:
     learn = _learner(arguments, out)
     table = _EpochTable(out / "epochs.csv", learn)
     learn.fit(arguments.lr, arguments.epochs, cycle_len=1, callbacks=[table])
-    _plot(learn.sched.plot_loss(), out / "plots" / "loss_head.png")
+    save_figure(learn.sched.plot_loss(), out / "plots" / "loss_head.png")
     if arguments.unfreeze:
         learn.unfreeze()
         rates = [arguments.lr / 100, arguments.lr / 10, arguments.lr]
         learn.fit(rates, 1, cycle_len=arguments.unfreeze, callbacks=[table])
-        _plot(learn.sched.plot_loss(), out / "plots" / "loss_unfrozen.png")
+        save_figure(learn.sched.plot_loss(), out / "plots" / "loss_unfrozen.png")
     learn.save("model")
     _finish(arguments, out, learn, table)
     log(f"the run is in {arguments.out}: fastclf predict {arguments.out} IMAGES...")
@@ -115,18 +117,13 @@ def _finish(arguments: argparse.Namespace, out: Path, learn: Any, table: _EpochT
     """Write validation predictions, their plot, and what the run was."""
     data = learn.data
     results = dict(zip(table.columns[2:], table.lines[-1][2:], strict=True))
+    values, y = learn.TTA() if arguments.tta else learn.predict_with_targs()
+    values = np.exp(values) if data.trn_ds.labels.kind == "one" else values
+    predictions = values.mean(0) if arguments.tta else values
     if arguments.tta:
-        views, y = learn.TTA()
-        outputs = views if data.is_multi or data.is_reg else np.exp(views)
-        predictions = outputs.mean(0)
-        results |= {f"tta_{name}": value for name, value in _scores(learn, predictions, y).items()}
-        log(
-            "with TTA: "
-            + ", ".join(f"{name} {value:.4f}" for name, value in results.items() if name.startswith("tta_"))
-        )
-    else:
-        predictions, y = learn.predict_with_targs()
-        predictions = predictions if data.is_multi or data.is_reg else np.exp(predictions)
+        averaged = {f"tta_{name}": value for name, value in _scores(learn, predictions, y).items()}
+        results |= averaged
+        log("with TTA: " + ", ".join(f"{name} {value:.4f}" for name, value in averaged.items()))
     names = data.classes or [f"value_{i}" for i in range(data.c)]
     targets = [[data.classes[int(i)] if i >= 0 else ""] if y.ndim == 1 else i.tolist() for i in y]
     truth = ["label"] if y.ndim == 1 else [f"true_{name}" for name in names]
@@ -137,12 +134,13 @@ def _finish(arguments: argparse.Namespace, out: Path, learn: Any, table: _EpochT
     publish_table(out / "valid.csv", ["file", *truth, *names], rows)
     if y.ndim == 1:
         from fastclf.interpret.confusion import confusion_matrix, plot_confusion_matrix
+        from fastclf.interpret.figure import save_figure
 
         matrix = confusion_matrix(y, np.where(y < 0, -1, predictions.argmax(1)), classes=data.classes)
-        _plot(plot_confusion_matrix(matrix, data.classes), out / "plots" / "confusion.png")
-    said = {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
+        save_figure(plot_confusion_matrix(matrix, data.classes), out / "plots" / "confusion.png")
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
     summary = {
-        "arguments": said,
+        "arguments": given,
         "versions": library_versions(),
         "classes": data.classes,
         "rows": {"train": len(data.trn_ds), "valid": len(data.val_ds)},
@@ -155,13 +153,5 @@ def _finish(arguments: argparse.Namespace, out: Path, learn: Any, table: _EpochT
 def _scores(learn: Any, predictions: Any, y: Any) -> dict[str, float]:
     from fastclf.training.metrics import name_of
 
-    logs = predictions if learn.data.is_multi or learn.data.is_reg else np.log(predictions)
+    logs = np.log(predictions) if learn.data.trn_ds.labels.kind == "one" else predictions
     return {name_of(metric): float(metric(logs, y)) for metric in learn.metrics}
-
-
-def _plot(drawn: Any, file: Path) -> None:
-    import matplotlib.pyplot as plt
-
-    figure = getattr(drawn, "figure", drawn)
-    publish(file, lambda temporary: figure.savefig(temporary, dpi=100, format="png"))
-    plt.close(figure)

@@ -41,23 +41,24 @@ def open_image(fn: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
     file = Path(fn)
     if not file.exists():
         raise FileNotFoundError(f"open_image: there is no file {file}. Check the path.")
-    _opened(user_cache())
-    return decoded(FileSource(Path("/"), [os.path.abspath(file)[1:]]), 0, str(file))  # noqa: PTH100  # links stay
+    source = FileSource(Path("/"), [os.path.abspath(file)[1:]])  # noqa: PTH100  # links stay
+    return decoded(source, 0, str(file), _kept_cache(user_cache()))
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(_cache: Path) -> ScanCache:
-    """What is known of all files that `open_image` was given, while the user's cache folder is the same."""
+def _kept_cache(_folder: Path) -> ScanCache:
+    """Keep what is known of all files that `open_image` was given, while the user's cache folder is the same."""
     return scan_cache(Path("/"))
 
 
-def decoded(source: Source, row: int, what: str = "") -> npt.NDArray[Any]:
+def decoded(source: Source, row: int, what: str = "", cache: ScanCache | None = None) -> npt.NDArray[Any]:
     """Return one image of a source, `[H, W, 3] float32` RGB in 0..1; of arrays as it is.
 
     Args:
         source: of images.
         row: which image.
         what: its name in messages; by default the one it has in the source.
+        cache: of verdicts; by default that of the source's root.
 
     Raises:
         BadImageError: it cannot be decoded.
@@ -67,7 +68,7 @@ def decoded(source: Source, row: int, what: str = "") -> npt.NDArray[Any]:
     if source.values is not None:
         image: npt.NDArray[Any] = source.values[row]
         return image
-    what, images = what or source.name(row), VerifiedImages(source, 1)
+    what, images = what or source.name(row), VerifiedImages(source, 1, cache)
     for anew in (False, True):  # the copy of a file that Pillow has decoded may be lost
         bad = images.bad([row], MAX_PIXELS, anew=anew)
         if bad:

@@ -87,7 +87,7 @@ class ImageLoader(Loader):
         return self._chunks(self.order(epoch))
 
     def is_batch(self, rows: Rows) -> bool:
-        """Tell whether what is left of a batch can still be served."""
+        """Return whether what is left of a batch can still be served."""
         return len(rows) > self._drop_single
 
     def take_renderer(self) -> Renderer:

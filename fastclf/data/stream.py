@@ -114,15 +114,11 @@ def _of_image(image: Any) -> Item:
     from fastclf.data.decode.worker import BadFileError, upright_rgb
 
     name = getattr(image, "filename", "") or None
-    try:
-        return Item(None if name is None else os.fsdecode(name), upright_rgb(image))
-    except (
-        BadFileError,
-        OSError,
-        SyntaxError,
-        ValueError,
-    ) as error:  # an image is decoded when its pixels are asked for
-        return Item(None if name is None else os.fsdecode(name), why=str(error))
+    name = None if name is None else os.fsdecode(name)
+    try:  # PIL decodes an image when its pixels are asked for
+        return Item(name, upright_rgb(image))
+    except (BadFileError, OSError, SyntaxError, ValueError) as error:
+        return Item(name, why=str(error))
 
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:

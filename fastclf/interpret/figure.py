@@ -1,10 +1,13 @@
-"""The figure that functions return, which a notebook shows once."""
+"""The figure that functions return, which a notebook shows once, and how one is saved."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+
+from fastclf.files import publish
 
 
 class ReturnedFigure(Figure):
@@ -21,3 +24,12 @@ class ReturnedFigure(Figure):
         if plt.get_backend().endswith("inline"):
             plt.close(self)
         return {}
+
+
+def save_figure(plot: Any, file: Path) -> None:
+    """Write a figure, or the figure of axes, as PNG, and close it."""
+    import matplotlib.pyplot as plt
+
+    figure = getattr(plot, "figure", plot)
+    publish(file, lambda temporary: figure.savefig(temporary, dpi=100, format="png"))
+    plt.close(figure)

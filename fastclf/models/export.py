@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from fastclf.data.transforms.spec import TransformSpec
 from fastclf.errors import ExportError
+from fastclf.files import publish, write_new
 from fastclf.models.head import Head
 from fastclf.models.net import Net
 from fastclf.models.runtime.engines import onnx_runtime
@@ -18,6 +21,7 @@ from fastclf.models.runtime.trace import trace
 
 TOLERANCE = 1e-4
 INPUT = "pictures"  # part of exported files
+_GIVES = {"one": "log-probabilities", "several": "probabilities", "numbers": "values"}
 
 
 class _FromPixels(nn.Module):
@@ -37,6 +41,30 @@ class _FromPixels(nn.Module):
         x = pixels.float().permute(0, 3, 1, 2)
         out: Tensor = self.net(x * self.scale + self.shift)
         return out
+
+
+def write_onnx(
+    file: Path,
+    net: Net,
+    tfms: TransformSpec,
+    classes: Sequence[str],
+    kind: str,
+    temperature: float = 1.0,
+    thresholds: Sequence[float] | None = None,
+) -> None:
+    """Write a classifier to an ONNX file, whole or not at all; see `to_onnx`.
+
+    Args:
+        file: where to.
+        net: see `to_onnx`.
+        tfms: of validation: size, mean and deviation.
+        classes: see `to_onnx`.
+        kind: what an image is labelled with: ``"one"`` class, ``"several"`` classes or ``"numbers"``.
+        temperature: see `to_onnx`.
+        thresholds: see `to_onnx`.
+    """
+    model = to_onnx(net, tfms.sz, (tfms.mean, tfms.std), classes, _GIVES[kind], temperature, thresholds)
+    publish(file, lambda temporary: write_new(temporary, model))
 
 
 def to_onnx(

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastclf.ops.cuda.checks import stream_of
-from fastclf.ops.registry import operation
+from fastclf.ops.registry import address, operation, stream_of
 from fastclf.philox import philox4x32
 
 
@@ -68,27 +67,14 @@ def _fill(out: Tensor, seed: int, step: int, layer: int, p: float) -> None:
 
 @_fill.cpu
 def _(native: ModuleType, out: Tensor, seed: int, step: int, layer: int, p: float) -> None:
-    native.dropout_mask(
-        seed=seed,
-        step=step,
-        layer=layer,
-        p=p,
-        out=out.data_ptr(),
-        rows=out.shape[0],
-        cols=out.shape[1],
-        threads=torch.get_num_threads(),
-    )
+    native.dropout_mask(**_arguments(out, seed, step, layer, p), threads=torch.get_num_threads())
 
 
 @_fill.cuda
 def _(native: ModuleType, out: Tensor, seed: int, step: int, layer: int, p: float) -> None:
-    native.dropout_mask(
-        seed=seed,
-        layer=layer,
-        p=p,
-        step=step,
-        out=out.data_ptr(),
-        rows=out.shape[0],
-        cols=out.shape[1],
-        stream=stream_of(out.device),
-    )
+    native.dropout_mask(**_arguments(out, seed, step, layer, p), stream=stream_of(out.device))
+
+
+def _arguments(out: Tensor, seed: int, step: int, layer: int, p: float) -> dict[str, float]:
+    rows, cols = out.shape
+    return {"seed": seed, "step": step, "layer": layer, "p": p, "out": address(out), "rows": rows, "cols": cols}

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import StrEnum
 from functools import update_wrapper
 from types import ModuleType
@@ -186,3 +186,13 @@ def address(tensor: Any) -> int:
     if tensor is None:
         return 0
     return int(tensor.data_ptr() if isinstance(tensor, torch.Tensor) else tensor.ctypes.data)
+
+
+def stream_of(device: torch.device) -> int:
+    """Return the handle of the current stream; 0 on the CPU, which has none."""
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+
+
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """Make a GPU the current one, as launching kernels on its streams needs."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

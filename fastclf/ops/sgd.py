@@ -11,9 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fastclf.ops.cuda.checks import current, stream_of
 from fastclf.ops.rates import SCHEDULE, rate, record_values
-from fastclf.ops.registry import address, operation
+from fastclf.ops.registry import address, current, operation, stream_of
 from fastclf.schedules import Schedule, Table
 
 _PART = 8192  # elements: on a GPU long tensors are split, so that blocks share the work

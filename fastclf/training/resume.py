@@ -111,6 +111,12 @@ class FitState:
             raise CheckpointError(f"fit: the state of the fit in {self.path} is damaged: {error!r}") from error
 
 
+def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return what `load_checkpoint` does, without the tensors of an interrupted fit."""
+    tensors, info = load_checkpoint(path)
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIX)}, info
+
+
 def check_state_name(name: str | None, best: str | None, *, resume: bool) -> None:
     """Raise ValueError where a fit's arguments name no state to resume, or one name for two things."""
     if name is None and resume:

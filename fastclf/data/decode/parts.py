@@ -18,7 +18,7 @@ _IN_FLIGHT = 2 * _PART  # pixels that are being decoded, or are decoded and not 
 
 
 class Parts:
-    """Splits batches, and starts their parts as room comes free.
+    """Splits batches, and starts their parts as memory comes free.
 
     Args:
         run: starts one part.

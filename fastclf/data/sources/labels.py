@@ -46,6 +46,11 @@ class Labels:
         """Number of classes, or of numbers to predict."""
         return int(self.y.shape[1]) if self.is_reg else len(self.classes)
 
+    @property
+    def kind(self) -> str:
+        """What a row is labelled with: ``"one"`` class, ``"several"`` classes, or ``"numbers"``."""
+        return "numbers" if self.is_reg else "several" if self.is_multi else "one"
+
     def counts(self) -> npt.NDArray[np.int64]:
         """Return the number of rows of each class, `[C] int64`; of no class for regression."""
         if self.is_reg:

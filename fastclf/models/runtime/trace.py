@@ -77,9 +77,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise UnknownOperationError(f"{func.name()} cannot be written as ONNX")
         names = OPERATIONS[known](self, out, *args, **kwargs)
         values = out if isinstance(out, list | tuple) else [out]
-        for value, name in zip(
-            values, names, strict=False
-        ):  # what nothing can use, such as a pool's indices, is unnamed
+        for value, name in zip(values, names, strict=False):  # what nothing can use (a pool's indices) is unnamed
             self._names[value] = name
         return out
 

@@ -18,10 +18,9 @@ from fastclf.ops.cuda.checks import (
     check_matrix,
     rows_of,
     size_of,
-    stream_of,
 )
 from fastclf.ops.cuda.forward import batch_mask
-from fastclf.ops.registry import address, operation
+from fastclf.ops.registry import address, operation, stream_of
 
 
 @operation

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -15,16 +14,6 @@ from fastclf.ops.registry import address
 FLOAT = (torch.float32,)
 ROWS = (torch.float16, torch.float32)
 OPERAND = (torch.float32, torch.bfloat16)
-
-
-def stream_of(device: torch.device) -> int:
-    """Return the handle of the current stream; 0 on the CPU, which has none."""
-    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-
-
-def current(device: torch.device) -> AbstractContextManager[object]:
-    """Make a GPU the current one, as launching kernels on its streams needs."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def check(
@@ -86,7 +75,7 @@ def check_copy(function: str, copy: Tensor | None, like: Tensor) -> None:
 
 def addresses(tensors: dict[str, Tensor]) -> dict[str, int]:
     """Return where the tensors are, by their names."""
-    return {name: tensor.data_ptr() for name, tensor in tensors.items()}
+    return {name: address(tensor) for name, tensor in tensors.items()}
 
 
 def size_of(x: Tensor) -> dict[str, int]:

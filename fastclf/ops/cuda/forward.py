@@ -19,10 +19,9 @@ from fastclf.ops.cuda.checks import (
     moments_of,
     rows_of,
     size_of,
-    stream_of,
 )
 from fastclf.ops.dropout import dropout_mask
-from fastclf.ops.registry import address, operation
+from fastclf.ops.registry import address, operation, stream_of
 
 
 def _set_moments(x: Tensor, m: Moments) -> None:

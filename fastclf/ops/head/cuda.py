@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import ModuleType
@@ -13,15 +13,15 @@ from torch import Tensor
 
 from fastclf.ops.cuda import backward, forward
 from fastclf.ops.cuda.arguments import DeviceLoss, Dropout, Moments, RowBatch, Scratch
-from fastclf.ops.cuda.checks import current
 from fastclf.ops.head.cuda_rows import row_source
-from fastclf.ops.head.spec import HeadBlock, HeadSpec, HeadTraining, Precision
+from fastclf.ops.head.spec import HeadBlock, HeadSpec, HeadTraining, Precision, WithVelocity
+from fastclf.ops.registry import current
 from fastclf.ops.sgd import DeviceGroups, Update, Updates, UpdateTable
 
 _PREDICT_ROWS = 8192  # rows of one product
 
 
-class CudaHead:
+class CudaHead(WithVelocity):
     """Trains the head where its tensors are: on a GPU, or on the CPU under emulation.
 
     A step's kernels read everything that changes (rows, step number, rates) from device memory, so on a GPU one CUDA
@@ -66,15 +66,6 @@ class CudaHead:
                 rows = min(batch_size, len(order) - i * batch_size)
                 self._step_of(rows, batch_size, slot, frozen_bn)()
         return self._losses[:n_steps].clone()
-
-    def momenta(self) -> list[Tensor]:
-        """Return a copy of the momentum of every parameter."""
-        return [v.clone() for v in self.velocity]
-
-    def load_momenta(self, momenta: Sequence[Tensor]) -> None:
-        """Replace the momenta."""
-        for v, given in zip(self.velocity, momenta, strict=True):
-            v.copy_(given)
 
     def _make_room(self, rows: int, steps: int) -> None:
         if rows > len(self._order) or steps > len(self._losses):

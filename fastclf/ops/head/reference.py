@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fastclf.ops.dropout import dropout_mask
-from fastclf.ops.head.spec import HeadSpec, HeadTraining
+from fastclf.ops.head.spec import HeadSpec, HeadTraining, WithVelocity
 from fastclf.ops.sgd import update_tensor
 
 
-class ReferenceHead:
+class ReferenceHead(WithVelocity):
     """Trains a head step by step; the tensors of `spec` are updated in place."""
 
     def __init__(self, training: HeadTraining) -> None:
@@ -25,15 +23,6 @@ class ReferenceHead:
         firsts = range(0, len(order), batch_size)
         losses = [self._step(order[f : f + batch_size], first_step + i, frozen_bn) for i, f in enumerate(firsts)]
         return torch.stack(losses) if losses else torch.empty(0)
-
-    def momenta(self) -> list[Tensor]:
-        """Return a copy of the momentum of every parameter."""
-        return [v.clone() for v in self.velocity]
-
-    def load_momenta(self, momenta: Sequence[Tensor]) -> None:
-        """Replace the momenta."""
-        for v, given in zip(self.velocity, momenta, strict=True):
-            v.copy_(given)
 
     def _step(self, index: Tensor, step: int, frozen_bn: bool) -> Tensor:
         parameters, rates = self.spec.parameters(), self.training.rates

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -201,3 +202,22 @@ class HeadTraining:
     def device(self) -> torch.device:
         """Where the head's tensors are."""
         return self.spec.device
+
+
+class WithVelocity:
+    """What trains a head, with the momentum of every parameter in a tensor of its own.
+
+    Attributes:
+        velocity: the momenta, as `HeadSpec.parameters` has the parameters.
+    """
+
+    velocity: list[Tensor]
+
+    def momenta(self) -> list[Tensor]:
+        """Return a copy of the momentum of every parameter."""
+        return [v.clone() for v in self.velocity]
+
+    def load_momenta(self, momenta: Sequence[Tensor]) -> None:
+        """Replace the momenta."""
+        for v, given in zip(self.velocity, momenta, strict=True):
+            v.copy_(given)
