@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.images_setting import MAX_ZOOM, MEAN, PICTURES, STD, ImagesSetting, sampled_mean
+from bench.images_setting import MAX_ZOOM, MEAN, N_IMAGES, STD, ImagesSetting, sampled_mean
 from bench.peers.process import peer_processes
 from bench.photographs import many
 from bench.race import race, ratios, summary
@@ -28,8 +28,8 @@ TOLERANCE = {False: 0.003, True: 0.2}
 
 @pytest.mark.parametrize("augment", [False, True], ids=["plain", "augmented"])
 def bench_images(benchmark: Any, data_folder: Path, threads: int, augment: bool) -> None:
-    folder = data_folder / f"images_{PICTURES}"
-    setting = ImagesSetting(folder if folder.is_dir() else many(folder, PICTURES), threads, augment)
+    folder = data_folder / f"images_{N_IMAGES}"
+    setting = ImagesSetting(folder if folder.is_dir() else many(folder, N_IMAGES), threads, augment)
     tfms = tfms_from_stats((MEAN, STD), setting.sz, transforms_side_on, MAX_ZOOM)
     data = ImageClassifierData.from_paths(setting.folder, setting.batch, tfms, num_workers=threads, device="cpu")
     loader = data.trn_dl if augment else data.fix_dl

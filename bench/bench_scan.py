@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.images_setting import MEAN, PICTURES, STD
+from bench.images_setting import MEAN, N_IMAGES, STD
 from bench.photographs import many
 from bench.race import ROUNDS, summary
 from fastclf import tfms_from_stats
@@ -24,9 +24,9 @@ _BATCH = 64
 def bench_scan(
     benchmark: Any, data_folder: Path, threads: int, tmp_path_factory: pytest.TempPathFactory, monkeypatch: Any
 ) -> None:
-    folder = data_folder / f"images_{PICTURES}"
+    folder = data_folder / f"images_{N_IMAGES}"
     if not folder.is_dir():
-        many(folder, PICTURES)
+        many(folder, N_IMAGES)
     data = ImageClassifierData.from_paths(folder, _BATCH, tfms_from_stats((MEAN, STD), 224), num_workers=threads)
     files = [os.fsencode(folder / name) for ds in (data.trn_ds, data.val_ds) for name in ds.fnames]
     seconds: dict[str, list[float]] = {"decode": [], "first scan": [], "second scan": []}

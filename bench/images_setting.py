@@ -10,7 +10,7 @@ import torch
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MAX_ZOOM, DEGREES, LIGHT = 1.1, 10, 0.05
-PICTURES = 1400  # in a round
+N_IMAGES = 1400  # in a round
 
 
 @dataclass(frozen=True)

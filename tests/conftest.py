@@ -119,3 +119,12 @@ def dogbreeds(tmp_path_factory) -> Path:
 def scenes(tmp_path_factory) -> Path:
     """A copy of 2,000 landscapes and train_tags.csv."""
     return Path(shutil.copytree(shared_data("scenes"), tmp_path_factory.mktemp("photos") / "scenes"))
+
+
+@pytest.fixture
+def one_thread():
+    """Small tensors cost more to share out than to compute, most of all on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -94,3 +94,14 @@ class Watches(Callback):
 
     def on_batch_end(self, loss):
         self.act()
+
+
+def state_of(learn):
+    """A copy of a learner's weights and statistics."""
+    return {name: tensor.clone() for name, tensor in learn.model.state_dict().items()}
+
+
+def assert_same(a, b):
+    """The second state has all of the first, bit for bit."""
+    for name, tensor in a.items():
+        assert torch.equal(tensor, b[name]), name

@@ -6,6 +6,7 @@ import zlib
 from functools import cache
 
 import numpy as np
+from odd_images import png
 from PIL import Image, ImageCms, ImageOps
 
 _RNG = np.random.default_rng(0)
@@ -24,14 +25,9 @@ def saved(image, form, **options):
 
 def png16(values, colour_type):
     """A PNG of 16 bits per value `[H, W, C]`: Pillow writes only grey ones."""
-
-    def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
     height, width = values.shape[:2]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return png(height, width, 16, colour_type, zlib.compress(rows))
 
 
 def planar_tiff(values):

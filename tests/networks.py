@@ -42,3 +42,10 @@ def randomise(module):
         if isinstance(m, nn.BatchNorm2d):
             m.running_mean.normal_(0, 0.1)
             m.running_var.uniform_(0.5, 2)
+
+
+def assert_partition(body):
+    """The two groups of a body hold each of its parameters once."""
+    parts = [list(map(id, group.parameters())) for group in body.groups]
+    assert all(parts)
+    assert sorted(parts[0] + parts[1]) == sorted(map(id, body.parameters()))

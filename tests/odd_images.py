@@ -16,14 +16,19 @@ def encoded(image=None, form="JPEG", **options):
     return buffer.getvalue()
 
 
-def enormous(side=60_000):
-    """A 1-bit PNG that claims side x side pixels in few bytes; its pixels would take ten gigabytes."""
+def png(height, width, bits, colour_type, packed):
+    """A PNG with these words in its header, and compressed rows that need not fit them."""
 
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+
+
+def enormous(side=60_000):
+    """A 1-bit PNG that claims side x side pixels in few bytes; its pixels would take ten gigabytes."""
+    return png(side, side, 1, 0, zlib.compress(bytes(1000)))
 
 
 def bad_files():

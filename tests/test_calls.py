@@ -1,4 +1,4 @@
-"""Long calls: what Ctrl-C leaves is said in one line, and a forked process is told."""
+"""Long calls: one line says what Ctrl-C leaves, and a forked process works or raises."""
 
 import re
 import signal

@@ -162,12 +162,12 @@ def test_copies_of_what_was_used_go_on_alone(data, precompute, copied):
     learn = tiny_learner(data, precompute=precompute)
     learn.fit(0.01, 1)
     before = learn.predict()
-    twin = copied(learn)
-    np.testing.assert_array_equal(twin.predict(), before)
-    twin.fit(0.01, 1)
+    other = copied(learn)
+    np.testing.assert_array_equal(other.predict(), before)
+    other.fit(0.01, 1)
     np.testing.assert_array_equal(learn.predict(), before)
     learn.fit(0.01, 1)
-    np.testing.assert_array_equal(twin.predict(), learn.predict())
+    np.testing.assert_array_equal(other.predict(), learn.predict())
 
 
 def test_double_precision_by_default(tmp_path):

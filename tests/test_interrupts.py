@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import image_data, row_data, three_colours, tiny_learner
+from helpers import assert_same, image_data, row_data, state_of, three_colours, tiny_learner
 from processes import start
 
 from fastclf import Callback, HeadLearner
@@ -48,15 +48,6 @@ class Stop(Callback):
         return self.seen == self.at
 
 
-def state_of(learn):
-    return {name: tensor.clone() for name, tensor in learn.model.state_dict().items()}
-
-
-def same(a, b):
-    for name, tensor in a.items():
-        assert torch.equal(tensor, b[name]), name
-
-
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
 def test_a_fit_ends_after_the_step(tmp_path, rng, number, error):
     data = row_data(tmp_path, rng)
@@ -66,7 +57,7 @@ def test_a_fit_ends_after_the_step(tmp_path, rng, number, error):
     assert error is not SystemExit or caught.value.code == 143
     assert len(learn.sched.lrs) == len(learn.sched.losses) == 3
     other.fit(0.1, 3, callbacks=[Stop(3)])
-    same(state_of(learn), state_of(other))
+    assert_same(state_of(learn), state_of(other))
     learn.fit(0.1, 1)
     assert list(tmp_path.iterdir()) == []
 
@@ -103,7 +94,7 @@ def test_at_any_moment(tmp_path, rng):
             last = fit(Calls(stop_at))
         except KeyboardInterrupt:
             last = fit(resume=True)
-        same(expected, state_of(last))
+        assert_same(expected, state_of(last))
         assert len(last.sched.lrs) == len(last.sched.losses) == 3 * len(data.trn_dl)
         assert handlers()[0] is signal.default_int_handler
         assert not [p for p in (tmp_path / "models").iterdir() if ".tmp-" in p.name]
@@ -194,7 +185,7 @@ def test_lr_find_leaves_no_trace(tmp_path, monkeypatch, precompute, moment):
     with pytest.raises(KeyboardInterrupt):
         learn.lr_find()
     assert calls >= 2
-    same(before, state_of(learn))
+    assert_same(before, state_of(learn))
     assert torch.equal(generator, torch.get_rng_state())
     assert files == sorted(folder.rglob("*"))
 
@@ -218,7 +209,7 @@ def test_a_model_is_loaded_whole_or_not_at_all(tmp_path, rng, monkeypatch):
     two = state_of(learn)
     monkeypatch.undo()
     learn.load("two")
-    same(two, state_of(learn))
+    assert_same(two, state_of(learn))
 
 
 SCRIPT = """

@@ -419,7 +419,7 @@ def test_what_a_path_may_be(trained, tmp_path, monkeypatch):
         file.unlink()
 
 
-def test_what_cannot_be_rebuilt_is_said(tmp_path, capsys, rng):
+def test_what_cannot_be_rebuilt_is_logged(tmp_path, capsys, rng):
     data = row_data(tmp_path, rng)
     head = nn.Sequential(nn.Linear(10, 3), nn.LogSoftmax(1))
     learn = HeadLearner(data, custom_head=head)

@@ -55,7 +55,7 @@ def test_a_slow_network_is_named(clock):
 
 
 @pytest.mark.parametrize(("wait", "work", "batches"), [(0.1, 0.9, 20), (0.4, 0.1, 5), (0, 0.4, 5), (0, 0, 0)])
-def test_nothing_is_said_of_a_balanced_or_short_pass(clock, wait, work, batches):
+def test_nothing_is_logged_of_a_balanced_or_short_pass(clock, wait, work, batches):
     assert a_pass(clock, wait, work, batches).line("train") is None
 
 

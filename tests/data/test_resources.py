@@ -100,7 +100,7 @@ print(os.wait()[1], sum(len(x) for x, _ in data.val_dl))
 """
 
 
-def test_a_forked_process_is_told(folders):
+def test_a_forked_process_raises(folders):
     """It would wait for ever for threads that only its parent has."""
     pytest.importorskip("nvidia.dali")
     done = subprocess.run([sys.executable, "-c", FORK, folders], capture_output=True, text=True, timeout=120)

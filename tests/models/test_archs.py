@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import FAMILIES, NAMED, randomise
+from networks import FAMILIES, NAMED, assert_partition, randomise
 from safetensors.torch import save_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
@@ -60,12 +60,6 @@ def body_of(name, model, keys):
     state = model.state_dict()
     body.load_state_dict(dict(zip(body.state_dict(), (state[key] for key in keys), strict=True)))
     return body
-
-
-def assert_partition(body):
-    parts = [list(map(id, group.parameters())) for group in body.groups]
-    assert all(parts)
-    assert sorted(parts[0] + parts[1]) == sorted(map(id, body.parameters()))
 
 
 @pytest.mark.parametrize("name", [a.name for a in NAMED] + [name for name in FAMILIES if name not in TRANSFORMERS])

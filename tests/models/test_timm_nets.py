@@ -5,7 +5,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
-from networks import randomise
+from networks import assert_partition, randomise
 
 from fastclf import ConvLearner, ImageClassifierData, tfms_from_model
 from fastclf.activations.fingerprint import fingerprint
@@ -73,12 +73,6 @@ def built(name):
     randomise(body)
     model.load_state_dict(body.model.state_dict(), strict=False)
     return body, model
-
-
-def assert_partition(body):
-    parts = [list(map(id, group.parameters())) for group in body.groups]
-    assert all(parts)
-    assert sorted(parts[0] + parts[1]) == sorted(map(id, body.parameters()))
 
 
 @pytest.mark.parametrize(("name", "size"), OWN_POOL.items())

@@ -64,9 +64,5 @@ def kernel_device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small float64 references run many times faster so on a busy machine; tests of threads set their own number."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _one_thread(one_thread: None) -> None:
+    """Small float64 references run many times faster so; tests of threads set their own number."""

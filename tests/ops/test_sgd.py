@@ -25,7 +25,7 @@ SCHEDULES = [
 ]
 
 
-def twins(shapes: list[tuple[int, ...]], device: torch.device) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+def pairs(shapes: list[tuple[int, ...]], device: torch.device) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """The same parameters in float32 on the device, and in float64."""
     ours = [nn.Parameter(torch.randn(shape).to(device)) for shape in shapes]
     return ours, [nn.Parameter(p.detach().double()) for p in ours]
@@ -46,7 +46,7 @@ def test_equals_float64(kernel_device: torch.device, rng: np.random.Generator) -
     for _ in range(CASES):
         sizes = [1, 3, 4, 31, 257, 4096, 8191, 8192, 8195, 20_001]
         shapes = [(int(rng.choice(sizes)),) for _ in range(int(rng.integers(1, 6)))] + [(0,), (3, 5)]
-        ours, exact = twins(shapes, kernel_device)
+        ours, exact = pairs(shapes, kernel_device)
         decay, decoupled, ema = float(rng.choice([0, 0.01])), bool(rng.integers(2)), float(rng.choice([0, 0.6, 0.99]))
         schedule, cut = SCHEDULES[rng.integers(len(SCHEDULES))], int(rng.integers(len(shapes)))
         optimizers = []
@@ -84,7 +84,7 @@ def test_memory_that_is_not_aligned(kernel_device: torch.device) -> None:
 
 
 def test_changed_groups_and_saved_state(kernel_device: torch.device) -> None:
-    ours, exact = twins([(33,), (8, 8, 3, 3)], kernel_device)
+    ours, exact = pairs([(33,), (8, 8, 3, 3)], kernel_device)
     optimizers = [SGDR(ps, 0.1, schedule=schedules.Cosine(4)) for ps in (ours, exact)]
     for step in range(9):
         set_gradients(ours, exact)
@@ -102,7 +102,7 @@ def test_changed_groups_and_saved_state(kernel_device: torch.device) -> None:
 
 
 def test_many_groups(kernel_device: torch.device) -> None:
-    ours, exact = twins([(5,)] * 70, kernel_device)
+    ours, exact = pairs([(5,)] * 70, kernel_device)
     for parameters in (ours, exact):
         groups = [{"params": [p], "lr": 0.001 * (i + 1)} for i, p in enumerate(parameters)]
         if parameters is ours:

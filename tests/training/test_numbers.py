@@ -1,4 +1,4 @@
-"""Numbers that are not finite, overflow, memory that is exhausted: the cause is said, and nothing good is lost."""
+"""Numbers that are not finite, overflow, memory that is exhausted: the error says why, and nothing good is lost."""
 
 import gc
 import math
@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from helpers import image_data, row_data, three_colours, tiny_learner
+from helpers import assert_same, image_data, row_data, state_of, three_colours, tiny_learner
 from torch import nn
 
 from fastclf import Callback, DivergedError, GpuMemoryError, HeadLearner, Learner, recall
@@ -30,15 +30,6 @@ class SpoilAt(Callback):
         if self.seen == self.at:
             with torch.no_grad():
                 list(self.module.parameters())[-1].fill_(torch.inf)
-
-
-def state_of(learn):
-    return {name: tensor.clone() for name, tensor in learn.model.state_dict().items()}
-
-
-def same(a, b):
-    for name, tensor in a.items():
-        assert torch.equal(tensor, b[name]), name
 
 
 def after_one_epoch(make):
@@ -71,7 +62,7 @@ def test_the_last_good_weights_are_kept(tmp_path, rng, kind, where):
     at = 2 * nb if where == "in its last batch" else nb + 2
     with pytest.raises(DivergedError) as caught:
         learn.fit(0.05, 3, callbacks=[SpoilAt(learn.model, at)])
-    same(expected, state_of(learn))
+    assert_same(expected, state_of(learn))
     message = str(caught.value)
     if where == "within an epoch":
         assert f"the training loss of batch {nb + 2} is nan at learning rate 0.05 in float32" in message
@@ -161,7 +152,7 @@ def test_exhausted_memory_is_reported_and_given_back(tmp_path, call):
     assert caught.value.__context__ is None
     assert all(parameter.grad is None for parameter in learn.model.parameters())
     if call == "lr_find":
-        same(before, state_of(learn))
+        assert_same(before, state_of(learn))
     learn.set_data(image_data(tmp_path / "data", bs=4))
     learn.fit(0.01, 1)
 
@@ -199,7 +190,7 @@ def test_the_batch_that_would_fit(tmp_path, monkeypatch, call, most, advised):
         learn.fit(0.01, 1) if call == "fit" else getattr(learn, call)()
     assert f"bs={advised}, then" in str(caught.value) if advised else "Use smaller images" in str(caught.value)
     assert seen == {(call != "predict", call != "predict")}
-    same(before, state_of(learn))
+    assert_same(before, state_of(learn))
     assert torch.equal(generator, torch.get_rng_state())
     assert all(parameter.grad is None for parameter in learn.model.parameters())
 

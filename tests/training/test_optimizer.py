@@ -1,5 +1,4 @@
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,20 +9,13 @@ from fastclf import ops, schedules
 from fastclf.ops import rate
 from fastclf.training.optimizer import SGDR
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(params=["reference", "native"])
 def backend(request: pytest.FixtureRequest) -> Any:
     with ops.use_backend(request.param):
         yield request.param
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors are many times faster so on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def tensors(shapes: list[tuple[int, ...]]) -> list[nn.Parameter]:

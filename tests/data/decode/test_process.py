@@ -189,7 +189,7 @@ def test_a_process_that_cannot_start_is_no_loop(tmp_path, program):
         outcome(written(tmp_path / "x", ["0.jpg"]))
 
 
-def test_no_room_for_a_copy_is_said(tmp_path):
+def test_no_room_for_a_copy_is_an_error(tmp_path):
     (file, _), *_ = written(tmp_path / "x", ["0.tif"])
     with pytest.raises(OSError, match=r"the copy of .*0.tif cannot be written .*No such file.* set XDG_CACHE_HOME"):
         outcome([(file, str(tmp_path / "nowhere" / "copy"))])

@@ -213,7 +213,7 @@ def test_labels_of_a_test_set_are_checked_like_the_others():
         load(test=(IMAGES, several))
 
 
-def test_one_hot_labels_are_said_to_be_several(capsys):
+def test_one_hot_labels_are_logged_as_several(capsys):
     """Keras' to_categorical."""
     one_hot = np.eye(3)[[0, 1, 2, 0, 1, 2]]
     assert load(y=one_hot).is_multi

@@ -108,7 +108,7 @@ def test_extra_class_in_valid_may_be_dropped(folders, save_image):
 
 
 def test_one_class_name_in_two_unicode_forms(folders, save_image):
-    """Names are compared as they are; the error points out the twin that looks the same."""
+    """Names are compared as they are; the error points out the one that looks the same."""
     for part, form in (("train", "NFC"), ("valid", "NFD")):
         save_image(folders / part / unicodedata.normalize(form, "größe") / "1.png")
     with pytest.raises(
@@ -157,10 +157,10 @@ def test_single_class(folders):
         load(folders)
 
 
-@pytest.mark.parametrize("twin", ["Cat", "cat "])
-def test_classes_that_look_the_same(folders, save_image, twin):
-    save_image(folders / "train" / twin / "1.png")
-    shutil.copytree(folders / "train" / twin, folders / "valid" / twin)
+@pytest.mark.parametrize("lookalike", ["Cat", "cat "])
+def test_classes_that_look_the_same(folders, save_image, lookalike):
+    save_image(folders / "train" / lookalike / "1.png")
+    shutil.copytree(folders / "train" / lookalike, folders / "valid" / lookalike)
     with pytest.warns(UserWarning, match="look the same"):
         assert load(folders).c == 3
 

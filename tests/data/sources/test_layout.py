@@ -99,7 +99,7 @@ def test_what_systems_and_programs_leave_is_never_a_class_or_an_image(folders, s
     assert sorted([*data.trn_ds.fnames, *data.val_ds.fnames]) == [name.removeprefix("train/") for name in before[0]]
 
 
-def test_a_hidden_folder_that_may_be_a_class_is_said(folders, save_image):
+def test_a_hidden_folder_that_may_be_a_class_is_named(folders, save_image):
     for part in ("train", "valid"):
         save_image(folders / part / ".net" / "1.png")
     with pytest.warns(UserWarning, match=r"(train|valid): the folder\(s\) '\.net' hold images and are left out"):
@@ -132,7 +132,7 @@ def test_classes_in_the_datas_own_folder(bare, save_image):
         assert load(bare, trn_name=".", allow_empty=True).classes == ["cat", "docs", "dog"]
 
 
-def test_a_class_that_is_called_like_a_folder_of_the_library_is_said(bare, save_image):
+def test_a_class_that_is_called_like_a_folder_of_the_library_is_named(bare, save_image):
     save_image(bare / "models" / "1.png")
     with pytest.warns(UserWarning, match="'models' hold images and are left out: hidden, or kept for fastclf's own"):
         assert load(bare, trn_name=".").classes == ["cat", "dog"]
@@ -180,7 +180,7 @@ def test_the_folder_of_the_training_set_itself(folders, name):
 
 
 @pytest.mark.parametrize("place", [".", "PetImages", "archive/images"])
-def test_classes_without_train_are_said_with_the_call(tmp_path, save_image, place):
+def test_classes_without_train_are_named_with_the_call(tmp_path, save_image, place):
     for name in ("Cat", "Dog"):
         for i in range(5):
             save_image(tmp_path / place / name / f"{i}.png")
@@ -213,7 +213,7 @@ NAMES = {
 
 @pytest.mark.parametrize("place", [".", "train", "train/images", "images/all"])
 @pytest.mark.parametrize(("example", "label"), NAMES.items())
-def test_flat_folders_are_said_with_the_call_that_reads_them(tmp_path, place, example, label, rng):
+def test_flat_folders_are_named_with_the_call_that_reads_them(tmp_path, place, example, label, rng):
     """Whatever stands between class and number; the call in the message gives the classes."""
     between, extension = re.fullmatch(re.escape(label) + r"(.*?)\d+(.*)", example).groups()
     labels = sorted([label, "other", "x y"])

@@ -274,7 +274,7 @@ def test_pil_images_of_many_bits(rng, tmp_path, mode, top):
         np.testing.assert_allclose(val(stored)[0], values / top, atol=1 / 255)
 
 
-def test_what_is_no_image_is_said():
+def test_what_is_not_an_image_is_refused():
     _, val = tfms_from_stats(PLAIN, 16)
     for name in ("a.jpg", Path("a.jpg")):
         with pytest.raises(

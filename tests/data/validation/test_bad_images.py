@@ -4,7 +4,6 @@ import io
 import os
 import resource
 import shutil
-import struct
 import subprocess
 import sys
 import zlib
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from odd_images import png
 from PIL import Image
 
 from fastclf import tfms_from_stats
@@ -176,14 +176,9 @@ def test_an_image_that_changed_since_the_scan(folders):
 
 def enormous(fn, side=60_000):
     """A 1-bit PNG that claims side x side pixels, in half a megabyte."""
-
-    def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
     row, packed = bytes(1 + side // 8), zlib.compressobj(9)
     pixels = b"".join(packed.compress(row) for _ in range(side)) + packed.flush()
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0))
-    fn.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))
+    fn.write_bytes(png(side, side, 1, 0, pixels))
 
 
 @pytest.mark.parametrize("on_bad", ["raise", "skip"])
@@ -267,8 +262,9 @@ def test_handles_are_closed(folders):
     run = "; ".join(
         [
             "import resource, sys",
-            "from tests.data.validation.test_bad_images import TFMS, ImageClassifierData",
-            "data = ImageClassifierData.from_paths(sys.argv[1], 16, TFMS, num_workers=2)",
+            "from fastclf import ImageClassifierData, tfms_from_stats",
+            "tfms = tfms_from_stats(([0.5] * 3, [0.5] * 3), 16)",
+            "data = ImageClassifierData.from_paths(sys.argv[1], 16, tfms, num_workers=2)",
             "next(iter(data.val_dl))",
             "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))",
             "print(sum(len(x) for _ in range(3) for x, _ in data.fix_dl))",

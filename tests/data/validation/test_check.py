@@ -58,14 +58,14 @@ def test_leaks(folders):
 def test_one_image_under_two_labels(folders):
     shutil.copy(folders / "train/cat/cat3.png", folders / "train/dog/no cat.png")
     shutil.copy(folders / "train/cat/cat4.png", folders / "valid/dog/no cat.png")
-    shutil.copy(folders / "train/cat/cat5.png", folders / "train/cat/twin.png")
+    shutil.copy(folders / "train/cat/cat5.png", folders / "train/cat/same.png")
     report = load(folders).check()
     assert set(report.relabelled) == {
         ("train/cat/cat3.png", "train/dog/no cat.png"),
         ("train/cat/cat4.png", "valid/dog/no cat.png"),
     }
     assert report.leaks == [("train/cat/cat4.png", "valid/dog/no cat.png")]
-    assert report.repeated == [("train/cat/cat5.png", "train/cat/twin.png")]
+    assert report.repeated == [("train/cat/cat5.png", "train/cat/same.png")]
     assert "2 image(s) have the same bytes as another and a different label" in str(report)
 
 
