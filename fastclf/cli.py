@@ -20,6 +20,7 @@ COMMANDS = {
     "predict": "predict images with a saved model",
     "export": "write a saved model as an ONNX file",
     "check": "look for what is odd about a data set",
+    "cache": "list or prune cached activations",
     "env": "what fastclf runs on here: versions, processor, native code, GPU",
     "demo": "the whole lesson, on handwritten digits or on your own images",
 }

@@ -13,7 +13,7 @@ from torch import nn
 
 from fastclf.activations.fill import places_for
 from fastclf.activations.precompute import activations
-from fastclf.activations.store import DTYPES
+from fastclf.activations.segment import DTYPES
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.image_loader import ImageLoader
@@ -25,6 +25,7 @@ from fastclf.models.body import Body
 from fastclf.models.export import write_onnx
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.net import Net
+from fastclf.ops.arguments import IndexedRows
 from fastclf.report import log, log_once, warn
 from fastclf.stage import Stage
 from fastclf.training.callbacks import Callback
@@ -182,10 +183,10 @@ class ConvLearner(LearnerWithHead):
         return data.with_rows(train, valid, test, augmented, self._activations("test", data.test_aug_dl, self.views))
 
     @overload
-    def _activations(self, name: str, dl: Loader, views: int = 1) -> NDArray[Any]: ...
+    def _activations(self, name: str, dl: Loader, views: int = 1) -> IndexedRows: ...
     @overload
-    def _activations(self, name: str, dl: Loader | None, views: int = 1) -> NDArray[Any] | None: ...
-    def _activations(self, name: str, dl: Loader | None, views: int = 1) -> NDArray[Any] | None:
+    def _activations(self, name: str, dl: Loader | None, views: int = 1) -> IndexedRows | None: ...
+    def _activations(self, name: str, dl: Loader | None, views: int = 1) -> IndexedRows | None:
         if dl is None:
             return None
         assert isinstance(dl, ImageLoader)

@@ -171,9 +171,9 @@ def append(handle: int, data: bytes) -> None:
         left = left[on_disk(os.write, handle, left) :]
 
 
-def write_new(path: Path, data: bytes) -> None:
+def write_new(path: Path, data: bytes, mode: int = 0o666) -> None:
     """Write a file that does not exist yet."""
-    handle = create(path)
+    handle = create(path, mode)
     try:
         append(handle, data)
     finally:

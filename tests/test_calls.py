@@ -9,7 +9,7 @@ from helpers import image_data, row_data, three_colours, tiny_learner
 from processes import lines_of, start
 
 from fastclf import Callback, HeadLearner, calls
-from fastclf.activations import precompute, writer
+from fastclf.activations import precompute, segment
 from fastclf.data import data_loaders, resize
 from fastclf.data.validation import scan_cache
 from fastclf.training import evaluate, loop
@@ -65,11 +65,11 @@ CALLS = {
     "precompute": (
         cached,
         precompute,
-        "_block",
+        "_give_back",
         3,
         r"activations of train were stopped: \d+ of 36 rows are kept in .*/tmp/activations; do it again to go on\.$",
     ),
-    "precompute, writing": (cached, writer.ActivationWriter, "_append", 3, "were stopped: .* rows are kept in"),
+    "precompute, writing": (cached, segment.SegmentWriter, "write", 3, "were stopped: .* rows are kept in"),
 }
 
 
@@ -118,11 +118,9 @@ import signal, sys
 from pathlib import Path
 from helpers import image_data, three_colours, tiny_learner
 from fastclf.activations import precompute
-original = precompute._block
-def block(*args):
+def give_back():
     signal.raise_signal(signal.SIGINT)
-    return original(*args)
-precompute._block = block
+precompute._give_back = give_back
 learn = tiny_learner(image_data(three_colours(Path(sys.argv[1]))))
 learn.precompute = True
 """

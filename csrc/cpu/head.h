@@ -78,9 +78,10 @@ struct Layer {
 
 // One batch; every member of the team holds the same values.
 struct Batch {
-  const int64_t* index;  // [rows]
+  const int64_t* targets;  // [rows], which
+  const int64_t* sources;  // [rows], which rows it is gathered from
   size_t rows;
-  const int64_t* ahead;  // the batch after it
+  const int64_t* ahead;  // sources of the batch after it
   size_t ahead_rows;
   uint32_t step;
   bool frozen_bn;

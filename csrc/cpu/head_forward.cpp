@@ -20,7 +20,7 @@ void HeadEngine::input_tile(const Batch& batch, size_t t) const {
                      .width = layer.spec.n_in,
                      .first = t * kTile,
                      .cols = tile_width(layer.spec.n_in, t),
-                     .index = batch.index,
+                     .index = batch.sources,
                      .rows = batch.rows,
                      .out = layer.xhat_tile(t),
                      .ahead = batch.ahead,
@@ -108,7 +108,7 @@ float HeadEngine::mean_factor(const Batch& batch) const {
   if (op_.loss == Loss::bce) return 1 / static_cast<float>(batch.rows * layers_.back().spec.n_out);
   const auto* classes = static_cast<const int64_t*>(op_.targets);
   double total = 0;
-  for (size_t b = 0; b < batch.rows; ++b) total += class_weight_[static_cast<size_t>(classes[batch.index[b]])];
+  for (size_t b = 0; b < batch.rows; ++b) total += class_weight_[static_cast<size_t>(classes[batch.targets[b]])];
   return static_cast<float>(1 / total);
 }
 
@@ -123,7 +123,7 @@ void HeadEngine::loss_rows(const Batch& batch, size_t first, size_t last) const 
                          .weight = class_weight_.data(),
                          .smoothing = op_.smoothing,
                          .classes = static_cast<float>(classes)};
-    const auto target = static_cast<size_t>(batch.index[b]);
+    const auto target = static_cast<size_t>(batch.targets[b]);
     row_loss_[b] = op_.loss == Loss::nll
                        ? code_.nll_row(row, static_cast<size_t>(static_cast<const int64_t*>(op_.targets)[target]),
                                        weight_sum_, mean)

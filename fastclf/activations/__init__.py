@@ -1,1 +1,5 @@
-"""Cached activations: their fingerprint, the file, and the pass over the images that fills it."""
+"""Cached activations, a row for each image content: the store, and the pass over the images that fills it."""
+
+from fastclf.activations.cache import CachedStore, cached, prune
+
+__all__ = ["CachedStore", "cached", "prune"]

@@ -1,13 +1,14 @@
-"""Open an activation file, or fill one: in the first folder that takes it, else in memory."""
+"""Find the rows of a list of images in a store, and compute those that are missing: into a folder, else in memory."""
 
 from __future__ import annotations
 
 import errno
 import re
+import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,204 +16,259 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fastclf.activations.store import Accept, older_files, open_activations
-from fastclf.activations.writer import ActivationWriter, as_block
+from fastclf import files
+from fastclf.activations.segment import (
+    NO_KEY,
+    Keys,
+    Kind,
+    MemorySegment,
+    Segment,
+    SegmentWriter,
+    has_ended,
+    remove,
+    segments_in,
+)
+from fastclf.activations.store import Others, Store, older_stores, write_about
 from fastclf.errors import ActivationFileError
-from fastclf.files import check_private, user_cache
 from fastclf.interrupts import Interrupts
+from fastclf.ops.arguments import IndexedRows
 from fastclf.report import log, log_once, warn
 
-Blocks: TypeAlias = Iterator[tuple[NDArray[np.float32], dict[int, str]]]
+Numbers: TypeAlias = NDArray[np.int64]
+Compute: TypeAlias = Callable[[Numbers], Iterator[tuple[Numbers, NDArray[np.float32], int]]]
 
-_TRIES = 3  # another process may remove or damage a file that has just been published
+_TRIES = 3  # others may remove or damage what has just been written
 _LOGGED_AFTER = 3  # blocks: the first also builds the decoder's graph and the body's runtime
 _LONG = 10.0  # seconds
 
 
-class StaleError(ActivationFileError):
-    """What the rows were computed from has changed meanwhile."""
-
-
 @dataclass(frozen=True)
 class Job:
-    """One activation file.
+    """Rows that are wanted.
 
     Attributes:
-        key: its fingerprint.
-        shape: rows and features, ``(N, F)``.
-        dtype: ``float16`` or ``float32``.
+        kind: of the rows.
+        about: the description that the kind's name is a hash of, kept beside the rows.
+        keys: of the rows, in their order, ``[N]``; `NO_KEY` for those that are zeros.
         what: a name for messages, such as ``"train"``.
-        rows: what its rows are, for messages, such as ``"700 images"``.
-        accept: called with row -> reason of rows that an earlier fill could not compute; whether its rows may be used.
+        unit: what the rows are of, such as ``"images"``.
     """
 
-    key: str
-    shape: tuple[int, int]
-    dtype: str
+    kind: Kind
+    about: Mapping[str, Any]
+    keys: Keys
     what: str
-    rows: str
-    accept: Accept
-
-    @property
-    def size(self) -> int:
-        """Bytes of the rows."""
-        return self.shape[0] * self.shape[1] * np.dtype(self.dtype).itemsize
-
-
-class MemoryRows:
-    """Takes the blocks of a `Job` that no folder takes."""
-
-    def __init__(self, job: Job, done: NDArray[Any] | None = None) -> None:
-        free = _free_memory()
-        if job.size > free:
-            raise ActivationFileError(
-                f"activations of {job.what} need {job.size:,} bytes, no folder takes them (see the warnings), and "
-                f"{free:,} bytes of memory are free. Free disk space, or keep the data on a larger disk."
-            )
-        self._job = job
-        self._rows: NDArray[Any] = np.zeros(job.shape, job.dtype)
-        self.rows_done = 0
-        if done is not None:
-            self._rows[: len(done)] = done
-            self.rows_done = len(done)
-
-    def write(self, rows: NDArray[Any], bad: dict[int, str]) -> None:
-        """Append rows ``[B, F]``, see `ActivationWriter.write`."""
-        block = as_block(rows, self.rows_done, self._job.shape, self._job.dtype)
-        self._rows[self.rows_done : self.rows_done + len(block)] = block
-        self.rows_done += len(block)
-
-    def result(self) -> NDArray[Any]:
-        """Return all rows ``[N, F]``."""
-        assert self.rows_done == self._job.shape[0]
-        return self._rows
+    unit: str = "images"
 
 
 def places_for(folder: Path) -> list[Path]:
-    """Return where activation files of data below ``folder`` are kept, best first."""
-    return [folder / "activations", user_cache() / "activations"]
+    """Return where activations of data below ``folder`` are kept, best first."""
+    return [folder / "activations", files.user_cache() / "activations"]
 
 
-def stored(
-    job: Job, folders: Sequence[Path], blocks: Callable[[int], Blocks], still: Callable[[], bool]
-) -> NDArray[Any]:
-    """Return the rows ``[N, F]`` of ``job``: from the first folder that has them, else computed and kept there.
+def stored(job: Job, folders: Sequence[Path], compute: Compute) -> IndexedRows:
+    """Return the rows ``[N, F]`` of ``job``; what no folder has is computed, and kept in the first that takes it.
 
     Args:
         job: which rows.
-        folders: where activation files are kept, best first.
-        blocks: computes the rows from a given one on: rows ``[B, F]``, and row -> reason of those that are bad.
-        still: whether the rows are still those that ``job.key`` names, after they were computed.
+        folders: where activations are kept, best first.
+        compute: yields, for row numbers in their order, blocks of rows: their numbers ``[B]``, values ``[B, F]``, and
+            how many of the numbers have been dealt with by then. Those that were passed over cannot be computed.
 
     Raises:
         ActivationFileError: a value is not finite, or neither disk nor memory has space for the rows.
-        StaleError: the images have changed while they were computed.
     """
+    store = Store([folder / job.kind.name for folder in folders if _is_usable(folder)], job.kind)
     for _ in range(_TRIES):
-        found = _found(job, folders)
-        if found is not None:
-            return found
-        with ExitStack() as stack:
-            sink = _filled(job, _sink(job, folders, stack), blocks)
-            if not still():
-                if isinstance(sink, ActivationWriter):
-                    sink.drop()
-                raise StaleError(f"{job.what}: images were changed while their activations were computed")
-            kept_in_memory = _finished(job, sink)
-        if kept_in_memory is not None:
-            return kept_in_memory
-    raise ActivationFileError(f"activations of {job.what}: other processes keep removing {folders[0] / job.key}")
-
-
-def _finished(job: Job, sink: ActivationWriter | MemoryRows) -> NDArray[Any] | None:
-    """Publish the file, or return the rows themselves where the disk does not take them."""
-    if isinstance(sink, ActivationWriter):
-        try:
-            sink.finish()
-        except OSError as error:
-            return _in_memory(job, sink, error).result()
-        return None
-    return sink.result()
-
-
-def _in_memory(job: Job, writer: ActivationWriter, error: OSError) -> MemoryRows:
-    """Move the rows of a file that the disk does not take into memory."""
-    _warn(job, writer.final.parent, error)
-    memory = MemoryRows(job, writer.rows_so_far())
-    writer.drop()
-    return memory
-
-
-def _found(job: Job, folders: Sequence[Path]) -> NDArray[Any] | None:
-    for folder in folders:
-        try:
-            check_private(folder)
-            rows = open_activations(folder, job.key, job.shape, job.dtype, job.accept)
-        except OSError as error:
-            _warn(job, folder, error)
-            continue
+        rows = store.open(job.keys)
         if rows is not None:
             return rows
-    return None
+        missing = store.missing(job.keys)
+        with _Sink(job, store, len(missing)) as sink:
+            while len(missing):
+                _compute(job, store, sink, missing, compute)
+                sink.check()
+                before, missing = missing, store.missing(job.keys)
+                if len(missing) == len(before):
+                    break  # what was written cannot be found again
+    raise ActivationFileError(f"activations of {job.what}: other processes keep removing {store.folders[0]}")
 
 
-def _sink(job: Job, folders: Sequence[Path], stack: ExitStack) -> ActivationWriter | MemoryRows:
-    for folder in folders:
-        try:
-            check_private(folder)
-            writer = stack.enter_context(ActivationWriter(folder, job.key, job.shape, job.dtype, job.accept))
-        except OSError as error:
-            _warn(job, folder, error)
-            continue
-        left = f", going on after {writer.rows_done:,} rows" if writer.rows_done else ""
-        log(f"{job.what}: computing activations of {job.rows}, {job.size / 1e6:.1f} MB, into {folder}{left}")
-        _say_older(folder)
-        return writer
-    return MemoryRows(job)
-
-
-def _filled(
-    job: Job, sink: ActivationWriter | MemoryRows, blocks: Callable[[int], Blocks]
-) -> ActivationWriter | MemoryRows:
-    """Return the sink that took the last block: a full disk does not stop the pass, which goes on in memory."""
-    pace = _Pace(job.what, job.shape[0] - sink.rows_done)
+def _compute(job: Job, store: Store, sink: _Sink, missing: Numbers, compute: Compute) -> None:
+    """Compute missing rows up to where another process has begun."""
+    others = Others(store, sink.place)
+    order = _from_the_middle(missing) if others.at_work() else missing
+    pace, done = _Pace(job.what, len(order)), 0
     try:
         with Interrupts() as interrupts:
-            source = blocks(sink.rows_done)
-            while True:
+            source = compute(order)
+            while done < len(order) and not others.have(job.keys[order[done]]):
                 with interrupts.released():
-                    block = next(source, None)
-                if block is None:
-                    break
-                sink = _written(job, sink, *block)
-                pace.advance(len(block[0]))
-    except ActivationFileError:
-        if isinstance(sink, ActivationWriter):
-            sink.drop()  # it could never be finished
-        raise
+                    numbers, values, until = next(source, (order[:0], None, len(order)))
+                if values is not None:
+                    sink.write(job.keys[numbers], as_block(values, job.kind.dtype, numbers))
+                    pace.advance(len(numbers))
+                job.keys[np.setdiff1d(order[done:until], numbers)] = NO_KEY
+                done = until
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(_stopped(job, sink)) from None
-    return sink
+        raise KeyboardInterrupt(f"activations of {job.what} were stopped: {sink.left()}.") from None
 
 
-def _written(
-    job: Job, sink: ActivationWriter | MemoryRows, rows: NDArray[np.float32], bad: dict[int, str]
-) -> ActivationWriter | MemoryRows:
+def _from_the_middle(missing: Numbers) -> Numbers:
+    """Begin amid the longest stretch that nobody has computed: others at work go on at their own places.
+
+    Somewhere amid it, in case others begin at this moment, too.
+    """
+    longest = max(np.split(missing, np.flatnonzero(np.diff(missing) > 1) + 1), key=len)
+    at = len(longest) // 4 + secrets.randbelow(len(longest) // 2 + 1)
+    return np.roll(missing, -int(np.searchsorted(missing, longest[min(at, len(longest) - 1)])))
+
+
+def as_block(values: NDArray[Any], dtype: str, numbers: Numbers) -> NDArray[Any]:
+    """Round rows ``[B, F]`` to the store's dtype.
+
+    Raises:
+        ActivationFileError: a value is not finite, or too large for fp16; names the row's number.
+    """
+    with np.errstate(over="ignore"):
+        block = np.ascontiguousarray(values, dtype=dtype)
+    finite = np.isfinite(block).all(axis=1)
+    if not finite.all():
+        hint = " Pass act_dtype='float32'." if np.isfinite(values).all() else ""
+        row = numbers[np.argmin(finite)]
+        raise ActivationFileError(f"activations of row {row} are not finite in {dtype}.{hint}")
+    return block
+
+
+class _Sink:
+    """Takes rows: a segment in the first folder that takes one; else, or when its disk is full later, memory."""
+
+    def __init__(self, job: Job, store: Store, rows: int) -> None:
+        self._job, self._store, self._rows = job, store, rows
+        self._stack = ExitStack()
+        self._memory: MemorySegment | None = None
+        self._writer = self._first_that_takes() if rows else None
+
+    @property
+    def place(self) -> Path | None:
+        """The folder of the segment."""
+        return None if self._writer is None else self._writer.place
+
+    def _first_that_takes(self) -> SegmentWriter | None:
+        job, size = self._job, self._rows * self._job.kind.row_bytes
+        known = np.count_nonzero(job.keys != NO_KEY) - self._rows
+        for folder in self._store.folders:
+            try:
+                writer = self._stack.enter_context(SegmentWriter(folder, job.kind))
+                if _free_space(folder) < size:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                write_about(folder, job.about)
+            except OSError as error:
+                self._warn(folder, error)
+                self._stack.close()
+                continue
+            _take_up(writer, folder, self._rows)
+            there = f"; {known:,} are there" if known else ""
+            log(
+                f"{job.what}: computing activations of {self._rows:,} {job.unit}, {size / 1e6:.1f} MB, into "
+                f"{folder.parent}{there}"
+            )
+            _say_older(folder.parent)
+            return writer
+        return None
+
+    def write(self, keys: Keys, rows: NDArray[Any]) -> None:
+        """Append a block."""
+        self.check()
+        if self._writer is not None:
+            try:
+                return self._writer.write(keys, rows)
+            except OSError as error:
+                self._move_to_memory(error)
+        return self._in_memory().write(keys, rows)
+
+    def check(self) -> None:
+        """Go on in memory if somebody has removed the segment."""
+        try:
+            if self._writer is not None:
+                self._writer.place.stat()
+        except OSError as error:
+            self._move_to_memory(error)
+
+    def _move_to_memory(self, error: OSError) -> None:
+        """Go on in memory: the blocks that are finished stay on the disk, unless somebody has removed them."""
+        assert self._writer is not None
+        writer, self._writer = self._writer, None
+        self._warn(writer.place.parent, error)
+        if not writer.place.is_dir():
+            self._in_memory().write(*writer.so_far())
+
+    def _in_memory(self) -> MemorySegment:
+        if self._memory is None:
+            size, free = self._rows * self._job.kind.row_bytes, _free_memory()
+            if size > free:
+                raise ActivationFileError(
+                    f"activations of {self._job.what} need {size:,} bytes, no folder takes them (see the warnings), "
+                    f"and {free:,} bytes of memory are free. Free disk space, or keep the data on a larger disk."
+                )
+            self._memory = MemorySegment(self._job.kind)
+            self._store.added.append(self._memory)
+        return self._memory
+
+    def left(self) -> str:
+        """Return what is left of the work when it is stopped here."""
+        if self._writer is None:
+            return "its rows are lost"
+        place = self._writer.place.parent.parent
+        return f"{self._writer.rows_done:,} of {self._rows:,} rows are kept in {place}; do it again to go on"
+
+    def __enter__(self) -> _Sink:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._stack:
+            if kind is None and self._writer is not None and self._writer.rows_done:
+                try:
+                    self._writer.finish()
+                except OSError as error:
+                    self._move_to_memory(error)
+
+    def _warn(self, folder: Path, error: OSError) -> None:
+        why = error.strerror or str(error)
+        if error.errno == errno.ENOSPC:
+            size, free = self._rows * self._job.kind.row_bytes, _free_space(folder)
+            why = f"they need {size:,} bytes, and {free:,} are free"
+        warn(f"activations are not kept in {folder.parent}: {why}")
+
+
+def _take_up(writer: SegmentWriter, folder: Path, rows: int) -> None:
+    """Copy the segments that are no larger than the new one will be into it: they stay few, and are copied seldom."""
+    found, taken = [], []
+    with suppress(OSError):
+        for place in segments_in(folder):
+            if place != writer.place and has_ended(place):
+                segment = Segment(place, writer.kind)
+                segment.refresh()
+                found.append(segment)
+        for segment in sorted(found, key=lambda segment: len(segment.keys)):
+            if len(segment.keys) > rows:
+                break
+            segment.copy_to(writer)
+            rows += len(segment.keys)
+            taken.append(segment.place)
+        if taken:
+            writer.sync()
+            remove(taken)
+
+
+def _is_usable(folder: Path) -> bool:
+    """Return whether only this user can have written what is in a folder; warn where not."""
     try:
-        sink.write(rows, bad)
+        files.check_private(folder)
     except OSError as error:
-        assert isinstance(sink, ActivationWriter)
-        sink = _in_memory(job, sink, error)
-        sink.write(rows, bad)
-    return sink
-
-
-def _stopped(job: Job, sink: ActivationWriter | MemoryRows) -> str:
-    """Return what Ctrl-C leaves of a pass, and how to go on."""
-    kept = "are lost"
-    if isinstance(sink, ActivationWriter):
-        kept = f"are kept in {sink.final.parent}; do it again to go on"
-    return f"activations of {job.what} were stopped: {sink.rows_done:,} of {job.shape[0]:,} rows {kept}."
+        warn(f"activations are not kept in {folder}: {error.strerror or error}")
+        return False
+    return True
 
 
 class _Pace:
@@ -242,20 +298,19 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def _warn(job: Job, folder: Path, error: OSError) -> None:
-    why = error.strerror or str(error)
-    if error.errno == errno.ENOSPC:
-        why = f"they need {job.size:,} bytes, and {shutil.disk_usage(folder).free:,} are free"
-    warn(f"activations are not kept in {folder}: {why}")
-
-
 def _say_older(folder: Path) -> None:
-    older = older_files(folder)
+    older = older_stores(folder)
     if older:
         log_once(
-            f"{len(older)} files in {folder} are of another version of fastclf; they are not used and may be deleted",
+            f"{len(older)} folders in {folder} are of another version of fastclf; they are not used and may be deleted "
+            "(fastclf cache prune)",
             key=("older activation files", folder),
         )
+
+
+def _free_space(folder: Path) -> int:
+    there = next(place for place in (folder, *folder.parents) if place.is_dir())
+    return shutil.disk_usage(there).free
 
 
 def _free_memory() -> int:

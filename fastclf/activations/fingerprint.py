@@ -1,4 +1,4 @@
-"""The key of an activation file: everything that its rows depend on, and nothing else."""
+"""What rows depend on beside their image, and the names that follow from it."""
 
 from __future__ import annotations
 
@@ -7,44 +7,37 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from fastclf.activations.store import SCHEMA
-from fastclf.data.dataset import Dataset
+from fastclf.activations.segment import SCHEMA
 from fastclf.data.decode import PIPELINE_VERSION
 from fastclf.models.body import Body
 
 
-def fingerprint(
-    body: Body,
-    ds: Dataset,
-    transforms: Mapping[str, Any],
-    *,
-    dtype: str,
-    precision: str,
-    views: Mapping[str, Any] | None = None,
-) -> str:
-    """Return the SHA-256 (hex) of the canonical description of an activation file.
+def describe(body: Body, transforms: Mapping[str, Any], *, dtype: str, precision: str) -> dict[str, Any]:
+    """Return everything that decides the row of an image, as JSON values.
 
-    Covers the architecture, every weight and buffer of the body and how it pools, the transforms, the number of
-    augmented views and the seed that they are sampled with, the versions of the image pipeline and of the file, the
-    dtypes of the forward pass and of the file, and the images in their order: relative path, size in bytes, and the
-    times when contents and entry were changed, or, for arrays, a hash of their values. Labels have no part in it.
+    That is the architecture, every weight and buffer of the body and how it pools, the transforms, the versions of the
+    image pipeline and of the store, and the dtypes of the forward pass and of the rows.
     """
-    description = {
+    return {
         "schema": SCHEMA,
         "pipeline": PIPELINE_VERSION,
         "arch": body.arch,
         "weights": body.state_sha256(),
-        "features": body.pooling,
+        "pooling": body.pooling,
+        "width": body.n_features,
         "transforms": transforms,
-        "views": views,
-        "dtype": dtype,
         "precision": precision,
-        "pictures": ds.source.sha256(),  # a key on disk: another would have all be computed anew
+        "dtype": dtype,
     }
-    return sha256_of(description)
 
 
 def sha256_of(description: Mapping[str, Any]) -> str:
     """Return the SHA-256 (hex) of the canonical JSON of ``description``."""
     text = json.dumps(description, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def view_key(image: bytes, seed: int, split: int, view: int, row: int) -> bytes:
+    """Return the key of an augmented view, whose random numbers are a function of seed, split, view and row."""
+    text = b"%s %d %d %d %d" % (image.hex().encode(), seed, split, view, row)
+    return hashlib.blake2b(text, digest_size=32, person=b"fastclf view").digest()

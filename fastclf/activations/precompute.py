@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import ctypes
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastclf.activations.fill import Blocks, Job, StaleError, stored
-from fastclf.activations.fingerprint import fingerprint
-from fastclf.data.dataset import Dataset
+from fastclf.activations.fill import Job, stored
+from fastclf.activations.fingerprint import describe, sha256_of, view_key
+from fastclf.activations.segment import KEY, NO_KEY, Keys, Kind
 from fastclf.data.image_loader import ImageLoader
 from fastclf.data.loader import Rows
-from fastclf.data.validation.verified import DatasetImages
+from fastclf.data.validation.verified import ChangedError
+from fastclf.errors import ActivationFileError
 from fastclf.models.net import Net
 from fastclf.models.precision import autocast, compute_dtype
+from fastclf.ops.arguments import IndexedRows
 from fastclf.report import Progress, log
+
+Versions: TypeAlias = NDArray[np.int64]
 
 _BATCH = 32  # images at once on a processor, at most
 _TRIES = 3  # when images are changed while they are read
@@ -31,18 +35,19 @@ _malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of the GNU C l
 
 def activations(
     net: Net, loader: ImageLoader, folders: Sequence[Path], *, dtype: str, what: str, views: int = 1
-) -> NDArray[Any]:
-    """Return the features ``[views * N, F]`` of every image of a loader's data set, in its order, mapped from a file.
+) -> IndexedRows:
+    """Return the features ``[views * N, F]`` of every image of a loader's data set, in its order, from a mapped store.
 
     Row ``k * N + i`` is image ``i`` as the loader serves it in epoch ``k``. Images that cannot be decoded, and are
-    skipped, have zeros. Takes the file from the first of ``folders`` that has it; else computes the rows, going on
-    where an interrupted pass has stopped, and keeps them in the first of ``folders`` that takes them.
+    skipped, have zeros. An image's row is found by its contents, whatever its name, set or label; an augmented view's
+    by contents, seed, set, epoch and row number, which its random numbers follow from. What none of ``folders`` has is
+    computed, and kept in the first that takes it.
 
     Args:
         net: its body runs in evaluation mode; its head has no part in this.
         loader: of images; its order does not matter.
-        folders: where activation files are kept, best first.
-        dtype: of the file, ``float16`` or ``float32``.
+        folders: where activations are kept, best first.
+        dtype: of the rows, ``float16`` or ``float32``.
         what: the set's name, for messages.
         views: epochs of the loader that are kept; more than one for transforms that augment.
 
@@ -50,78 +55,80 @@ def activations(
         ActivationFileError: a feature is not finite, there is no place for the rows, or the images keep changing.
         BadImageError: images cannot be decoded, and ``on_bad`` makes that an error.
     """
+    about = describe(net.body, loader.tfms.describe(), dtype=dtype, precision=str(compute_dtype(loader.device)))
+    kind = Kind(sha256_of(about), net.body.n_features, dtype)
+    unit = "images" if views == 1 else "augmented views of images"
     for _ in range(_TRIES):
         try:
-            return _once(net, loader, folders, dtype, what, views)
-        except StaleError as error:
-            log(f"{error}; computing them again")
-            stale = error
-    raise stale
+            keys, versions = _keys(loader, views)
+            rows = stored(Job(kind, about, keys, what, unit), folders, partial(_blocks, net, loader, what, versions))
+            loader.images.check_unchanged(loader.served, versions[loader.served])
+            return rows
+        except ChangedError as error:
+            changed = f"{what}: images were changed while their activations were computed: {error}"
+            log(f"{changed}; computing them again")
+    raise ActivationFileError(changed)
 
 
-def _once(net: Net, loader: ImageLoader, folders: Sequence[Path], dtype: str, what: str, views: int) -> NDArray[Any]:
-    key = _key(net, loader, dtype, views)
-    rows = f"{loader.n:,} images" + (f", {views} augmented views of each" if views > 1 else "")
-    shape = (views * loader.n, net.body.n_features)
-    return stored(
-        Job(key, shape, dtype, what, rows, partial(_still_bad, loader.ds, loader.images)),
-        folders,
-        lambda done: _blocks(net, loader, done, views, what),
-        lambda: key == _key(net, loader, dtype, views),
-    )
+def _keys(loader: ImageLoader, views: int) -> tuple[Keys, Versions]:
+    """Return the keys of all rows, and the versions ``[N, 3]`` of the images that were read for them.
 
-
-def _key(net: Net, loader: ImageLoader, dtype: str, views: int) -> str:
-    sampled = None
-    if loader.tfms.augments:
-        sampled = {"n": views, "seed": loader._options.seed, "split": loader.split.name}
-    precision = str(compute_dtype(loader.device))
-    tfms = loader.tfms.describe()
-    return fingerprint(net.body, loader.ds, tfms, dtype=dtype, precision=precision, views=sampled)
-
-
-def _still_bad(ds: Dataset, images: DatasetImages, bad: Mapping[int, str]) -> bool:
-    """Note rows that an earlier pass could not compute; return False when one of their images can be decoded now."""
-    new = {row % len(ds): why for row, why in bad.items() if row % len(ds) not in ds.bad.reasons}
-    if len(images.bad(np.array([*new], np.int64))) < len(new):
-        return False
-    ds.bad.note(new)
-    return True
+    Raises:
+        BadImageError: see `activations`.
+        ChangedError: an image cannot be read any more.
+    """
+    ds, images, n = loader.ds, loader.images, loader.n
+    ds.bad.note(images.bad(loader.served))
+    good = loader.served
+    digests, versions = images.contents(good)
+    keys, of_all = np.full(views * n, NO_KEY, KEY), np.zeros((n, 3), np.int64)
+    of_all[good] = versions
+    if not loader.tfms.augments:
+        keys[(np.arange(views)[:, None] * n + good).ravel()] = np.tile(np.array(digests, KEY), views)
+        return keys, of_all
+    for view in range(views):
+        seed, split = loader._options.seed, int(loader.split)
+        named = zip(digests, good.tolist(), strict=True)
+        keys[view * n + good] = [view_key(digest, seed, split, view, row) for digest, row in named]
+    return keys, of_all
 
 
 class _InOrder(ImageLoader):
-    """Serves the images of another loader in data set order, from a given row on; y are the rows ``[B] int64``."""
+    """Serves some images of another loader in a given order; y are their rows ``[B] int64``."""
 
-    def __init__(self, other: ImageLoader, done: int) -> None:
+    def __init__(self, other: ImageLoader) -> None:
         options = other._options
         if options.device.type == "cpu":  # larger batches take more memory, and no less time
             options = replace(options, bs=min(options.bs, _BATCH))
         super().__init__(other.ds, other.tfms, options, other.split)
         self.targets = torch.arange(self.n)
-        self._done = done
+        self.rows = self.served
 
     def order(self, epoch: int) -> Rows:
-        """See `Loader.order`; row ``i`` of epoch ``k`` counts as the ``k * n + i``-th."""
-        rows = super().order(epoch)
-        return rows[rows >= self._done - epoch * self.n]
+        """See `Loader.order`."""
+        return self.rows
 
 
-def _blocks(net: Net, loader: ImageLoader, done: int, views: int, what: str) -> Blocks:
-    """Yield the rows from ``done`` on, batch by batch, with zeros for images that are skipped."""
+def _blocks(
+    net: Net, loader: ImageLoader, what: str, versions: Versions, numbers: Rows
+) -> Iterator[tuple[Rows, NDArray[np.float32], int]]:
+    """Yield rows batch by batch, see `stored`; those of images that are skipped are passed over.
+
+    Raises:
+        ChangedError: an image has changed since it was read for its key.
+    """
     net.eval()
-    images, n = _InOrder(loader, done), loader.n
-    with Progress(views * n, f"activations of {what}", "images", done=done) as progress:
-        for view in range(done // n if n else views, views):
+    images, n, done = _InOrder(loader), loader.n, 0
+    with Progress(len(numbers), f"activations of {what}", "images") as progress:
+        for run in np.split(numbers, np.flatnonzero(np.diff(numbers // n)) + 1):  # the rows of one view
+            view, images.rows, begin = int(run[0]) // n, run % n, done
             for features, rows in _features(net, images, view, behind=int(loader.device.type == "cuda")):
-                last = view * n + int(rows[-1]) + 1
-                yield _block(features, view * n + rows, done, last, loader.ds)
+                loader.images.check_unchanged(rows, versions[rows])
+                before, done = done, begin + int(np.flatnonzero(images.rows == rows[-1])[0]) + 1
+                yield view * n + rows, features, done
                 _give_back()
-                progress.advance(last - done)
-                done = last
-            if done < (view + 1) * n:  # the last images are bad
-                nothing = np.empty((0, net.body.n_features), np.float32)
-                yield _block(nothing, np.empty(0, np.int64), done, (view + 1) * n, loader.ds)
-                done = (view + 1) * n
+                progress.advance(done - before)
+            done = begin + len(run)
     line = images.input_stall.line(f"activations of {what}")
     if line is not None:
         log(line)
@@ -165,15 +172,3 @@ def _features(net: Net, images: ImageLoader, view: int, *, behind: int) -> Itera
             yield features.wait(), rows
     for features, rows in started:
         yield features.wait(), rows
-
-
-def _block(
-    features: NDArray[np.float32], rows: Rows, first: int, last: int, ds: Dataset
-) -> tuple[NDArray[np.float32], dict[int, str]]:
-    """Return features of ``rows`` at their places among rows ``first`` to ``last``, and why the others have none."""
-    if len(rows) == last - first:
-        return features, {}
-    block = np.zeros((last - first, features.shape[1]), np.float32)
-    block[rows - first] = features
-    missing = np.setdiff1d(np.arange(first, last), rows)
-    return block, {int(row): ds.bad.reasons[int(row) % len(ds)] for row in missing}

@@ -1,13 +1,14 @@
-"""The file of cached activations: ``KEY/rows.bin`` ([N, F] fp16 or fp32, row-major) and ``KEY/manifest.jsonl``.
-
-A folder named by its key either holds a whole file or does not exist: everything is written into a temporary folder
-beside it (see `writer`), which is renamed at the end. Readers map it, so it may be larger than memory.
-"""
+"""A store: the rows of one kind, in the segments of one or several folders, found by key and mapped as one matrix."""
 
 from __future__ import annotations
 
+import ctypes
+import json
+import math
+import mmap
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,91 +16,185 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastclf import files
-from fastclf.activations.manifest import Block, crc32_of, read_header, read_manifest
+from fastclf.activations.fingerprint import sha256_of
+from fastclf.activations.segment import KEY, NO_KEY, SCHEMA, Keys, Kind, Segment, has_ended, segments_in
+from fastclf.ops.arguments import IndexedRows
 
-SCHEMA = 2
-DTYPES = ("float16", "float32")
-ROWS, MANIFEST = "rows.bin", "manifest.jsonl"
-
-Accept = Callable[[Mapping[int, str]], bool]
-_checked: set[tuple[int, ...]] = set()  # files whose checksums agreed in this process
-
-
-def accept_all(_bad: Mapping[int, str]) -> bool:
-    """Accept a file whichever of its rows could not be computed."""
-    return True
+ABOUT = "store.json"
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+_FAILED = ctypes.c_void_p(-1).value
+_MAP_FIXED = 0x10  # Linux, on every processor that torch runs on
 
 
-def header_of(key: str, shape: tuple[int, int], dtype: str) -> dict[str, Any]:
-    """Return the first line of a file's manifest, as a dict."""
-    return {"schema": SCHEMA, "key": key, "shape": list(shape), "dtype": dtype}
+def write_about(folder: Path, about: Mapping[str, Any]) -> None:
+    """Keep the description of a store's rows beside them."""
+    if read_about(folder) is None:
+        text = json.dumps(about, indent=1).encode()
+        files.publish(folder / ABOUT, lambda file: files.write_new(file, text, 0o600))
 
 
-def row_bytes(shape: tuple[int, int], dtype: str) -> int:
-    """Return the bytes of a row."""
-    return shape[1] * np.dtype(dtype).itemsize
+def read_about(folder: Path) -> dict[str, Any] | None:
+    """Return the description of a store's rows, whose hash is the folder's name; None where there is none."""
+    with suppress(OSError, ValueError, RecursionError):
+        about = json.loads((folder / ABOUT).read_bytes())
+        if sha256_of(about) == folder.name and about["schema"] == SCHEMA:
+            return dict(about)
+    return None
 
 
-def open_activations(
-    folder: Path, key: str, shape: tuple[int, int], dtype: str, accept: Accept = accept_all
-) -> NDArray[Any] | None:
-    """Map the activation file ``folder/key`` read-only, ``[N, F]``; None when there is none that can be used.
+def older_stores(folder: Path) -> list[Path]:
+    """Return the folders in a folder of activations that are no stores of this version."""
+    places = folder.iterdir() if folder.is_dir() else ()
+    return sorted(
+        place
+        for place in places
+        if read_about(place) is None and (any(place.glob("*")) or ".tmp-" in place.name)  # else somebody is beginning
+    )
 
-    The first time that a process opens a file, every block's checksum is computed: about a second for 2 GB. A file
-    that is damaged is moved aside, where the next `ActivationWriter` finds what is left of it.
+
+class Store:
+    """The rows of one kind.
 
     Args:
-        folder: where activation files are kept.
-        key: the file's fingerprint.
-        shape: rows and features, ``(N, F)``.
-        dtype: ``float16`` or ``float32``.
-        accept: called with row -> reason of the rows that could not be computed; whether the file may be used.
+        folders: of the store, best first; those that do not exist are empty.
+        kind: of the rows.
+
+    Attributes:
+        added: segments beside those in the folders, such as one in memory.
     """
-    place = folder / key
-    if not place.is_dir():
-        return None
-    try:
-        blocks = _whole(place, key, shape, dtype)
-    except FileNotFoundError:
-        blocks = None
-    if blocks is None or not accept({row: why for block in blocks for row, why in block.bad.items()}):
-        _set_aside(place)
-        return None
-    if 0 in shape:
-        return np.empty(shape, dtype)
-    return np.memmap(place / ROWS, dtype=dtype, mode="r", shape=shape)
 
+    def __init__(self, folders: Sequence[Path], kind: Kind) -> None:
+        self.folders, self.kind = folders, kind
+        self.added: list[Segment] = []
+        self._segments: dict[Path, Segment] = {}
 
-def _whole(place: Path, key: str, shape: tuple[int, int], dtype: str) -> list[Block] | None:
-    """Return the blocks of a file that is whole: right manifest, right size, right checksums."""
-    blocks = read_manifest(place / MANIFEST, header_of(key, shape, dtype))
-    if blocks is None or sum(block.rows for block in blocks) != shape[0]:
-        return None
-    width = row_bytes(shape, dtype)
-    with (place / ROWS).open("rb", buffering=0) as file:
-        stat = os.fstat(file.fileno())
-        if stat.st_size != shape[0] * width:
-            return None
-        identity = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
-        if identity not in _checked:
-            if any(crc32_of(file, block.rows * width) != block.crc32 for block in blocks):
+    def missing(self, keys: Keys) -> NDArray[np.int64]:
+        """Return the first place of each key that has no row, ascending."""
+        unique, first = np.unique(keys, return_index=True)
+        at = _find(unique, [segment.keys for segment in self._refreshed()])
+        return np.sort(first[(at < 0) & (unique != NO_KEY)]).astype(np.int64)
+
+    def open(self, keys: Keys) -> IndexedRows | None:
+        """Map the rows of ``keys [N]``, ``[N, F]``, zeros for `NO_KEY`; None when some are missing.
+
+        The checksum of every block that holds one of them is computed once per process. Damaged blocks count as none.
+        """
+        while True:
+            segments = self._refreshed()
+            at = _find(keys, [segment.keys for segment in segments])
+            if np.any((at < 0) & (keys != NO_KEY)):
                 return None
-            _checked.add(identity)
-    return blocks
+            with suppress(_ChangedError):
+                return self._mapped(segments, at)
+
+    def _refreshed(self) -> list[Segment]:
+        """All segments, with every block that is finished by now."""
+        there = {place for folder in self.folders for place in segments_in(folder)}
+        self._segments = {place: self._segments.get(place) or Segment(place, self.kind) for place in there}
+        for segment in self._segments.values():
+            try:
+                segment.refresh()
+            except OSError:  # removed meanwhile, or not to be read
+                segment.forget()
+        return [*self._segments.values(), *self.added]
+
+    def _mapped(self, segments: Sequence[Segment], at: NDArray[np.int64]) -> IndexedRows:
+        """Map the segments of rows ``at``, counted through all of them; raise `_ChangedError` if that fails."""
+        places = np.zeros_like(at)  # where there is none, a row of zeros
+        begin, in_use = 0, []
+        for segment in segments:
+            chosen = (begin <= at) & (at < begin + len(segment.keys))
+            if chosen.any():
+                in_use.append((segment, chosen, at[chosen] - begin))
+            begin += len(segment.keys)
+        for segment, _, rows in in_use:
+            with _unless_gone(segment):
+                if not segment.check(rows):
+                    raise _ChangedError
+        matrix, firsts = _matrix([segment for segment, _, _ in in_use], self.kind)
+        for first, (segment, chosen, rows) in zip(firsts, in_use, strict=True):
+            places[chosen] = first + rows
+            segment.note_use(rows)
+        return IndexedRows(matrix, places)
 
 
-def _set_aside(place: Path) -> None:
-    """Rename a folder; readers may still have its file mapped, and their pages stay valid."""
+class Others:
+    """What other processes that append to a store finish while this one works."""
+
+    def __init__(self, store: Store, own: Path | None) -> None:
+        self._store = store
+        self._segments: dict[Path, Segment | None] = {} if own is None else {own: None}
+        self._keys: set[bytes] = set()
+
+    def at_work(self) -> bool:
+        """Return whether there are any."""
+        self._refresh()
+        return any(self._segments.values())
+
+    def have(self, key: bytes) -> bool:
+        """Return whether one of them has finished a row since this object was made."""
+        self._refresh()
+        return key in self._keys
+
+    def _refresh(self) -> None:
+        for place in (place for folder in self._store.folders for place in folder.glob("segment.tmp-*")):
+            if place not in self._segments:
+                self._segments[place] = None if has_ended(place) else Segment(place, self._store.kind)
+        for segment in self._segments.values():
+            with suppress(OSError):
+                if segment is not None:
+                    self._keys.update(segment.refresh().tolist())
+
+
+class _ChangedError(Exception):
+    """A segment was removed, or a block turned out to be damaged: look again."""
+
+
+@contextmanager
+def _unless_gone(segment: Segment) -> Iterator[None]:
     try:
-        files.on_disk(place.rename, files.given_up_sibling(place))
-    except FileNotFoundError:
-        return  # another process has just done the same
+        yield
+    except OSError as error:
+        segment.forget()
+        raise _ChangedError from error
 
 
-def older_files(folder: Path) -> list[Path]:
-    """Return the activation files in ``folder`` that another version of the library has written."""
-    names = [place for place in folder.iterdir() if place.is_dir() and ".tmp-" not in place.name]
-    headers = {place: read_header(place / MANIFEST) for place in names}
-    return sorted(
-        place for place, header in headers.items() if not isinstance(header, dict) or header.get("schema") != SCHEMA
-    )
+def _find(keys: Keys, stored: Sequence[Keys]) -> NDArray[np.int64]:
+    """Return where each key is among those stored, counted through; -1 where it is not, and for `NO_KEY`."""
+    known, found = np.concatenate([np.empty(0, KEY), *stored]), np.full(len(keys), -1, np.int64)
+    prefix, wanted = (np.ascontiguousarray(side).view("<u8")[::4] for side in (known, keys))  # sorted in no time
+    order = np.argsort(prefix, kind="stable")
+    prefix, left = prefix[order], np.flatnonzero(keys != NO_KEY)
+    at = np.searchsorted(prefix, wanted[left])
+    while len(left):  # again only for different keys with the same prefix
+        some = at < len(prefix)
+        some[some] = prefix[at[some]] == wanted[left[some]]
+        left, at = left[some], at[some]
+        same = known[order[at]] == keys[left]
+        found[left[same]] = order[at[same]]
+        left, at = left[~same], at[~same] + 1
+    return found
+
+
+def _matrix(segments: Sequence[Segment], kind: Kind) -> tuple[NDArray[Any], list[int]]:
+    """Map the rows of segments one behind the other, ``[S, F]`` read-only, and return where each begins.
+
+    The rows before the first segment, and between them up to the next page that a row begins with, are zeros.
+    """
+    step = math.lcm(mmap.PAGESIZE, kind.row_bytes)
+    firsts, size = [], step
+    for segment in segments:
+        firsts.append(size // kind.row_bytes)
+        size += -(-len(segment.keys) * kind.row_bytes // step) * step
+    space = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ)
+    address = np.frombuffer(space, np.uint8).ctypes.data
+    for first, segment in zip(firsts, segments, strict=True):
+        length = len(segment.keys) * kind.row_bytes
+        with _unless_gone(segment), segment.rows_file.open("rb") as file:
+            place, flags = address + first * kind.row_bytes, mmap.MAP_SHARED | _MAP_FIXED
+            got = _libc.mmap(place, length, mmap.PROT_READ, flags, file.fileno(), 0)
+        if got == _FAILED:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(segment.rows_file))
+    return np.frombuffer(space, kind.dtype).reshape(-1, kind.width), firsts

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, overload
+from typing import Any, Self, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +30,11 @@ from fastclf.data.validation.duplicates import to_drop
 from fastclf.data.validation.scan import ScanReport, scan_sets
 from fastclf.errors import LabelError
 from fastclf.files import require_folder
+from fastclf.ops.arguments import IndexedRows
 from fastclf.philox import check_seed
 from fastclf.report import log
+
+Rows: TypeAlias = npt.NDArray[Any] | IndexedRows
 
 
 class DataLoaders:
@@ -228,11 +231,11 @@ class DataLoaders:
 
     def with_rows(
         self,
-        trn: npt.NDArray[Any],
-        val: npt.NDArray[Any],
-        test: npt.NDArray[Any] | None = None,
-        val_views: npt.NDArray[Any] | None = None,
-        test_views: npt.NDArray[Any] | None = None,
+        trn: Rows,
+        val: Rows,
+        test: Rows | None = None,
+        val_views: Rows | None = None,
+        test_views: Rows | None = None,
     ) -> Self:
         """Return the same labels over activations, float16 or float32, rows in each set's order.
 
@@ -270,10 +273,10 @@ class DataLoaders:
 
 
 @overload
-def _over(ds: Dataset, rows: npt.NDArray[Any]) -> Dataset: ...
+def _over(ds: Dataset, rows: Rows) -> Dataset: ...
 @overload
-def _over(ds: Dataset | None, rows: npt.NDArray[Any] | None) -> Dataset | None: ...
-def _over(ds: Dataset | None, rows: npt.NDArray[Any] | None) -> Dataset | None:
+def _over(ds: Dataset | None, rows: Rows | None) -> Dataset | None: ...
+def _over(ds: Dataset | None, rows: Rows | None) -> Dataset | None:
     """The same data set over activations, of one or of several views."""
     if ds is None or rows is None:
         return None

@@ -16,6 +16,7 @@ from fastclf.data.sources.files import FileSource
 from fastclf.data.sources.labels import Labels
 from fastclf.data.sources.source import Source
 from fastclf.data.transforms.spec import TransformSpec
+from fastclf.ops.arguments import IndexedRows
 
 _OF_ITS_OWN = BadImages(FileSource(Path(), ()))
 
@@ -36,7 +37,7 @@ class Dataset:
     source: Source
     labels: Labels
     tfms: TransformSpec | None = None
-    activations: npt.NDArray[Any] | None = None
+    activations: npt.NDArray[Any] | IndexedRows | None = None
     bad: BadImages = field(default=_OF_ITS_OWN, repr=False, compare=False)
     ignored: Mapping[str, int] = field(default_factory=dict, repr=False)
 
@@ -63,8 +64,8 @@ class Dataset:
         return None if self.source.holds_rows else self.source.values
 
     @property
-    def rows(self) -> npt.NDArray[Any] | None:
-        """`[N, F]` float16 or float32 activations, or None."""
+    def rows(self) -> npt.NDArray[Any] | IndexedRows | None:
+        """`[N, F]` float16 or float32 activations, or None; `np.asarray` copies those that a store holds."""
         return self.source.values if self.activations is None and self.source.holds_rows else self.activations
 
     @property
@@ -102,7 +103,7 @@ class Dataset:
         source = self.source.take(rows)
         bad = BadImages(source if self.bad.source is self.source else self.bad.source.take(rows))
         bad.reasons = {i: self.bad.reasons[row] for i, row in enumerate(rows.tolist()) if row in self.bad.reasons}
-        activations = None if self.activations is None else self.activations[rows]
+        activations = None if self.activations is None else self.activations.take(rows, axis=0)
         return replace(self, source=source, labels=self.labels.take(rows), activations=activations, bad=bad)
 
     def denorm(self, x: npt.NDArray[Any] | torch.Tensor) -> npt.NDArray[np.float32]:

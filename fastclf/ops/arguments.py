@@ -2,17 +2,95 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
-RowMatrix = npt.NDArray[np.float16] | npt.NDArray[np.float32] | torch.Tensor
+
+@dataclass(frozen=True, eq=False)
+class IndexedRows:
+    """Rows that lie anywhere in a matrix: row ``i`` is ``matrix[index[i]]``. Nothing is copied until it is asked for.
+
+    Attributes:
+        matrix: `[S, F] float16 | float32`, such as a mapped file.
+        index: `[N] int64`, 0 <= index < S.
+    """
+
+    matrix: npt.NDArray[Any]
+    index: npt.NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        as_index("IndexedRows", self.index, len(self.matrix))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(N, F)`."""
+        return len(self.index), self.matrix.shape[1]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float16 or float32."""
+        return self.matrix.dtype
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, rows: Any) -> npt.NDArray[Any]:
+        """Return a copy of the rows that numpy would choose."""
+        chosen: npt.NDArray[Any] = self.matrix[self.index[rows]]
+        return chosen
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+    def take(self, rows: npt.NDArray[np.int64], axis: int = 0) -> IndexedRows:
+        """Return some of the rows, as `numpy.ndarray.take` does along the first axis."""
+        return IndexedRows(self.matrix, self.index[rows])
+
+
+RowMatrix = npt.NDArray[np.float16] | npt.NDArray[np.float32] | torch.Tensor | IndexedRows
 Index = npt.NDArray[np.int64] | torch.Tensor
 DTYPES = {torch.float16: 0, torch.float32: 1, torch.bfloat16: 2}  # csrc/api.h: DType
 
 
+@dataclass(frozen=True, eq=False)
+class RowSource:
+    """Checked rows of activations: row ``i`` is ``matrix[index[i]]``, or ``matrix[i]`` without an index."""
+
+    matrix: torch.Tensor
+    index: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.matrix if self.index is None else self.index)
+
+    @property
+    def columns(self) -> int:
+        """F."""
+        return self.matrix.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the rows, gathered."""
+        return len(self) * self.columns * self.matrix.element_size()
+
+    def places(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return which rows of the matrix the given rows are, `[B] int64`."""
+        return rows if self.index is None else self.index[rows]
+
+
+def as_row_source(what: str, src: RowMatrix) -> RowSource:
+    """Check rows of activations `[N, F]`; the result shares their memory."""
+    if isinstance(src, IndexedRows):
+        return RowSource(as_row_matrix(what, src.matrix), torch.from_numpy(src.index))  # which was checked when made
+    return RowSource(as_row_matrix(what, src))
+
+
 def as_row_matrix(what: str, src: RowMatrix) -> torch.Tensor:
     """Check an `[N, F]` matrix of activations and return it as a tensor that shares its memory."""
+    assert not isinstance(src, IndexedRows)
     if isinstance(src, np.ndarray):
         if src.dtype not in (np.float16, np.float32):
             raise TypeError(f"{what} must be float16 or float32, got {src.dtype}. Convert it with .astype(np.float16).")

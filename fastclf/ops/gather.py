@@ -7,7 +7,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from fastclf.ops.arguments import DTYPES, Index, RowMatrix, as_index, as_row_matrix
+from fastclf.ops.arguments import DTYPES, Index, RowMatrix, as_index, as_row_source
 from fastclf.ops.registry import operation
 
 
@@ -15,7 +15,8 @@ def gather_rows(src: RowMatrix, index: Index, out: Tensor | None = None) -> Tens
     """Gather rows by index and widen them to float32: `out[b] = src[index[b]]`.
 
     Args:
-        src: `[N, F] float16 | float32`, C-contiguous, on the CPU; an array may be a read-only memory map.
+        src: `[N, F] float16 | float32`, C-contiguous, on the CPU; an array may be a read-only memory map, and
+            `IndexedRows` choose rows of one.
         index: `[B] int64`, 0 <= index < N.
         out: `[B, F] float32`, contiguous; allocated when not given.
 
@@ -27,12 +28,12 @@ def gather_rows(src: RowMatrix, index: Index, out: Tensor | None = None) -> Tens
         ValueError: a shape, layout or device is not as above.
         IndexError: an index lies outside 0..N-1; names the first.
     """
-    rows = as_row_matrix("gather_rows: src", src)
-    positions = as_index("gather_rows", index, len(rows))
+    rows = as_row_source("gather_rows: src", src)
+    positions = rows.places(as_index("gather_rows", index, len(rows)))
     if out is None:
-        out = torch.empty(len(positions), rows.shape[1], dtype=torch.float32)
-    _check_out(out, (len(positions), rows.shape[1]))
-    _gather(rows, positions, out)
+        out = torch.empty(len(positions), rows.columns, dtype=torch.float32)
+    _check_out(out, (len(positions), rows.columns))
+    _gather(rows.matrix, positions, out)
     return out
 
 

@@ -1,4 +1,4 @@
-"""Finding or filling a file: several processes at once, full disks, folders that cannot be used."""
+"""Finding or computing rows: several processes at once, full disks, folders that cannot be used."""
 
 import errno
 import fcntl
@@ -9,15 +9,16 @@ import time
 import numpy as np
 import pytest
 from faults import in_child, replaced, status_of
+from stores import ABOUT, KIND, keys_of, opened, read_by_the_readme, written
 
 from fastclf.activations import fill
-from fastclf.activations.fill import Job, StaleError, places_for, stored
-from fastclf.activations.store import open_activations
-from fastclf.activations.writer import ActivationWriter
+from fastclf.activations.fill import Job, _from_the_middle, places_for, stored
+from fastclf.activations.segment import NO_KEY, SegmentWriter, segments_in
 from fastclf.errors import ActivationFileError
 from fastclf.files import check_private
 
 N, STEP = 40, 5
+KEYS = keys_of(N)
 
 
 @pytest.fixture
@@ -25,153 +26,213 @@ def rows(rng):
     return rng.standard_normal((N, 3)).astype(np.float32)
 
 
-@pytest.fixture
-def job(rows):
-    return Job("k", rows.shape, "float32", "train", "40 images", lambda bad: True)
+def job_of(keys=KEYS):
+    return Job(KIND, ABOUT, keys.copy(), "train")
 
 
 class Source:
-    """The rows in blocks; counts those that were computed."""
+    """The rows in blocks; which were computed, in their order."""
 
-    def __init__(self, rows, pause=0.0):
-        self.rows, self.pause, self.computed = rows, pause, 0
+    def __init__(self, rows, pause=0.0, bad=()):
+        self.rows, self.pause, self.bad, self.computed = rows, pause, bad, []
 
-    def __call__(self, done):
-        for first in range(done, len(self.rows), STEP):
+    def __call__(self, numbers):
+        for first in range(0, len(numbers), STEP):
+            part = np.setdiff1d(numbers[first : first + STEP], self.bad)
             time.sleep(self.pause)
-            self.computed += len(self.rows[first : first + STEP])
-            yield self.rows[first : first + STEP], {}
+            self.computed += part.tolist()
+            if len(part):
+                yield part, self.rows[part], first + len(numbers[first : first + STEP])
 
 
-def names(folder):
-    return [place.name for place in folder.iterdir()]
-
-
-def test_filled_once_then_found(tmp_path, job, rows, capsys):
+def test_computed_once_then_found(tmp_path, rows, capsys):
     folder, source = tmp_path / "a", Source(rows)
     for _ in range(2):
-        np.testing.assert_array_equal(stored(job, [folder], source, lambda: True), rows)
-    assert source.computed == N
+        np.testing.assert_array_equal(stored(job_of(), [folder], source), rows)
+    assert source.computed == [*range(N)]
     told = f"train: computing activations of 40 images, 0.0 MB, into {folder}\n"
     assert capsys.readouterr().out == told  # once, and before the work
 
 
-def test_going_on_says_so(tmp_path, job, rows, capsys):
-    def interrupted(done):
-        yield rows[:10], {}
+def test_what_is_there_is_not_computed(tmp_path, rows, capsys):
+    written(tmp_path / "b" / KIND.name, KEYS[7:20], rows[7:20])
+    source, wanted = Source(rows), KEYS[np.r_[np.arange(N), 3, 3, 39, 8]]
+    found = stored(job_of(wanted), [tmp_path / "a", tmp_path / "b"], source)
+    np.testing.assert_array_equal(found[:N], rows)
+    np.testing.assert_array_equal(found[N:], rows[[3, 3, 39, 8]])
+    assert source.computed == [*range(7), *range(20, N)]
+    assert "activations of 27 images, 0.0 MB, into" in (out := capsys.readouterr().out)
+    assert out.endswith("; 17 are there\n")
+
+
+@pytest.mark.parametrize("bad", [[0], [39], [4, 5, 6, 7, 8, 9, 10], [3, 17, 39], [*range(N)]])
+def test_rows_that_are_passed_over_are_zeros(tmp_path, rows, bad):
+    source = Source(rows, bad=bad)
+    found = np.asarray(stored(job_of(), [tmp_path], source))
+    good = np.setdiff1d(np.arange(N), bad)
+    np.testing.assert_array_equal(found[good], rows[good])
+    assert not found[bad].any()
+    assert source.computed == good.tolist()
+
+
+def test_going_on_after_an_interrupt(tmp_path, rows, capsys):
+    def interrupted(numbers):
+        yield numbers[:10], rows[:10], 10
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        stored(job, [tmp_path / "a"], interrupted, lambda: True)
+    with pytest.raises(KeyboardInterrupt, match=r"train were stopped: 10 of 40 rows are kept in .*/a; do it again"):
+        stored(job_of(), [tmp_path / "a"], interrupted)
     source = Source(rows)
-    np.testing.assert_array_equal(stored(job, [tmp_path / "a"], source, lambda: True), rows)
-    assert source.computed == N - 10
-    assert "going on after 10 rows" in capsys.readouterr().out
+    np.testing.assert_array_equal(stored(job_of(), [tmp_path / "a"], source), rows)
+    assert source.computed == [*range(10, N)]
+    assert "activations of 30 images, 0.0 MB" in (out := capsys.readouterr().out)
+    assert out.endswith("; 10 are there\n")
+    assert len(segments_in(tmp_path / "a" / KIND.name)) == 1  # the smaller was taken up
 
 
-def test_two_processes_at_once_with_locks_that_do_nothing(tmp_path, job, rows, monkeypatch, rng):
-    """Nobody waits for anybody, nothing is taken from the living, and one file is left."""
+def test_many_small_additions_leave_few_segments(tmp_path, rng):
+    n = 200
+    rows, keys = rng.standard_normal((n, 3)).astype(np.float32), keys_of(n)
+    for end in range(1, n + 1):
+        np.testing.assert_array_equal(stored(job_of(keys[:end]), [tmp_path], Source(rows)), rows[:end])
+        assert len(segments_in(tmp_path / KIND.name)) <= 8
+    assert len(read_by_the_readme(tmp_path / KIND.name)) == n
+
+
+def test_processes_at_once_share_the_work_with_locks_that_do_nothing(tmp_path, rows, monkeypatch, rng):
+    """Nobody waits for anybody, nothing is taken from the living, and little is done twice."""
     monkeypatch.setattr(fcntl, "flock", lambda *_: None)
     monkeypatch.setattr(fcntl, "lockf", lambda *_: None)
-    for turn, pauses in enumerate(rng.uniform(0, 0.003, (20, 2))):
+    n, twice = 200, []
+    rows, keys = rng.standard_normal((n, 3)).astype(np.float32), keys_of(n)
+    for turn in range(8):
         folder = tmp_path / str(turn)
+        processes = 2 + turn % 2
 
-        def child(pause, folder=folder):
+        def child(i, pause, folder=folder):
             time.sleep(pause)
-            source = Source(rows, pause)
-            got = stored(job, [folder], source, lambda: True)
-            np.testing.assert_array_equal(got, rows)
-            assert source.computed <= N  # nothing that it had done was lost
+            source = Source(rows, 0.01)
+            np.testing.assert_array_equal(stored(job_of(keys), [folder], source), rows)
+            (folder / f"{i}.done").write_bytes(bytes(source.computed))
 
-        pids = [in_child(lambda pause=pause, child=child: child(pause)) for pause in pauses.tolist()]
-        assert [status_of(pid) for pid in pids] == [0, 0]
-        np.testing.assert_array_equal(open_activations(folder, "k", rows.shape, "float32"), rows)
-        stored(job, [folder], None, None)
-        assert names(folder) == ["k"]
+        pids = [in_child(lambda i=i, c=child: c(i, rng.uniform(0, 0.05))) for i in range(processes)]
+        assert [status_of(pid) for pid in pids] == [0] * processes
+        computed = [[*(folder / f"{i}.done").read_bytes()] for i in range(processes)]
+        assert all(len(set(mine)) == len(mine) for mine in computed)  # nothing that it had done was lost
+        assert set().union(*computed) == {*range(n)}
+        twice.append(sum(map(len, computed)) - n)
+        np.testing.assert_array_equal(opened(folder / KIND.name, keys), rows)
+        stored(job_of(keys), [folder], None)
+    print(f"computed twice, of {n}: {twice}")
+    assert np.mean(twice) < n / 3  # without sharing, n and more
 
 
-def test_a_folder_that_somebody_removes_meanwhile_costs_no_row(tmp_path, job, rows):
+def test_whoever_comes_later_begins_amid_the_longest_stretch():
+    missing = np.r_[np.arange(10, 14), np.arange(100, 200), np.arange(300, 310)]
+    for _ in range(50):
+        order = _from_the_middle(missing)
+        assert 125 <= order[0] <= 175
+        assert sorted(order.tolist()) == missing.tolist()
+        assert order[-1] == (order[0] - 1)
+    assert _from_the_middle(np.array([5])).tolist() == [5]
+
+
+def test_a_living_process_keeps_its_segment(tmp_path, rows):
+    with SegmentWriter(tmp_path / KIND.name, KIND) as first:
+        first.write(KEYS[:3], rows[:3])
+        source = Source(rows)
+        np.testing.assert_array_equal(stored(job_of(), [tmp_path], source), rows)
+        assert sorted(source.computed) == [*range(3, N)]
+        first.write(KEYS[3:6], rows[3:6])
+    assert first.rows_done == 6
+    assert len(segments_in(tmp_path / KIND.name)) == 2
+
+
+def test_a_folder_that_somebody_removes_meanwhile_costs_no_row(tmp_path, rows):
     source = Source(rows)
 
-    def disturbed(done):
-        for block in source(done):
-            if source.computed == 20:
+    def disturbed(numbers):
+        for block in source(numbers):
+            if len(source.computed) == 20:
                 shutil.rmtree(tmp_path / "a")
             yield block
 
     with pytest.warns(UserWarning, match="not kept in .*: No such file or directory"):
-        got = stored(job, [tmp_path / "a"], disturbed, lambda: True)
+        got = stored(job_of(), [tmp_path / "a"], disturbed)
     np.testing.assert_array_equal(got, rows)
-    assert source.computed == N
+    assert source.computed == [*range(N)]
 
 
 def full_disk(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_full_disk_is_reported_with_its_numbers_and_the_work_goes_on_in_memory(tmp_path, job, rows, monkeypatch):
-    replaced(monkeypatch, "posix_fallocate", full_disk)
-    with pytest.warns(UserWarning, match=r"not kept in .*: they need 480 bytes, and [\d,]+ are free"):
-        got = stored(job, [tmp_path / "a"], Source(rows), lambda: True)
+def free(monkeypatch, disk):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6 - disk, disk))
+
+
+def test_a_full_disk_is_reported_with_its_numbers_and_the_work_goes_on_in_memory(tmp_path, rows, monkeypatch):
+    free(monkeypatch, 479)
+    with pytest.warns(UserWarning, match=r"not kept in .*/a: they need 480 bytes, and 479 are free"):
+        got = stored(job_of(), [tmp_path / "a"], Source(rows))
     np.testing.assert_array_equal(got, rows)
-    assert names(tmp_path / "a") == []
+    assert segments_in(tmp_path / "a" / KIND.name) == []
 
 
-def test_a_disk_that_fills_up_meanwhile_costs_no_row_twice(tmp_path, job, rows, monkeypatch):
+def test_a_disk_that_fills_up_meanwhile_costs_no_row_twice(tmp_path, rows, monkeypatch):
     source = Source(rows)
-    replaced(monkeypatch, "write", lambda call, *args: full_disk() if source.computed > 20 else call(*args))
+    replaced(monkeypatch, "write", lambda call, *args: full_disk() if len(source.computed) > 20 else call(*args))
+    free(monkeypatch, 480)
     with pytest.warns(UserWarning, match="they need 480 bytes"):
-        got = stored(job, [tmp_path / "a"], source, lambda: True)
+        got = stored(job_of(), [tmp_path / "a"], source)
     np.testing.assert_array_equal(got, rows)
-    assert source.computed == N
-    assert names(tmp_path / "a") == []
+    assert source.computed == [*range(N)]
+    np.testing.assert_array_equal(opened(tmp_path / "a" / KIND.name, KEYS[:20]), rows[:20])
 
 
-def test_space_is_made_from_what_interrupted_fills_hold(tmp_path, job, rows, monkeypatch):
-    with ActivationWriter(tmp_path, "other", (10, 2), "float16") as writer:
-        writer.write(np.ones((4, 2)))
-    replaced(
-        monkeypatch, "posix_fallocate", lambda call, *args: full_disk() if len(names(tmp_path)) > 1 else call(*args)
-    )
-    np.testing.assert_array_equal(stored(job, [tmp_path], Source(rows), lambda: True), rows)
-    assert names(tmp_path) == ["k"]
-
-
-def test_too_large_for_disk_and_memory_is_a_clear_error(tmp_path, job, rows, monkeypatch):
-    replaced(monkeypatch, "posix_fallocate", full_disk)
-    monkeypatch.setattr(fill, "_free_memory", lambda: 479)
+def test_too_large_for_disk_and_memory_is_a_clear_error(tmp_path, rows, monkeypatch):
+    free(monkeypatch, 479)
+    monkeypatch.setattr(fill, "_free_memory", lambda: 478)
     with (
         pytest.warns(UserWarning, match="not kept in"),
-        pytest.raises(ActivationFileError, match=r"train need 480 bytes.* 479 bytes of memory are free. Free disk"),
+        pytest.raises(ActivationFileError, match=r"train need 480 bytes.* 478 bytes of memory are free. Free disk"),
     ):
-        stored(job, [tmp_path / "a"], Source(rows), lambda: True)
+        stored(job_of(), [tmp_path / "a"], Source(rows))
 
 
 def test_free_memory_is_that_of_this_machine():
     assert 1e8 < fill._free_memory() < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_a_folder_that_cannot_be_written_gives_way_to_the_next(tmp_path, job, rows, monkeypatch):
+def test_a_folder_that_cannot_be_written_is_read_and_the_next_takes_the_rest(tmp_path, rows, monkeypatch):
+    written(tmp_path / "readonly" / KIND.name, KEYS[:10], rows[:10])
+
     def mkdir(call, **kwargs):
         if "readonly" in str(call.__self__):
             raise OSError(errno.EROFS, "Read-only file system", str(call.__self__))
         call(**kwargs)
 
     replaced(monkeypatch, "mkdir", mkdir)
-    folders = [tmp_path / "readonly" / "activations", tmp_path / "cache"]
-    with pytest.warns(UserWarning, match="not kept in .*readonly.*: Read-only file system"):
-        stored(job, folders, Source(rows), lambda: True)
-    assert names(tmp_path / "cache") == ["k"]
-    np.testing.assert_array_equal(stored(job, folders, None, None), rows)
+    folders, source = [tmp_path / "readonly", tmp_path / "cache"], Source(rows)
+    with pytest.warns(UserWarning, match="not kept in .*readonly: Read-only file system"):
+        np.testing.assert_array_equal(stored(job_of(), folders, source), rows)
+    assert source.computed == [*range(10, N)]
+    np.testing.assert_array_equal(stored(job_of(), folders, None), rows)
 
 
-def test_a_folder_of_another_user_is_not_used(tmp_path, job, rows, monkeypatch):
-    stored(job, [tmp_path / "a"], Source(rows), lambda: True)
+def test_a_folder_that_was_moved_is_the_same_store(tmp_path, rows):
+    stored(job_of(), [tmp_path / "a"], Source(rows))
+    (tmp_path / "a").rename(tmp_path / "b")
+    np.testing.assert_array_equal(stored(job_of(), [tmp_path / "b"], None), rows)
+
+
+def test_a_folder_of_another_user_is_not_used(tmp_path, rows, monkeypatch):
+    stored(job_of(), [tmp_path / "a"], Source(rows))
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     source = Source(rows)
     with pytest.warns(UserWarning, match=r"not kept in .*: it belongs to another user \(uid \d+\)"):
-        stored(job, [tmp_path / "a"], source, lambda: True)
-    assert source.computed == N  # what lies there is not trusted
+        stored(job_of(), [tmp_path / "a"], source)
+    assert len(source.computed) == N  # what lies there is not trusted
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o707])
@@ -189,39 +250,35 @@ def test_places_are_the_data_and_the_users_cache(tmp_path, monkeypatch):
     assert places_for(tmp_path / "tmp") == [tmp_path / "tmp" / "activations", tmp_path / "fastclf" / "activations"]
 
 
-def test_rows_whose_images_changed_meanwhile_are_not_kept(tmp_path, job, rows):
-    with pytest.raises(StaleError):
-        stored(job, [tmp_path], Source(rows), lambda: False)
-    assert names(tmp_path) == []
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_value_that_cannot_be_kept_is_an_error_and_keeps_what_is_done(tmp_path, rows, dtype):
+    rows[20, 1] = 1e6 if dtype == "float16" else np.nan
+    kind = KIND._replace(dtype=dtype)
+    hint = r" Pass act_dtype='float32'\.$" if dtype == "float16" else "$"
+    with pytest.raises(ActivationFileError, match=rf"row 20 are not finite in {dtype}\.{hint}"):
+        stored(Job(kind, ABOUT, KEYS.copy(), "train"), [tmp_path], Source(rows))
+    found = opened(tmp_path / kind.name, KEYS[:20], kind)
+    np.testing.assert_array_equal(found, rows[:20].astype(dtype))
 
 
-def test_a_value_that_cannot_be_kept_leaves_nothing_behind(tmp_path, job, rows):
-    rows[20, 1] = np.nan
-    with pytest.raises(ActivationFileError, match="row 20 are not finite"):
-        stored(job, [tmp_path], Source(rows), lambda: True)
-    assert names(tmp_path) == []
-
-
-def test_files_of_an_older_version_are_ignored_and_logged_once(tmp_path, job, rows, capsys):
-    for key in ("k", "l"):  # as version 1 wrote them
+def test_files_of_an_older_version_are_ignored_and_logged_once(tmp_path, rows, capsys):
+    for key in ("k", "l"):  # as version 2 wrote them
         (tmp_path / key).mkdir()
-        (tmp_path / key / "manifest.json").write_text('{"schema": 1}')
+        (tmp_path / key / "manifest.jsonl").write_text('{"schema": 2}')
         (tmp_path / key / "rows.bin").write_bytes(bytes(480))
-    for key in ("k", "m"):
-        np.testing.assert_array_equal(
-            stored(
-                Job(key, *[getattr(job, f) for f in ("shape", "dtype", "what", "rows", "accept")]),
-                [tmp_path],
-                Source(rows),
-                lambda: True,
-            ),
-            rows,
-        )
-    assert capsys.readouterr().out.count(f"1 files in {tmp_path} are of another version") == 1
-    assert sorted(names(tmp_path)) == ["k", "l", "m"]
+    for keys in (KEYS[:9], KEYS):
+        stored(job_of(keys), [tmp_path], Source(rows))
+    assert capsys.readouterr().out.count(f"2 folders in {tmp_path} are of another version of fastclf") == 1
+    assert {place.name for place in tmp_path.iterdir()} == {"k", "l", KIND.name}
 
 
-def test_a_long_pass_reports_how_long_it_takes(tmp_path, job, rows, monkeypatch, capsys):
+def test_nothing_wanted_is_nothing_done(tmp_path):
+    assert stored(job_of(KEYS[:0]), [tmp_path], None).shape == (0, 3)
+    assert not np.asarray(stored(job_of(np.full(3, NO_KEY, "S32")), [tmp_path], None)).any()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_long_pass_reports_how_long_it_takes(monkeypatch, capsys):
     monkeypatch.setattr(fill, "_LONG", 0.0)
     clock = iter(range(100))
     monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))

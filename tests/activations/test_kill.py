@@ -1,20 +1,22 @@
-"""A fill that is stopped at any call that changes what is on disk: nothing lost, nothing half-written read."""
+"""Writing that is stopped at any call that changes what is on disk: nothing half-written is read, and no block lost."""
 
 import errno
 import os
-import shutil
 from contextlib import suppress
 from itertools import count
 
 import numpy as np
 import pytest
 from faults import NthCall, in_child, kill, status_of
+from stores import ABOUT, KIND, keys_of, kind_of, opened, written
 
-from fastclf.activations.manifest import read_manifest
-from fastclf.activations.store import MANIFEST, header_of, open_activations
-from fastclf.activations.writer import ActivationWriter
+from fastclf.activations import fill, prune
+from fastclf.activations.fill import Job, stored
+from fastclf.activations.segment import SegmentWriter, segments_in
+from fastclf.activations.store import Store, write_about
 
 N, STEP = 23, 5
+KEYS = keys_of(N)
 
 
 @pytest.fixture
@@ -22,100 +24,126 @@ def rows(rng):
     return rng.standard_normal((N, 3)).astype(np.float32)
 
 
-def fill(folder, rows, upto=N):
-    with ActivationWriter(folder, "k", rows.shape, "float32") as writer:
-        while writer.rows_done < upto:
-            writer.write(rows[writer.rows_done : writer.rows_done + STEP])
-        if upto == N:
-            writer.finish()
-
-
-def finished(folder, rows):
-    """Rows of blocks that are in a manifest."""
-    header = header_of("k", rows.shape, "float32")
-    blocks = [read_manifest(file, header) or [] for file in folder.glob(f"k*/{MANIFEST}")]
-    return max((sum(block.rows for block in found) for found in blocks), default=0)
-
-
-def check_survivors(folder, rows, at_least=0):
-    """What a stopped fill has left is right, and the next fill goes on from it and leaves the file alone."""
-    there = finished(folder, rows)
-    assert there >= at_least
-    known = open_activations(folder, "k", rows.shape, "float32")
-    if known is None:
-        with ActivationWriter(folder, "k", rows.shape, "float32") as writer:
-            assert writer.rows_done == there
-            np.testing.assert_array_equal(writer.rows_so_far(), rows[:there])
-        fill(folder, rows)
-        known = open_activations(folder, "k", rows.shape, "float32")
-    np.testing.assert_array_equal(known, rows)
-    fill(folder, rows)  # the next process tidies up
-    assert [place.name for place in folder.iterdir()] == ["k"]
-
-
 @pytest.fixture(params=["new", "going on"])
-def begin(request, tmp_path, rows):
-    """Makes the folder before a fill, empty or with what a killed process has left; returns the rows that it holds."""
-    if request.param == "new":
-        return lambda folder: 0
-    left = tmp_path / "left"
-    assert status_of(in_child(lambda: fill_and_die(left, rows))) == 137
-    assert finished(left, rows) == 2 * STEP
+def begin(request, rows):
+    """Makes the folder before a pass: empty, or with what two others have left, the second of them killed."""
 
-    def copy(folder):
-        shutil.copytree(left, folder)
-        return 2 * STEP
+    def left(folder):
+        if request.param == "new":
+            return 0
+        store = folder / KIND.name
+        written(store, KEYS[:2], rows[:2])
+        assert status_of(in_child(lambda: die(store, rows))) == 137
+        return 2 + STEP
 
-    return copy
+    return left
 
 
-def fill_and_die(folder, rows):
-    with ActivationWriter(folder, "k", rows.shape, "float32") as writer:
-        for first in (0, STEP):
-            writer.write(rows[first : first + STEP])
+def die(store, rows):
+    with SegmentWriter(store, KIND) as writer:
+        writer.write(KEYS[2 : 2 + STEP], rows[2 : 2 + STEP])
         os._exit(137)
 
 
-def test_kill_at_every_call(tmp_path, rows, monkeypatch, begin):
-    points = 0
+def passes(folder, rows, told=lambda rows: None):
+    def compute(numbers):
+        for first in range(0, len(numbers), STEP):
+            part = numbers[first : first + STEP]
+            yield part, rows[part], first + len(part)
+            told(first + len(part))  # by now it is written
+
+    return stored(Job(KIND, ABOUT, KEYS.copy(), "train"), [folder], compute)
+
+
+def check_survivors(folder, rows, at_least):
+    """What is there is right, and the next pass computes the rest and tidies up."""
+    store = Store([folder / KIND.name], KIND)
+    missing = store.missing(KEYS)
+    assert N - len(missing) >= at_least
+    there = np.setdiff1d(np.arange(N), missing)
+    np.testing.assert_array_equal(opened(folder / KIND.name, KEYS[there]), rows[there])
+    computed = []
+
+    def compute(numbers):
+        computed.extend(numbers.tolist())
+        yield numbers, rows[numbers], len(numbers)
+
+    job = Job(KIND, ABOUT, KEYS.copy(), "train")
+    np.testing.assert_array_equal(stored(job, [folder], compute), rows)
+    assert computed == missing.tolist()
+    np.testing.assert_array_equal(opened(folder / KIND.name, KEYS), rows)
+
+
+def stop_at_every_call(tmp_path, begin, work, stop, status):
+    """Runs ``work(folder)`` in children of which the n-th is stopped at its n-th call; yields what each has left."""
     for n in count(1):
         folder = tmp_path / str(n)
         before = begin(folder)
+        told = tmp_path / f"{n}.told"
 
-        def child(n=n, folder=folder):
-            NthCall(monkeypatch, n, kill)
-            fill(folder, rows)
+        def child(n=n, folder=folder, told=told):
+            calls = stop(n)
+            work(folder, told)
+            os._exit(0 if calls is None or calls.calls < n else status)
 
-        status = status_of(in_child(child))
-        if status == 0:
-            break
-        assert status == 137
-        points += 1
-        if folder.exists():
-            check_survivors(folder, rows, before)
-    print(f"killed at {points} calls")
-    assert points > 20
+        ended = status_of(in_child(child))
+        if ended == 0:
+            assert n > 20
+            return
+        assert ended == status
+        yield folder, before, len(told.read_bytes()) if told.exists() else 0
+
+
+def test_kill_at_every_call(tmp_path, rows, monkeypatch, begin):
+    def work(folder, told):
+        passes(folder, rows, lambda n: told.write_bytes(bytes(n)))
+
+    def stop(n):
+        NthCall(monkeypatch, n, kill)
+
+    for folder, before, done in stop_at_every_call(tmp_path, begin, work, stop, 137):
+        check_survivors(folder, rows, before + done)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, lambda: OSError(errno.EIO, "I/O error")])
+@pytest.mark.filterwarnings("ignore:activations are not kept")
 def test_an_error_at_every_call(tmp_path, rows, monkeypatch, begin, error):
     def fail(call, args):
         raise error()
 
-    for n in count(1):
-        folder = tmp_path / str(n)
-        before = begin(folder)
+    def work(folder, told):
+        with suppress(KeyboardInterrupt):
+            np.testing.assert_array_equal(passes(folder, rows), rows)  # in memory, when the disk fails
 
-        def child(n=n, folder=folder):  # what a second error keeps from being tidied up is its process's until it ends
-            calls = NthCall(monkeypatch, n, fail)
-            with suppress(KeyboardInterrupt, OSError):
-                fill(folder, rows)
-            os._exit(0 if calls.calls < n else 2)
+    for folder, before, _ in stop_at_every_call(tmp_path, begin, work, lambda n: NthCall(monkeypatch, n, fail), 2):
+        check_survivors(folder, rows, before)
 
-        status = status_of(in_child(child))
-        if status == 0:
-            break
-        assert status == 2
-        if folder.exists():
-            check_survivors(folder, rows, before)
-    assert n > 20
+
+def test_kill_at_every_call_of_prune(tmp_path, rows, monkeypatch):
+    """Of two stores with old and new rows and an older version's: new rows survive, and the next prune ends it."""
+    monkeypatch.setattr(fill, "places_for", None)  # only those of the data folder and the cache are looked at
+    old = np.where(np.arange(N) % 2, 1_000, 4_000_000_000).astype(np.uint32)
+    kinds = [kind_of(), kind_of(salt=1)]
+
+    def begin(folder):
+        for kind, about in kinds:
+            place = folder / "tmp" / "activations" / kind.name
+            written(place, KEYS, rows, STEP, kind, old)
+            write_about(place, about)
+        (folder / "tmp" / "activations" / "older").mkdir()
+        (folder / "tmp" / "activations" / "older" / "manifest.jsonl").touch()
+        return 0
+
+    def stop(n):
+        NthCall(monkeypatch, n, kill)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for folder, *_ in stop_at_every_call(tmp_path, begin, lambda f, _: prune(f, older_than=1), stop, 137):
+        for again in (False, True):
+            if again:
+                prune(folder, older_than=1)
+            for kind, _ in kinds:
+                place = folder / "tmp" / "activations" / kind.name
+                np.testing.assert_array_equal(opened(place, KEYS[::2], kind), rows[::2])
+        assert all(len(segments_in(folder / "tmp" / "activations" / kind.name)) == 1 for kind, _ in kinds)
+        assert len(list((folder / "tmp" / "activations").iterdir())) == 2

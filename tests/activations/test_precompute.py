@@ -1,18 +1,27 @@
 """The pass over images: interrupted and gone on with, images that cannot be decoded or that change meanwhile."""
 
+import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers import image_data, three_colours, tiny_learner
+from PIL import Image
 
+from fastclf import CropType, ImageClassifierData
+from fastclf.activations import segment
 from fastclf.activations.fill import places_for
 from fastclf.activations.precompute import _features, _InOrder, activations
+from fastclf.data.sources.arrays import ArraySource
+from fastclf.data.sources.files import FileSource
+from fastclf.data.sources.source import Source, Version
 from fastclf.errors import ActivationFileError, BadImageError
 from fastclf.models.net import Net
 
@@ -20,7 +29,8 @@ N = 36  # training images, in batches of 8
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # another test's may hold rows of the same images
     return three_colours(tmp_path / "data")
 
 
@@ -71,7 +81,7 @@ def test_batches_that_are_given_later_are_the_same(folder, behind):
         return real(x)
 
     learn.model.features = features
-    for number, (values, rows) in enumerate(_features(learn.model, _InOrder(data.fix_dl, 0), 0, behind=behind), 1):
+    for number, (values, rows) in enumerate(_features(learn.model, _InOrder(data.fix_dl), 0, behind=behind), 1):
         ahead.append(len(started) - number)
         found.append((values, rows))
     assert np.concatenate([rows for _, rows in found]).tolist() == list(range(N))
@@ -138,23 +148,135 @@ def test_views_are_what_the_loader_serves_epoch_by_epoch_also_when_interrupted(f
     np.testing.assert_allclose(train, expected(learn, data.trn_dl, 2), rtol=1e-5, atol=1e-6)
 
 
-def test_the_key_covers_views_seed_and_training_transforms(folder):
-    def files():
-        return set((folder / "tmp" / "activations").iterdir())
+def test_what_a_row_depends_on_beside_its_image(folder, monkeypatch):
+    seen = Features(monkeypatch)
 
     def new(views, **kwargs):
-        before = files() if (folder / "tmp").exists() else set()
-        data = image_data(folder, **kwargs)
+        before, data = seen.images, image_data(folder, **kwargs)
         computed(data, views=views, dl=data.trn_dl)
-        return len(files() - before)
+        return seen.images - before
 
-    assert new(2) == 1
+    assert new(2) == 2 * N
     assert new(2) == 0
-    assert new(3) == 1
-    assert new(2, seed=7) == 1
-    assert new(2, augs=()) == 1
-    assert new(2, sz=20) == 1
+    assert new(3) == N  # those of two views are there
+    assert new(2, seed=7) == 2 * N
+    assert new(2, sz=20) == 2 * N
     assert new(2, bs=5) == 0
+    assert new(2, augs=()) == 2 * N  # training crops are random, too
+    assert new(1, augs=(), crop_type=CropType.NO) == N
+    assert new(2, augs=(), crop_type=CropType.NO) == 0  # both views are the same
+    assert len(list((folder / "tmp" / "activations").iterdir())) == 4
+
+
+class Counted:
+    """A learner's rows, and how many images its body has seen."""
+
+    def __init__(self, monkeypatch):
+        self.seen = Features(monkeypatch)
+
+    def __call__(self, data):
+        before, learn = self.seen.images, tiny_learner(data, precompute=True, act_dtype="float32")
+        for ds, dl in ((learn._rows.trn_ds, data.fix_dl), (learn._rows.val_ds, data.val_dl)):
+            new = self.seen.images
+            np.testing.assert_allclose(ds.rows, expected(learn, dl), rtol=1e-5, atol=1e-6)
+            before += self.seen.images - new
+        return self.seen.images - before
+
+
+def test_only_images_that_nobody_has_seen_are_computed(folder, monkeypatch):
+    """Splits, folds, names, places, labels and sets do not matter; what is in the store does."""
+    new, total = Counted(monkeypatch), N + 18
+    assert new(image_data(folder, test_name=None)) == total
+    assert new(image_data(folder, test_name="test")) == 5
+    for place, n in ((folder / "train" / "red", 4), (folder / "valid" / "blue", 3)):
+        for i in range(n):
+            pixels = np.random.default_rng(n * 10 + i).integers(0, 256, (20, 24, 3), np.uint8)
+            Image.fromarray(pixels).save(place / f"new{i}.png")
+    assert new(image_data(folder)) == 7
+    for i, image in enumerate(sorted((folder / "train" / "green").iterdir())[:6]):  # another split, other names
+        image.rename(folder / "valid" / "green" / f"moved{i}.png")
+    (folder / "train" / "blue" / "003.png").rename(folder / "train" / "red" / "blue.png")  # and another label
+    assert new(image_data(folder)) == 0
+    shutil.copy(folder / "valid" / "red" / "001.png", folder / "train" / "red" / "again.png")
+    shutil.copy(folder / "valid" / "red" / "001.png", folder / "train" / "red" / "twice.png")
+    assert new(image_data(folder)) == 0
+    folder.rename(folder.with_name("elsewhere"))
+    moved = folder.with_name("elsewhere")
+    assert new(image_data(moved)) == 0
+    assert (
+        new(ImageClassifierData.from_paths(moved, 8, image_data(moved).tfms, trn_name="valid", val_name="train")) == 0
+    )
+    assert len(list((moved / "tmp" / "activations").iterdir())) == 1
+
+
+def test_arrays_are_known_by_their_values_and_never_taken_for_files(tmp_path, rng, monkeypatch):
+    x = rng.integers(0, 256, (12, 20, 24, 3), dtype=np.uint8)
+    y = np.arange(12) % 3
+    new, tfms = Counted(monkeypatch), image_data(three_colours(tmp_path / "x")).tfms
+
+    def data(x, y):
+        return ImageClassifierData.from_arrays(tmp_path, (x, y), (x[:3], y[:3]), bs=4, tfms=tfms)
+
+    assert new(data(x, y)) == 12
+    assert new(data(x[::-1], y[::-1])) == 0
+    assert new(data(x.reshape(12, 24, 20, 3), y)) == 12  # the same bytes
+    source = ArraySource(tmp_path, x)
+    assert len({source.digest(0), Encoded(tmp_path, source.read(0)).digest(0)}) == 2
+
+
+class Encoded(Source):
+    """One image of the user's own, which `stat` tells nothing about."""
+
+    def __init__(self, root, content):
+        super().__init__(root, ["x"])
+        self.content = content
+
+    def stat(self, row):
+        return Version(len(self.content), 0, 0)
+
+    def read(self, row):
+        return self.content
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_an_image_is_read_for_its_key_once_and_again_when_it_has_changed(folder, monkeypatch, changed):
+    for image in folder.rglob("*.png"):
+        os.utime(image, ns=(1, 1))
+    later = time.time() + 10
+    monkeypatch.setattr(time, "time_ns", lambda: int(later * 1e9))  # later than any tick of the clock
+    computed(image_data(folder))
+    read, real = [], FileSource.digest
+    monkeypatch.setattr(FileSource, "digest", lambda self, row: read.append(self.name(row)) or real(self, row))
+    if changed:
+        os.utime(folder / "train/blue/000.png", ns=(2, 2))
+    seen = Features(monkeypatch)
+    computed(image_data(folder))
+    assert read == ["train/blue/000.png"] * changed
+    assert seen.images == 0
+
+
+def test_an_image_that_has_just_been_written_is_read_again(folder, monkeypatch):
+    """Within one tick of the clock, two versions look the same."""
+    monkeypatch.setattr(time, "time_ns", lambda: max(file.stat().st_ctime_ns for file in folder.rglob("*.png")) + 1)
+    computed(image_data(folder))
+    read, real = [], FileSource.digest
+    monkeypatch.setattr(FileSource, "digest", lambda self, row: read.append(row) or real(self, row))
+    computed(image_data(folder))
+    assert len(read) == N
+
+
+def test_digests_that_a_weaker_hash_would_give_twice_differ(tmp_path):
+    """Two files with the same MD5 and the same length (Wang and Yu, 2005), as prefixes of anything."""
+    one = bytes.fromhex(
+        "d131dd02c5e6eec4693d9a0698aff95c2fcab58712467eab4004583eb8fb7f8955ad340609f4b30283e488832571415a"
+        "085125e8f7cdc99fd91dbdf280373c5bd8823e3156348f5bae6dacd436c919c6dd53e2b487da03fd02396306d248cda0"
+        "e99f33420f577ee8ce54b67080a80d1ec69821bcb6a8839396f9652b6ff72a70"
+    )
+    other = bytearray(one)
+    for at in (19, 45, 59, 83, 109, 123):
+        other[at] ^= 0x80
+    assert hashlib.md5(one).digest() == hashlib.md5(other).digest()
+    assert Encoded(tmp_path, one).digest(0) != Encoded(tmp_path, bytes(other)).digest(0)
 
 
 def spoil(folder, name="train/red/003.png"):
@@ -167,7 +289,7 @@ def test_images_that_are_skipped_have_zeros_and_are_never_served(folder, monkeyp
     bad = [27, 35]
     data = image_data(folder, on_bad="skip")
     learn = tiny_learner(data)
-    rows = computed(data, learn, 2, data.trn_dl)
+    rows = np.asarray(computed(data, learn, 2, data.trn_dl))
     assert sorted(data.trn_ds.bad.reasons) == bad
     assert set(np.flatnonzero((rows == 0).all(axis=1))) == {27, 35, N + 27, N + 35}
     good = np.setdiff1d(np.arange(N), bad)
@@ -175,7 +297,7 @@ def test_images_that_are_skipped_have_zeros_and_are_never_served(folder, monkeyp
     np.testing.assert_allclose(
         rows[np.concatenate([good, N + good])], expected(learn, data.trn_dl, 2), rtol=1e-5, atol=1e-6
     )
-    # Another process, which has not scanned them, learns it from the file.
+    # Another process, which has not scanned them, computes nothing.
     again = image_data(folder, on_bad="skip")
     monkeypatch.setattr(Net, "features", None)
     computed(again, learn, 2, again.trn_dl)
@@ -200,13 +322,13 @@ def test_an_image_that_was_repaired_is_computed(folder):
 
 
 def test_an_error_names_the_image_and_keeps_what_is_done(folder, monkeypatch):
-    spoil(folder)
-    with pytest.raises(BadImageError, match=r"003\.png"):
-        computed(image_data(folder))
+    data, learn = image_data(folder), tiny_learner(image_data(folder))
+    with monkeypatch.context() as patch, pytest.raises(BadImageError, match=r"003\.png"):
+        Features(patch, 2, lambda: spoil(folder))
+        computed(data, learn)
     seen = Features(monkeypatch)
-    with pytest.raises(BadImageError, match=r"003\.png"):
-        computed(image_data(folder))
-    assert seen.images == 0  # the batches before were kept
+    computed(image_data(folder, on_bad="skip"))
+    assert seen.images < N - 8  # the batches before were kept
 
 
 def test_images_that_change_during_the_pass_are_computed_again(folder, monkeypatch, capsys):
@@ -238,13 +360,13 @@ def test_images_that_never_stop_changing_are_an_error(folder, monkeypatch):
         computed(image_data(folder))
 
 
-def test_a_flipped_bit_on_the_disk_is_found_and_repaired(folder, rng):
-    from fastclf.activations import store
-
+def test_a_flipped_bit_on_the_disk_is_found_and_repaired(folder, rng, monkeypatch):
     rows = np.array(computed(image_data(folder)))
-    (file,) = (folder / "tmp" / "activations").glob("*/rows.bin")
+    (file,) = (folder / "tmp" / "activations").glob("*/*/rows.bin")
     data = bytearray(file.read_bytes())
     data[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
     file.write_bytes(data)
-    store._checked.clear()
+    segment._checked.clear()
+    seen = Features(monkeypatch)
     np.testing.assert_array_equal(computed(image_data(folder)), rows)
+    assert seen.images in (4, 8)  # the block alone

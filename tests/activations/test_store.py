@@ -1,125 +1,83 @@
+"""Segments and the stores they make: what is found, what is mapped, what damage costs."""
+
 import os
 import shutil
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 import numpy as np
 import pytest
 from faults import in_child, status_of
+from stores import KIND, described, keys_of, kind_of, opened, read_by_the_readme, written
 
-from fastclf.activations import store
-from fastclf.activations.manifest import read_manifest
-from fastclf.activations.store import MANIFEST, ROWS, header_of, open_activations
-from fastclf.activations.writer import ActivationWriter
-from fastclf.errors import ActivationFileError
-
-
-def written(folder, rows, key="k", dtype="float16", block=7, bad=None):
-    with ActivationWriter(folder, key, rows.shape, dtype) as writer:
-        while writer.rows_done < len(rows):
-            first = writer.rows_done
-            inside = {row: why for row, why in (bad or {}).items() if first <= row < first + block}
-            writer.write(rows[first : first + block], inside)
-        writer.finish()
+from fastclf.activations import segment
+from fastclf.activations.segment import BLOCKS, KEYS, NO_KEY, ROWS, USED, Segment, SegmentWriter, segments_in
+from fastclf.activations.store import Store, _find, older_stores, read_about
 
 
-def reopened(*args, **kwargs):
-    """As another process would: without what this one knows."""
-    store._checked.clear()
-    return open_activations(*args, **kwargs)
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "activations" / KIND.name
+
+
+@pytest.fixture
+def rows(rng):
+    return rng.standard_normal((23, 3)).astype(np.float32)
+
+
+KEYS_23 = keys_of(23)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-@pytest.mark.parametrize("shape", [(23, 5), (1, 1), (0, 4), (7, 3)])
-def test_round_trip(tmp_path, rng, dtype, shape):
-    rows = rng.standard_normal(shape).astype(np.float32)
-    written(tmp_path, rows, dtype=dtype)
-    back = open_activations(tmp_path, "k", shape, dtype)
-    np.testing.assert_array_equal(back, rows.astype(dtype))
-    assert [p.name for p in tmp_path.iterdir()] == ["k"]
-
-
-def test_rows_that_are_not_contiguous(tmp_path, rng):
-    rows = rng.standard_normal((6, 20)).astype(np.float32)[:, ::2]
-    written(tmp_path, rows, dtype="float32")
-    np.testing.assert_array_equal(open_activations(tmp_path, "k", rows.shape, "float32"), rows)
-
-
-def test_map_is_read_only(tmp_path, rng):
-    written(tmp_path, rng.standard_normal((3, 2)))
+@pytest.mark.parametrize("width", [1, 5, 512, 2049])
+def test_rows_are_mapped_in_any_order_from_any_number_of_segments(tmp_path, rng, dtype, width):
+    kind, about = kind_of(width, dtype)
+    folders = [described(tmp_path / where / kind.name, about) for where in "ab"]
+    rows, keys = rng.standard_normal((400, width)).astype(dtype), keys_of(400)
+    for first, end, folder in ((0, 1, 0), (1, 190, 1), (190, 191, 0), (191, 400, 0)):
+        written(folders[folder], keys[first:end], rows[first:end], 7, kind)
+    index = rng.integers(0, 400, 1000)
+    found = Store(folders, kind).open(keys[index])
+    np.testing.assert_array_equal(found, rows[index])
+    assert Store(folders[:1], kind).open(keys[index]) is None
+    wanted = keys[index].copy()
+    wanted[::3] = NO_KEY  # bad images
+    found = np.asarray(Store(folders, kind).open(wanted))
+    assert not found[::3].any()
+    np.testing.assert_array_equal(found[1::3], rows[index][1::3])
+    assert Store(folders, kind).open(keys[:0]).shape == (0, width)
     with pytest.raises(ValueError, match="read-only"):
-        open_activations(tmp_path, "k", (3, 2), "float16")[0, 0] = 1
+        Store(folders, kind).open(keys).matrix[0, 0] = 1
+    by_hand = {key: row for folder in folders for key, row in read_by_the_readme(folder).items()}
+    assert len(by_hand) == 400
+    for key, row in zip(keys, rows, strict=True):
+        np.testing.assert_array_equal(by_hand[key.ljust(32, b"\0")], row)
 
 
-def test_an_interrupted_fill_is_not_read_but_gone_on_with(tmp_path, rng):
-    rows = rng.standard_normal((10, 2)).astype(np.float32)
-    with pytest.raises(KeyboardInterrupt), ActivationWriter(tmp_path, "k", (10, 2), "float32") as writer:
-        writer.write(rows[:4])
-        raise KeyboardInterrupt
-    assert open_activations(tmp_path, "k", (10, 2), "float32") is None
-    (partial,) = tmp_path.iterdir()
-    assert (partial / ROWS).stat().st_size == 4 * 8  # the disk is not held meanwhile
-    with ActivationWriter(tmp_path, "k", (10, 2), "float32") as writer:
-        assert writer.rows_done == 4
-        writer.write(rows[4:])
-        writer.finish()
-    np.testing.assert_array_equal(open_activations(tmp_path, "k", (10, 2), "float32"), rows)
-    assert [p.name for p in tmp_path.iterdir()] == ["k"]
+def test_what_is_missing_is_named_once_and_in_order(folder, rows):
+    written(folder, KEYS_23[5:9], rows[5:9])
+    wanted = KEYS_23[[8, 3, 5, 3, 1, 22, 6, 1]].copy()
+    wanted[5] = NO_KEY
+    assert Store([folder], KIND).missing(wanted).tolist() == [1, 4]
 
 
-def test_a_fill_that_did_nothing_leaves_nothing(tmp_path):
-    with pytest.raises(KeyboardInterrupt), ActivationWriter(tmp_path, "k", (10, 2), "float16"):
-        raise KeyboardInterrupt
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("same", [8, 9, 31])
+def test_keys_that_are_made_to_look_alike_are_told_apart(rng, same):
+    """As whoever may choose the images could make them, up to some bytes."""
+    start = rng.bytes(same)
+    keys = np.array([start + bytes([i]) * (32 - same) for i in rng.permutation(256)], "S32")
+    stored = [keys[:100], keys[100:100], keys[100:200]]
+    found = _find(np.concatenate([keys, [NO_KEY]]), stored)
+    assert found.tolist() == [*range(200), *[-1] * 57]
 
 
-def test_a_block_of_an_interrupted_fill_is_not_trusted_unless_its_checksum_agrees(tmp_path, rng):
-    rows = rng.standard_normal((12, 2)).astype(np.float32)
-    with ActivationWriter(tmp_path, "k", rows.shape, "float32") as writer:
-        for first in range(0, 9, 3):
-            writer.write(rows[first : first + 3])
-    (partial,) = tmp_path.iterdir()
-    flip(partial / ROWS, 8 * 4 + int(rng.integers(16)), rng)  # in the second block
-    with ActivationWriter(tmp_path, "k", rows.shape, "float32") as writer:
-        assert writer.rows_done == 3
-        writer.write(rows[3:])
-        writer.finish()
-    np.testing.assert_array_equal(reopened(tmp_path, "k", rows.shape, "float32"), rows)
-
-
-def test_a_living_fill_is_left_alone_and_its_blocks_are_copied(tmp_path, rng):
-    rows = rng.standard_normal((6, 2)).astype(np.float32)
-    with ActivationWriter(tmp_path, "k", rows.shape, "float32") as first:
-        first.write(rows[:3])
-        with ActivationWriter(tmp_path, "k", rows.shape, "float32") as second:
-            assert second.rows_done == 3
-            second.write(rows[3:])
-            second.finish()
-        first.write(rows[3:])
-        first.finish()
-    np.testing.assert_array_equal(open_activations(tmp_path, "k", rows.shape, "float32"), rows)
-    assert [p.name for p in tmp_path.iterdir()] == ["k"]
-
-
-def test_a_fill_whose_folder_somebody_removes_still_has_its_rows(tmp_path, rng):
-    rows = rng.standard_normal((3, 2)).astype(np.float16)
-    with ActivationWriter(tmp_path, "k", (3, 2), "float16") as writer:
-        writer.write(rows)
-        for partial in list(tmp_path.iterdir()):
-            shutil.rmtree(partial)
-        with pytest.raises(FileNotFoundError):
-            writer.finish()
-        np.testing.assert_array_equal(writer.rows_so_far(), rows)
-
-
-def test_an_unfinished_file_cannot_be_published(tmp_path, rng):
-    with ActivationWriter(tmp_path, "k", (10, 2), "float16") as writer:
-        writer.write(rng.standard_normal((4, 2)))
-        with pytest.raises(ValueError, match="10 rows were announced, 4 written"):
-            writer.finish()
-    assert open_activations(tmp_path, "k", (10, 2), "float16") is None
+def test_find_equals_a_dictionary(rng):
+    stored = [np.frombuffer(rng.bytes(32 * n), "S32") for n in (500, 1, 0, 700)]
+    keys = np.concatenate([*stored, np.frombuffer(rng.bytes(32 * 300), "S32")])[rng.permutation(1501)]
+    places = {key: i for i, key in enumerate(np.concatenate(stored).tolist())}
+    assert _find(keys, stored).tolist() == [places.get(key, -1) for key in keys.tolist()]
+    assert _find(keys, []).tolist() == [-1] * 1501
 
 
 def flip(file, at, rng):
@@ -128,136 +86,172 @@ def flip(file, at, rng):
     file.write_bytes(data)
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda place, rng: os.truncate(place / ROWS, 10),
-        lambda place, rng: (place / ROWS).unlink(),
-        lambda place, rng: os.truncate(place / ROWS, 9 * 6 + 1),
-        lambda place, rng: flip(place / ROWS, int(rng.integers(54)), rng),
-        lambda place, rng: (place / MANIFEST).unlink(),
-        lambda place, rng: os.truncate(place / MANIFEST, int(rng.integers((place / MANIFEST).stat().st_size))),
-        lambda place, rng: flip(place / MANIFEST, int(rng.integers((place / MANIFEST).stat().st_size)), rng),
-        lambda place, rng: (place / MANIFEST).write_bytes(bytes(100)),
-    ],
-)
-def test_a_damaged_file_is_rebuilt(tmp_path, rng, damage):
-    rows = rng.standard_normal((9, 3)).astype(np.float16)
-    written(tmp_path, rows, block=2)
-    damage(tmp_path / "k", rng)
-    assert reopened(tmp_path, "k", (9, 3), "float16") is None
-    assert not (tmp_path / "k").exists()
-    written(tmp_path, rows, block=2)
-    np.testing.assert_array_equal(reopened(tmp_path, "k", (9, 3), "float16"), rows)
-    assert [p.name for p in tmp_path.iterdir()] == ["k"]
+def anywhere(file, rng):
+    return int(rng.integers(file.stat().st_size))
 
 
-def test_a_damaged_file_does_not_disturb_who_has_it_mapped(tmp_path, rng):
-    rows = rng.standard_normal((9, 3)).astype(np.float16)
-    written(tmp_path, rows)
-    mapped = open_activations(tmp_path, "k", (9, 3), "float16")
-    os.truncate(tmp_path / "k" / MANIFEST, 5)
-    assert open_activations(tmp_path, "k", (9, 3), "float16") is None
-    written(tmp_path, rows + 1)
-    np.testing.assert_array_equal(mapped, rows)
+@pytest.mark.parametrize("name", [ROWS, KEYS, BLOCKS])
+@pytest.mark.parametrize("how", ["flip", "cut", "gone"])
+def test_damage_costs_the_block_that_it_met(folder, rows, rng, name, how):
+    file = written(folder, KEYS_23, rows) / name
+    at, size = anywhere(file, rng), file.stat().st_size
+    if how == "flip":
+        flip(file, at, rng)
+    elif how == "cut":
+        os.truncate(file, at)
+    else:
+        file.unlink()
+    blocks = [range(first, min(first + 5, 23)) for first in range(0, 23, 5)]
+    ends = [(i + 1) * size // 5 if name == BLOCKS else (block[-1] + 1) * size // 23 for i, block in enumerate(blocks)]
+    lost = [i for i in range(5) if how == "gone" or (at < ends[i] if how == "cut" else ends[i] - at > 0)]
+    if how == "flip":
+        lost = lost[:1]
+    store = Store([folder], KIND)
+    segment._checked.clear()
+    assert store.open(KEYS_23) is None
+    missing = [row for i in lost for row in blocks[i]]
+    assert store.missing(KEYS_23).tolist() == missing
+    written(folder, KEYS_23[missing], rows[missing])
+    np.testing.assert_array_equal(store.open(KEYS_23), rows)
+    np.testing.assert_array_equal(opened(folder, KEYS_23), rows)  # the damaged ones lie there still
 
 
-def test_checksums_are_computed_once_per_process_and_file(tmp_path, rng, monkeypatch):
-    written(tmp_path, rng.standard_normal((9, 3)))
-    assert reopened(tmp_path, "k", (9, 3), "float16") is not None
-    monkeypatch.setattr(store, "crc32_of", None)  # not called again
-    assert open_activations(tmp_path, "k", (9, 3), "float16") is not None
-    os.utime(tmp_path / "k" / ROWS, ns=(1, 1))  # changed
-    with pytest.raises(TypeError):
-        open_activations(tmp_path, "k", (9, 3), "float16")
+def test_a_segment_counts_in_the_store_that_it_was_written_for_only(tmp_path, rows):
+    other, _ = kind_of(salt=1)
+    place = written(tmp_path / KIND.name, KEYS_23, rows)
+    shutil.copytree(place, tmp_path / other.name / place.name)
+    assert opened(tmp_path / other.name, KEYS_23, other) is None
+    assert opened(tmp_path / KIND.name, KEYS_23) is not None
 
 
-def test_rows_that_could_not_be_computed_are_reported(tmp_path, rng):
-    written(tmp_path, rng.standard_normal((9, 3)), bad={2: "empty file", 8: "truncated"})
-    told = []
-    assert open_activations(tmp_path, "k", (9, 3), "float16", lambda bad: not told.append(bad)) is not None
-    assert told == [{2: "empty file", 8: "truncated"}]
-    assert open_activations(tmp_path, "k", (9, 3), "float16", lambda bad: False) is None
-    with ActivationWriter(tmp_path, "k", (9, 3), "float16", lambda bad: not bad) as writer:
-        assert writer.rows_done == 0  # the first block holds row 2
-    assert list(tmp_path.iterdir()) == []
+def test_checksums_are_computed_once_per_process_and_block(folder, rows, monkeypatch):
+    place = written(folder, KEYS_23, rows)
+    assert opened(folder, KEYS_23[:5]) is not None
+    read, real = [], os.pread
+    monkeypatch.setattr(os, "pread", lambda *args: read.append(args[1:]) or real(*args))
+    assert Store([folder], KIND).open(KEYS_23[2:5]) is not None
+    assert read == []
+    assert Store([folder], KIND).open(KEYS_23[:12]) is not None
+    assert sorted(read) == [(60, 60), (60, 120)]  # the second and the third
+    os.utime(place / ROWS, ns=(1, 1))  # changed
+    assert Store([folder], KIND).open(KEYS_23[:1]) is not None
+    assert len(read) == 3
 
 
-def test_values_beyond_fp16_are_refused_with_their_row(tmp_path):
-    rows = np.ones((5, 2), np.float32)
-    rows[3, 1] = 1e6
-    writer = ActivationWriter(tmp_path, "k", (5, 2), "float16")
-    with writer, pytest.raises(ActivationFileError, match=r"row 3 .*Pass act_dtype='float32'"):
-        writer.write(rows)
-    rows[3, 1] = np.nan
-    writer = ActivationWriter(tmp_path, "k", (5, 2), "float32")
-    with writer, pytest.raises(ActivationFileError, match=r"row 3 are not finite in float32\.$"):
-        writer.write(rows)
+def test_rows_stay_mapped_when_their_segment_is_removed(folder, rows):
+    place = written(folder, KEYS_23, rows)
+    found = Store([folder], KIND).open(KEYS_23)
+    segment.remove([place])
+    assert not list(folder.iterdir())
+    np.testing.assert_array_equal(found, rows)
 
 
-def test_more_rows_than_announced_are_refused(tmp_path):
-    with ActivationWriter(tmp_path, "k", (3, 2), "float16") as writer:
-        with pytest.raises(ValueError, match=r"must fit into \(3, 2\)"):
-            writer.write(np.ones((4, 2)))
-        with pytest.raises(ValueError, match="must fit"):
-            writer.write(np.ones((1, 3)))
+def test_a_segment_that_cannot_be_read_is_none(folder, rows, monkeypatch):
+    place = written(folder, KEYS_23, rows)
+    written(folder, KEYS_23[:9], rows[:9])
+    real = Segment.check
+
+    def check(self, wanted):
+        if self.place == place:
+            raise PermissionError("no")
+        return real(self, wanted)
+
+    monkeypatch.setattr(Segment, "check", check)
+    assert Store([folder], KIND).open(KEYS_23) is None
+    np.testing.assert_array_equal(Store([folder], KIND).open(KEYS_23[:9]), rows[:9])
 
 
-def test_what_interrupted_fills_of_other_files_left_goes_after_a_week(tmp_path, rng):
-    for key in ("old", "new"):
-        with ActivationWriter(tmp_path, key, (10, 2), "float16") as writer:
-            writer.write(rng.standard_normal((4, 2)))
-    (old,) = tmp_path.glob("old.tmp-*")
-    os.utime(old, (1, 1))
-    written(tmp_path, rng.standard_normal((3, 2)))
-    assert sorted(p.name.split(".")[0] for p in tmp_path.iterdir()) == ["k", "new"]
+def test_blocks_are_read_while_more_are_appended(folder, rows):
+    store = Store([folder], KIND)
+    with SegmentWriter(folder, KIND) as writer:
+        for first in range(0, 20, 5):
+            writer.write(KEYS_23[first : first + 5], rows[first : first + 5])
+            np.testing.assert_array_equal(store.open(KEYS_23[: first + 5]), rows[: first + 5])
+            assert store.missing(KEYS_23).tolist() == [*range(first + 5, 23)]
+    assert [place.name.startswith("segment-") for place in segments_in(folder)] == [True]
 
 
 @pytest.mark.parametrize("ended", [True, False])
-def test_what_a_process_left_is_removed_when_it_has_ended(tmp_path, rng, ended):
-    rows = rng.standard_normal((6, 2)).astype(np.float32)
-
+def test_whose_process_has_ended_has_ended(folder, rows, ended):
     def child():
-        writer = ActivationWriter(tmp_path, "k", rows.shape, "float32")
-        writer.write(rows[:3])
+        writer = SegmentWriter(folder, KIND)
+        writer.write(KEYS_23[:5], rows[:5])
         signal.alarm(0)
         os._exit(137) if ended else signal.pause()
 
     pid = in_child(child)
+    while Store([folder], KIND).open(KEYS_23[:5]) is None:
+        time.sleep(0.01)
     if ended:
         assert status_of(pid) == 137
-    while not (partials := [p for p in tmp_path.glob("k.tmp-*") if finished_rows(p, rows.shape) == 3]):
-        time.sleep(0.01)
-    with ActivationWriter(tmp_path, "k", rows.shape, "float32") as writer:
-        assert writer.rows_done == 3
-        assert partials[0].exists() != ended
-        writer.write(rows[3:])
-        writer.finish()
-    assert partials[0].exists() != ended
+    (place,) = segments_in(folder)
+    assert segment.has_ended(place) == ended
     if not ended:
         os.kill(pid, signal.SIGKILL)
         status_of(pid)
-        with ActivationWriter(tmp_path, "k", rows.shape, "float32"):
-            assert not partials[0].exists()
-    np.testing.assert_array_equal(open_activations(tmp_path, "k", rows.shape, "float32"), rows)
+        assert segment.has_ended(place)
 
 
-def finished_rows(partial, shape):
-    with suppress(FileNotFoundError):
-        return sum(block.rows for block in read_manifest(partial / MANIFEST, header_of("k", shape, "float32")) or [])
-    return 0
+def test_a_writer_that_did_nothing_leaves_nothing(folder):
+    with pytest.raises(KeyboardInterrupt), SegmentWriter(folder, KIND):
+        raise KeyboardInterrupt
+    assert list(folder.iterdir()) == []
 
 
-def test_threads_that_fill_the_same_file(tmp_path, rng):
-    rows = rng.standard_normal((40, 2)).astype(np.float16)
+def test_threads_that_fill_the_same_store(folder, rows):
     with ThreadPoolExecutor(4) as pool:
-        for done in [pool.submit(written, tmp_path, rows) for _ in range(4)]:
+        for done in [pool.submit(written, folder, KEYS_23, rows) for _ in range(4)]:
             done.result(30)
-    np.testing.assert_array_equal(open_activations(tmp_path, "k", rows.shape, "float16"), rows)
-    assert [p.name for p in tmp_path.iterdir()] == ["k"]
+    np.testing.assert_array_equal(opened(folder, KEYS_23), rows)
 
 
-def test_the_folder_is_for_this_user_alone(tmp_path, rng):
-    written(tmp_path / "new", rng.standard_normal((3, 2)))
-    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
-    assert (tmp_path / "new" / "k").stat().st_mode & 0o777 == 0o700
+def test_the_folder_is_for_this_user_alone(tmp_path, rows):
+    place = written(tmp_path / "new" / "store", KEYS_23, rows)
+    for made in (place, place.parent, place.parent.parent):
+        assert made.stat().st_mode & 0o777 == 0o700
+
+
+def test_when_a_row_was_last_used_is_known_to_the_hour(folder, rows, monkeypatch):
+    now = 1_900_000_000
+    place = written(folder, KEYS_23, rows, used=np.full(23, now, np.uint32))
+    for later, wanted in ((1000, slice(0, 9)), (4000, slice(5, 12))):
+        monkeypatch.setattr(time, "time", lambda later=later: now + later)
+        assert opened(folder, KEYS_23[wanted]) is not None
+    found = Segment(place, KIND)
+    found.refresh()
+    assert found.last_used().tolist() == [now] * 5 + [now + 4000] * 7 + [now] * 11
+    (place / USED).unlink()
+    assert found.last_used().tolist() == [int((place / ROWS).stat().st_mtime)] * 23
+
+
+def test_a_million_rows(tmp_path, rng):
+    kind, _ = kind_of(2, "float16")
+    n, folder = 1_000_000, tmp_path / kind.name
+    keys = np.frombuffer(rng.bytes(32 * n), "S32")
+    rows = rng.integers(-1000, 1000, (n, 2)).astype(np.float16)
+    written(folder, keys[: n // 2], rows[: n // 2], 500, kind)
+    written(folder, keys[n // 2 :], rows[n // 2 :], 5000, kind)
+    order = rng.permutation(n)
+    found = opened(folder, keys[order], kind)
+    np.testing.assert_array_equal(found, rows[order])
+    assert found.matrix.nbytes < n * 4 + 100_000
+
+
+def test_stores_of_older_versions_are_told_from_others(tmp_path, rows):
+    for name, file in (("a" * 64, "manifest.json"), ("b" * 64, "manifest.jsonl"), (KIND.name, "x")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text('{"schema": 1}')
+    (tmp_path / "empty").mkdir()
+    described(tmp_path / KIND.name)
+    assert [place.name[0] for place in older_stores(tmp_path)] == ["a", "b"]
+    assert older_stores(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema": 3}', "[" * 100_000, "\udcff"])
+def test_a_description_that_is_none(folder, text):
+    described(folder)
+    assert read_about(folder) is not None
+    (folder / "store.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert read_about(folder) is None
+    described(folder)  # written anew
+    assert read_about(folder) is not None

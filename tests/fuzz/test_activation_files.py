@@ -1,56 +1,55 @@
-"""Activation files of any content: the rows that were written, or none, and then they are computed again."""
+"""Segments of any content: the rows that were written, or none, and then they are computed again."""
 
 import shutil
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from fuzzing import changed, fuzzed
 from hypothesis import given
 from hypothesis import strategies as st
+from stores import ABOUT, KIND, keys_of, kind_of, opened, written
 
-from fastclf.activations import store
-from fastclf.activations.manifest import Block, block_line, header_line
-from fastclf.activations.store import MANIFEST, ROWS, header_of, open_activations
-from fastclf.activations.writer import ActivationWriter
+from fastclf.activations import segment
+from fastclf.activations.fill import Job, stored
+from fastclf.activations.segment import BLOCKS, KEYS, ROWS, USED, Segment
+from fastclf.activations.store import Store
 
-SHAPE, DTYPE, STEP = (23, 5), "float16", 7
-BAD = {9: "empty file", 22: "line\nbreak"}
-
-
-def fill(folder, rows):
-    """Computes what is not there, as the pass does."""
-    with ActivationWriter(folder, "k", SHAPE, DTYPE) as writer:
-        while (first := writer.rows_done) < len(rows):
-            bad = {row: why for row, why in BAD.items() if first <= row < first + STEP}
-            writer.write(rows[first : first + STEP], bad)
-        writer.finish()
+N, STEP, RECORD = 23, 7, 28
+NAMES = (BLOCKS, KEYS, ROWS)
+WANTED = keys_of(N)
 
 
 class File:
     def __init__(self, folder):
-        self.folder = folder
-        self.rows = np.random.default_rng(3).standard_normal(SHAPE).astype(DTYPE)
-        self.rows[list(BAD)] = 0
-        fill(folder, self.rows)
-        self.manifest, self.data = ((folder / "k" / name).read_bytes() for name in (MANIFEST, ROWS))
-        self.lines = self.manifest.splitlines(keepends=True)
+        self.folder, self.store = folder, folder / KIND.name
+        self.rows = np.random.default_rng(3).standard_normal((N, 3)).astype("f4")
+        place = written(self.store, WANTED, self.rows, STEP)
+        self.contents = [(place / name).read_bytes() for name in NAMES]
 
-    def put(self, manifest, data, name="k"):
+    def put(self, contents, name="segment-0", used=None):
         shutil.rmtree(self.folder, ignore_errors=True)
-        (self.folder / name).mkdir(parents=True)
-        for file, content in ((MANIFEST, manifest), (ROWS, data)):
+        (self.store / name).mkdir(parents=True)
+        for file, content in zip((*NAMES, USED), (*contents, used), strict=True):
             if content is not None:
-                (self.folder / name / file).write_bytes(content)
+                (self.store / name / file).write_bytes(content)
 
-    def open(self, key="k", shape=SHAPE, dtype=DTYPE):
-        store._checked.clear()  # as another process would
-        self.bad = None
+    def check(self, tally):
+        """What is found is right, and the rest is computed."""
+        segment._checked.clear()
+        store = Store([self.store], KIND)
+        while (rows := store.open(WANTED[(there := np.setdiff1d(np.arange(N), store.missing(WANTED)))])) is None:
+            pass
+        np.testing.assert_array_equal(rows, self.rows[there])
+        tally.count("all" if len(there) == N else "some" if len(there) else "nothing")
+        del rows
 
-        def accept(bad):
-            self.bad = dict(bad)
-            return True
+        def compute(numbers):
+            yield numbers, self.rows[numbers], len(numbers)
 
-        return open_activations(self.folder, key, shape, dtype, accept)
+        np.testing.assert_array_equal(stored(Job(KIND, ABOUT, WANTED.copy(), "x"), [self.folder], compute), self.rows)
+        np.testing.assert_array_equal(opened(self.store, WANTED), self.rows)
 
 
 @pytest.fixture(scope="module")
@@ -60,88 +59,58 @@ def file(tmp_path_factory):
 
 @st.composite
 def contents(draw, file):
-    """A manifest and rows of which something is changed, gone, doubled or in another order."""
-    lines = list(file.lines)
+    """The files of a segment of which something is changed, gone, doubled or in another order."""
+    blocks, keys, rows = file.contents
+    records = [blocks[at : at + RECORD] for at in range(0, len(blocks), RECORD)]
     for _ in range(draw(st.integers(0, 2))):
-        at, other = draw(st.integers(0, len(lines) - 1)), draw(st.integers(0, len(lines) - 1))
+        at, other = draw(st.integers(0, len(records) - 1)), draw(st.integers(0, len(records) - 1))
         what = draw(st.sampled_from(["swap", "double", "remove"]))
         if what == "swap":
-            lines[at], lines[other] = lines[other], lines[at]
+            records[at], records[other] = records[other], records[at]
         elif what == "double":
-            lines.insert(at, lines[other])
-        elif len(lines) > 1:
-            del lines[at]
-    manifest, data = b"".join(lines), file.data
-    if draw(st.booleans()):
-        manifest = draw(st.none() | changed(manifest) | st.binary(max_size=50))
-    if draw(st.booleans()):
-        data = draw(st.none() | changed(data) | st.binary(max_size=50) | st.just(bytes(len(data))))
-    return manifest, data
-
-
-def check_then_fill(file, tally):
-    found = file.open()
-    if found is None:
-        tally.count("nothing")
-    else:
-        np.testing.assert_array_equal(found, file.rows)
-        assert file.bad == BAD
-        tally.count("the rows")
-        del found
-    fill(file.folder, file.rows)
-    np.testing.assert_array_equal(file.open(), file.rows)
-    assert file.bad == BAD
-    assert [place.name for place in file.folder.iterdir()] == ["k"]
+            records.insert(at, records[other])
+        elif len(records) > 1:
+            del records[at]
+    found = [b"".join(records), keys, rows]
+    for i in range(3):
+        if draw(st.integers(0, 2)) == 0:
+            zeros = st.just(bytes(len(found[i])))
+            found[i] = draw(st.none() | changed(found[i]) | st.binary(max_size=50) | zeros)
+    return found
 
 
 @fuzzed
 @given(st.data())
-def test_a_published_file(file, tally, data):
-    file.put(*data.draw(contents(file)))
-    check_then_fill(file, tally)
+def test_a_segment(file, tally, data):
+    name = data.draw(st.sampled_from(["segment-0", "segment.tmp-00000000"]))
+    file.put(data.draw(contents(file)), name, data.draw(st.none() | st.binary(max_size=100)))
+    file.check(tally)
+
+
+numbers = st.integers(0, 25) | st.sampled_from([2**31, 2**63, 2**64 - 1])
 
 
 @fuzzed
-@given(st.data())
-def test_what_an_interrupted_fill_left(file, tally, data):
-    manifest, rows = data.draw(contents(file))
-    manifest = manifest and manifest[: data.draw(st.integers(0, len(manifest)))]
-    file.put(manifest, rows, "k.tmp-00000000")
-    check_then_fill(file, tally)
+@given(blocks=st.lists(st.tuples(numbers, numbers, st.booleans()), max_size=4))
+def test_blocks_that_were_never_written(file, tally, blocks):
+    """Records whose own checksums agree but say anything: no row that was not written is ever served."""
+    _, keys, rows = file.contents
+    records = b""
+    for first, n, agree in blocks:
+        parts = keys[first * 32 : (first + n) * 32], rows[first * 12 : (first + n) * 12]
+        record = struct.pack("<QQII", first, n, *(zlib.crc32(part) ^ (not agree) for part in parts))
+        records += record + struct.pack("<I", zlib.crc32(KIND.name.encode() + record))
+    file.put([records, keys, rows])
+    file.check(tally)
 
 
 @fuzzed
-@given(
-    key=st.sampled_from(["k", "K", "l"]),
-    n=st.integers(0, 30),
-    f=st.integers(0, 10),
-    dtype=st.sampled_from(["float16", "float32"]),
-)
-def test_another_question(file, tally, key, n, f, dtype):
-    """A file answers for its own key, shape and type only, even where the sizes agree."""
-    file.put(file.manifest, file.data)
-    found = file.open(key, (n, f), dtype)
-    if (key, n, f, dtype) == ("k", *SHAPE, DTYPE):
-        np.testing.assert_array_equal(found, file.rows)
-        return tally.count("the rows")
-    assert found is None
-    return tally.count("nothing")
-
-
-numbers = st.integers(-2, 25) | st.sampled_from([2**31, 2**63, 10**30])
-
-
-@fuzzed
-@given(
-    shape=st.tuples(numbers, numbers),
-    dtype=st.sampled_from(["float16", "int64"]),
-    blocks=st.lists(st.tuples(numbers, numbers, numbers), max_size=4),
-)
-def test_blocks_that_were_never_written(file, tally, shape, dtype, blocks):
-    """Lines whose checksums agree but say anything: no row that was not written is ever served."""
-    said = header_of("k", SHAPE, DTYPE)
-    lines = [header_line(said | {"shape": shape, "dtype": dtype} if len(blocks) % 2 else said)]
-    lines += [block_line(Block(first, rows, crc, {})) for first, rows, crc in blocks]
-    file.put(b"".join(lines), file.data)
-    assert file.open() is None
-    tally.count("nothing")
+@given(salt=st.integers(0, 3), width=st.integers(1, 5), dtype=st.sampled_from(["float16", "float32"]))
+def test_another_question(file, tally, salt, width, dtype):
+    """A segment answers for its own store only, even where the sizes agree."""
+    kind, _ = kind_of(width, dtype, salt)
+    file.put(file.contents)
+    found = Segment(file.store / "segment-0", kind)
+    found.refresh()
+    assert len(found.keys) == (N if kind == KIND else 0)
+    tally.count("the rows" if kind == KIND else "nothing")

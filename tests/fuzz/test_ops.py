@@ -385,7 +385,7 @@ def test_the_optimizer_steps(tally, data):
 NAMES = {
     "gather_rows": ("src", "dtype", "index", "out", "rows", "width", "threads"),
     "dropout_mask": ("seed", "step", "layer", "p", "out", "rows", "cols", "threads"),
-    "head_train": ("engine", "order", "rows", "batch", "first_step", "frozen_bn", "losses", "threads"),
+    "head_train": ("engine", "order", "sources", "rows", "batch", "first_step", "frozen_bn", "losses", "threads"),
     "head_predict": ("layers", "n_layers", "rows", "dtype", "index", "count", "out", "threads"),
     "sgd_step": ("tensors", "n_tensors", "groups", "steps", "n_groups", "threads"),
     "head_destroy": ("engine",),

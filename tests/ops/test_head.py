@@ -18,6 +18,7 @@ from fastclf import ops, schedules
 from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
 from fastclf.ops import HeadBlock, HeadEngine, HeadRates, HeadSpec
+from fastclf.ops.arguments import IndexedRows, RowSource
 from fastclf.ops.head import reference
 from fastclf.ops.head.reference import ReferenceHead
 from fastclf.ops.head.spec import HeadTraining
@@ -68,7 +69,9 @@ class Case:
         """A float64 copy of the head, and the reference implementation on it."""
         head = copy.deepcopy(self.head).double()
         spec = spec_of(head.layers)
-        return head, ReferenceHead(HeadTraining(spec, self.rows, self.targets, self.loss, rates, seed, self.n))
+        return head, ReferenceHead(
+            HeadTraining(spec, RowSource(self.rows), self.targets, self.loss, rates, seed, self.n)
+        )
 
     def away_from_kinks(
         self,
@@ -218,6 +221,17 @@ class TestTraining:
         parts = [engine.train(order[:150], 50, 0), engine.train(order[150:], 50, 3)]
         assert torch.equal(torch.cat(parts), whole)
         assert all(torch.equal(a, b) for a, b in zip(case.head.parameters(), other.parameters(), strict=True))
+
+    @pytest.mark.parametrize("name", ["two hidden", "multi label weighted"])
+    def test_rows_that_lie_elsewhere(self, name: str) -> None:
+        """In any order, several of them at one place, each with its own target."""
+        case, order = replace(CASES[name]), torch.randint(200, (500,))
+        matrix, index, found = case.rows[:90].numpy(), torch.randint(90, (case.n,)).numpy(), []
+        for rows in (matrix[index], IndexedRows(matrix, index)):
+            spec = spec_of(copy.deepcopy(case.head).layers)
+            engine = HeadEngine(spec, rows, case.targets, loss=case.loss, rates=RATES, max_batch=50)
+            found.append([engine.train(order, 50, 0), *spec.tensors(), ops.predict(spec, rows, order)])
+        assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
     @pytest.mark.parametrize("name", ["two hidden", "many classes", "multi label weighted"])
     def test_another_engine_goes_on(self, name: str) -> None:

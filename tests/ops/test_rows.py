@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from fastclf import ops
+from fastclf.ops.arguments import IndexedRows
 
 
 @pytest.fixture
@@ -32,6 +33,18 @@ class TestGatherRows:
         src = np.load(tmp_path / "rows.npy", mmap_mode="r")
         index = torch.randint(0, 40, (25,))
         assert np.array_equal(ops.gather_rows(src, index).numpy(), src[index.numpy()].astype(np.float32))
+
+    def test_rows_that_lie_elsewhere(self, rng: np.random.Generator) -> None:
+        matrix, index = rng.standard_normal((50, 7)).astype(np.float16), rng.integers(0, 50, 80)
+        rows, wanted = IndexedRows(matrix, index), rng.integers(0, 80, 30)
+        np.testing.assert_array_equal(ops.gather_rows(rows, wanted), matrix[index[wanted]])
+        np.testing.assert_array_equal(np.asarray(rows.take(wanted), np.float64), matrix[index[wanted]])
+        np.testing.assert_array_equal(rows[3:9:2], matrix[index[3:9:2]])
+        assert (len(rows), rows.shape, rows.dtype) == (80, (80, 7), np.float16)
+        with pytest.raises(IndexError, match=r"got index\[1\] = 80"):
+            ops.gather_rows(rows, np.array([0, 80]))
+        with pytest.raises(IndexError, match=r"got index\[2\] = 50"):
+            IndexedRows(matrix, np.array([0, 49, 50]))
 
     def test_empty_index(self) -> None:
         assert ops.gather_rows(torch.ones(3, 4), torch.zeros(0, dtype=torch.int64)).shape == (0, 4)

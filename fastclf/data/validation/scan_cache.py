@@ -17,7 +17,7 @@ from fastclf.data.sources.source import Version
 from fastclf.files import check_private, publish, temporary_folder, user_cache
 from fastclf.report import log
 
-_SCHEMA = 2
+_SCHEMA = 3
 _NAME = "scanned.json"
 
 
@@ -36,6 +36,7 @@ class Verdict(NamedTuple):
         decoded: 0 when only the header was read, since the image is too large; 1 when DALI has decoded it; 2 when
             Pillow has, so that the loaders decode a copy.
         why: why it cannot be decoded; empty for a good image.
+        digest: of its contents, see `content_digest`, in hex; empty until somebody asked.
     """
 
     size: int
@@ -48,6 +49,7 @@ class Verdict(NamedTuple):
     renamed: int = 0
     decoded: int = 0
     why: str = ""
+    digest: str = ""
 
     @property
     def version(self) -> Version:
@@ -177,7 +179,7 @@ def _of_streams() -> Path:
 
 
 def _checked(values: object) -> Verdict:
-    if not isinstance(values, list) or [type(value) for value in values] != [int] * 9 + [str]:
+    if not isinstance(values, list) or [type(value) for value in values] != [int] * 9 + [str] * 2:
         raise TypeError(values)
     return Verdict(*values)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
@@ -13,16 +15,23 @@ import numpy.typing as npt
 
 from fastclf.data.dataset import Dataset
 from fastclf.data.decode.process import Decoded, Task, decode
+from fastclf.data.sources.names import printable
 from fastclf.data.sources.source import Source, Version
 from fastclf.data.validation.scan_cache import ScanCache, Verdict, scan_cache
 from fastclf.errors import BackendError, DataError
 from fastclf.files import temporary_sibling
+from fastclf.report import Progress
 
 CHANGED = "; changed since the scan"
 Rows = npt.NDArray[np.int64]
 
+_TICK_NS = 2 * 10**9  # of the coarsest clock of a file system
 _WRITTEN_AT_ONCE = 256  # images, for the child process, where they are not in files
 _UNREADABLE = np.zeros(1, np.uint8)  # no decoder takes it, and then the batch is dealt with like any that fails
+
+
+class ChangedError(DataError):
+    """An image is not what it was any more; names it."""
 
 
 class VerifiedImages:
@@ -79,6 +88,30 @@ class VerifiedImages:
         known = self.cache.get(self._source.name(row))
         assert known is not None
         return known
+
+    def digests(self, rows: Sequence[int]) -> list[bytes]:
+        """Return the digests of good images, after `bad`: see `Source.digest`. They are kept for unchanged images.
+
+        Raises:
+            ChangedError: an image cannot be read any more.
+        """
+        known = [self.verdict(row) for row in rows]
+        new = [row for row, verdict in zip(rows, known, strict=True) if not verdict.digest]
+        found = {}
+        with Progress(len(new), "hash", "images") as progress, ThreadPoolExecutor(self._num_threads) as pool:
+            for row, digest in zip(new, pool.map(self._digest, new), strict=True):
+                found[row] = digest
+                verdict = self.verdict(row)
+                if _is_settled(verdict):
+                    self.cache.put(self._source.name(row), verdict._replace(digest=digest.hex()))
+                progress.advance(1)
+        return [found.get(row) or bytes.fromhex(verdict.digest) for row, verdict in zip(rows, known, strict=True)]
+
+    def _digest(self, row: int) -> bytes:
+        try:
+            return self._source.digest(row)
+        except OSError as error:
+            raise ChangedError(f"{printable(self._source.name(row))}: {_reason(error)}") from error
 
     def encoded(self, row: int) -> npt.NDArray[np.uint8]:
         """Return what decoders are fed for a good image: its path where the source has paths, else its bytes.
@@ -156,6 +189,11 @@ class VerifiedImages:
         self.cache.put(name, Verdict(*version, *decoded[:4], kept, why))
 
 
+def _is_settled(verdict: Verdict) -> bool:
+    """Return whether any later change of an image shows in its version: not one within the same tick of the clock."""
+    return 0 < max(verdict.mtime_ns, verdict.ctime_ns) < time.time_ns() - _TICK_NS
+
+
 def _reason(error: OSError) -> str:
     return "not found" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
 
@@ -219,6 +257,35 @@ class DatasetImages:
             return [self._ds.images.shape[1] * self._ds.images.shape[2]] * len(rows)
         verdicts = map(self._verified.verdict, rows.tolist())
         return [known.height * known.width for known in verdicts]
+
+    def contents(self, rows: Rows) -> tuple[list[bytes], Rows]:
+        """Return digests and versions `[B, 3]` of good rows, after `bad`.
+
+        Inode numbers have no part in a version here: mounted anew, some file systems give others.
+
+        Raises:
+            ChangedError: an image cannot be read any more.
+        """
+        if self._ds.images is not None:
+            return [self._ds.source.digest(row) for row in rows.tolist()], np.zeros((len(rows), 3), np.int64)
+        versions = [self._verified.verdict(row)[:3] for row in rows.tolist()]
+        digests = self._verified.digests(rows.tolist())
+        self._verified.cache.save()
+        return digests, np.array(versions, np.int64).reshape(-1, 3)
+
+    def check_unchanged(self, rows: Rows, versions: Rows) -> None:
+        """Check that images still are the versions that `contents` gave.
+
+        Raises:
+            ChangedError: one is not, or is gone; names it.
+        """
+        source = self._ds.source
+        for row, version in zip(rows.tolist(), versions.tolist(), strict=True):
+            unchanged = self._ds.images is not None
+            with suppress(OSError):
+                unchanged = unchanged or list(source.stat(row)[:3]) == version
+            if not unchanged:
+                raise ChangedError(printable(source.name(row)))
 
     def save(self) -> None:
         """Keep what was found for later processes."""

@@ -45,8 +45,8 @@ class CpuHead:
             layers=address(layers),
             n_layers=len(layers),
             max_batch=training.max_batch,
-            rows=address(training.rows),
-            dtype=DTYPES[training.rows.dtype],
+            rows=address(training.rows.matrix),
+            dtype=DTYPES[training.rows.matrix.dtype],
             loss=int(isinstance(loss, BCE)),
             targets=address(training.targets),
             class_weight=address(weight),
@@ -72,9 +72,11 @@ class CpuHead:
     def train(self, order: Tensor, batch_size: int, first_step: int, *, frozen_bn: bool) -> Tensor:
         """Return the loss of every batch."""
         losses = torch.empty(-(-len(order) // batch_size), dtype=torch.float32)
+        sources = self._training.rows.places(order)
         self._native.head_train(
             engine=self._engine,
             order=address(order),
+            sources=address(sources),
             rows=len(order),
             batch=batch_size,
             first_step=first_step,

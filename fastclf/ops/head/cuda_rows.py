@@ -7,14 +7,24 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from fastclf.ops.arguments import RowSource
 from fastclf.ops.cuda.arguments import RowBatch
+
+_AT_ONCE = 1 << 14  # rows that are gathered on their way to the device
 
 
 class Resident:
     """Rows that lie on the device."""
 
-    def __init__(self, rows: Tensor, step_counter: Tensor) -> None:
-        self._rows, self._step_counter = rows, step_counter
+    def __init__(self, rows: RowSource, device: torch.device, step_counter: Tensor) -> None:
+        self._step_counter = step_counter
+        if rows.index is None:
+            self._rows = rows.matrix.to(device)
+            return
+        self._rows = torch.empty(len(rows), rows.columns, dtype=rows.matrix.dtype, device=device)
+        for first in range(0, len(rows), _AT_ONCE):
+            part = rows.index[first : first + _AT_ONCE]
+            self._rows[first : first + len(part)] = rows.matrix[part]
 
     def serve(self, order: Tensor, batch_size: int) -> Iterator[int]:
         """Yield, for each batch, which slot holds it: there is one for all."""
@@ -31,11 +41,11 @@ class Staged:
     Two slots: while the device computes on one, the other is filled.
     """
 
-    def __init__(self, rows: Tensor, device: torch.device, max_batch: int, step_counter: Tensor) -> None:
-        shape, on_gpu = (2, max_batch, rows.shape[1]), device.type == "cuda"
+    def __init__(self, rows: RowSource, device: torch.device, max_batch: int, step_counter: Tensor) -> None:
+        shape, on_gpu, dtype = (2, max_batch, rows.columns), device.type == "cuda", rows.matrix.dtype
         self._rows, self._step_counter = rows, step_counter
-        self._host = torch.empty(shape, dtype=rows.dtype, pin_memory=on_gpu)
-        self._slots = torch.empty(shape, dtype=rows.dtype, device=device)
+        self._host = torch.empty(shape, dtype=dtype, pin_memory=on_gpu)
+        self._slots = torch.empty(shape, dtype=dtype, device=device)
         self._copies = _CopyStream(device) if on_gpu else None
 
     def serve(self, order: Tensor, batch_size: int) -> Iterator[int]:
@@ -54,13 +64,13 @@ class Staged:
 
     def _fill(self, slot: int, index: Tensor) -> None:
         host, to = self._host[slot, : len(index)], self._slots[slot, : len(index)]
-        if self._copies is None:
-            torch.index_select(self._rows, 0, index, out=host)
+        if self._copies is not None:
+            self._copies.wait_sent(slot)  # the copy before last has left this memory
+        torch.index_select(self._rows.matrix, 0, self._rows.places(index), out=host)
+        if self._copies is not None:
+            self._copies.send(slot, host, to)
+        else:
             to.copy_(host)
-            return
-        self._copies.wait_sent(slot)  # the copy before last has left this memory
-        torch.index_select(self._rows, 0, index, out=host)
-        self._copies.send(slot, host, to)
 
     def batch(self, slot: int, order: Tensor, rows: int, stride: int) -> RowBatch:
         """Return how the kernels find the batch."""
@@ -96,11 +106,11 @@ class _CopyStream:
 
 
 def row_source(
-    rows: Tensor, device: torch.device, max_batch: int, step_counter: Tensor, resident_bytes: int | None
+    rows: RowSource, device: torch.device, max_batch: int, step_counter: Tensor, resident_bytes: int | None
 ) -> Resident | Staged:
     """Keep the rows on the device when they take at most `resident_bytes` (None: half of what is free there)."""
     if resident_bytes is None:
         resident_bytes = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else rows.nbytes
     if rows.nbytes <= resident_bytes:
-        return Resident(rows.to(device), step_counter)
+        return Resident(rows, device, step_counter)
     return Staged(rows, device, max_batch, step_counter)

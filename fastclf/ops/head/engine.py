@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastclf.interrupts import Interrupts
 from fastclf.losses import BCE, NLL
-from fastclf.ops.arguments import Index, RowMatrix, as_index, as_row_matrix
+from fastclf.ops.arguments import Index, RowMatrix, as_index, as_row_source
 from fastclf.ops.head import cpu, cuda, reference
 from fastclf.ops.head.spec import HeadRates, HeadSpec, HeadTraining, Precision
 from fastclf.ops.registry import Operation, has_cuda_kernels, operation
@@ -27,7 +27,8 @@ class HeadEngine:
 
     Args:
         spec: the head; see `HeadSpec.from_layers`.
-        rows: `[N, F] float16 | float32`, an array, a memory map or a tensor; must outlive the engine unchanged.
+        rows: `[N, F] float16 | float32`, an array, a memory map, a tensor or `IndexedRows`; must outlive the engine
+            unchanged.
         targets: `[N] int64` classes (`NLL`) or `[N, C] float32` (`BCE`).
         loss: what is minimised.
         rates: how parameters are updated.
@@ -52,9 +53,9 @@ class HeadEngine:
         precision: Precision = "float32",
     ) -> None:
         self.spec, self.max_batch = spec, max_batch
-        self._rows = as_row_matrix("HeadEngine: rows", rows)
-        if self._rows.shape[1] != spec.n_in:
-            raise ValueError(f"HeadEngine: rows must have {spec.n_in} columns (the head's), got {self._rows.shape[1]}.")
+        self._rows = as_row_source("HeadEngine: rows", rows)
+        if self._rows.columns != spec.n_in:
+            raise ValueError(f"HeadEngine: rows must have {spec.n_in} columns (the head's), got {self._rows.columns}.")
         if not 0 <= seed < 2**64:
             raise ValueError(f"HeadEngine: seed must be in [0, 2**64), got {seed}.")
         if not 1 <= max_batch < 2**32:
@@ -167,7 +168,7 @@ def predict(spec: HeadSpec, rows: RowMatrix, index: Index | None = None) -> Tens
 
     Args:
         spec: the head; see `HeadSpec.from_layers`.
-        rows: `[N, F] float16 | float32`, an array, a memory map or a tensor.
+        rows: `[N, F] float16 | float32`, an array, a memory map, a tensor or `IndexedRows`.
         index: `[M] int64`, the rows wanted; all in order when not given.
 
     Returns:
@@ -177,12 +178,12 @@ def predict(spec: HeadSpec, rows: RowMatrix, index: Index | None = None) -> Tens
         IndexError: a row lies outside the file.
         TypeError, ValueError: an argument has another dtype or shape.
     """
-    matrix = as_row_matrix("predict: rows", rows)
-    if matrix.shape[1] != spec.n_in:
-        raise ValueError(f"predict: rows must have {spec.n_in} columns (the head's), got {matrix.shape[1]}.")
+    source = as_row_source("predict: rows", rows)
+    if source.columns != spec.n_in:
+        raise ValueError(f"predict: rows must have {spec.n_in} columns (the head's), got {source.columns}.")
     spec.tensors()  # still what they were
-    wanted = torch.arange(len(matrix)) if index is None else as_index("predict", index, len(matrix))
-    return _predict(spec, matrix, wanted)
+    wanted = torch.arange(len(source)) if index is None else as_index("predict", index, len(source))
+    return _predict(spec, source.matrix, source.places(wanted))
 
 
 _predict = operation(reference.predict)

@@ -25,9 +25,9 @@ class ReferenceHead(WithVelocity):
         return torch.stack(losses) if losses else torch.empty(0)
 
     def _step(self, index: Tensor, step: int, frozen_bn: bool) -> Tensor:
-        parameters, rates = self.spec.parameters(), self.training.rates
+        parameters, rates, rows = self.spec.parameters(), self.training.rates, self.training.rows
         with torch.enable_grad():
-            logits = self.logits(self.training.rows[index], step, frozen_bn)
+            logits = self.logits(rows.matrix[rows.places(index)], step, frozen_bn)
             loss = self.training.loss.from_logits(logits, self.training.targets[index])
             gradients = list(torch.autograd.grad(loss, parameters))
         with torch.no_grad():

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastclf.losses import BCE, NLL
+from fastclf.ops.arguments import RowSource
 from fastclf.ops.registry import has_cuda_kernels
 from fastclf.ops.sgd import SgdGroup
 from fastclf.schedules import Function, Schedule
@@ -180,7 +181,7 @@ class HeadTraining:
 
     Attributes:
         spec: the head.
-        rows: `[N, F] float16 | float32`, on the CPU.
+        rows: N rows of F columns, float16 or float32, on the CPU.
         targets: `[N] int64` (`NLL`) or `[N, C] float32` (`BCE`), on the CPU.
         loss: what is minimised.
         rates: how parameters are updated.
@@ -190,7 +191,7 @@ class HeadTraining:
     """
 
     spec: HeadSpec
-    rows: Tensor
+    rows: RowSource
     targets: Tensor
     loss: NLL | BCE
     rates: HeadRates

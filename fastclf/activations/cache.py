@@ -1,0 +1,144 @@
+"""What the caches of a data folder and of this user hold, and how they are kept small."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastclf.activations.fill import places_for
+from fastclf.activations.segment import NO_KEY, Kind, Segment, SegmentWriter, has_ended, remove, segments_in
+from fastclf.activations.store import older_stores, read_about
+from fastclf.files import check_private
+
+_DAY = 24 * 3600.0
+_BESIDE = 36  # bytes of a row's key, and of when it was used
+
+
+@dataclass(frozen=True)
+class CachedStore:
+    """The rows of one kind in one folder.
+
+    Attributes:
+        folder: of the store.
+        about: what they were computed with: ``arch``, ``transforms``, ``dtype`` and more; None where nobody knows, as
+            of another version of fastclf.
+        rows: how many, one per image or augmented view.
+        size: in bytes.
+        last_used: when the last of them was asked for, in seconds since 1970, to the hour.
+    """
+
+    folder: Path
+    about: dict[str, Any] | None
+    rows: int
+    size: int
+    last_used: float
+
+
+def cached(path: str | os.PathLike[str] | None = None, *, tmp_name: str = "tmp") -> list[CachedStore]:
+    """Return the stores of a data folder, if one is given, and of this user's cache, the most recently used first.
+
+    Raises:
+        PermissionError: others may have written into a folder.
+    """
+    found = []
+    for place in _places(path, tmp_name):
+        about, segments = read_about(place), _segments(place)
+        used = [int(segment.last_used().max()) for segment in segments if len(segment.keys)]
+        size = sum(file.lstat().st_size for file in place.rglob("*"))
+        rows = sum(int(np.count_nonzero(segment.keys != NO_KEY)) for segment in segments)
+        found.append(CachedStore(place, about, rows, size, max(used, default=place.stat().st_mtime)))
+    return sorted(found, key=lambda store: -store.last_used)
+
+
+def prune(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    keep: float | None = None,
+    older_than: float | None = None,
+    tmp_name: str = "tmp",
+) -> int:
+    """Remove rows of a data folder, if one is given, and of this user's cache; return how many bytes that frees.
+
+    What another version of fastclf has left, and what is damaged, goes. Then the rows that were not asked for longest:
+    rows of images that were removed or have changed are among them. What a living process writes stays.
+
+    Args:
+        path: the data's folder.
+        keep: bytes that may stay, of all rows together.
+        older_than: days; rows that nobody has asked for since go.
+        tmp_name: see `ConvLearner.pretrained`.
+
+    Raises:
+        OSError: a folder cannot be changed, or others may have written into it.
+    """
+    before = sum(store.size for store in cached(path, tmp_name=tmp_name))
+    places = [*_places(path, tmp_name)]
+    for folder in {place.parent for place in places}:
+        remove(place for place in older_stores(folder) if has_ended(place) and all(map(has_ended, segments_in(place))))
+    segments = [segment for place in places for segment in _segments(place) if has_ended(segment.place)]
+    used = np.concatenate([np.empty(0, np.uint32), *(segment.last_used() for segment in segments)])
+    size = np.repeat([s.kind.row_bytes + _BESIDE for s in segments], [len(s.keys) for s in segments])
+    once = np.concatenate([np.empty(0, bool), *(_sound_once(members) for members in _by_store(segments))])
+    stays = once & (used >= (0 if older_than is None else time.time() - older_than * _DAY))
+    if keep is not None:
+        latest = np.argsort(-used.astype(np.int64), kind="stable")
+        stays[latest[np.cumsum(np.where(stays, size, 0)[latest]) > keep]] = False
+    parts = np.split(stays, np.cumsum([len(segment.keys) for segment in segments])[:-1])
+    for members in _by_store(segments):
+        _compact([(segment, parts[segments.index(segment)]) for segment in members])
+    return before - sum(store.size for store in cached(path, tmp_name=tmp_name))
+
+
+def _by_store(segments: Sequence[Segment]) -> list[list[Segment]]:
+    return [list(members) for _, members in groupby(segments, lambda segment: segment.place.parent)]
+
+
+def _sound_once(segments: Sequence[Segment]) -> NDArray[np.bool_]:
+    """Tell which rows of a store's segments are sound and are there for the first time."""
+    keys = np.concatenate([segment.keys for segment in segments])
+    first = np.zeros(len(keys), bool)
+    first[np.unique(keys, return_index=True)[1]] = True
+    first[keys == NO_KEY] = False
+    return first
+
+
+def _compact(segments: list[tuple[Segment, NDArray[np.bool_]]]) -> None:
+    """Move the rows that stay from segments that lose some into a new one."""
+    remove(segment.place for segment, stays in segments if not stays.any())
+    mixed = [(segment, stays) for segment, stays in segments if stays.any() and not stays.all()]
+    if mixed:
+        with SegmentWriter(mixed[0][0].place.parent, mixed[0][0].kind) as writer:
+            for segment, stays in mixed:
+                segment.copy_to(writer, stays)
+            if writer.rows_done:
+                writer.finish()
+        remove(segment.place for segment, _ in mixed)
+
+
+def _places(path: str | os.PathLike[str] | None, tmp_name: str) -> Iterator[Path]:
+    """The folders of all stores, and of what is none."""
+    folders = places_for(Path(path or "").absolute() / tmp_name)
+    for folder in folders if path is not None else folders[1:]:
+        check_private(folder)
+        yield from sorted(place for place in folder.glob("*") if place.is_dir())
+
+
+def _segments(place: Path) -> list[Segment]:
+    about = read_about(place)
+    if about is None:
+        return []
+    kind = Kind(place.name, about["width"], about["dtype"])
+    segments = [Segment(segment, kind) for segment in segments_in(place)]
+    for segment in segments:
+        with suppress(OSError):  # half removed
+            segment.refresh()
+    return segments

@@ -1,0 +1,54 @@
+"""``fastclf cache list`` and ``fastclf cache prune``."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import time
+from pathlib import Path
+
+from fastclf.report import show
+
+_UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("action", choices=("list", "prune"), help="show what is there, or remove what is not needed")
+    parser.add_argument("data", nargs="?", type=Path, metavar="DATA", help="a data folder, beside this user's cache")
+    parser.add_argument("--keep", type=_size, metavar="SIZE", help="prune: bytes that may stay, such as 500MB or 2GB")
+    parser.add_argument("--older-than", type=float, metavar="DAYS", help="prune: what nobody has used for so long")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Show the stores; or remove rows, and show how much that freed."""
+    from fastclf.activations import prune
+
+    limits = {"keep": arguments.keep, "older_than": arguments.older_than}
+    if arguments.action == "prune":
+        show(f"freed {prune(arguments.data, **limits) / 1e6:,.1f} MB")
+    elif any(limit is not None for limit in limits.values()):
+        raise ValueError("list takes no limits; did you mean prune?")
+    show(_listed(arguments.data))
+
+
+def _listed(data: Path | None) -> str:
+    from fastclf.activations import cached
+
+    lines = []
+    for store in cached(data):
+        about = store.about or {"arch": "of another version of fastclf"}
+        images = about.get("transforms", {})
+        what = f"{about['arch']}, {images['sz']} px{', augmented' * images['train']}" if images else about["arch"]
+        days = (time.time() - store.last_used) / (24 * 3600)
+        lines.append(
+            f"{store.rows:>12,} rows {store.size / 1e6:>10,.1f} MB  used {days:.0f} days ago  {what}  {store.folder}"
+        )
+    return "\n".join(lines) or "no activations are kept"
+
+
+def _size(text: str) -> float:
+    match = re.fullmatch(r"([\d.]+) ?([kmgt]?)b?", text.lower())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size, such as 500MB or 2GB")
+    return float(match[1]) * _UNITS[match[2]]
