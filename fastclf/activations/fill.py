@@ -145,27 +145,28 @@ class _Sink:
 
     def __init__(self, job: Job, store: Store, rows: int) -> None:
         self._job, self._store, self._rows = job, store, rows
-        self._stack = ExitStack()
         self._memory: MemorySegment | None = None
-        self._writer = self._first_that_takes() if rows else None
+        with ExitStack() as stack:
+            self._writer = self._first_that_takes(stack) if rows else None
+            self._stack = stack.pop_all()
 
     @property
     def place(self) -> Path | None:
         """The folder of the segment."""
         return None if self._writer is None else self._writer.place
 
-    def _first_that_takes(self) -> SegmentWriter | None:
+    def _first_that_takes(self, stack: ExitStack) -> SegmentWriter | None:
         job, size = self._job, self._rows * self._job.kind.row_bytes
-        known = np.count_nonzero(job.keys != NO_KEY) - self._rows
+        known = len(np.unique(job.keys[job.keys != NO_KEY])) - self._rows
         for folder in self._store.folders:
             try:
-                writer = self._stack.enter_context(SegmentWriter(folder, job.kind))
+                writer = stack.enter_context(SegmentWriter(folder, job.kind))
                 if _free_space(folder) < size:
                     raise OSError(errno.ENOSPC, "No space left on device")
                 write_about(folder, job.about)
             except OSError as error:
                 self._warn(folder, error)
-                self._stack.close()
+                stack.close()
                 continue
             _take_up(writer, folder, self._rows)
             there = f"; {known:,} are there" if known else ""

@@ -31,6 +31,11 @@ class IndexedRows:
         return len(self.index), self.matrix.shape[1]
 
     @property
+    def ndim(self) -> int:
+        """2."""
+        return 2
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """float16 or float32."""
         return self.matrix.dtype

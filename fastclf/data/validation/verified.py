@@ -6,7 +6,6 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
@@ -20,7 +19,7 @@ from fastclf.data.sources.source import Source, Version
 from fastclf.data.validation.scan_cache import ScanCache, Verdict, scan_cache
 from fastclf.errors import BackendError, DataError
 from fastclf.files import temporary_sibling
-from fastclf.report import Progress
+from fastclf.report import track
 
 CHANGED = "; changed since the scan"
 Rows = npt.NDArray[np.int64]
@@ -95,23 +94,21 @@ class VerifiedImages:
         Raises:
             ChangedError: an image cannot be read any more.
         """
-        known = [self.verdict(row) for row in rows]
-        new = [row for row, verdict in zip(rows, known, strict=True) if not verdict.digest]
-        found = {}
-        with Progress(len(new), "hash", "images") as progress, ThreadPoolExecutor(self._num_threads) as pool:
-            for row, digest in zip(new, pool.map(self._digest, new), strict=True):
-                found[row] = digest
-                verdict = self.verdict(row)
-                if _is_settled(verdict):
-                    self.cache.put(self._source.name(row), verdict._replace(digest=digest.hex()))
-                progress.advance(1)
-        return [found.get(row) or bytes.fromhex(verdict.digest) for row, verdict in zip(rows, known, strict=True)]
+        return [self._known_digest(row) or self._digest(row) for row in track(rows, len(rows), "hash", "images")]
+
+    def _known_digest(self, row: int) -> bytes:
+        return bytes.fromhex(self.verdict(row).digest)
 
     def _digest(self, row: int) -> bytes:
+        """Read an image: in 20 us to 50 us, as the scan has just done so."""
         try:
-            return self._source.digest(row)
+            digest = self._source.digest(row)
         except OSError as error:
             raise ChangedError(f"{printable(self._source.name(row))}: {_reason(error)}") from error
+        verdict = self.verdict(row)
+        if _is_settled(verdict):
+            self.cache.put(self._source.name(row), verdict._replace(digest=digest.hex()))
+        return digest
 
     def encoded(self, row: int) -> npt.NDArray[np.uint8]:
         """Return what decoders are fed for a good image: its path where the source has paths, else its bytes.
