@@ -17,8 +17,7 @@ HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # another test's may hold rows of the same images
+def folder(tmp_path):
     return three_colours(tmp_path / "data")
 
 

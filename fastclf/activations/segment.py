@@ -273,14 +273,9 @@ class SegmentWriter:
         Raises:
             OSError: they cannot be read.
         """
-        data, done = bytearray(self.rows_done * self.kind.row_bytes), 0
-        while done < len(data):
-            read = os.preadv(self._handles[0], [memoryview(data)[done:]], done)
-            if not read:
-                raise OSError(f"activations cannot be read back from {self.place}")
-            done += read
-        rows = np.frombuffer(data, self.kind.dtype).reshape(self.rows_done, self.kind.width)
-        return np.frombuffer(b"".join(self._keys), KEY), rows
+        data = Path(f"/proc/self/fd/{self._handles[0]}").read_bytes()  # also of a file that was removed
+        rows = np.frombuffer(data, self.kind.dtype, self.rows_done * self.kind.width)
+        return np.frombuffer(b"".join(self._keys), KEY), rows.reshape(self.rows_done, self.kind.width)
 
     def drop(self) -> None:
         """Give up the segment with all its blocks."""

@@ -39,7 +39,9 @@ def _listed(data: Path | None) -> str:
     for store in cached(data):
         about = store.about or {"arch": "of another version of fastclf"}
         images = about.get("transforms", {})
-        what = f"{about['arch']}, {images['sz']} px{', augmented' * images['train']}" if images else about["arch"]
+        what = about["arch"]
+        if images:
+            what += f", {images['sz']} px{', augmented' * images['train']}, {about['dtype']}"
         days = (time.time() - store.last_used) / (24 * 3600)
         lines.append(
             f"{store.rows:>12,} rows {store.size / 1e6:>10,.1f} MB  used {days:.0f} days ago  {what}  {store.folder}"

@@ -76,6 +76,7 @@ def test_the_rows_that_were_used_last_stay(data, limits, mine, users):
     before = sum(store.size for store in cached(data))
     freed = prune(data, **limits)
     assert left(data) == [[*range(mine)], [*range(users)]]
+    assert [store.rows for store in cached(data)] == [n for n in (mine, users) if n]
     assert freed == before - sum(store.size for store in cached(data))
     assert (freed > 0) == (mine + users < 2 * N)
     assert all(len(segments_in(store)) == bool(n) for store, n in zip(stores_of(data), (mine, users), strict=True))
@@ -134,10 +135,11 @@ def test_the_command(data, capsys):
 
 def test_the_list_says_what_rows_were_computed_with(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    about = OTHER_ABOUT | {"arch": "torchvision:resnet34", "transforms": {"sz": 224, "train": True}}
+    transforms = {"sz": 224, "train": True}
+    about = OTHER_ABOUT | {"arch": "torchvision:resnet34", "transforms": transforms, "dtype": "float16"}
     assert main(["cache", "list"]) == 0
     assert "no activations are kept" in capsys.readouterr().out
     store = tmp_path / "fastclf" / "activations" / sha256_of(about)
     written(described(store, about), KEYS, np.ones((N, 7), np.float16), 7, OTHER._replace(name=store.name))
     assert main(["cache", "list"]) == 0
-    assert "torchvision:resnet34, 224 px, augmented" in capsys.readouterr().out
+    assert "torchvision:resnet34, 224 px, augmented, float16" in capsys.readouterr().out

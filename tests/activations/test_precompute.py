@@ -29,8 +29,7 @@ N = 36  # training images, in batches of 8
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # another test's may hold rows of the same images
+def folder(tmp_path):
     return three_colours(tmp_path / "data")
 
 

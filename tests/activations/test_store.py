@@ -1,5 +1,6 @@
 """Segments and the stores they make: what is found, what is mapped, what damage costs."""
 
+import errno
 import os
 import shutil
 import signal
@@ -8,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from faults import in_child, status_of
+from faults import NthCall, in_child, status_of
 from stores import KIND, described, keys_of, kind_of, opened, read_by_the_readme, written
 
 from fastclf.activations import segment
@@ -190,6 +191,24 @@ def test_whose_process_has_ended_has_ended(folder, rows, ended):
         os.kill(pid, signal.SIGKILL)
         status_of(pid)
         assert segment.has_ended(place)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_after_a_write_that_failed_the_next_one_takes_its_place(folder, rows, monkeypatch, n):
+    def full(call, args):
+        call(args[0], bytes(args[1])[: len(args[1]) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with SegmentWriter(folder, KIND) as writer:
+        writer.write(KEYS_23[:5], rows[:5])
+        with monkeypatch.context() as patch:
+            NthCall(patch, n, full)
+            with pytest.raises(OSError, match="No space"):
+                writer.write(KEYS_23[5:9], rows[5:9])
+        writer.write(KEYS_23[9:], rows[9:])
+    left = np.r_[np.arange(5), np.arange(9, 23)]
+    np.testing.assert_array_equal(opened(folder, KEYS_23[left]), rows[left])
+    assert Store([folder], KIND).missing(KEYS_23).tolist() == [5, 6, 7, 8]
 
 
 def test_a_writer_that_did_nothing_leaves_nothing(folder):
