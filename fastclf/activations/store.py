@@ -164,9 +164,9 @@ def _unless_gone(segment: Segment) -> Iterator[None]:
 def _find(keys: Keys, stored: Sequence[Keys]) -> NDArray[np.int64]:
     """Return where each key is among those stored, counted through; -1 where it is not, and for `NO_KEY`."""
     known, found = np.concatenate([np.empty(0, KEY), *stored]), np.full(len(keys), -1, np.int64)
-    prefix, wanted = (np.ascontiguousarray(side).view("<u8")[::4] for side in (known, keys))  # sorted in no time
-    order = np.argsort(prefix, kind="stable")
-    prefix, left = prefix[order], np.flatnonzero(keys != NO_KEY)
+    prefix, wanted = (np.ascontiguousarray(side).view("<u8")[::4] for side in (known, keys))
+    order, left = np.argsort(prefix), np.flatnonzero(keys != NO_KEY)  # numbers are sorted much faster than keys
+    prefix, left = prefix[order], left[np.argsort(wanted[left])]  # and what is sorted is found much faster
     at = np.searchsorted(prefix, wanted[left])
     while len(left):  # again only for different keys with the same prefix
         some = at < len(prefix)
