@@ -118,8 +118,14 @@ Batch HeadEngine::batch_at(const HeadTrain& op, size_t i) const {
   const size_t first = i * op.batch, next = std::min(op.rows, first + op.batch);
   const auto step = static_cast<uint32_t>(op.first_step + i);
   const Sgd sgd = sgd_at(group_, step);
-  return {op.order + first, op.sources + first, next - first, op.sources + next, std::min(op.batch, op.rows - next),
-          step,             op.frozen_bn,       sgd};
+  return {op.order + first,
+          op.sources + first,
+          next - first,
+          op.sources + next,
+          std::min(op.batch, op.rows - next),
+          step,
+          op.frozen_bn,
+          sgd};
 }
 
 void HeadEngine::run(Team& team, const Scratch& scratch, const HeadTrain& op) {

@@ -80,15 +80,16 @@ void head_destroy(HeadEngine* engine);
 // [n_out, n_in], bias [n_out], gamma [n_in] and beta [n_in].
 void head_momenta(HeadEngine* engine, float* const* tensors, bool load);
 
-// Batch i is order[i*batch .. (i+1)*batch) and sources at the same places, the last one may be smaller; its step number is first_step + i.
+// Batch i is order[i*batch .. (i+1)*batch) and sources at the same places, the last one may be smaller; its step number
+// is first_step + i.
 struct HeadTrain {
   HeadEngine* engine;
   const int64_t* order;    // [rows], which targets
   const int64_t* sources;  // [rows], which rows of HeadCreate::rows: where the same row has several targets, not order
   size_t rows, batch;      // 2 <= batch <= max_batch, and no batch of one row
   uint32_t first_step;
-  bool frozen_bn;          // BatchNorm normalises with its running statistics, and keeps them
-  float* losses;           // [ceil(rows / batch)]
+  bool frozen_bn;  // BatchNorm normalises with its running statistics, and keeps them
+  float* losses;   // [ceil(rows / batch)]
 };
 Status head_train(const HeadTrain& op, int threads);
 

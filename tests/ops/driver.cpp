@@ -83,8 +83,10 @@ Floats run_head(Head head, const Options& o, const std::vector<uint16_t>& halves
   HeadEngine* engine = head_create(
       {layers.data(), layers.size(), kBatch, source, dtype, o.loss, targets, weight.data(), 0.1f, &group, o.clip, 5});
   Floats losses(kSteps);
-  require(!head_train({engine, order.data(), order.data(), order.size(), kBatch, 2, o.frozen_bn, losses.data()}, threads).error,
-          "head_train");
+  require(
+      !head_train({engine, order.data(), order.data(), order.size(), kBatch, 2, o.frozen_bn, losses.data()}, threads)
+           .error,
+      "head_train");
   head_destroy(engine);
   Floats logits(order.size() * o.widths.back());
   require(
