@@ -95,7 +95,7 @@ def prune(
     parts = np.split(stays, np.cumsum([len(segment.keys) for segment in segments])[:-1])
     for members in _by_store(segments):
         _compact([(segment, parts[segments.index(segment)]) for segment in members])
-    remove(place for place in places if not segments_in(place))
+    remove(place for place in places if has_ended(place) and not segments_in(place))
     return before - sum(store.size for store in cached(path, tmp_name=tmp_name))
 
 

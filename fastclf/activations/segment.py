@@ -168,7 +168,7 @@ class Segment:
             used, now = self.last_used(), int(time.time())
             if len(rows) and int(used[rows].min()) < now - _NOTED_SECONDS:
                 used[rows] = now
-                files.publish(self.place / USED, lambda file: files.write_new(file, used.tobytes(), 0o600))
+                _publish_used(self.place, used)
 
     def copy_to(self, writer: SegmentWriter, keep: NDArray[np.bool_] | None = None) -> None:
         """Append the rows that are sound, or those of them that ``keep [rows]`` names, to another segment.
@@ -259,7 +259,7 @@ class SegmentWriter:
             OSError: the disk fails, or somebody has removed the folder; the rows can still be read back.
         """
         self.sync()
-        files.write_new(self.place / USED, np.concatenate(self._used).tobytes(), 0o600)
+        _publish_used(self.place, np.concatenate(self._used))
         files.sync(self.place)
         final = self.place.with_name(f"segment-{secrets.token_hex(8)}")
         files.on_disk(self.place.rename, final)
@@ -352,6 +352,10 @@ def remove(places: Iterable[Path]) -> None:
         with suppress(OSError):
             files.on_disk(place.rename, aside)
             files.on_disk(shutil.rmtree, aside, ignore_errors=True)
+
+
+def _publish_used(place: Path, used: NDArray[np.uint32]) -> None:
+    files.publish(place / USED, lambda file: files.write_new(file, used.tobytes(), 0o600))
 
 
 def _record_crc(kind: Kind, record: bytes) -> int:

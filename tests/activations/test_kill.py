@@ -8,9 +8,9 @@ from itertools import count
 import numpy as np
 import pytest
 from faults import NthCall, in_child, kill, status_of
-from stores import ABOUT, KIND, keys_of, kind_of, opened, written
+from stores import ABOUT, KIND, keys_of, opened, written
 
-from fastclf.activations import fill, prune
+from fastclf.activations import prune
 from fastclf.activations.fill import Job, stored
 from fastclf.activations.segment import SegmentWriter, segments_in
 from fastclf.activations.store import Store, write_about
@@ -120,30 +120,25 @@ def test_an_error_at_every_call(tmp_path, rows, monkeypatch, begin, error):
 
 
 def test_kill_at_every_call_of_prune(tmp_path, rows, monkeypatch):
-    """Of two stores with old and new rows and an older version's: new rows survive, and the next prune ends it."""
-    monkeypatch.setattr(fill, "places_for", None)  # only those of the data folder and the cache are looked at
-    old = np.where(np.arange(N) % 2, 1_000, 4_000_000_000).astype(np.uint32)
-    kinds = [kind_of(), kind_of(salt=1)]
+    """Of a store with old and new rows, and an older version's: new rows survive, and the next prune ends it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    used = np.where(np.arange(N) % 2, 1_000, 4_000_000_000).astype(np.uint32)
 
     def begin(folder):
-        for kind, about in kinds:
-            place = folder / "tmp" / "activations" / kind.name
-            written(place, KEYS, rows, STEP, kind, old)
-            write_about(place, about)
-        (folder / "tmp" / "activations" / "older").mkdir()
-        (folder / "tmp" / "activations" / "older" / "manifest.jsonl").touch()
+        store = folder / "tmp" / "activations" / KIND.name
+        written(store, KEYS, rows, 12, KIND, used)
+        write_about(store, ABOUT)
+        (store.parent / "older").mkdir()
+        (store.parent / "older" / "manifest.jsonl").touch()
         return 0
 
     def stop(n):
         NthCall(monkeypatch, n, kill)
 
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for folder, *_ in stop_at_every_call(tmp_path, begin, lambda f, _: prune(f, older_than=1), stop, 137):
-        for again in (False, True):
-            if again:
-                prune(folder, older_than=1)
-            for kind, _ in kinds:
-                place = folder / "tmp" / "activations" / kind.name
-                np.testing.assert_array_equal(opened(place, KEYS[::2], kind), rows[::2])
-        assert all(len(segments_in(folder / "tmp" / "activations" / kind.name)) == 1 for kind, _ in kinds)
-        assert len(list((folder / "tmp" / "activations").iterdir())) == 2
+        store = folder / "tmp" / "activations" / KIND.name
+        np.testing.assert_array_equal(opened(store, KEYS[::2]), rows[::2])
+        prune(folder, older_than=1)
+        np.testing.assert_array_equal(opened(store, KEYS[::2]), rows[::2])
+        assert len(segments_in(store)) == 1
+        assert [place.name for place in store.parent.iterdir()] == [KIND.name]

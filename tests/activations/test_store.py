@@ -243,6 +243,18 @@ def test_when_a_row_was_last_used_is_known_to_the_hour(folder, rows, monkeypatch
     assert found.last_used().tolist() == [int((place / ROWS).stat().st_mtime)] * 23
 
 
+def test_others_may_note_the_use_of_rows_while_more_are_appended(folder, rows, monkeypatch):
+    with SegmentWriter(folder, KIND) as writer:
+        writer.write(KEYS_23[:9], rows[:9])
+        later = time.time() + 5000
+        monkeypatch.setattr(time, "time", lambda: later)
+        assert Store([folder], KIND).open(KEYS_23[:4]) is not None
+        assert (writer.place / USED).exists()
+        writer.write(KEYS_23[9:], rows[9:])
+        writer.finish()
+    np.testing.assert_array_equal(opened(folder, KEYS_23), rows)
+
+
 def test_a_million_rows(tmp_path, rng):
     kind, _ = kind_of(2, "float16")
     n, folder = 1_000_000, tmp_path / kind.name
