@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
+from threading import Event
 
 import numpy as np
 import torch
@@ -15,6 +18,7 @@ from fastclf.data.loader import LoaderOptions, RowLoader, Rows
 from fastclf.data.sources.labels import Labels
 from fastclf.data.sources.names import some
 from fastclf.data.sources.split import numbered, tag_groups
+from fastclf.interrupts import Interrupts
 from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
 from fastclf.ops import HeadSpec, predict
@@ -27,6 +31,8 @@ from fastclf.training.loop import derived_seed
 from fastclf.training.losses import constant_logits
 from fastclf.training.optimizer import SGDR
 from fastclf.training.steps import Rates
+
+_SECONDS_TO_SIGNALS = 0.1
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,8 @@ def train_heads(
 ) -> list[Head]:
     """Train a head per run; each is a function of its run and the rows alone, whatever the other runs are.
 
+    On a processor, heads train side by side, one on each thread. Ctrl-C and SIGTERM take effect between two steps.
+
     Args:
         ds: holds rows ``[views * N, F]``; an epoch takes one view of each, as `RowLoader` does. Bad rows are left out.
         runs: any number.
@@ -93,10 +101,14 @@ def train_heads(
     _check(ds, crit, bs)
     loaders = [_RunLoader(ds, run, bs, torch.device(device)) for run in runs]
     heads = [_make_head(run, loader, crit) for run, loader in zip(runs, loaders, strict=True)]
-    with Progress(len(runs), "train", "heads") as progress:
-        for run, loader, head in zip(runs, loaders, heads, strict=True):
-            _train(head, run.setting, loader, crit)
-            progress.advance(1)
+    workers, threads = _workers(len(runs), loaders[0].device) if runs else (1, 1)
+    tasks = [
+        partial(_train, head, run.setting, loader, crit, threads)
+        for head, run, loader in zip(heads, runs, loaders, strict=True)
+    ]
+    _run_all(tasks, workers)
+    for head in heads:
+        head.eval()
     return heads
 
 
@@ -261,15 +273,48 @@ def _make_head(run: HeadRun, loader: _RunLoader, crit: NLL | BCE) -> Head:
     return head.to(loader.device)
 
 
-def _train(head: Head, setting: HeadSetting, loader: _RunLoader, crit: NLL | BCE) -> None:
+def _workers(heads: int, device: torch.device) -> tuple[int, int]:
+    """Return how many heads train at once, and on how many threads each.
+
+    Threads that share the steps of a small head wait for each other more than they compute; threads that each have a
+    head of their own never do. Where there are fewer heads than half the threads, those would be idle.
+    """
+    threads = torch.get_num_threads()
+    if device.type == "cpu" and heads > 1 and 2 * heads >= threads:
+        return min(heads, threads), 1
+    return 1, threads
+
+
+def _run_all(tasks: Sequence[Callable[[Event], None]], workers: int) -> None:
+    """Run tasks, which end early once the event is set, on threads of their own; an interrupt or an error sets it."""
+    stop = Event()
+    with (
+        Interrupts() as interrupts,
+        Progress(len(tasks), "train", "heads") as progress,
+        ThreadPoolExecutor(workers, "fastclf-head") as pool,
+        interrupts.released(),
+    ):
+        left = {pool.submit(task, stop) for task in tasks}
+        try:
+            while left:
+                done, left = wait(left, timeout=_SECONDS_TO_SIGNALS, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+                    progress.advance(1)
+        finally:
+            stop.set()
+
+
+def _train(head: Head, setting: HeadSetting, loader: _RunLoader, crit: NLL | BCE, threads: int, stop: Event) -> None:
     batches = len(loader)
     rates = Rates(np.array([setting.lr]), Cosine(batches * setting.epochs), np.array([setting.wd]))
-    steps = EngineSteps(head.train(), loader, crit, SGDR, rates, "float32")
+    steps = EngineSteps(head, loader, crit, SGDR, rates, "float32", threads)
     for epoch in range(setting.epochs):
         steps.start_epoch(epoch)
-        if not np.isfinite(steps.run(batches)).all():
-            break  # nothing that comes later makes the weights finite again
-    head.eval()
+        for first in range(0, batches, steps.chunk):
+            losses = steps.run(min(steps.chunk, batches - first))
+            if stop.is_set() or not np.isfinite(losses).all():
+                return  # nothing that comes later makes the weights finite again
 
 
 def _check(ds: Dataset, crit: NLL | BCE, bs: int) -> None:

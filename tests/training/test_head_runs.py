@@ -1,6 +1,8 @@
 """Heads trained on rows of one data set: against a loop of torch in float64, and alone against together."""
 
 import math
+import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from fastclf.data.sources.labels import Labels
 from fastclf.losses import BCE, L1, NLL
 from fastclf.models.head import Head
 from fastclf.philox import permutation
+from fastclf.training.engine import EngineSteps
 from fastclf.training.head_runs import HeadRun, HeadSetting, make_folds, out_of_fold, predict_rows, train_heads
 
 FAST = HeadSetting(lr=0.05, wd=1e-2, epochs=2, ps=(0.1, 0.3), xtra_fc=(7,))
@@ -112,6 +115,45 @@ def test_a_head_does_not_depend_on_the_others_or_on_the_order_of_its_rows(rng):
         assert same(head, alone)
     assert not same(together[0], together[2])
     assert train_heads(ds, [], crit=NLL(), bs=16) == []
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 40])
+def test_the_number_of_threads_changes_no_bit(rng, threads, monkeypatch):
+    ds = rows_of(rng, f=130)
+    runs = [
+        HeadRun(replace(FAST, lr=0.01 * (k + 1), xtra_fc=(70,) * (k % 3), ps=None), np.arange(50), k) for k in range(5)
+    ]
+    together = train_heads(ds, runs, crit=NLL(), bs=16)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert all(map(same, together, train_heads(ds, runs, crit=NLL(), bs=16)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_all_heads(rng, number):
+    ds = rows_of(rng)
+    runs = [HeadRun(replace(FAST, epochs=1_000_000), np.arange(50), k) for k in range(4)]
+    threading.Timer(0.5, signal.raise_signal, [number]).start()
+    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit) as stopped:
+        train_heads(ds, runs, crit=NLL(), bs=16)
+    assert number == signal.SIGINT or stopped.value.code == 128 + number
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("fastclf-head")]
+    assert same(*(train_heads(ds, [replace(runs[0], setting=FAST)], crit=NLL(), bs=16)[0] for _ in range(2)))
+
+
+def test_an_error_in_a_head_ends_all(rng, monkeypatch):
+    ds = rows_of(rng)
+    real = EngineSteps.run
+
+    def run(steps, n):
+        if steps._loader._options.seed == 2:
+            raise RuntimeError("planted")
+        return real(steps, n)
+
+    monkeypatch.setattr(EngineSteps, "run", run)
+    runs = [HeadRun(replace(FAST, epochs=1_000_000), np.arange(50), k) for k in range(3)]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    with pytest.raises(RuntimeError, match="planted"):
+        train_heads(ds, runs, crit=NLL(), bs=16)
 
 
 def test_a_head_knows_nothing_of_other_rows(rng):

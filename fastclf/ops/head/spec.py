@@ -187,6 +187,7 @@ class HeadTraining:
         seed: of the dropout masks.
         max_batch: the largest batch.
         precision: of the products, on a GPU.
+        threads: of the processor's engine; None for torch's number.
     """
 
     spec: HeadSpec
@@ -197,6 +198,7 @@ class HeadTraining:
     seed: int
     max_batch: int
     precision: Precision = "float32"
+    threads: int | None = None
 
     @property
     def device(self) -> torch.device:
