@@ -34,7 +34,14 @@ class EngineSteps:
     """
 
     def __init__(
-        self, head: Head, loader: RowLoader, crit: NLL | BCE, opt_fn: OptFn, rates: Rates, precision: Precision
+        self,
+        head: Head,
+        loader: RowLoader,
+        crit: NLL | BCE,
+        opt_fn: OptFn,
+        rates: Rates,
+        precision: Precision,
+        threads: int | None = None,
     ) -> None:
         self.precision: str = precision
         spec, rows, momentum = HeadSpec.from_layers(head.layers), loader.ds.rows, _momentum(opt_fn)
@@ -53,6 +60,7 @@ class EngineSteps:
             max_batch=loader.bs,
             seed=head.counter.seed,
             precision=precision,
+            threads=threads,
         )
         self._loader, self._bn = loader, spec.blocks[0].bn
         self._order = loader.order(0)

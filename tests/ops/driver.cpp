@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "cpu/launchers.h"
@@ -116,6 +117,13 @@ void test_head(const Options& o) {
   for (const int threads : {2, 3}) {
     require(run_head(head, o, halves, rows, targets, order, threads) == first, "threads change the head's results");
   }
+  Floats beside[2];  // engines of one thread each, at the same time, on the same rows
+  std::vector<std::thread> callers;
+  for (Floats& result : beside) {
+    callers.emplace_back([&] { result = run_head(head, o, halves, rows, targets, order, 1); });
+  }
+  for (std::thread& caller : callers) caller.join();
+  require(beside[0] == first && beside[1] == first, "an engine beside another changes its results");
 }
 
 void test_rows() {

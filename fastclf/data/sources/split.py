@@ -96,7 +96,7 @@ def get_group_idxs(
         raise ValueError(f"get_group_idxs: groups and y must be of one length, got {len(groups)} and {len(y)}.")
     from sklearn.model_selection import StratifiedGroupKFold
 
-    group_numbers, labels = _numbers(groups), np.zeros(len(groups), np.int64) if y is None else _numbers(y)
+    group_numbers, labels = numbered(groups), np.zeros(len(groups), np.int64) if y is None else numbered(y)
     n_groups = int(group_numbers.max(initial=-1)) + 1
     n_parts = min(round(1 / val_pct), n_groups, int(np.bincount(labels).max(initial=0)))
     parts: list[npt.NDArray[np.int64]] = []
@@ -115,8 +115,8 @@ def get_group_idxs(
     return np.sort(min(parts, key=lambda part: abs(len(part) - val_pct * len(labels)))).astype(np.int64)
 
 
-def _numbers(values: Sequence[Hashable]) -> npt.NDArray[np.int64]:
-    """Number different values in the order of their first row."""
+def numbered(values: Sequence[Hashable]) -> npt.NDArray[np.int64]:
+    """Number different values in the order of their first row: `[N] int64`."""
     known: dict[Hashable, int] = {}
     return np.array([known.setdefault(value, len(known)) for value in values], np.int64)
 

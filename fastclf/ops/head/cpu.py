@@ -82,7 +82,7 @@ class CpuHead:
             first_step=first_step,
             frozen_bn=frozen_bn,
             losses=address(losses),
-            threads=torch.get_num_threads(),
+            threads=self._training.threads or torch.get_num_threads(),
         )
         return losses
 

@@ -35,6 +35,7 @@ class HeadEngine:
         max_batch: the largest batch that `train` will get.
         seed: of the dropout masks, 0 <= seed < 2**64; see `dropout_mask`.
         precision: what the products multiply on a GPU, see `Precision`; elsewhere "float32".
+        threads: of the processor; torch's number when not given. Engines of one thread each run side by side.
 
     Raises:
         TypeError, ValueError: an argument has another dtype, shape or range.
@@ -51,6 +52,7 @@ class HeadEngine:
         max_batch: int,
         seed: int = 0,
         precision: Precision = "float32",
+        threads: int | None = None,
     ) -> None:
         self.spec, self.max_batch = spec, max_batch
         self._rows = as_row_source("HeadEngine: rows", rows)
@@ -64,7 +66,7 @@ class HeadEngine:
         self._addresses = [tensor.data_ptr() for tensor in spec.tensors()]
         if precision != "float32" and not has_cuda_kernels(spec.device):
             raise ValueError(f"HeadEngine: precision must be 'float32' for a head on {spec.device}, got {precision!r}.")
-        training = HeadTraining(spec, self._rows, self._targets, loss, rates, seed, max_batch, precision)
+        training = HeadTraining(spec, self._rows, self._targets, loss, rates, seed, max_batch, precision, threads)
         try:
             self._trainer = _make_trainer(training)
         except MemoryError as error:

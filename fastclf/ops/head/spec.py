@@ -188,6 +188,7 @@ class HeadTraining:
         seed: of the dropout masks.
         max_batch: the largest batch.
         precision: of the products, on a GPU.
+        threads: of the processor's engine; None for torch's number.
     """
 
     spec: HeadSpec
@@ -198,6 +199,7 @@ class HeadTraining:
     seed: int
     max_batch: int
     precision: Precision = "float32"
+    threads: int | None = None
 
     @property
     def device(self) -> torch.device:

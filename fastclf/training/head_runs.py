@@ -1,0 +1,357 @@
+"""Many heads on the rows of one data set: settings to compare, folds to hold out, shares of the rows to learn from."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from functools import partial
+from threading import Event
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastclf.data.dataset import Dataset
+from fastclf.data.loader import LoaderOptions, RowLoader, Rows
+from fastclf.data.sources.labels import Labels
+from fastclf.data.sources.names import some
+from fastclf.data.sources.split import numbered, tag_groups
+from fastclf.interrupts import Interrupts
+from fastclf.losses import BCE, NLL
+from fastclf.models.head import Head
+from fastclf.ops import HeadSpec, predict
+from fastclf.philox import check_seed
+from fastclf.report import Progress, warn
+from fastclf.schedules import Cosine
+from fastclf.training.engine import EngineSteps
+from fastclf.training.inputs import check_count, check_numbers
+from fastclf.training.loop import derived_seed
+from fastclf.training.losses import constant_logits
+from fastclf.training.optimizer import SGDR
+from fastclf.training.steps import Rates
+
+_SECONDS_TO_SIGNALS = 0.1
+
+
+@dataclass(frozen=True)
+class HeadSetting:
+    """How one head is made and trained: SGD with momentum .9, the rate on one cosine over all epochs.
+
+    Attributes:
+        lr: the highest rate.
+        wd: weight decay, added to the gradient.
+        epochs: over the rows.
+        ps, xtra_fc: dropout and hidden widths, see `Head`.
+    """
+
+    lr: float = 0.1
+    wd: float = 1e-3
+    epochs: int = 30
+    ps: float | tuple[float, ...] | None = None
+    xtra_fc: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_numbers("HeadSetting", "lr", self.lr)
+        check_numbers("HeadSetting", "wd", self.wd)
+        check_count("HeadSetting", "epochs", self.epochs)
+        if self.lr <= 0 or self.wd < 0:
+            raise ValueError(
+                f"HeadSetting: lr must be above 0 and wd not below 0, got lr {self.lr:g} and wd {self.wd:g}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class HeadRun:
+    """One head to train.
+
+    Attributes:
+        setting: how.
+        train: the rows of the data set that it trains on, ``[n] int64``, in any order.
+        seed: of weights, order and dropout masks.
+    """
+
+    setting: HeadSetting
+    train: NDArray[np.int64]
+    seed: int
+
+
+def train_heads(
+    ds: Dataset, runs: Sequence[HeadRun], *, crit: NLL | BCE, bs: int, device: torch.device | str = "cpu"
+) -> list[Head]:
+    """Train a head per run; each is a function of its run and the rows alone, whatever the other runs are.
+
+    On a processor, heads train side by side, one on each thread. Ctrl-C and SIGTERM take effect between two steps.
+
+    Args:
+        ds: holds rows ``[views * N, F]``; an epoch takes one view of each, as `RowLoader` does. Bad rows are left out.
+        runs: any number.
+        crit: the loss, with class weights and label smoothing.
+        bs: rows per batch; a last batch of one row is left out.
+        device: where the heads train.
+
+    Returns:
+        The heads, in the order of the runs, in evaluation mode. One whose training diverged holds values that are not
+        finite.
+
+    Raises:
+        ValueError: an argument does not fit; the labels are numbers to be predicted; a run has fewer than two rows.
+    """
+    _check(ds, crit, bs)
+    loaders = [_RunLoader(ds, run, bs, torch.device(device)) for run in runs]
+    heads = [_make_head(run, loader, crit) for run, loader in zip(runs, loaders, strict=True)]
+    workers, threads = _workers(len(runs), loaders[0].device) if runs else (1, 1)
+    tasks = [
+        partial(_train, head, run.setting, loader, crit, threads)
+        for head, run, loader in zip(heads, runs, loaders, strict=True)
+    ]
+    _run_all(tasks, workers)
+    for head in heads:
+        head.eval()
+    return heads
+
+
+def out_of_fold(
+    ds: Dataset,
+    settings: Sequence[HeadSetting],
+    folds: NDArray[np.int64],
+    *,
+    crit: NLL | BCE,
+    bs: int,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> NDArray[np.float32]:
+    """Return logits of every row by a head that has not seen it, for each setting.
+
+    Args:
+        ds: holds rows, see `train_heads`. Of a row with several views, the first is predicted.
+        settings: any number; those of a fold share seed, and so order and masks.
+        folds: ``[N] int64``, the fold of each row, see `make_folds`: its logits come from the head that trained on all
+            others.
+        crit: the loss.
+        bs: rows per batch.
+        seed: of all heads.
+        device: where the heads train.
+
+    Returns:
+        ``[S, N, c] float32``; NaN for bad rows, and for all rows of a fold whose head diverged.
+
+    Raises:
+        ValueError: see `train_heads`; or the folds do not fit.
+    """
+    folds = _checked_folds(folds, len(ds))
+    check_seed("out_of_fold", seed)
+    numbers = np.unique(folds).tolist()
+    runs = [
+        HeadRun(setting, np.flatnonzero(folds != fold), derived_seed(seed, "fold", fold))
+        for fold in numbers
+        for setting in settings
+    ]
+    heads = iter(train_heads(ds, runs, crit=crit, bs=bs, device=device))
+    logits = np.full((len(settings), len(ds), ds.c), np.nan, np.float32)
+    good = ds.bad.good_rows()
+    for fold in numbers:
+        rows = good[folds[good] == fold]
+        for s in range(len(settings)):
+            logits[s, rows] = predict_rows(next(heads), ds, rows)
+    return logits
+
+
+def predict_rows(head: Head, ds: Dataset, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return logits ``[n, c]`` of rows ``[n] int64`` of a data set that holds rows."""
+    spec = HeadSpec.from_layers(head.layers)
+    assert spec is not None
+    assert ds.rows is not None
+    return predict(spec, ds.rows, rows).cpu().numpy()
+
+
+def make_folds(
+    labels: Labels, k: int, *, groups: Sequence[Hashable] | None = None, stratify: bool = True, seed: int
+) -> NDArray[np.int64]:
+    """Deal the rows out into folds of about one size, with scikit-learn.
+
+    Args:
+        labels: of the rows. Where a row may have several, its combination of labels counts as its class, or its rarest
+            label where that combination is rare, see `tag_groups`.
+        k: number of folds.
+        groups: one entry per row; a group is never divided between folds.
+        stratify: whether each fold gets its share of each class.
+        seed: of the shuffle, 0 <= seed < 2**64.
+
+    Returns:
+        The fold of each row, ``[N] int64`` in ``0..k-1``.
+
+    Raises:
+        ValueError: the labels are numbers to be predicted; there are fewer rows, groups, or rows of the most frequent
+            class than folds; the groups do not fill them, or are not one per row.
+    """
+    _refuse_numbers("make_folds", labels)
+    check_count("make_folds", "k", k, least=2)
+    check_seed("make_folds", seed)
+    n = len(labels)
+    if groups is not None and len(groups) != n:
+        raise ValueError(f"make_folds: groups must have one entry per row, {n:,}, got {len(groups):,}")
+    units = n if groups is None else len(set(groups))
+    if k > units:
+        what = "rows" if groups is None else "groups"
+        raise ValueError(f"make_folds: k must be at most the number of {what}, {units:,}, got {k}")
+    strata = _strata(labels) if stratify else np.zeros(n, np.int64)
+    largest = int(np.bincount(strata).max())
+    if k > largest:
+        raise ValueError(
+            f"make_folds: k must be at most the rows of the most frequent class, {largest:,}, got {k}; or pass "
+            "stratify=False"
+        )
+    folds = _dealt(k, strata, groups, derived_seed(seed, "folds") % 2**32)
+    _warn_unlearnt(labels, folds)
+    return folds
+
+
+def _dealt(k: int, strata: NDArray[np.int64], groups: Sequence[Hashable] | None, seed: int) -> NDArray[np.int64]:
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    dealer = (StratifiedKFold if groups is None else StratifiedGroupKFold)(k, shuffle=True, random_state=seed)
+    folds = np.empty(len(strata), np.int64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that a class has fewer rows than there are folds
+        for fold, (_, rows) in enumerate(dealer.split(strata, strata, None if groups is None else numbered(groups))):
+            folds[rows] = fold
+            if len(rows) == 0:
+                raise ValueError(f"make_folds: the groups do not fill {k} folds: a few hold most rows. Pass a lower k.")
+    return folds
+
+
+def _strata(labels: Labels) -> NDArray[np.int64]:
+    if not labels.is_multi:
+        return np.asarray(labels.y, np.int64)
+    names = np.array(labels.classes)
+    return numbered(tag_groups([tuple(names[row > 0].tolist()) for row in labels.y]))
+
+
+def _warn_unlearnt(labels: Labels, folds: NDArray[np.int64]) -> None:
+    """Warn of classes that the head of some fold never sees."""
+    has = labels.y > 0 if labels.is_multi else labels.y[:, None] == np.arange(labels.c)
+    in_folds = sum((has[folds == fold].any(0).astype(int) for fold in np.unique(folds)), np.zeros(labels.c, int))
+    alone = [name for name, n in zip(labels.classes, in_folds, strict=True) if n == 1]
+    if alone:
+        warn(
+            f"make_folds: all rows of the class(es) {some(alone)} are in one fold, and the head that predicts them "
+            "never sees one. Add images of them."
+        )
+
+
+class _RunLoader(RowLoader):
+    """The rows of one run, in the order that a loader over all rows gives them."""
+
+    def __init__(self, ds: Dataset, run: HeadRun, bs: int, device: torch.device) -> None:
+        check_seed("HeadRun", run.seed)
+        super().__init__(ds, LoaderOptions(bs, run.seed, device, 1), shuffle=True, drop_single=True)
+        self._trains = np.zeros(len(ds), bool)
+        self._trains[_checked_rows(run.train, len(ds))] = True
+        if len(self.served) < 2:
+            raise ValueError(f"train_heads: a head needs two rows or more to train on, got {len(self.served)}")
+
+    @property
+    def served(self) -> Rows:
+        """See `Loader.served`."""
+        rows = super().served
+        return rows[self._trains[rows]]
+
+    def order(self, epoch: int) -> Rows:
+        """See `Loader.order`."""
+        rows = super().order(epoch)
+        return rows[self._trains[rows % self.n]]
+
+
+def _make_head(run: HeadRun, loader: _RunLoader, crit: NLL | BCE) -> Head:
+    ds, setting = loader.ds, run.setting
+    assert ds.rows is not None
+    final = "log_softmax" if isinstance(crit, NLL) else "sigmoid"
+    bias = constant_logits(ds.labels.take(loader.served))
+    head = Head(ds.rows.shape[1], ds.c, ps=setting.ps, xtra_fc=setting.xtra_fc, final=final, seed=run.seed, bias=bias)
+    return head.to(loader.device)
+
+
+def _workers(heads: int, device: torch.device) -> tuple[int, int]:
+    """Return how many heads train at once, and on how many threads each.
+
+    Threads that share the steps of a small head wait for each other more than they compute; threads that each have a
+    head of their own never do. Where there are fewer heads than half the threads, those would be idle.
+    """
+    threads = torch.get_num_threads()
+    if device.type == "cpu" and heads > 1 and 2 * heads >= threads:
+        return min(heads, threads), 1
+    return 1, threads
+
+
+def _run_all(tasks: Sequence[Callable[[Event], None]], workers: int) -> None:
+    """Run tasks, which end early once the event is set, on threads of their own; an interrupt or an error sets it."""
+    stop = Event()
+    with (
+        Interrupts() as interrupts,
+        Progress(len(tasks), "train", "heads") as progress,
+        ThreadPoolExecutor(workers, "fastclf-head") as pool,
+        interrupts.released(),
+    ):
+        left = {pool.submit(task, stop) for task in tasks}
+        try:
+            while left:
+                done, left = wait(left, timeout=_SECONDS_TO_SIGNALS, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+                    progress.advance(1)
+        finally:
+            stop.set()
+
+
+def _train(head: Head, setting: HeadSetting, loader: _RunLoader, crit: NLL | BCE, threads: int, stop: Event) -> None:
+    batches = len(loader)
+    rates = Rates(np.array([setting.lr]), Cosine(batches * setting.epochs), np.array([setting.wd]))
+    steps = EngineSteps(head, loader, crit, SGDR, rates, "float32", threads)
+    for epoch in range(setting.epochs):
+        steps.start_epoch(epoch)
+        for first in range(0, batches, steps.chunk):
+            losses = steps.run(min(steps.chunk, batches - first))
+            if stop.is_set() or not np.isfinite(losses).all():
+                return  # nothing that comes later makes the weights finite again
+
+
+def _check(ds: Dataset, crit: NLL | BCE, bs: int) -> None:
+    _refuse_numbers("train_heads", ds.labels)
+    if ds.rows is None:
+        raise ValueError("train_heads: the data set holds images; heads train on rows. Compute its activations first.")
+    if ds.rows.ndim != 2 or not len(ds) or len(ds.rows) % len(ds):
+        raise ValueError(f"train_heads: rows must be [views * {len(ds)}, F], got {list(ds.rows.shape)}")
+    wanted = BCE if ds.is_multi else NLL
+    if not isinstance(crit, wanted):
+        raise ValueError(f"train_heads: crit must be {wanted.__name__} for these labels, got {crit!r}")
+    check_count("train_heads", "bs", bs, least=2)
+
+
+def _refuse_numbers(call: str, labels: Labels) -> None:
+    if labels.is_reg:
+        raise ValueError(f"{call}: the labels must be classes, got numbers to be predicted (a regression)")
+
+
+def _checked_rows(given: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    rows = np.asarray(given)
+    if rows.ndim != 1 or (len(rows) and not np.issubdtype(rows.dtype, np.integer)):
+        raise ValueError(f"train_heads: train must be row numbers [n] int64, got {rows.dtype} {list(rows.shape)}")
+    rows = rows.astype(np.int64)
+    outside = rows[(rows < 0) | (rows >= n)]
+    if len(outside):
+        raise ValueError(f"train_heads: train must be rows from 0 to {n - 1}, got {outside[0]}")
+    values, counts = np.unique(rows, return_counts=True)
+    if len(values) < len(rows):
+        raise ValueError(f"train_heads: train must not repeat a row, got {values[counts.argmax()]} twice")
+    return rows
+
+
+def _checked_folds(given: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    folds = np.asarray(given)
+    if folds.shape != (n,) or not np.issubdtype(folds.dtype, np.integer):
+        raise ValueError(f"out_of_fold: folds must be [{n}] int64, got {folds.dtype} {list(folds.shape)}")
+    if len(np.unique(folds)) < 2:
+        raise ValueError("out_of_fold: folds must name two folds or more, got one. See make_folds.")
+    return folds.astype(np.int64)

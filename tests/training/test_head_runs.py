@@ -1,0 +1,262 @@
+"""Heads trained on rows of one data set: against a loop of torch in float64, and alone against together."""
+
+import math
+import signal
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fastclf.data.dataset import Dataset
+from fastclf.data.sources.arrays import ArraySource
+from fastclf.data.sources.labels import Labels
+from fastclf.losses import BCE, L1, NLL
+from fastclf.models.head import Head
+from fastclf.philox import permutation
+from fastclf.training.engine import EngineSteps
+from fastclf.training.head_runs import HeadRun, HeadSetting, make_folds, out_of_fold, predict_rows, train_heads
+
+FAST = HeadSetting(lr=0.05, wd=1e-2, epochs=2, ps=(0.1, 0.3), xtra_fc=(7,))
+
+
+def rows_of(rng, n=50, f=9, c=3, views=1, several=False, dtype=np.float32):
+    """Rows ``[views * n, f]`` that tell their labels."""
+    y = (rng.random((n, c)) < 0.4).astype(np.float32) if several else rng.integers(c, size=n)
+    x = rng.standard_normal((views, n, f))
+    x[..., :c] += 2 * (y if several else np.eye(c)[y])
+    labels = Labels(y, [f"class{i}" for i in range(c)], is_multi=several)
+    source = ArraySource(Path(), x[0].astype(dtype))
+    return Dataset(source, labels, activations=x.reshape(views * n, f).astype(dtype))
+
+
+def float64_loop(ds, run, crit, bs):
+    """What `train_heads` says that it does, in float64, with torch's modules and optimizer."""
+    n = len(ds)
+    good = np.setdiff1d(run.train, [*ds.bad.reasons])
+    x, views = torch.from_numpy(ds.rows).double(), len(ds.rows) // n
+    y = torch.from_numpy(ds.y)
+    setting, several = run.setting, ds.is_multi
+    head = Head(x.shape[1], ds.c, ps=setting.ps, xtra_fc=setting.xtra_fc, seed=run.seed).double()
+    counts = ds.y[good].sum(0, dtype=np.float64) if several else np.bincount(ds.y[good], minlength=ds.c)
+    bias = np.log((counts + 0.5) / (len(good) - counts + 0.5)) if several else np.log(counts + 0.5)
+    head.layers[-1].bias.data = torch.from_numpy(bias - (0 if several else bias.mean()))
+    optimizer = torch.optim.SGD(head.parameters(), lr=1, momentum=0.9, weight_decay=setting.wd)
+    batches = len(good) // bs + (len(good) % bs > 1)
+    total, step = batches * setting.epochs, 0
+    for epoch in range(setting.epochs):
+        order = [row for row in permutation(run.seed, epoch, n) if row in good]
+        for i in range(batches):
+            rows = np.array(order[i * bs : (i + 1) * bs])
+            factor = 0.01 if step < total / 20 else (1 + math.cos(math.pi * step / total)) / 2
+            optimizer.param_groups[0]["lr"] = setting.lr * factor
+            head.counter.step = step
+            at = rows if views == 1 else rows + n * view_of(ds, run.seed, epoch)[rows]
+            logits = head.layers(x[at])
+            if several:
+                s = crit.label_smoothing
+                terms = F.binary_cross_entropy_with_logits(logits, y[rows].double() * (1 - s) + s / 2, reduction="none")
+                weight = 1 if crit.weight is None else crit.weight.double()
+                loss = (terms * weight).sum(1).mean()
+            else:
+                weight = None if crit.weight is None else crit.weight.double()
+                loss = F.cross_entropy(logits, y[rows], weight, label_smoothing=crit.label_smoothing)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            step += 1
+    return head.eval()
+
+
+def view_of(ds, seed, epoch):
+    """The view of each row in an epoch, as a loader of all rows takes it."""
+    from fastclf.data.loader import LoaderOptions, RowLoader
+
+    order = RowLoader(ds, LoaderOptions(8, seed, torch.device("cpu"), 1), shuffle=True).order(epoch)
+    views = np.zeros(len(ds), int)
+    views[order % len(ds)] = order // len(ds)
+    return views
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("views", [1, 3])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_heads_are_those_of_a_float64_loop(rng, several, views, weighted):
+    ds = rows_of(rng, views=views, several=several)
+    ds.bad.reasons = {3: "broken", 11: "broken"}
+    weight = torch.tensor([0.5, 2, 1], dtype=torch.float32) if weighted else None
+    crit = (BCE if several else NLL)(weight, 0.1 if weighted else 0.0)
+    train = rng.permutation(50)[:37]
+    runs = [HeadRun(FAST, train, 5), HeadRun(replace(FAST, lr=0.1, ps=0.0, xtra_fc=(), epochs=3), train[:33], 6)]
+    for head, run in zip(train_heads(ds, runs, crit=crit, bs=16), runs, strict=True):
+        exact = float64_loop(ds, run, crit, 16)
+        for (name, a), b in zip(head.state_dict().items(), exact.state_dict().values(), strict=True):
+            np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5, err_msg=name)
+        with torch.no_grad():
+            logits = exact.logits(torch.from_numpy(ds.rows[:50]).double())
+        np.testing.assert_allclose(predict_rows(head, ds, np.arange(50)), logits, rtol=1e-3, atol=1e-4)
+        assert not head.training
+
+
+def test_a_head_does_not_depend_on_the_others_or_on_the_order_of_its_rows(rng):
+    ds = rows_of(rng, dtype=np.float16)
+    train = rng.permutation(50)[:40]
+    runs = [HeadRun(replace(FAST, lr=lr), train, seed) for lr, seed in [(0.1, 1), (0.01, 1), (0.1, 2)]]
+    together = train_heads(ds, runs, crit=NLL(), bs=16)
+    for head, run in zip(together, runs, strict=True):
+        (alone,) = train_heads(ds, [replace(run, train=np.sort(train))], crit=NLL(), bs=16)
+        assert same(head, alone)
+    assert not same(together[0], together[2])
+    assert train_heads(ds, [], crit=NLL(), bs=16) == []
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 40])
+def test_the_number_of_threads_changes_no_bit(rng, threads, monkeypatch):
+    ds = rows_of(rng, f=130)
+    runs = [
+        HeadRun(replace(FAST, lr=0.01 * (k + 1), xtra_fc=(70,) * (k % 3), ps=None), np.arange(50), k) for k in range(5)
+    ]
+    together = train_heads(ds, runs, crit=NLL(), bs=16)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert all(map(same, together, train_heads(ds, runs, crit=NLL(), bs=16)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_all_heads(rng, number):
+    ds = rows_of(rng)
+    runs = [HeadRun(replace(FAST, epochs=1_000_000), np.arange(50), k) for k in range(4)]
+    threading.Timer(0.5, signal.raise_signal, [number]).start()
+    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit) as stopped:
+        train_heads(ds, runs, crit=NLL(), bs=16)
+    assert number == signal.SIGINT or stopped.value.code == 128 + number
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("fastclf-head")]
+    assert same(*(train_heads(ds, [replace(runs[0], setting=FAST)], crit=NLL(), bs=16)[0] for _ in range(2)))
+
+
+def test_an_error_in_a_head_ends_all(rng, monkeypatch):
+    ds = rows_of(rng)
+    real = EngineSteps.run
+
+    def run(steps, n):
+        if steps._loader._options.seed == 2:
+            raise RuntimeError("planted")
+        return real(steps, n)
+
+    monkeypatch.setattr(EngineSteps, "run", run)
+    runs = [HeadRun(replace(FAST, epochs=1_000_000), np.arange(50), k) for k in range(3)]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    with pytest.raises(RuntimeError, match="planted"):
+        train_heads(ds, runs, crit=NLL(), bs=16)
+
+
+def test_a_head_knows_nothing_of_other_rows(rng):
+    ds = rows_of(rng)
+    run = HeadRun(FAST, np.arange(0, 50, 2), 0)
+    (head,) = train_heads(ds, [run], crit=NLL(), bs=8)
+    ds.rows[1::2] = np.nan
+    ds.y[1::2] = 0
+    assert same(head, *train_heads(ds, [run], crit=NLL(), bs=8))
+
+
+def test_out_of_fold_logits_come_from_the_head_that_has_not_seen_the_row(rng):
+    ds = rows_of(rng, views=2)
+    ds.bad.reasons = {7: "broken"}
+    folds = make_folds(ds.labels, 3, seed=1)
+    settings = [FAST, replace(FAST, xtra_fc=(), ps=None)]
+    logits = out_of_fold(ds, settings, folds, crit=NLL(), bs=8, seed=4)
+    assert logits.shape == (2, 50, 3)
+    assert logits.dtype == np.float32
+    assert np.isnan(logits[:, 7]).all()
+    assert np.isfinite(np.delete(logits, 7, 1)).all()
+    ds.y[:] = np.where(folds == 1, (ds.y + 1) % 3, ds.y)  # labels of a fold have no part in its predictions
+    again = out_of_fold(ds, settings, folds, crit=NLL(), bs=8, seed=4)
+    inside = (folds == 1) & (np.arange(50) != 7)
+    np.testing.assert_array_equal(again[:, inside], logits[:, inside])
+    assert not np.allclose(again[:, folds != 1], logits[:, folds != 1], equal_nan=True)
+    np.testing.assert_array_equal(out_of_fold(ds, settings[1:], folds, crit=NLL(), bs=8, seed=4), again[1:])
+
+
+def test_a_head_that_diverges_leaves_the_others_alone(rng):
+    ds = rows_of(rng)
+    folds = make_folds(ds.labels, 2, seed=1)
+    logits = out_of_fold(ds, [replace(FAST, lr=1e30), FAST], folds, crit=NLL(), bs=8, seed=4)
+    assert np.isnan(logits[0]).all()
+    np.testing.assert_array_equal(logits[1:], out_of_fold(ds, [FAST], folds, crit=NLL(), bs=8, seed=4))
+
+
+def test_folds_are_stratified(rng):
+    labels = rows_of(rng, n=103).labels
+    folds = make_folds(labels, 5, seed=0)
+    assert folds.dtype == np.int64
+    counts = np.array([np.bincount(labels.y[folds == fold], minlength=3) for fold in range(5)])
+    assert (np.ptp(counts, axis=0) <= 1).all()
+    np.testing.assert_array_equal(folds, make_folds(labels, 5, seed=0))
+    assert not np.array_equal(folds, make_folds(labels, 5, seed=1))
+    plain = np.bincount(make_folds(labels, 5, stratify=False, seed=0))
+    assert np.ptp(plain) <= 1
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("stratify", [False, True])
+def test_no_group_is_divided(rng, several, stratify):
+    labels = rows_of(rng, n=120, several=several).labels
+    groups = [f"place {i}" for i in rng.integers(25, size=120)]
+    folds = make_folds(labels, 4, groups=groups, stratify=stratify, seed=3)
+    assert all(len({fold for fold, g in zip(folds, groups, strict=True) if g == group}) == 1 for group in set(groups))
+    assert sorted(set(folds)) == [0, 1, 2, 3]
+
+
+def test_rare_combinations_of_labels_count_as_their_rarest_label(rng):
+    labels = rows_of(rng, n=200, c=8, several=True).labels
+    labels.y[:, 7] = 0
+    labels.y[rng.choice(200, 9, replace=False), 7] = 1
+    folds = make_folds(labels, 4, seed=0)
+    assert all(labels.y[folds == fold, 7].any() for fold in range(4))
+    assert np.ptp(np.bincount(folds)) <= 1
+
+
+def test_a_class_in_one_fold_is_warned_of(rng, caplog):
+    ds = rows_of(rng)
+    ds.y[:] = np.where(ds.y == 2, 0, ds.y)
+    ds.y[4] = 2
+    with pytest.warns(UserWarning, match=r"all rows of the class\(es\) .*class2.* are in one fold"):
+        make_folds(ds.labels, 3, seed=0)
+
+
+def test_arguments_are_checked(rng):
+    ds = rows_of(rng)
+    run = HeadRun(FAST, np.arange(50), 0)
+    numbers = Dataset(ds.source, Labels(np.zeros((50, 1), np.float32), [], is_reg=True))
+    images = Dataset(ArraySource(ds.source.root, np.zeros((50, 8, 8, 3), np.uint8)), ds.labels)
+    for what, message in [
+        (lambda: train_heads(numbers, [run], crit=NLL(), bs=8), "must be classes, got numbers to be predicted"),
+        (lambda: train_heads(images, [run], crit=NLL(), bs=8), "holds images; heads train on rows"),
+        (lambda: train_heads(ds, [run], crit=BCE(), bs=8), "crit must be NLL for these labels, got BCE"),
+        (lambda: train_heads(ds, [run], crit=L1(), bs=8), "crit must be NLL"),
+        (lambda: train_heads(ds, [run], crit=NLL(), bs=1), "bs must be a whole number of at least 2, got 1"),
+        (lambda: train_heads(ds, [replace(run, train=np.array([1]))], crit=NLL(), bs=8), "two rows or more"),
+        (lambda: train_heads(ds, [replace(run, train=np.array([1, 50]))], crit=NLL(), bs=8), "0 to 49, got 50"),
+        (lambda: train_heads(ds, [replace(run, train=np.array([1, 1]))], crit=NLL(), bs=8), "must not repeat a row"),
+        (lambda: train_heads(ds, [replace(run, train=np.ones(50, bool))], crit=NLL(), bs=8), "got bool"),
+        (lambda: train_heads(ds, [replace(run, seed=-1)], crit=NLL(), bs=8), "HeadRun: seed must be"),
+        (lambda: out_of_fold(ds, [FAST], np.zeros(49, int), crit=NLL(), bs=8, seed=0), r"folds must be \[50\]"),
+        (lambda: out_of_fold(ds, [FAST], np.zeros(50, int), crit=NLL(), bs=8, seed=0), "two folds or more"),
+        (lambda: HeadSetting(lr=0.0), "lr must be above 0"),
+        (lambda: HeadSetting(wd=float("nan")), "wd must be a number"),
+        (lambda: HeadSetting(epochs=0), "epochs must be a whole number"),
+        (lambda: make_folds(numbers.labels, 2, seed=0), "must be classes"),
+        (lambda: make_folds(ds.labels, 1, seed=0), "k must be a whole number of at least 2"),
+        (lambda: make_folds(ds.labels, 51, seed=0), "at most the number of rows, 50"),
+        (lambda: make_folds(ds.labels, 40, seed=0), "rows of the most frequent class"),
+        (lambda: make_folds(ds.labels, 3, groups=[0, 1] * 25, seed=0), "at most the number of groups, 2"),
+        (lambda: make_folds(ds.labels, 3, groups=[0, 1], seed=0), "one entry per row, 50, got 2"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            what()
