@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,14 +15,13 @@ from fastclf.decision import HALF, UNKNOWN, Decision
 from fastclf.interpret import intervals, measures
 from fastclf.interpret.intervals import Interval
 from fastclf.interpret.measures import Measures
-from fastclf.report import encodable
+from fastclf.interpret.tables import Cells, Shown
 from fastclf.training.metrics import without_prediction
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 Array = NDArray[Any]
-Cells = list[list[str]]
 
 _MOST_CLASSES = 40  # of more classes, a table shows the worst
 _WORST = 20
@@ -35,7 +33,7 @@ _SAME_AS_ACCURACY = ("precision_micro", "recall_micro", "f1_micro")  # where row
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Shown):
     """How good predictions are. Prints as a table; ``evaluation["accuracy"]`` is one number.
 
     Attributes:
@@ -83,17 +81,10 @@ class Evaluation:
 
         return DataFrame(self.each, index=Index(self.names, name="class"))
 
-    def __repr__(self) -> str:
-        """Return the tables as text."""
-        tables = ["\n".join(_aligned(cells)) for cells in self._tables()]
-        notes = ["\n".join(f"note: {note}" for note in self._shown_notes())]
-        return encodable("\n\n".join(filter(None, [self.title, *tables, *notes])))
+    __repr__ = Shown.__repr__
 
-    def _repr_html_(self) -> str:
-        """Return the tables as a notebook shows them."""
-        tables = "".join(map(_html_table, self._tables()))
-        notes = "".join(f"<p>note: {html.escape(note)}</p>" for note in self._shown_notes())
-        return f"<p><b>{html.escape(self.title)}</b></p>{tables}{notes}"
+    def _parts(self) -> tuple[str, list[Cells], list[str]]:
+        return self.title, self._tables(), self._shown_notes()
 
     def _tables(self) -> list[Cells]:
         return [self._overall_cells(), *([self._each_cells()] if len(self.names) > 1 else [])]
@@ -282,19 +273,3 @@ def _plain(value: Any) -> Any:
     """Return a Python int or float; None for NaN, which JSON lacks."""
     value = value.item() if isinstance(value, np.generic) else value
     return None if value != value else value
-
-
-def _aligned(cells: Cells) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = []
-    for name, *values in cells:
-        right = (f"{value:>{width}}" for value, width in zip(values, widths[1:], strict=True))
-        lines.append("  ".join([f"{name:{widths[0]}}", *right]).rstrip())
-    return lines
-
-
-def _html_table(cells: Cells) -> str:
-    head, *rows = ([html.escape(cell) for cell in row] for row in cells)
-    top = "".join(f"<th>{cell}</th>" for cell in head)
-    body = "".join(f"<tr><th>{row[0]}</th>{''.join(f'<td>{cell}</td>' for cell in row[1:])}</tr>" for row in rows)
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
