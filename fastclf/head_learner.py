@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastclf.auditing import Auditing
+from fastclf.cross_validating import CrossValidating
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.stream import row_blocks
 from fastclf.learner import Learner
@@ -20,7 +21,7 @@ from fastclf.training.losses import constant_logits
 from fastclf.training.metrics import Metric, accuracy, mean_average_precision
 
 
-class LearnerWithHead(Auditing, Learner):
+class LearnerWithHead(Auditing, CrossValidating, Learner):
     """A learner whose last group is a new head.
 
     Saves and loads whole networks and heads alone under the same tensor names, ``head.*`` for the head's.

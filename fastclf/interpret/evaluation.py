@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,8 @@ from fastclf.decision import HALF, UNKNOWN, Decision
 from fastclf.interpret import intervals, measures
 from fastclf.interpret.intervals import Interval
 from fastclf.interpret.measures import Measures
-from fastclf.interpret.tables import Cells, Shown
+from fastclf.interpret.tables import Cells, aligned, html_table, number, plain
+from fastclf.report import encodable
 from fastclf.training.metrics import without_prediction
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ _SAME_AS_ACCURACY = ("precision_micro", "recall_micro", "f1_micro")  # where row
 
 
 @dataclass(frozen=True)
-class Evaluation(Shown):
+class Evaluation:
     """How good predictions are. Prints as a table; ``evaluation["accuracy"]`` is one number.
 
     Attributes:
@@ -65,11 +67,11 @@ class Evaluation(Shown):
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything in plain Python types, for JSON; None for what is undefined."""
-        overall: dict[str, dict[str, Any]] = {name: {"value": _plain(value)} for name, value in self.overall.items()}
+        overall: dict[str, dict[str, Any]] = {name: {"value": plain(value)} for name, value in self.overall.items()}
         for name, ends in self.intervals.items():
-            overall[name]["interval"] = [_plain(end) for end in ends]
+            overall[name]["interval"] = [plain(end) for end in ends]
         each = [
-            {"name": name} | {key: _plain(values[k]) for key, values in self.each.items()}
+            {"name": name} | {key: plain(values[k]) for key, values in self.each.items()}
             for k, name in enumerate(self.names)
         ]
         about = {"title": self.title, "rows": self.n, "left_out": self.left_out, "notes": list(self.notes)}
@@ -81,10 +83,17 @@ class Evaluation(Shown):
 
         return DataFrame(self.each, index=Index(self.names, name="class"))
 
-    __repr__ = Shown.__repr__
+    def __repr__(self) -> str:
+        """Return the tables as text."""
+        tables = ["\n".join(aligned(cells)) for cells in self._tables()]
+        notes = ["\n".join(f"note: {note}" for note in self._shown_notes())]
+        return encodable("\n\n".join(filter(None, [self.title, *tables, *notes])))
 
-    def _parts(self) -> tuple[str, list[Cells], list[str]]:
-        return self.title, self._tables(), self._shown_notes()
+    def _repr_html_(self) -> str:
+        """Return the tables as a notebook shows them."""
+        tables = "".join(map(html_table, self._tables()))
+        notes = "".join(f"<p>note: {html.escape(note)}</p>" for note in self._shown_notes())
+        return f"<p><b>{html.escape(self.title)}</b></p>{tables}{notes}"
 
     def _tables(self) -> list[Cells]:
         return [self._overall_cells(), *([self._each_cells()] if len(self.names) > 1 else [])]
@@ -94,14 +103,14 @@ class Evaluation(Shown):
         cells = [["", "value", "95 % interval"]]
         for name, value in self.overall.items():
             if name not in hidden:
-                interval = " to ".join(map(_number, self.intervals[name])) if name in self.intervals else ""
-                cells.append([name.replace("_", " "), _number(value), interval])
+                interval = " to ".join(map(number, self.intervals[name])) if name in self.intervals else ""
+                cells.append([name.replace("_", " "), number(value), interval])
         return cells
 
     def _each_cells(self) -> Cells:
         columns = [name for name in _COLUMNS if name in self.each]
         head = ["", *(name.replace("_", " ").replace("average", "avg") for name in columns)]
-        rows = ([shorten(self.names[k]), *(_number(self.each[name][k]) for name in columns)] for k in self._shown())
+        rows = ([shorten(self.names[k]), *(number(self.each[name][k]) for name in columns)] for k in self._shown())
         return [head, *rows]
 
     def _shown(self) -> Sequence[int]:
@@ -259,17 +268,3 @@ def _notes_on(found: Measures, names: list[str], n: int) -> list[str]:
 
 def _listed(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, np.integer):
-        return f"{value:,}"
-    if np.isnan(value):
-        return "n/a"
-    return f"{value:.4f}" if value == 0 or 0.001 <= abs(value) < 1000 else f"{value:.4g}"
-
-
-def _plain(value: Any) -> Any:
-    """Return a Python int or float; None for NaN, which JSON lacks."""
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if value != value else value

@@ -1,11 +1,13 @@
-"""Tables of results: as text, and as notebooks show them."""
+"""Tables of results, as text, for a notebook and as files."""
 
 from __future__ import annotations
 
 import html
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from fastclf.files import publish_table
 from fastclf.report import encodable
@@ -13,12 +15,26 @@ from fastclf.report import encodable
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-Cells: TypeAlias = list[list[str]]
-"""Rows of text, the names of the columns first."""
+Cells = list[list[str]]
+
+
+def number(value: Any) -> str:
+    """Return a measure as tables show it."""
+    if isinstance(value, np.integer):
+        return f"{value:,}"
+    if np.isnan(value):
+        return "n/a"
+    return f"{value:.4f}" if value == 0 or 0.001 <= abs(value) < 1000 else f"{value:.4g}"
+
+
+def plain(value: Any) -> Any:
+    """Return a Python int or float; None for NaN, which JSON lacks."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if value != value else value
 
 
 def aligned(cells: Cells) -> list[str]:
-    """Return the lines of a table: the first column flush left, the others flush right."""
+    """Return the lines of a table; the first row is its head, and the first column is text."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []
     for name, *values in cells:
@@ -28,15 +44,15 @@ def aligned(cells: Cells) -> list[str]:
 
 
 def html_table(cells: Cells) -> str:
-    """Return a table as HTML."""
+    """Return a table for a notebook."""
     head, *rows = ([html.escape(cell) for cell in row] for row in cells)
     top = "".join(f"<th>{cell}</th>" for cell in head)
     body = "".join(f"<tr><th>{row[0]}</th>{''.join(f'<td>{cell}</td>' for cell in row[1:])}</tr>" for row in rows)
     return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
 
 
-class Shown:
-    """A result that prints as a title, tables and notes."""
+class Table:
+    """A result that prints as a title, tables and notes, and has a further table of everything for files and pandas."""
 
     def _parts(self) -> tuple[str, list[Cells], list[str]]:
         """Return title, tables and notes."""
@@ -55,10 +71,6 @@ class Shown:
         return (
             f"<p><b>{html.escape(title)}</b></p>{shown}{''.join(f'<p>note: {html.escape(note)}</p>' for note in notes)}"
         )
-
-
-class Table(Shown):
-    """A result with one further table of everything, for files and pandas."""
 
     def _columns(self) -> list[str]:
         raise NotImplementedError

@@ -1,0 +1,95 @@
+"""How a learner's head is cross-validated."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from fastclf.calls import NOTHING_CHANGED, long_call
+from fastclf.data.dataset import Dataset
+from fastclf.decision import Decision
+from fastclf.errors import DivergedError
+from fastclf.interpret.cross_validation import CrossValidation, cross_validation
+from fastclf.losses import BCE, NLL
+from fastclf.models.head import Head
+from fastclf.predicting import Predicting
+from fastclf.training.evaluate import Objective
+from fastclf.training.head_runs import HeadSetting, make_folds, out_of_fold
+from fastclf.training.inputs import check_flag
+from fastclf.training.metrics import mark_without_prediction
+
+
+class CrossValidating(Predicting):
+    """The part of a learner with a head of ours that cross-validates it."""
+
+    head: nn.Module
+    seed: int
+
+    @long_call(NOTHING_CHANGED)
+    def cross_validate(
+        self,
+        k: int = 5,
+        *,
+        groups: Sequence[Hashable] | None = None,
+        stratify: bool = True,
+        lr: float = HeadSetting.lr,
+        wd: float = HeadSetting.wd,
+        epochs: int = HeadSetting.epochs,
+    ) -> CrossValidation:
+        """Return how good heads like the learner's are on rows that they have not seen, as an object that prints.
+
+        The rows are those of the training set; validation and test set have no part in it, so they stay what they are
+        for: the last word. They are dealt out into k folds, and each fold is predicted by a new head, made as the
+        learner's own (``ps``, ``xtra_fc``, loss and class weights), that has trained on the others. The learner itself
+        stays as it is. One image in two folds makes figures look better than they are: see ``data.check()``.
+
+        Args:
+            k: number of folds.
+            groups: one entry per training row, in the order of ``learn.data.trn_ds``, such as person, scene or place:
+                rows of one group are in one fold.
+            stratify: whether each fold gets its share of each class.
+            lr: the highest rate, see `HeadSetting`.
+            wd: weight decay.
+            epochs: of each head.
+
+        Raises:
+            ValueError: there are no cached rows, the head or loss is the user's own, the targets are numbers, or an
+                argument does not fit.
+            DivergedError: a head does not end with finite values.
+        """
+        check_flag("cross_validate", "stratify", stratify)
+        ds, head, crit = self._head_training("cross_validate")
+        loader = self.data.trn_dl
+        setting = HeadSetting(lr, wd, epochs, tuple(head.ps), tuple(head.widths))
+        folds = make_folds(ds.labels, k, groups=groups, stratify=stratify, seed=self.seed)
+        found = out_of_fold(ds, [setting], folds, crit=crit, bs=loader.bs, seed=self.seed, device=loader.device)
+        logits = torch.from_numpy(found[0])
+        good = torch.from_numpy(ds.bad.good_rows())
+        if not logits[good].isfinite().all():
+            raise DivergedError(f"cross_validate: a head's weights are not finite at rate {lr:g}. Pass a lower lr.")
+        preds = Decision().outputs(Objective(head, crit), logits, several=ds.is_multi)
+        bad = torch.ones(len(ds), dtype=torch.bool)
+        bad[good] = False
+        targets = mark_without_prediction(torch.from_numpy(np.array(ds.y)), bad).numpy()
+        return cross_validation(preds, targets, folds, ds.labels)
+
+    def _head_training(self, call: str) -> tuple[Dataset, Head, NLL | BCE]:
+        """Return the rows that heads train on, a head to be like, and the loss.
+
+        Raises:
+            ValueError: there are none, or heads on their own cannot train so.
+        """
+        ds, head, crit = self.data.trn_ds, self.head, self.crit
+        if ds.rows is None:
+            raise ValueError(f"{call}: heads train on cached activations. Set learn.precompute = True first.")
+        if ds.is_reg:
+            raise ValueError(f"{call}: the labels must be classes, got numbers to be predicted (a regression)")
+        if not isinstance(head, Head):
+            raise ValueError(f"{call}: the head must be one of fastclf's, got custom_head. Make a learner without it.")
+        if not isinstance(crit, BCE if ds.is_multi else NLL):
+            name = getattr(crit, "__name__", type(crit).__name__)
+            raise ValueError(f"{call}: the loss must be the default one, with class weights or without, got {name}")
+        return ds, head, crit

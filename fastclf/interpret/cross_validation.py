@@ -1,0 +1,170 @@
+"""How good heads are on rows that they have not seen: measures of each fold, their means, and intervals."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastclf.data.sources.labels import Labels
+from fastclf.decision import HALF
+from fastclf.interpret import measures
+from fastclf.interpret.evaluation import probabilities, with_predictions
+from fastclf.interpret.intervals import Interval
+from fastclf.interpret.tables import Cells, aligned, html_table, number, plain
+from fastclf.report import encodable
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+
+_MOST_FOLDS = 10  # with a column in the table
+_RANGES = {"log_loss": (0.0, np.inf), "kappa": (-1.0, 1.0), "mcc": (-1.0, 1.0)}  # all others: 0 to 1
+_OF_ONE_LABEL = ("precision_micro", "recall_micro", "f1_micro")  # the accuracy, where rows have one label
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """Out-of-fold predictions and how good they are. Prints as a table; ``result["accuracy"]`` is a mean over folds.
+
+    Attributes:
+        title: what was cross-validated.
+        preds: ``[N, C]``, as `Learner.predict` gives them, each row's by the head that has not seen it.
+        targets: as `Learner.predict_with_targs` gives them.
+        folds: the fold of each row, ``[N] int64``.
+        each: measures of each fold, ``[k]`` by name; see `Evaluation`.
+        overall: their means; folds where a measure is undefined are left out.
+        intervals: the 95 % intervals of most of them; see `interval`.
+        notes: what a reader should know.
+    """
+
+    title: str
+    preds: Array
+    targets: Array
+    folds: NDArray[np.int64]
+    each: dict[str, Floats]
+    overall: dict[str, float]
+    intervals: dict[str, Interval]
+    notes: list[str]
+
+    def __getitem__(self, name: str) -> float:
+        """Return one measure, averaged over the folds."""
+        try:
+            return self.overall[name]
+        except KeyError:
+            raise KeyError(f"there is no measure {name!r}; there are {', '.join(self.overall)}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the measures in plain Python types, for JSON; None for what is undefined."""
+        found: dict[str, dict[str, Any]] = {
+            name: {"value": plain(value), "folds": [plain(one) for one in self.each[name]]}
+            for name, value in self.overall.items()
+        }
+        for name, ends in self.intervals.items():
+            found[name]["interval"] = list(ends)
+        return {"title": self.title, "notes": list(self.notes), "overall": found}
+
+    def to_frame(self) -> DataFrame:
+        """Return the measures as a pandas frame, a row per fold."""
+        from pandas import DataFrame, Index
+
+        return DataFrame(self.each, index=Index(np.unique(self.folds), name="fold"))
+
+    def __repr__(self) -> str:
+        """Return the table as text."""
+        notes = "\n".join(f"note: {note}" for note in self.notes)
+        return encodable("\n\n".join(filter(None, [self.title, "\n".join(aligned(self._cells())), notes])))
+
+    def _repr_html_(self) -> str:
+        """Return the table as a notebook shows it."""
+        notes = "".join(f"<p>note: {html.escape(note)}</p>" for note in self.notes)
+        return f"<p><b>{html.escape(self.title)}</b></p>{html_table(self._cells())}{notes}"
+
+    def _cells(self) -> Cells:
+        k = len(np.unique(self.folds))
+        shown = k if k <= _MOST_FOLDS else 0
+        cells = [["", "mean", "95 % interval", *(f"fold {fold}" for fold in range(shown))]]
+        for name, value in self.overall.items():
+            interval = " to ".join(map(number, self.intervals[name])) if name in self.intervals else ""
+            cells.append([name.replace("_", " "), number(value), interval, *map(number, self.each[name][:shown])])
+        return cells
+
+
+def cross_validation(preds: Array, targets: Array, folds: NDArray[np.int64], labels: Labels) -> CrossValidation:
+    """Measure out-of-fold predictions.
+
+    Args:
+        preds: ``[N, C]`` log-probabilities, or probabilities of several labels.
+        targets: the right answers; rows that `mark_without_prediction` has marked are left out.
+        folds: the fold of each row, ``[N] int64``.
+        labels: what targets mean; its values are not used.
+
+    Raises:
+        ValueError: a fold has no row with a prediction, or predictions are not finite.
+    """
+    numbers = np.unique(folds)
+    parts = [with_predictions("cross_validate", preds[folds == f], targets[folds == f], labels) for f in numbers]
+    found = [_measured(p, y, labels) for p, y in parts]
+    each = {name: np.array([one[name] for one in found]) for name in found[0]}
+    rows = sum(len(y) for _, y in parts)
+    undefined = sorted(name.replace("_", " ") for name, values in each.items() if np.isnan(values).any())
+    notes = [
+        f"each head trained on about {rows - rows // len(numbers):,} of {rows:,} rows; one on all should be better"
+    ]
+    if undefined:
+        notes.append(f"undefined in some folds, which their means leave out: {', '.join(undefined)}")
+    if rows < len(targets):
+        notes.append(f"{len(targets) - rows:,} of {len(targets):,} rows have no prediction and are left out")
+    ends = {name: interval(values, _RANGES.get(name, (0.0, 1.0))) for name, values in each.items()}
+    aim = f"{labels.c:,} {'labels' if labels.is_multi else 'classes'}"
+    return CrossValidation(
+        title=f"{len(numbers)}-fold cross-validation of {rows:,} training rows, {aim}",
+        preds=preds,
+        targets=targets,
+        folds=folds,
+        each=each,
+        overall={name: _mean(values) for name, values in each.items()},
+        intervals={name: pair for name, pair in ends.items() if pair is not None},
+        notes=notes,
+    )
+
+
+def interval(values: Floats, span: Interval) -> Interval | None:
+    """Return the 95 % interval of the mean of a measure over k folds; None where folds do not differ, or are undefined.
+
+    Student's t with k - 1 degrees of freedom, and the variance ``(1 / k + n_test / n_train) s²``, here
+    ``(1 / k + 1 / (k - 1)) s²``: folds share most of their training rows, so that ``s² / k`` would be far too small
+    (Nadeau and Bengio, "Inference for the Generalization Error", Machine Learning 52, 2003; for cross-validation,
+    Bouckaert and Frank, 2004). No unbiased estimate exists (Bengio and Grandvalet, 2004): this one errs on the wide
+    side.
+
+    Args:
+        values: of the measure, ``[k]``.
+        span: the lowest and the highest value that the measure can have.
+    """
+    from scipy.stats import t
+
+    k = len(values)
+    deviation = float(values.std(ddof=1))
+    if not deviation > 0:
+        return None
+    half = float(t.ppf(0.975, k - 1)) * deviation * np.sqrt(1 / k + 1 / (k - 1))
+    mean = float(values.mean())
+    return max(mean - half, span[0]), min(mean + half, span[1])
+
+
+def _measured(p: Floats, y: Array, labels: Labels) -> dict[str, float]:
+    if labels.is_multi:
+        return measures.of_several_labels(p, y > 0, p > HALF, np.full(labels.c, HALF)).overall
+    found = measures.of_one_label(probabilities(p), y, topk=5).overall
+    return {name: value for name, value in found.items() if name not in _OF_ONE_LABEL}
+
+
+def _mean(values: Floats) -> float:
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else np.nan
