@@ -3,6 +3,7 @@
 Importing this package touches no GPU and imports neither DALI nor timm.
 """
 
+from fastclf.comparing import compare
 from fastclf.conv_learner import ConvLearner
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.image import open_image
@@ -124,6 +125,7 @@ __all__ = [
     "accuracy_np",
     "accuracy_thresh",
     "classification_report",
+    "compare",
     "confusion_matrix",
     "densenet121",
     "densenet161",

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, overload
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from fastclf.activations.fill import places_for
 from fastclf.activations.precompute import activations
 from fastclf.activations.segment import DTYPES
+from fastclf.activations.side_by_side import side_by_side
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.image_loader import ImageLoader
 from fastclf.data.loader import Loader
+from fastclf.data.stream import StreamLoader, blocks, items
+from fastclf.errors import BadImageError
 from fastclf.head_learner import LearnerWithHead, describe_head, make_head, metrics_for
 from fastclf.interrupts import Interrupts
-from fastclf.models.archs import Arch, build_body
+from fastclf.models.archs import Architecture, build_bodies
 from fastclf.models.body import Body
 from fastclf.models.export import write_onnx
 from fastclf.models.freezing import LayerGroups
+from fastclf.models.joined_body import JoinedBody
 from fastclf.models.net import Net
+from fastclf.models.precision import autocast
 from fastclf.ops.arguments import IndexedRows
 from fastclf.report import log, log_once, warn
 from fastclf.stage import Stage
@@ -83,7 +88,7 @@ class ConvLearner(LearnerWithHead):
     @long_call("no learner was made; call it again.")
     def pretrained(
         cls,
-        arch: Arch | str | Callable[..., Any],
+        arch: Architecture | Sequence[Architecture],
         data: ImageClassifierData,
         *,
         precompute: bool = False,
@@ -100,7 +105,9 @@ class ConvLearner(LearnerWithHead):
         """Make a new head for this data's classes on a frozen, pretrained body.
 
         Args:
-            arch: such as ``resnet34`` or ``efficientnet_lite0``, a torchvision builder, or a timm name.
+            arch: such as ``resnet34`` or ``efficientnet_lite0``, a torchvision builder, or a timm name; or a list of
+                them, whose features of the same images stand side by side, see `JoinedBody`. The data's transforms are
+                those of the first.
             data: images.
             precompute: runs the body once, keeps its pooled features in a file, and trains the head on them.
             views: with 1, precompute keeps the features of the images as they are, and augmentation has no effect.
@@ -130,7 +137,7 @@ class ConvLearner(LearnerWithHead):
         check_data("ConvLearner.pretrained", data)
         if data.has_rows:
             raise ValueError("ConvLearner: data holds activations, not images; use HeadLearner(data)")
-        body = build_body(arch, pretrained, weights)
+        body = build_bodies(arch, pretrained, weights)
         _check_size(body, data)
         head = make_head(data, body.n_features, ps, xtra_fc, custom_head, seed)
         learn = cls(data, Net(body, head), metrics=metrics_for(data, metrics), seed=seed, views=views, **kwargs)
@@ -191,7 +198,22 @@ class ConvLearner(LearnerWithHead):
             return None
         assert isinstance(dl, ImageLoader)
         folders = places_for(self._data.below(self._tmp_name))
-        return activations(self.model, dl, folders, dtype=self._act_dtype, what=name, views=views)
+        body = self.model.body
+        if not isinstance(body, JoinedBody):
+            return activations(self.model, dl, folders, dtype=self._act_dtype, what=name, views=views)
+        # Each body's are kept by themselves, so that another combination computes only what is new.
+        parts = [
+            activations(
+                Net(part, nn.Identity()),
+                dl.normalised(part.mean, part.std),
+                folders,
+                dtype=self._act_dtype,
+                what=f"{name}, {part.arch}",
+                views=views,
+            )
+            for part in body.parts
+        ]
+        return side_by_side(parts, folders)
 
     @property
     def _stage(self) -> Stage:
@@ -301,6 +323,27 @@ class ConvLearner(LearnerWithHead):
         augmented = self._rows.test_aug_dl if is_test else self._rows.aug_dl
         views = [self._predict(self.head, augmented, view)[0] for view in range(n_aug)]
         return np.stack([first, *views]), targets
+
+    def _features(self, call: str, images: Any) -> tuple[list[str], Tensor]:
+        if getattr(images, "ndim", None) == 2 and not isinstance(images, str):
+            return super()._features(call, images)
+        assert self._data.tfms is not None
+        loader = StreamLoader(self._data.tfms[1], self._data._options)
+        self.model.eval()
+        names: list[str] = []
+        found: list[Tensor] = []
+        for block in blocks(items(images), loader.bs):
+            first = len(names)
+            ds = block.dataset(self._data.trn_ds.bad.max_pixels)
+            loader.serve(ds)
+            with torch.inference_mode(), autocast(loader.device):
+                found += [self.model.features(x).float().cpu() for x, _ in loader.batches(0)]
+            names += [item.name or f"image {first + i}" for i, item in enumerate(block.items)]
+            if ds.bad.reasons:
+                bad = {names[first + row]: why for row, why in ds.bad.reasons.items()}
+                name, why = next(iter(bad.items()))
+                raise BadImageError(f"{call}: {len(bad)} image(s) cannot be decoded. First: {name}: {why}", bad)
+        return names, torch.cat(found)
 
     def _columns(self) -> int | None:
         return self.model.body.n_features

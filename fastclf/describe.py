@@ -35,7 +35,7 @@ def describe_learner(
     lines = [(name, f"{printable(arch)}, {what}, {aim}")]
     paths = {id(module): path for path, module in model.named_modules()}
     for index, group in enumerate(groups.groups):
-        lines.append((f"  group {index}", f"{paths.get(id(group)) or 'model':12} {_parameters(group)}"))
+        lines.append((f"  group {index}", f"{paths.get(id(group), 'body') or 'model':12} {_parameters(group)}"))
         if isinstance(group, Head):
             widths = " -> ".join(map(str, [group.n_in, *group.widths, group.c]))
             lines.append(("  head", f"{widths}, dropout {', '.join(f'{p:g}' for p in group.ps)}"))

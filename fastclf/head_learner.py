@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
+from fastclf.auditing import Auditing
 from fastclf.cross_validating import CrossValidating
 from fastclf.data.classifier_data import ImageClassifierData
+from fastclf.data.stream import row_blocks
 from fastclf.learner import Learner
 from fastclf.models.head import Head, check_custom_head
 from fastclf.rebuild import FINALS
@@ -17,7 +21,7 @@ from fastclf.training.losses import constant_logits
 from fastclf.training.metrics import Metric, accuracy, mean_average_precision
 
 
-class LearnerWithHead(CrossValidating, Learner):
+class LearnerWithHead(Auditing, CrossValidating, Learner):
     """A learner whose last group is a new head.
 
     Saves and loads whole networks and heads alone under the same tensor names, ``head.*`` for the head's.
@@ -25,6 +29,11 @@ class LearnerWithHead(CrossValidating, Learner):
 
     _heads = 1
     head: nn.Module
+
+    def _features(self, call: str, images: Any) -> tuple[list[str], Tensor]:
+        columns = self._columns()
+        rows = np.concatenate([np.asarray(block) for block in row_blocks(images, columns)])
+        return [f"row {i}" for i in range(len(rows))], torch.from_numpy(rows.astype(np.float32))
 
     def _class_tensors(self, tensors: dict[str, Tensor]) -> list[str]:
         if not isinstance(self.head, Head):

@@ -13,7 +13,7 @@ from fastclf.data.image_transforms import Transforms, tfms_from_stats
 from fastclf.data.transforms.spec import CropType
 from fastclf.decision import Decision
 from fastclf.errors import CheckpointError
-from fastclf.models.archs import as_arch, build_body
+from fastclf.models.archs import as_arch, build_bodies
 from fastclf.models.body import Body
 from fastclf.models.head import Head
 from fastclf.models.net import Net
@@ -89,7 +89,7 @@ def network(
 def _body(info: Mapping[str, Any], where: str) -> Body:
     try:
         with SkipInit():
-            return build_body(info["arch"], pretrained=False)
+            return build_bodies(info["arch"].split("+"), pretrained=False)
     except ValueError as error:
         saved_with = _versions(info)
         raise CheckpointError(f"load: {where} was saved with {saved_with}, and cannot be rebuilt: {error}") from error
@@ -128,7 +128,7 @@ def _transforms(description: Any) -> Transforms | None:
 
 def _is_known(arch: str) -> bool:
     try:
-        return str(as_arch(arch)) == arch
+        return all(str(as_arch(one)) == one for one in arch.split("+"))
     except (TypeError, ValueError):
         return False
 

@@ -229,6 +229,15 @@ class DataLoaders:
         ]
         return self._replaced(copies, self.tfms)
 
+    def normalised(self, mean: Sequence[float], std: Sequence[float]) -> Self:
+        """Return the same images, normalised otherwise: for a body that was trained with other statistics."""
+        if self.tfms is None:
+            raise ValueError("normalised: data must hold images, got rows of activations")
+        tfms = (self.tfms[0].normalised(mean, std), self.tfms[1].normalised(mean, std))
+        sets = (self.trn_ds, self.val_ds, self.test_ds)
+        made = [None if ds is None else replace(ds, tfms=ds.tfms and ds.tfms.normalised(mean, std)) for ds in sets]
+        return self._replaced(made, tfms)
+
     def with_rows(
         self,
         trn: Rows,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,6 +51,10 @@ class ImageLoader(Loader):
         self.split = split
         self.images = DatasetImages(ds, options.num_threads)
         self._idle: list[Renderer] = []  # built ones that no running epoch uses
+
+    def normalised(self, mean: Sequence[float], std: Sequence[float]) -> ImageLoader:
+        """Return a loader of the same images, augmented alike and normalised otherwise, in data set order."""
+        return ImageLoader(self.ds, self.tfms.normalised(mean, std), self._options, self.split)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """See `Loader.batches`.

@@ -1,11 +1,19 @@
-"""Tables of measures, as text and for a notebook."""
+"""Tables of results, as text, for a notebook and as files."""
 
 from __future__ import annotations
 
 import html
-from typing import Any
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from fastclf.files import publish_table
+from fastclf.report import encodable
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Cells = list[list[str]]
 
@@ -41,3 +49,46 @@ def html_table(cells: Cells) -> str:
     top = "".join(f"<th>{cell}</th>" for cell in head)
     body = "".join(f"<tr><th>{row[0]}</th>{''.join(f'<td>{cell}</td>' for cell in row[1:])}</tr>" for row in rows)
     return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+
+
+class Table:
+    """A result that prints as a title, tables and notes, and has a further table of everything for files and pandas."""
+
+    def _parts(self) -> tuple[str, list[Cells], list[str]]:
+        """Return title, tables and notes."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        """Return title, tables and notes as text."""
+        title, tables, notes = self._parts()
+        texts = ["\n".join(aligned(cells)) for cells in tables if len(cells) > 1]
+        return encodable("\n\n".join(filter(None, [title, *texts, "\n".join(f"note: {note}" for note in notes)])))
+
+    def _repr_html_(self) -> str:
+        """Return them as a notebook shows them."""
+        title, tables, notes = self._parts()
+        shown = "".join(html_table(cells) for cells in tables if len(cells) > 1)
+        return (
+            f"<p><b>{html.escape(title)}</b></p>{shown}{''.join(f'<p>note: {html.escape(note)}</p>' for note in notes)}"
+        )
+
+    def _columns(self) -> list[str]:
+        raise NotImplementedError
+
+    def _rows(self) -> list[list[Any]]:
+        raise NotImplementedError
+
+    def to_frame(self) -> DataFrame:
+        """Return everything as a pandas frame."""
+        from pandas import DataFrame
+
+        return DataFrame(self._rows(), columns=self._columns())
+
+    def to_csv(self, path: str | os.PathLike[str]) -> Path:
+        """Write everything as a CSV file, whole or not at all; return its path.
+
+        Names of files stand in it as they are. Who opens it in a spreadsheet may meet one that begins like a formula.
+        """
+        file = Path(path)
+        publish_table(file, self._columns(), self._rows())
+        return file

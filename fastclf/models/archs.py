@@ -5,11 +5,11 @@ Importing this module imports neither torchvision nor timm.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import nn
 
@@ -24,6 +24,7 @@ from fastclf.models.body import (
     half_depth_split,
     stages_before_pool,
 )
+from fastclf.models.joined_body import JoinedBody
 from fastclf.models.weights import SkipInit, fetch, lite_weights, load_into, read_weights
 from fastclf.models.whole_body import WholeBody
 
@@ -68,6 +69,9 @@ class Arch:
         return f"{self.source}:{self.name}"
 
 
+Architecture: TypeAlias = Arch | str | Callable[..., Any]
+"""What a caller may call an architecture, see `as_arch`."""
+
 resnet18 = Arch("torchvision", "resnet18")
 resnet34 = Arch("torchvision", "resnet34")
 resnet50 = Arch("torchvision", "resnet50")
@@ -88,7 +92,7 @@ efficientnet_lite1 = Arch("fastclf", "efficientnet_lite1")
 efficientnet_lite2 = Arch("fastclf", "efficientnet_lite2")
 
 
-def as_arch(arch: Arch | str | Callable[..., Any]) -> Arch:
+def as_arch(arch: Architecture) -> Arch:
     """Turn what a caller may call an architecture into an `Arch`.
 
     Args:
@@ -115,7 +119,12 @@ def as_arch(arch: Arch | str | Callable[..., Any]) -> Arch:
     )
 
 
-def stats_of(arch: Arch | str | Callable[..., Any]) -> Stats:
+def as_list(archs: Architecture | Sequence[Architecture]) -> list[Architecture]:
+    """Return architectures as a list: of one, or of several that stand side by side."""
+    return [archs] if isinstance(archs, Arch | str) or callable(archs) else list(archs)
+
+
+def stats_of(arch: Architecture) -> Stats:
     """Look up mean and deviation, per channel in 0..1, of the images that an architecture was trained on."""
     arch = as_arch(arch)
     if arch.source == "fastclf":
@@ -128,7 +137,7 @@ def stats_of(arch: Arch | str | Callable[..., Any]) -> Stats:
 
 
 def tfms_from_model(
-    arch: Arch | str | Callable[..., Any],
+    arch: Architecture,
     sz: int,
     aug_tfms: AugTfms = None,
     max_zoom: float | None = None,
@@ -156,9 +165,25 @@ def tfms_from_model(
     return tfms_from_stats(stats_of(arch), sz, aug_tfms, max_zoom, pad, crop_type)
 
 
-def build_body(
-    arch: Arch | str | Callable[..., Any], pretrained: bool = True, weights: str | Path | None = None
+def build_bodies(
+    archs: Architecture | Sequence[Architecture], pretrained: bool = True, weights: str | Path | None = None
 ) -> Body:
+    """Build one body, see `build_body`, or several side by side, see `JoinedBody`.
+
+    Raises:
+        ValueError: there is none, or one is there twice; or ``weights`` are given for several.
+    """
+    known = [as_arch(arch) for arch in as_list(archs)]
+    if not known or len({*known}) < len(known):
+        raise ValueError(f"arch must be one architecture or several different ones, got {[*map(str, known)]}")
+    if len(known) == 1:
+        return build_body(known[0], pretrained, weights)
+    if weights is not None:
+        raise ValueError("weights: a file holds the weights of one body; leave it out where there are several bodies")
+    return JoinedBody([build_body(arch, pretrained) for arch in known])
+
+
+def build_body(arch: Architecture, pretrained: bool = True, weights: str | Path | None = None) -> Body:
     """Build the body of an architecture: the network without its classifier, in two layer groups.
 
     A convolutional network is cut at its pool; its features are the maximum and the average of every feature map. A

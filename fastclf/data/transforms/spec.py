@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -95,6 +96,10 @@ class TransformSpec:
         geometry = self.augs_of(GeometricAugmentation)
         reach = math.prod(aug.reach() for _, aug in geometry)
         return 0 if all(aug.exact for _, aug in geometry) else math.ceil(self.sz / 2 * (reach - 1)) + 1
+
+    def normalised(self, mean: Sequence[float], std: Sequence[float]) -> Self:
+        """Return the same with another mean and deviation."""
+        return replace(self, mean=tuple(mean), std=tuple(std))
 
     def describe(self) -> dict[str, Any]:
         """Return everything that decides the pixels, as JSON values: part of the fingerprint of activations.

@@ -1,0 +1,154 @@
+"""The nearest rows of activations by cosine similarity: exact, in blocks, whatever is mapped stays mapped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastclf.data.dataset import Dataset
+from fastclf.data.sources.names import printable, shorten
+from fastclf.interpret.tables import Cells, Table
+from fastclf.ops import gather_rows
+from fastclf.training.inputs import check_count
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MOST_SHOWN = 40
+_AT_ONCE = 2048  # rows of a block
+
+Numbers = NDArray[np.int64]
+
+
+class RowPool:
+    """The rows of several data sets, one after another; of several views, the first. Bad rows are left out.
+
+    Attributes:
+        sets: as given.
+        of: ``[M] int64``: which set each row is of.
+        row: ``[M] int64``: which row of that set.
+    """
+
+    def __init__(self, sets: Sequence[Dataset]) -> None:
+        self.sets = sets
+        good = [ds.bad.good_rows() for ds in sets]
+        self.of = np.repeat(np.arange(len(sets)), [len(rows) for rows in good])
+        self.row = np.concatenate(good)
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def features(self, numbers: Numbers) -> Tensor:
+        """Return rows of the pool, ``[n, F] float32``, as they are."""
+        parts = [self._of_set(k, self.row[numbers[self.of[numbers] == k]]) for k in np.unique(self.of[numbers])]
+        # Numbers ascend within a set, and sets follow each other, so the parts are in order.
+        return torch.cat(parts)
+
+    def blocks(self) -> Iterator[tuple[int, Tensor]]:
+        """Yield blocks of rows scaled to length 1, and the number of their first."""
+        for first in range(0, len(self), _AT_ONCE):
+            numbers = np.arange(first, min(first + _AT_ONCE, len(self)))
+            yield first, unit(self.features(numbers))
+
+    def _of_set(self, k: int, rows: Numbers) -> Tensor:
+        matrix = self.sets[k].rows
+        assert matrix is not None
+        return gather_rows(matrix, rows)
+
+
+def unit(x: Tensor) -> Tensor:
+    """Scale rows to length 1; rows of zeros stay."""
+    return torch.nn.functional.normalize(x, dim=1)
+
+
+def nearest(x: Tensor, pool: RowPool, k: int, leave_out: Numbers | None = None) -> tuple[Numbers, NDArray[np.float32]]:
+    """Find the nearest rows of a pool by cosine similarity, exactly.
+
+    Args:
+        x: ``[Q, F] float32``.
+        pool: searched block by block.
+        k: how many; fewer where the pool has fewer.
+        leave_out: ``[Q]``, a row of the pool that does not count for each.
+
+    Returns:
+        Numbers in the pool and similarities, ``[Q, k]``, the nearest first; of equal ones, the first in the pool.
+    """
+    check_count("nearest", "k", k)
+    k = min(k, len(pool) - (leave_out is not None))
+    x = unit(x)
+    best, where = torch.full((len(x), 0), -torch.inf), torch.empty((len(x), 0), dtype=torch.int64)
+    for first, block in pool.blocks():
+        found = x @ block.T
+        if leave_out is not None:
+            inside = np.flatnonzero((leave_out >= first) & (leave_out < first + len(block)))
+            found[inside, leave_out[inside] - first] = -torch.inf
+        values, columns = found.topk(min(k, len(block)), dim=1)
+        best, where = torch.cat([best, values], 1), torch.cat([where, columns + first], 1)
+        order = best.argsort(dim=1, descending=True, stable=True)[:, :k]
+        best, where = best.gather(1, order), where.gather(1, order)
+    return where.numpy(), best.numpy()
+
+
+def nearest_others(pool: RowPool, k: int) -> Iterator[tuple[int, Numbers, NDArray[np.float32]]]:
+    """Yield for blocks of a pool's rows their nearest others, see `nearest`, and the number of the first row."""
+    for first, block in pool.blocks():
+        yield first, *nearest(block, pool, k, leave_out=np.arange(first, first + len(block)))
+
+
+@dataclass(frozen=True, repr=False)
+class Similar(Table):
+    """The nearest images of some others. Prints as a table.
+
+    Attributes:
+        sets: that were searched.
+        queries: names of the images asked about.
+        set_names: of the sets, in order.
+        of: ``[N, k] int64``: which set each found image is of.
+        rows: ``[N, k] int64``: its row in that set.
+        similarity: ``[N, k] float32`` cosines, the nearest first.
+    """
+
+    sets: Mapping[str, Dataset]
+    queries: list[str]
+    set_names: list[str]
+    of: Numbers
+    rows: Numbers
+    similarity: NDArray[np.float32]
+
+    def plot(self, query: int = 0) -> Figure:
+        """Draw the images found for one query."""
+        from fastclf.data.image import decoded
+        from fastclf.interpret.images import plots
+
+        found = [row for row in self._rows() if row[0] == self.queries[query]]
+        places = zip(self.of[query], self.rows[query], strict=True)
+        images = [decoded(self.sets[self.set_names[k]].source, int(row)) for k, row in places]
+        titles = [f"{shorten(row[3].rpartition('/')[2])}\n{row[4]:.3f}" for row in found[: len(images)]]
+        return plots(images, titles=titles, maintitle=f"nearest to {shorten(self.queries[query])}")
+
+    def _columns(self) -> list[str]:
+        return ["image", "set", "row", "file", "similarity"]
+
+    def _rows(self) -> list[list[Any]]:
+        table = []
+        for query, sets, rows, values in zip(self.queries, self.of, self.rows, self.similarity, strict=True):
+            for k, row, value in zip(sets.tolist(), rows.tolist(), values.tolist(), strict=True):
+                name = self.set_names[k]
+                table.append([query, name, row, self.sets[name].source.name(row), value])
+        return table
+
+    def _parts(self) -> tuple[str, list[Cells], list[str]]:
+        rows = self._rows()
+        cells = [["image", "set", "row", "file", "similarity"]]
+        cells += [
+            [shorten(printable(image)), name, str(row), shorten(printable(file)), f"{value:.4f}"]
+            for image, name, row, file, value in rows[:_MOST_SHOWN]
+        ]
+        notes = [f"{_MOST_SHOWN} of {len(rows):,} are shown; to_frame() has all"] if len(rows) > _MOST_SHOWN else []
+        return f"nearest images of {len(self.queries):,}", [cells], notes
