@@ -192,6 +192,11 @@ class ConvLearner(LearnerWithHead):
         folders = places_for(self._data.below(self._tmp_name))
         return activations(self.model, dl, folders, dtype=self._act_dtype, what=name, views=views)
 
+    def _need_rows(self) -> None:
+        if self._rows is None:
+            self.freeze()
+            self.precompute = True
+
     @property
     def _stage(self) -> Stage:
         return super()._stage if self._rows is None else Stage(self.head, self._head_groups, self._rows)

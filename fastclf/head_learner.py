@@ -7,9 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastclf.cross_validating import CrossValidating
 from fastclf.data.classifier_data import ImageClassifierData
-from fastclf.learner import Learner
+from fastclf.fine_tuning import FineTuning
 from fastclf.models.head import Head, check_custom_head
 from fastclf.rebuild import FINALS
 from fastclf.training.inputs import check_data
@@ -17,7 +16,7 @@ from fastclf.training.losses import constant_logits
 from fastclf.training.metrics import Metric, accuracy, mean_average_precision
 
 
-class LearnerWithHead(CrossValidating, Learner):
+class LearnerWithHead(FineTuning):
     """A learner whose last group is a new head.
 
     Saves and loads whole networks and heads alone under the same tensor names, ``head.*`` for the head's.
