@@ -18,6 +18,7 @@ from fastclf.activations.side_by_side import side_by_side
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.image_loader import ImageLoader
+from fastclf.data.data_loaders import Rows as MappedRows
 from fastclf.data.loader import Loader
 from fastclf.data.stream import StreamLoader, blocks, items
 from fastclf.errors import BadImageError
@@ -30,7 +31,6 @@ from fastclf.models.freezing import LayerGroups
 from fastclf.models.joined_body import JoinedBody
 from fastclf.models.net import Net
 from fastclf.models.precision import autocast
-from fastclf.ops.arguments import IndexedRows
 from fastclf.report import log, log_once, warn
 from fastclf.stage import Stage
 from fastclf.training.callbacks import Callback
@@ -190,10 +190,10 @@ class ConvLearner(LearnerWithHead):
         return data.with_rows(train, valid, test, augmented, self._activations("test", data.test_aug_dl, self.views))
 
     @overload
-    def _activations(self, name: str, dl: Loader, views: int = 1) -> IndexedRows: ...
+    def _activations(self, name: str, dl: Loader, views: int = 1) -> MappedRows: ...
     @overload
-    def _activations(self, name: str, dl: Loader | None, views: int = 1) -> IndexedRows | None: ...
-    def _activations(self, name: str, dl: Loader | None, views: int = 1) -> IndexedRows | None:
+    def _activations(self, name: str, dl: Loader | None, views: int = 1) -> MappedRows | None: ...
+    def _activations(self, name: str, dl: Loader | None, views: int = 1) -> MappedRows | None:
         if dl is None:
             return None
         assert isinstance(dl, ImageLoader)
@@ -214,6 +214,11 @@ class ConvLearner(LearnerWithHead):
             for part in body.parts
         ]
         return side_by_side(parts, folders)
+
+    def _need_rows(self) -> None:
+        if self._rows is None:
+            self.freeze()
+            self.precompute = True
 
     @property
     def _stage(self) -> Stage:

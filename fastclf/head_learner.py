@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from fastclf.auditing import Auditing
-from fastclf.cross_validating import CrossValidating
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.stream import row_blocks
-from fastclf.learner import Learner
+from fastclf.fine_tuning import FineTuning
 from fastclf.models.head import Head, check_custom_head
 from fastclf.rebuild import FINALS
 from fastclf.training.inputs import check_data
@@ -21,7 +20,7 @@ from fastclf.training.losses import constant_logits
 from fastclf.training.metrics import Metric, accuracy, mean_average_precision
 
 
-class LearnerWithHead(Auditing, CrossValidating, Learner):
+class LearnerWithHead(Auditing, FineTuning):
     """A learner whose last group is a new head.
 
     Saves and loads whole networks and heads alone under the same tensor names, ``head.*`` for the head's.

@@ -140,6 +140,10 @@ class Head(nn.Module):
                 nn.init.kaiming_normal_(layer.weight, generator=generator)
                 nn.init.zeros_(layer.bias)
 
+    def become(self, other: Head) -> None:
+        """Take the layers of another head of the same classes, so that whoever holds this one goes on with them."""
+        self.ps, self.widths, self.counter, self.layers = other.ps, other.widths, other.counter, other.layers
+
     def logits(self, x: Tensor) -> Tensor:
         """Compute logits ``[B, c]`` of rows ``x [B, n_in]``."""
         out: Tensor = self.layers(x)

@@ -208,6 +208,11 @@ def make_folds(
     return folds
 
 
+def most_folds(labels: Labels) -> int:
+    """Return the most stratified folds that `make_folds` makes of the rows."""
+    return int(np.bincount(_strata(labels)).max(initial=0))
+
+
 def _dealt(k: int, strata: NDArray[np.int64], groups: Sequence[Hashable] | None, seed: int) -> NDArray[np.int64]:
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 

@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+import torch
+from helpers import row_data
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+
+from fastclf import BCE, NLL, HeadLearner, ImageClassifierData
+from fastclf.training.head_runs import HeadSetting, predict_rows
+from fastclf.training.linear_heads import LinearSetting, linear_heads
+
+
+def rows_of(folder, rng, n=60, features=90, c=3, several=False):
+    """Rows around a centre per class, more features than rows."""
+    centres = rng.standard_normal((c, features))
+    labels = np.arange(n + 24) % c
+    x = (centres[labels] + 2 * rng.standard_normal((n + 24, features))).astype(np.float32)
+    y = np.eye(c, dtype=np.float32)[labels] if several else labels
+    names = [f"c{k}" for k in range(c)]
+    return ImageClassifierData.from_arrays(folder, (x[:n], y[:n]), (x[n:], y[n:]), classes=names, bs=16)
+
+
+@pytest.mark.parametrize("features", [7, 90])
+def test_a_linear_head_is_a_logistic_regression(tmp_path, rng, features):
+    data = rows_of(tmp_path, rng, features=features)
+    ds, decay = data.trn_ds, 0.03
+    (head,) = linear_heads(ds, np.arange(60), [LinearSetting(decay, standardise=True)], crit=NLL())
+    x = ds.rows.astype(np.float64)
+    scaled = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
+    scaled = np.column_stack([scaled, np.ones(60)])  # our bias bears the penalty, drawn to 0 where classes are balanced
+    peer = LogisticRegression(C=1 / (decay * 60), fit_intercept=False, tol=1e-10, max_iter=10_000).fit(scaled, ds.y)
+    ours = torch.from_numpy(predict_rows(head, ds, np.arange(60))).double().softmax(1).numpy()
+    np.testing.assert_allclose(ours, peer.predict_proba(scaled), atol=3e-3)
+
+
+def test_a_linear_head_is_the_minimum_of_the_weighted_loss(tmp_path, rng):
+    data = rows_of(tmp_path, rng, several=True)
+    ds, crit = data.trn_ds, BCE(weight=torch.tensor([1.0, 2.0, 0.5]))
+    (head,) = linear_heads(ds, np.arange(60), [LinearSetting(0.1, standardise=True)], crit=crit)
+    bn, linear = head.layers.double()
+    linear.requires_grad_(True)
+    loss = 3 * crit.from_logits(linear(bn(torch.from_numpy(ds.rows).double())), torch.from_numpy(ds.y))
+    (gradient,) = torch.autograd.grad(loss, linear.weight)
+    assert float((gradient + 0.1 * linear.weight).detach().abs().max()) < 1e-3
+
+
+def test_no_validation_label_has_a_part_in_the_choice(tmp_path, rng):
+    data = rows_of(tmp_path, rng)
+    x, y = data.val_ds.rows, data.val_y
+    other = ImageClassifierData.from_arrays(
+        tmp_path, (data.trn_ds.rows, data.trn_y), (x, (y + 1) % 3), classes=data.classes, bs=16
+    )
+    made = [HeadLearner(each) for each in (data, other)]
+    scores = [learn.fine_tune() for learn in made]
+    assert scores[0] != scores[1]
+    for one, two in zip(made[0].model.state_dict().values(), made[1].model.state_dict().values(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_what_was_chosen_is_the_learner(tmp_path, rng, capsys):
+    data = rows_of(tmp_path, rng)
+    learn = HeadLearner(data)
+    scores = learn.fine_tune(LinearSetting(0.1, standardise=False))
+    assert capsys.readouterr().out.splitlines()[0].split() == ["epoch", "trn_loss", "val_loss", "accuracy"]
+    assert scores == learn.sched.last()
+    before = learn.predict()
+    learn.save("m")
+    again = HeadLearner(data, xtra_fc=[], ps=0)
+    again.load("m")
+    np.testing.assert_array_equal(again.predict(), before)
+    learn.fit(1e-3, 1)
+    assert not np.array_equal(learn.predict(), before)
+
+
+def test_a_sweep_is_sorted_and_leaves_the_learner_alone(tmp_path, rng):
+    learn = HeadLearner(rows_of(tmp_path, rng))
+    before = learn.predict()
+    found = learn.sweep(lr=[0.01, 0.1], epochs=3, xtra_fc=[[], [8]])
+    assert len(found.settings) == 4
+    assert (np.diff(found.losses.mean(1)) >= 0).all()
+    assert str(found.best) in str(found).splitlines()[1]
+    np.testing.assert_array_equal(learn.predict(), before)
+    assert len(found.plot().get_yticklabels()) == 4
+    learn.fine_tune(found.best)
+    assert learn.head.widths == list(found.best.xtra_fc)
+    assert isinstance(found.best, HeadSetting)
+
+
+def test_a_class_of_one_row_is_learnt(tmp_path, rng):
+    x = rng.standard_normal((12, 5)).astype(np.float32)
+    y = np.array([0] * 6 + [1] * 5 + [2])
+    data = ImageClassifierData.from_arrays(tmp_path, (x, y), (x, y), classes=["a", "b", "c"], bs=4)
+    learn = HeadLearner(data)
+    with pytest.warns(UserWarning, match="all rows of the class"):
+        learn.fine_tune()
+    assert np.isfinite(learn.predict()).all()
+
+
+def test_what_cannot_be_chosen_says_why(tmp_path, rng):
+    own = nn.Sequential(nn.Linear(8, 3), nn.LogSoftmax(1))
+    data = row_data(tmp_path, rng)
+    own[0] = nn.Linear(data.trn_ds.rows.shape[1], data.c)
+    with pytest.raises(ValueError, match="custom_head"):
+        HeadLearner(data, custom_head=own).fine_tune()
