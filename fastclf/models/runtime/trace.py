@@ -1,10 +1,9 @@
 """A network's forward pass as an ONNX graph: run once, every operation that depends on the input is added.
 
-torch's own exporter, which `fastclf.models.export` uses, is not used here. It takes 1.1 to 10.8 s where this takes .07
-to .7 (12 networks, on a busy machine). Its graph could be kept for other weights only unoptimized, as optimizing folds
-BatchNorm into them, and that runs at .33 of this one's rate (EfficientNet-Lite0) or .72 (ResNet-50); optimized, it is
-as fast as this. A trace holds for its image
-size, whose numbers are part of it (paddings, shapes), and for any number of images.
+torch's own exporter, which `fastclf.models.export` uses, takes 1.1 to 10.8 s where this takes .07 to .7 (11 networks,
+on a busy machine). Its optimized graph is as fast, but has BatchNorm folded into the weights, so it cannot be kept for
+others; not optimized, it runs at .33 of this one's rate (EfficientNet-Lite0) and .72 (ResNet-50). A trace holds for its
+image size, whose numbers are part of it (paddings, shapes), and for any number of images.
 """
 
 from __future__ import annotations
