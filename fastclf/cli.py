@@ -18,7 +18,8 @@ from fastclf.report import show, warnings_as_lines
 COMMANDS = {
     "train": "train a classifier on folders of images or a table, into a run folder",
     "predict": "predict images with a saved model",
-    "export": "write a saved model as an ONNX file",
+    "export": "write a saved model as one file, for use without fastclf",
+    "verify": "check an exported file against the answers in it",
     "check": "look for what is odd about a data set",
     "cache": "list or prune cached activations",
     "env": "what fastclf runs on here: versions, processor, native code, GPU",

@@ -26,7 +26,7 @@ from fastclf.head_learner import LearnerWithHead, describe_head, make_head, metr
 from fastclf.interrupts import Interrupts
 from fastclf.models.archs import Architecture, build_bodies
 from fastclf.models.body import Body
-from fastclf.models.export import write_onnx
+from fastclf.models.export import write_model
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.joined_body import JoinedBody
 from fastclf.models.net import Net
@@ -290,22 +290,23 @@ class ConvLearner(LearnerWithHead):
         self._refresh_rows()
 
     @long_call("nothing was written; call it again.")
-    def export(self, name: str) -> Path:
-        """Write the whole classifier as an ONNX file, ``NAME.onnx`` in the models folder, for use without fastclf.
+    def export(self, name: str, format: str = "onnx") -> Path:
+        """Write the whole classifier as ``NAME.onnx`` or ``NAME.pt2`` in the models folder, for use without fastclf.
 
-        Its input ``pictures`` is ``[n, sz, sz, 3] uint8`` RGB, already cropped and resized to ``sz``; normalising is
-        part of the file. Its output is that of `predict`. See `fastclf.models.export.to_onnx` for the rest.
+        Its input ``pixels`` is ``[n, h, w, 3] uint8`` RGB, of any size; crop, resizing and normalisation are part of
+        the file. Its output are probabilities. See `fastclf.models.export.write_model` for the rest.
 
         Raises:
-            ExportError: the network has an operation that cannot be written, or ONNX Runtime computes something else.
+            ExportError: the network does something that cannot be written, or the file computes something else.
+            ValueError: there is no such format, or the data has no transforms.
         """
         data = self._data
         if data.tfms is None:
             raise ValueError("export: data has no transforms, so sz and normalisation are not known")
         path = self._model_path(name)
-        path = path.with_name(path.name + ".onnx")
-        kind, tuned = data.trn_ds.labels.kind, (self.decision.temperature, self.decision.thresholds)
-        write_onnx(path, self.model, data.tfms[1], [str(c) for c in data.classes], kind, *tuned)
+        path = path.with_name(f"{path.name}.{format}")
+        kind, classes = data.trn_ds.labels.kind, [str(c) for c in data.classes]
+        write_model(path, self.model, data.tfms[1], classes, kind, self.decision.to_dict(), format)
         return path
 
     @long_call(NOTHING_CHANGED)

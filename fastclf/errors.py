@@ -7,7 +7,7 @@ FastclfError
 ├── WeightsError: pretrained weights that cannot be had or do not fit the architecture
 ├── ActivationFileError: a file of cached activations that is damaged or does not belong here
 ├── CheckpointError: a saved model that is damaged or does not fit
-├── ExportError: a network that cannot be written as an ONNX file
+├── ExportError: a network that cannot be written as one file, ONNX or pt2
 ├── GpuMemoryError: a batch is too large for the GPU's memory
 ├── DivergedError: training ran into numbers that are not finite
 └── BackendError: DALI or the native module is missing, or was built for something else
@@ -61,7 +61,7 @@ class DivergedError(FastclfError):
 
 
 class ExportError(FastclfError):
-    """A network cannot be written as an ONNX file that computes the same."""
+    """A network cannot be written as one file that computes the same."""
 
 
 class GpuMemoryError(FastclfError):

@@ -159,23 +159,23 @@ class Classifier:
         return (replace(part, unknown=unknown) for part in parts)
 
     @long_call("nothing was written; call it again.")
-    def export(self, path: str | os.PathLike[str] | None = None) -> Path:
-        """Write the classifier as an ONNX file, see `fastclf.models.export.to_onnx`; return its path.
+    def export(self, path: str | os.PathLike[str] | None = None, format: str = "onnx") -> Path:
+        """Write the classifier as one file, see `fastclf.models.export.write_model`; return its path.
 
         Args:
-            path: the file; by default ``NAME.onnx`` beside the saved model.
+            path: the file; by default ``NAME.onnx`` or ``NAME.pt2`` beside the saved model.
+            format: ``"onnx"``, or ``"pt2"`` for a program of torch.export.
 
         Raises:
-            ExportError: the network does something that cannot be written, or onnxruntime computes something else.
-            ValueError: the model takes activations, or is wholly your own.
+            ExportError: the network does something that cannot be written, or the file computes something else.
+            ValueError: there is no such format, or the model takes activations, or is wholly your own.
         """
-        from fastclf.models.export import write_onnx
+        from fastclf.models.export import write_model
 
         if self.tfms is None or not isinstance(self.model, Net):
             raise ValueError("export: the model must be a network of fastclf's that takes images")
-        file = self.place.with_name(f"{self.place.name}.onnx") if path is None else Path(path)
-        tuned = (self.decision.temperature, self.decision.thresholds)
-        write_onnx(file, self.model, self.tfms, self.classes, self.kind, *tuned)
+        file = self.place.with_name(f"{self.place.name}.{format}") if path is None else Path(path)
+        write_model(file, self.model, self.tfms, self.classes, self.kind, self.decision.to_dict(), format)
         return file
 
     def _parts(self, x: Any, topk: int, batch_size: int, on_bad: OnBad) -> Iterator[Predictions]:

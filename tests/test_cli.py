@@ -126,8 +126,8 @@ def test_export(model, tmp_path, capsys):
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == NAMES
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
-    (found,) = session.run(None, {"pictures": pixels})
-    np.testing.assert_allclose(found, fastclf.load(path).predict(pixels).outputs, atol=1e-4)
+    (found,) = session.run(None, {"pixels": pixels})
+    np.testing.assert_allclose(found, fastclf.load(path).predict(pixels).probs, atol=1e-4)
 
 
 def test_export_of_rows_is_refused(tmp_path, rng, capsys):

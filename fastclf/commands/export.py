@@ -13,12 +13,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="a saved model: models/NAME, or a folder with one, such as a run"
     )
-    parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="the ONNX file (default: beside the model)")
+    parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="the file to write (default: beside the model)")
+    parser.add_argument("--format", choices=("onnx", "pt2"), default="onnx", help="ONNX, or a program of torch.export")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Write the ONNX file, and show its path."""
+    """Write the file, and show its path."""
     from fastclf.predictor import load
 
     clf = load(arguments.model, device="cpu")
-    show(str(clf.export(arguments.out)))
+    show(str(clf.export(arguments.out, arguments.format)))

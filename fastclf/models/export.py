@@ -1,133 +1,171 @@
-"""A whole classifier as one ONNX file, from bytes of pixels to predictions: nothing to prepare outside of it."""
+"""A whole classifier as one file, from pixels of any size to answers: nothing to prepare outside of it."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import json
-from collections.abc import Sequence
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
 
-from fastclf.data.transforms.spec import TransformSpec
+from fastclf.checkpoint import library_versions
+from fastclf.data.image_transforms import Transforms
 from fastclf.errors import ExportError
 from fastclf.files import publish, write_new
-from fastclf.models.head import Head
+from fastclf.models.from_pixels import FromPixels
 from fastclf.models.net import Net
-from fastclf.models.runtime.engines import onnx_runtime
-from fastclf.models.runtime.operations import UnknownOperationError
-from fastclf.models.runtime.trace import trace
+from fastclf.models.verify import METADATA, TOLERANCE, packed, verify
 
-TOLERANCE = 1e-4
-INPUT = "pictures"  # part of exported files
-_GIVES = {"one": "log-probabilities", "several": "probabilities", "numbers": "values"}
+FORMATS = ("onnx", "pt2")
+INPUT, GIVES = "pixels", {"one": "probabilities", "several": "probabilities", "numbers": "values"}
+_TEST_SHAPES = ((48, 64), (97, 31), (1, 90), (150, 7))  # of the images that travel in a file
 
 
-class _FromPixels(nn.Module):
-    """Images ``[B, sz, sz, 3] uint8`` to the network's output ``[B, c]``."""
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, net: Net, stats: tuple[Sequence[float], Sequence[float]]) -> None:
-        super().__init__()
-        mean, std = (torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1) for values in stats)
-        self.net = net
-        self.register_buffer("scale", (1 / (255 * std)).float())
-        self.register_buffer("shift", (-mean / std).float())
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        x = pixels.float().permute(0, 3, 1, 2)
-        out: Tensor = self.net(x * self.scale + self.shift)
-        return out
+def check_format(format: str) -> None:
+    """Raise ValueError where there is no such format."""
+    if format not in FORMATS:
+        raise ValueError(f"export: format must be one of {', '.join(FORMATS)}, got {format!r}")
 
 
-def write_onnx(
+def write_model(
     file: Path,
     net: Net,
-    tfms: TransformSpec,
+    tfms: Transforms,
     classes: Sequence[str],
     kind: str,
-    temperature: float = 1.0,
-    thresholds: Sequence[float] | None = None,
+    tuned: Mapping[str, Any],
+    format: str = "onnx",
 ) -> None:
-    """Write a classifier to an ONNX file, whole or not at all; see `to_onnx`.
+    """Write a classifier as ONNX or as a program of torch.export, whole or not at all, verified before it is published.
+
+    Its one input ``pixels`` is ``[n, h, w, 3] uint8``, RGB, upright: n images of any one size, all three free. Crop,
+    resizing and normalisation as in validation, the network and the temperature are part of the file, in float32. Its
+    one output ``[n, c] float32`` is called ``probabilities``, or ``values`` in a regression.
+
+    The metadata are texts, JSON where they are no plain text: ``classes``, ``labels`` (``kind``), ``output``, ``arch``,
+    ``transforms``, ``versions``, ``tests`` (images and their answers, see `verify`), and what ``tuned`` holds. ONNX has
+    them as ``metadata_props``, a program of torch.export in its extra file ``fastclf.json``.
 
     Args:
         file: where to.
-        net: see `to_onnx`.
-        tfms: of validation: size, mean and deviation.
-        classes: see `to_onnx`.
-        kind: what an image is labelled with: ``"one"`` class, ``"several"`` classes or ``"numbers"``.
-        temperature: see `to_onnx`.
-        thresholds: see `to_onnx`.
-    """
-    model = to_onnx(net, tfms.sz, (tfms.mean, tfms.std), classes, _GIVES[kind], temperature, thresholds)
-    publish(file, lambda temporary: write_new(temporary, model))
-
-
-def to_onnx(
-    net: Net,
-    sz: int,
-    stats: tuple[Sequence[float], Sequence[float]],
-    classes: Sequence[str],
-    gives: str,
-    temperature: float = 1.0,
-    thresholds: Sequence[float] | None = None,
-) -> bytes:
-    """Write a classifier as an ONNX file (opset 20).
-
-    Its input ``pictures`` is ``[n, sz, sz, 3] uint8``: RGB, already cropped and resized, any number of them. The
-    normalisation, body, pool and head are in the graph, in float32. Its one output ``[n, c] float32`` is what
-    `Learner.predict` gives.
-
-    Args:
         net: body and head, as they are now.
-        sz: side of the images.
-        stats: mean and deviation, per channel in 0..1, that the images are normalised with.
+        tfms: of validation.
         classes: names of the output's columns.
-        gives: what the output is: ``log-probabilities``, ``probabilities`` or ``values``.
-        temperature: the logits are divided by it, in the graph.
-        thresholds: of several labels, the probability above which an image has each.
-
-    Returns:
-        The file. Its ``metadata_props`` are ``classes`` (a JSON list), ``sz``, ``arch`` and ``output`` (``gives``), and
-        ``thresholds`` (a JSON list) where they are given.
+        kind: what an image is labelled with: ``"one"`` class, ``"several"`` classes or ``"numbers"``.
+        tuned: ``temperature``, ``thresholds`` and ``confidences``, as far as the model has them.
+        format: ``"onnx"`` or ``"pt2"``.
 
     Raises:
-        ExportError: a head that is not ours has a temperature; the network has an operation that is not known here; or
-            ONNX Runtime computes other values.
+        ExportError: a package is missing, the network does something that cannot be written, or the file computes
+            something else.
+        ValueError: there is no such format.
     """
-    whole = _FromPixels(copy.deepcopy(net).cpu(), stats).eval()
-    _divide_logits(whole.net.head, temperature)
-    metadata = {
-        "classes": json.dumps(list(classes), ensure_ascii=False),
-        "sz": str(sz),
+    check_format(format)
+    if format == "onnx" and not all(map(find_spec, ("onnx", "onnxscript"))):
+        raise ExportError("export: onnx and onnxscript are not installed. pip install onnx onnxscript")
+    whole = FromPixels(copy.deepcopy(net).cpu(), tfms, kind, tuned.get("temperature", 1.0)).eval().requires_grad_(False)
+    values = {
+        "classes": list(classes),
+        "labels": kind,
+        "output": GIVES[kind],
         "arch": net.body.arch,
-        "output": gives,
+        "transforms": tfms.describe(),
+        "versions": library_versions(),
+        "tests": _tests(whole, tfms),
+        **tuned,
     }
-    if thresholds is not None:
-        metadata["thresholds"] = json.dumps(list(thresholds))
-    pixels = torch.randint(0, 256, (3, sz, sz, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    metadata = {
+        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for key, value in values.items()
+    }
+    program = _program(whole, net.body.arch)
+    data = _onnx(program, metadata, GIVES[kind]) if format == "onnx" else _pt2(program, metadata)
+
+    def write(temporary: Path) -> None:
+        write_new(temporary, data)
+        worst = verify(temporary, format)
+        if not worst <= TOLERANCE:
+            raise ExportError(f"export: the file computes other answers than the model, off by {worst:.1e}")
+
+    publish(file, write)
+
+
+def _tests(whole: FromPixels, tfms: Transforms) -> list[dict[str, Any]]:
+    """Return small images and their answers, whose crops come from the renderer that validation uses."""
+    rng = np.random.default_rng(0)
+    tests = []
+    for height, width in _TEST_SHAPES:
+        coarse = rng.integers(0, 256, (-(-height // 4), -(-width // 4), 3), np.uint8)
+        image: NDArray[np.uint8] = coarse.repeat(4, 0).repeat(4, 1)[:height, :width].copy()
+        with torch.no_grad():
+            answer = whole.answers(torch.from_numpy(tfms(image))[None])[0]
+        tests.append(packed(image, answer.numpy()))
+    return tests
+
+
+def _program(whole: FromPixels, arch: str) -> torch.export.ExportedProgram:
+    example = torch.zeros(2, whole.sz + 5, whole.sz + 3, 3, dtype=torch.uint8)
+    sizes = dict.fromkeys(range(3), torch.export.Dim.DYNAMIC)
+    with _silence(), _refused(arch):
+        return torch.export.export(whole, (example,), dynamic_shapes=(sizes,))
+
+
+def _onnx(program: torch.export.ExportedProgram, metadata: Mapping[str, str], output: str) -> bytes:
+    with _silence(), _refused(""):
+        made = torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=[INPUT],
+            output_names=[output],
+            dynamic_shapes=({0: "n", 1: "h", 2: "w"},),
+            verbose=False,
+        )
+        assert made is not None
+        made.model.metadata_props.update(metadata)
+        data: bytes = made.model_proto.SerializeToString()
+    return data
+
+
+def _pt2(program: torch.export.ExportedProgram, metadata: Mapping[str, str]) -> bytes:
+    buffer = io.BytesIO()
+    with _silence():
+        torch.export.save(program, buffer, extra_files={METADATA: json.dumps(metadata)})
+    return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def _refused(arch: str) -> Iterator[None]:
+    """Turn whatever the exporter raises into an `ExportError`."""
     try:
-        model, expected = trace(whole, pixels, INPUT, metadata)
-    except UnknownOperationError as error:
-        raise ExportError(f"export: {error}: {net.body.arch} or its head. torch.onnx.export may know it.") from error
-    run = onnx_runtime(model, torch.get_num_threads(), INPUT)
-    found = torch.cat([run(pixels[:1]), run(pixels[1:])])
-    worst = float((found - expected).abs().max())
-    if not worst <= TOLERANCE * max(1.0, float(expected.abs().max())):
-        raise ExportError(f"export: ONNX Runtime computes other values, off by {worst:.1e}")
-    return model
+        yield
+    except Exception as error:  # it raises what it likes
+        reason = " ".join(str(error).split())[:300]
+        raise ExportError(
+            f"export: {arch or 'the network'} or its head cannot be written: {reason}. A head of your own must do with "
+            "tensors alone: no branches on their values, no NumPy"
+        ) from error
 
 
-def _divide_logits(head: nn.Module, temperature: float) -> None:
-    """Divide a head's last layer by the temperature."""
-    if temperature == 1:
-        return
-    if not isinstance(head, Head):
-        raise ExportError("export: the logits of your own head are not known, so no temperature can be written")
-    with torch.no_grad():
-        for parameter in head.layers[-1].parameters():
-            parameter.div_(temperature)
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep what the exporter prints, warns of and logs from the user."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -16,8 +16,8 @@ from fastclf.calls import outlives_fork
 Run = Callable[[Tensor], Tensor]
 
 
-def onnx_runtime(model: bytes, threads: int, name: str = "x") -> Run:
-    """ONNX Runtime; ``name`` is what the file calls its input.
+def onnx_runtime(model: bytes, threads: int) -> Run:
+    """ONNX Runtime.
 
     Its threads sleep between operations instead of spinning: decoding and the head's training share the processor.
     It gathers no telemetry, unless the environment already says that it may.
@@ -32,7 +32,7 @@ def onnx_runtime(model: bytes, threads: int, name: str = "x") -> Run:
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def run(x: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {name: x.contiguous().numpy()})[0])
+        return torch.from_numpy(session.run(None, {"x": x.contiguous().numpy()})[0])
 
     return outlives_fork(run)
 

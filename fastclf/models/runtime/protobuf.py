@@ -77,7 +77,6 @@ def model(
     tensors: Iterable[Parts],
     inputs: Iterable[ValueInfo],
     outputs: Iterable[ValueInfo],
-    metadata: Mapping[str, str],
 ) -> bytes:
     """Encode a ``ModelProto``, a whole file."""
     graph: Parts = []
@@ -91,8 +90,6 @@ def model(
     for info in outputs:
         graph += _message(12, info.parts())
     whole = _integer(1, IR_VERSION) + _text(2, "fastclf") + _message(7, graph) + _message(8, _integer(2, OPSET))
-    for key, value in metadata.items():
-        whole += _message(14, _text(1, key) + _text(2, value))
     return b"".join(whole)
 
 
