@@ -19,7 +19,7 @@ activations
 describe stage training
 decision predictions rebuild
 interpret
-saving predicting evaluating predictor learner head_learner conv_learner
+saving predicting evaluating reporting predictor learner head_learner conv_learner
 fastclf
 demo commands cli __main__
 """  # a name stands for a module, or for a package with all that is in it
