@@ -75,7 +75,7 @@ class Reporting(Evaluating):
     def report(self, path: str | os.PathLike[str] = "report.html", is_test: bool = False) -> Path:
         """Write one HTML page about the model, and return its path: data, training, figures, mistakes, duplicates.
 
-        It needs no network and holds its images, so it can be sent to others: at most about 2 MB.
+        It needs no network and holds its images, so it can be sent to others: mostly below 1 MB.
 
         Args:
             path: of the page, relative to the working folder; written whole or not at all, over an older one.
