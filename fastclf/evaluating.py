@@ -58,13 +58,18 @@ class Evaluating(Predicting):
                 raise ValueError("evaluate: unknown is for one label; with several, an image may have none of them")
             self.decision.least_confidence(unknown)  # an error now, not after predicting
         preds, targs = self._averaged(is_test, tta)
-        name = "test" if is_test else "validation"
         views = ", mean of augmented views" if tta else ""
+        return self._evaluation(preds, targs, labels, is_test, views=views, topk=topk, unknown=unknown)
+
+    def _evaluation(
+        self, preds: Array, targs: Array, labels: Labels, is_test: bool, views: str = "", **how: Any
+    ) -> Evaluation:
+        name = "test" if is_test else "validation"
         aim = f"{labels.c} number(s)" if labels.is_reg else f"{labels.c:,} {'labels' if labels.is_multi else 'classes'}"
         tuned = self.decision.thresholds is not None or self.decision.temperature != 1
         notes = ["what was tuned on these rows looks better on them than on others"] if tuned and not is_test else []
         title = f"{name} set, {aim}{views}"
-        return evaluate(preds, targs, labels, self.decision, topk=topk, unknown=unknown, title=title, notes=notes)
+        return evaluate(preds, targs, labels, self.decision, title=title, notes=notes, **how)
 
     @long_call("the temperature is as it was.")
     def calibrate(self) -> float:

@@ -15,7 +15,6 @@ from torch import nn
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.describe import describe_learner
-from fastclf.evaluating import Evaluating
 from fastclf.interrupts import Interrupts
 from fastclf.losses import BCE, L1, NLL
 from fastclf.models.freezing import LayerGroups
@@ -24,6 +23,7 @@ from fastclf.models.summary import summary_table
 from fastclf.ops.head.spec import Precision
 from fastclf.philox import check_seed
 from fastclf.report import log, show
+from fastclf.reporting import Reporting
 from fastclf.saving import Saving
 from fastclf.schedules import Constant, RangeTest, RateFunction, Schedule
 from fastclf.stage import Stage
@@ -58,7 +58,7 @@ _FINALS = {NLL: "log_softmax", BCE: "sigmoid", L1: "none"}  # our losses -> the 
 _SEARCH_STEPS = 100  # of lr_find, at least
 
 
-class Learner(Evaluating, Saving):
+class Learner(Reporting, Saving):
     """Train and apply the user's own model; see `ConvLearner` for a pretrained one, `HeadLearner` for activations.
 
     Args:

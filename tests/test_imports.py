@@ -19,7 +19,7 @@ activations
 describe stage training
 decision predictions rebuild
 interpret
-saving predicting evaluating auditing cross_validating predictor learner fine_tuning head_learner conv_learner comparing
+saving predicting evaluating reporting auditing cross_validating predictor learner fine_tuning head_learner conv_learner comparing
 fastclf
 demo commands cli __main__
 """  # a name stands for a module, or for a package with all that is in it

@@ -96,9 +96,10 @@ class Evaluation:
         return f"<p><b>{html.escape(self.title)}</b></p>{tables}{notes}"
 
     def _tables(self) -> list[Cells]:
-        return [self._overall_cells(), *([self._each_cells()] if len(self.names) > 1 else [])]
+        return [self.overall_cells(), *([self.each_cells(self._shown())] if len(self.names) > 1 else [])]
 
-    def _overall_cells(self) -> Cells:
+    def overall_cells(self) -> Cells:
+        """Return the table of the whole set as text, its head first."""
         hidden = () if "exact_match" in self.overall else _SAME_AS_ACCURACY
         cells = [["", "value", "95 % interval"]]
         for name, value in self.overall.items():
@@ -107,10 +108,11 @@ class Evaluation:
                 cells.append([name.replace("_", " "), number(value), interval])
         return cells
 
-    def _each_cells(self) -> Cells:
+    def each_cells(self, shown: Sequence[int]) -> Cells:
+        """Return the table of some classes, labels or columns as text, its head first."""
         columns = [name for name in _COLUMNS if name in self.each]
         head = ["", *(name.replace("_", " ").replace("average", "avg") for name in columns)]
-        rows = ([shorten(self.names[k]), *(number(self.each[name][k]) for name in columns)] for k in self._shown())
+        rows = ([shorten(self.names[k]), *(number(self.each[name][k]) for name in columns)] for k in shown)
         return [head, *rows]
 
     def _shown(self) -> Sequence[int]:

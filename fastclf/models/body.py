@@ -50,6 +50,11 @@ class Body(nn.Module):
         """The early and the late layers; together they hold every parameter exactly once."""
         raise NotImplementedError
 
+    @property
+    def stages(self) -> list[nn.Module]:
+        """The layers between image and pool, in the order in which they first run."""
+        raise NotImplementedError
+
     def forward(self, x: Tensor) -> Tensor:
         """Compute features ``[B, n_features]`` of images ``[B, 3, H, W]``."""
         raise NotImplementedError
@@ -80,6 +85,11 @@ class SequentialBody(Body):
     def groups(self) -> tuple[nn.Module, nn.Module]:
         """``first`` and ``second``."""
         return self.first, self.second
+
+    @property
+    def stages(self) -> list[nn.Module]:
+        """Those of ``first``, then of ``second``."""
+        return [*self.first, *self.second]
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute features ``[B, 2 * channels]`` of images ``[B, 3, H, W]``."""

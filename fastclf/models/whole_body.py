@@ -92,6 +92,11 @@ class WholeBody(Body):
                 early.register_parameter(name.replace(".", "_"), parameter)
         return early, late
 
+    @property
+    def stages(self) -> list[nn.Module]:
+        """Early, then late layers."""
+        return [self.model.get_submodule(path) for path in (*self.plan.early, *self.plan.late)]
+
     def forward(self, x: Tensor) -> Tensor:
         """Compute features ``[B, n_features]`` of images ``[B, 3, H, W]``.
 
