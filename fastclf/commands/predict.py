@@ -77,7 +77,10 @@ def _named(table: Path, folders: list[str]) -> list[str]:
         rows = csv.DictReader(lines)
         if "file" not in (rows.fieldnames or ()):
             raise ValueError(f"{table} must have a column 'file', got {rows.fieldnames}")
-        return [str(Path(folders[0]).expanduser() / row["file"]) for row in rows]
+        names = [str(Path(folders[0]).expanduser() / row["file"]) for row in rows]
+    if not names:
+        raise ValueError(f"{table} has no row")
+    return names
 
 
 def _print(parts: Iterator[Any], written: Callable[[dict[str, Any]], str], stream: TextIO) -> None:

@@ -92,12 +92,6 @@ def decode(task: Task, note: Callable[[int, Decoded], None]) -> None:
                 note(row, decoded)
 
 
-def start() -> None:
-    """Start the shared child process now, which takes half a second, so that it is ready when it is needed."""
-    with _lock:
-        _shared.started()
-
-
 Groups: TypeAlias = Generator[list[tuple[int, Decoded]], None, None]
 """What came of files, some at a time: the number of each in its task, and what it is. To be closed."""
 
