@@ -18,6 +18,7 @@ from fastclf.report import show, warnings_as_lines
 COMMANDS = {
     "train": "train a classifier on folders of images or a table, into a run folder",
     "predict": "predict images with a saved model",
+    "eval": "how good a saved model is on labelled images",
     "export": "write a saved model as one file, for use without fastclf",
     "verify": "check an exported file against the answers in it",
     "check": "look for what is odd about a data set",

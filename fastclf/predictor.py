@@ -5,10 +5,10 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -17,14 +17,15 @@ from torch import Tensor, nn
 from fastclf import rebuild
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.checkpoint import read_info
-from fastclf.data.bad_images import MAX_PIXELS
+from fastclf.data import truth
 from fastclf.data.dataset import Dataset
 from fastclf.data.loader import LoaderOptions, RowLoader
 from fastclf.data.options import as_device, as_threads
+from fastclf.data.served import BlockServer, block_server
 from fastclf.data.sources.arrays import ArraySource
 from fastclf.data.sources.labels import Labels
 from fastclf.data.sources.names import printable
-from fastclf.data.stream import ImageBlock, StreamLoader, blocks, items, row_blocks
+from fastclf.data.stream import ImageBlock, blocks, items, row_blocks
 from fastclf.errors import BadImageError, CheckpointError, GpuMemoryError
 from fastclf.models.net import Net, head_of
 from fastclf.predictions import Predictions, joined
@@ -32,7 +33,11 @@ from fastclf.report import Progress
 from fastclf.training.evaluate import Objective, scores_of
 from fastclf.training.inputs import check_count
 from fastclf.training.losses import default_loss
+from fastclf.training.metrics import mark_without_prediction
 from fastclf.training.resume import load_model
+
+if TYPE_CHECKING:
+    from fastclf.interpret.evaluation import Evaluation
 
 OnBad = Literal["raise", "nan"]
 _SHOWN = 5
@@ -94,7 +99,7 @@ class Classifier:
         self.decision = rebuild.saved_decision(info, f"{place}.json")
         self.device, self.info = device, info
         self._threads = num_threads
-        self._loaders: dict[tuple[str, int], list[StreamLoader]] = {}  # idle ones, by kind of block and batch size
+        self._servers: dict[tuple[str, int], list[BlockServer]] = {}  # idle ones, by kind of block and batch size
         crit = default_loss(is_multi=self.kind == "several", is_reg=self.kind == "numbers")
         self._objective = Objective(self.model, crit)
 
@@ -158,6 +163,56 @@ class Classifier:
         parts = self._parts(x, min(topk, max(1, len(self.classes))), batch_size, on_bad)
         return (replace(part, unknown=unknown) for part in parts)
 
+    @long_call(NOTHING_CHANGED)
+    def evaluate(
+        self,
+        x: Any,
+        y: Any = None,
+        *,
+        csv: str | os.PathLike[str] | None = None,
+        folder: str = ".",
+        suffix: str = "",
+        topk: int = 5,
+        unknown: float | None = None,
+        batch_size: int = 64,
+        on_bad: OnBad = "raise",
+    ) -> Evaluation:
+        """Return how good the predictions are for labelled images, as `Learner.evaluate` does.
+
+        Args:
+            x: a folder with a folder per class; with ``csv``, the images' folder; with ``y``, what `predict` takes.
+            y: what the images are: names or numbers of classes; of several labels lists of names, or 0 and 1
+                ``[N, C]``; in a regression numbers.
+            csv: a table of file names and labels.
+            folder: with ``csv``, where the images are, below x.
+            suffix: with ``csv``, what the names in the table lack, such as ``".jpg"``.
+            topk: see `Learner.evaluate`, as ``unknown``.
+            unknown: see there.
+            batch_size: see `predict`, as ``on_bad``; images that cannot be decoded are left out of all figures.
+            on_bad: see there.
+
+        Raises:
+            LabelError: a class is none of the model's; names them.
+            FileNotFoundError: a folder, the table or the file of a row is missing.
+            ValueError: arguments do not fit. Errors of `predict` as there.
+        """
+        from fastclf.interpret.evaluation import evaluate
+
+        is_path = isinstance(x, str | os.PathLike)
+        if (y is None and not is_path) or (y is not None and csv is not None):
+            raise ValueError("evaluate: pass a folder of class folders, a folder and csv=, or images and y=.")
+        like = Labels(np.zeros((0, self.info["c"])), self.classes, self.kind == "several", self.kind == "numbers")
+        if y is None and csv is None:
+            x, labels = truth.of_folder(Path(x).expanduser(), self.classes)
+        elif csv is not None:
+            x, labels = truth.of_table(Path(x).expanduser(), Path(csv).expanduser(), like, folder, suffix)
+        made = self.predict(x, batch_size=batch_size, on_bad=on_bad)
+        if y is not None:
+            labels = truth.of_list(y, like, len(made))
+        targets = mark_without_prediction(torch.from_numpy(labels.y), torch.from_numpy(np.isnan(made.outputs).any(1)))
+        kind = f"{like.c} number(s)" if like.is_reg else f"{like.c:,} {'labels' if like.is_multi else 'classes'}"
+        return evaluate(made.outputs, targets.numpy(), labels, self.decision, topk=topk, unknown=unknown, title=kind)
+
     @long_call("nothing was written; call it again.")
     def export(self, path: str | os.PathLike[str] | None = None, format: str = "onnx") -> Path:
         """Write the classifier as one file, see `fastclf.models.export.write_model`; return its path.
@@ -195,25 +250,22 @@ class Classifier:
     def _of_block(
         self, block: ImageBlock, topk: int, batch_size: int, on_bad: OnBad, advance: Callable[[int], object]
     ) -> Predictions:
-        files, ds = [item.name for item in block.items], block.dataset(MAX_PIXELS)
-        fatal = ds.bad.reasons if on_bad == "raise" else {}  # grows while the batches are made
+        files = [item.name for item in block.items]
+        bad = {row: item.why for row, item in enumerate(block.items) if item.why}
+        fatal = bad if on_bad == "raise" else {}  # grows while the batches are made
         _raise_bad(files, fatal)
-        idle = self._loaders.setdefault((block.items[0].kind, batch_size), [])
+        idle = self._servers.setdefault((block.items[0].kind, batch_size), [])
         assert self.tfms is not None
-        loader = idle.pop() if idle else StreamLoader(self.tfms, self._options(batch_size))
-        loader.serve(ds)
+        server = idle.pop() if idle else block_server(self.tfms, self._options(batch_size))
         scores = torch.full((len(files), self.info["c"]), torch.nan)
-        found: list[Tensor] = []
-        with torch.inference_mode():
-            for images, _ in loader.batches(0):
+        with torch.inference_mode(), closing(server.batches(block, bad)) as batches:
+            for rows, images in batches:
                 _raise_bad(files, fatal)
-                found.append(self._scores(images))
-                advance(len(images))
+                scores[torch.from_numpy(rows)] = self._scores(images).reshape(-1, self.info["c"])
+                advance(len(rows))
         _raise_bad(files, fatal)
-        if found:
-            scores[torch.from_numpy(loader.served)] = torch.cat(found).reshape(-1, self.info["c"])
-        idle.append(loader)
-        return self._predictions(scores, files, topk, dict(ds.bad.reasons))
+        idle.append(server)
+        return self._predictions(scores, files, topk, bad)
 
     def _scores(self, images: Tensor) -> Tensor:
         try:

@@ -119,6 +119,46 @@ def test_a_table_is_written_whole_or_not_at_all(model, tmp_path, capsys):
 # export
 
 
+def test_eval(model, tmp_path, capsys):
+    path, folder, _ = model
+    want = fastclf.load(path).evaluate(folder)
+    assert main(["eval", str(path), str(folder)]) == 0
+    assert capsys.readouterr().out == f"{want}\n"
+    assert main(["eval", str(path), str(folder), "--json", "--out", str(tmp_path / "each.csv")]) == 0
+    assert json.loads(capsys.readouterr().out) == want.to_dict()
+    assert pd.read_csv(tmp_path / "each.csv")["name"].tolist() == NAMES
+    write_images(tmp_path / "other", {"violet": 2, "red": 2})
+    assert main(["eval", str(path), str(tmp_path / "other")]) == 1
+    assert "'violet' in the folders" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["check", "train", "eval", "predict"])
+def test_a_folder_that_is_empty_or_missing_is_one_line(command, model, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    for folder in ("empty", "missing"):
+        typed = [command, *([str(model[0])] if command in ("eval", "predict") else []), str(tmp_path / folder)]
+        assert main([*typed, *(["-o", str(tmp_path / "run")] if command == "train" else [])]) == 1
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1
+        assert lines[0].startswith(f"fastclf {command}: ")
+        assert folder in lines[0]
+
+
+def test_predict_refuses_the_unknown(model, capsys):
+    path, folder, _ = model
+    assert main(["predict", str(path), str(folder), "--unknown", ".05"]) == 1
+    assert "learn.calibrate()" in capsys.readouterr().err
+
+
+def test_predict_of_a_table(model, tmp_path, capsys):
+    path, folder, _ = model
+    names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.png"))
+    pd.DataFrame({"n": range(len(names)), "file": names}).to_csv(folder / "names.csv", index=False)
+    assert main(["predict", str(path), str(folder), "--csv", str(folder / "names.csv"), "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["file"] for line in lines] == [str(folder / name) for name in names]
+
+
 def test_export(model, tmp_path, capsys):
     path, _, _ = model
     assert main(["export", str(path), "-o", str(tmp_path / "model.onnx")]) == 0

@@ -13,13 +13,14 @@ errors report interrupts philox losses schedules calls files autotune
 ops
 data.sources data.input_stall data.transforms data.decode data.bad_images data.dataset data.image_transforms
 data.validation data.loader data.image_loader data.image data.options data.resize data.sets data.summary
-data.data_loaders data.stream data.classifier_data data
+data.data_loaders data.stream data.served data.truth data.classifier_data data
 checkpoint models
 activations
 describe stage training
 decision predictions rebuild
 interpret
-saving predicting evaluating reporting auditing cross_validating predictor learner fine_tuning head_learner conv_learner comparing
+saving predicting evaluating reporting auditing cross_validating predictor learner fine_tuning head_learner conv_learner
+comparing loggers
 fastclf
 demo commands cli __main__
 """  # a name stands for a module, or for a package with all that is in it

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from fastclf import (
     CropType,
     HeadLearner,
     ImageClassifierData,
+    LabelError,
     Learner,
     efficientnet_lite0,
     open_image,
@@ -324,14 +326,13 @@ def test_only_bad_images(trained, with_bad):
 
 
 def test_other_formats_leave_no_copies(trained, files, tmp_path):
-    """What Pillow decodes into copies: they go with their block."""
-    from fastclf.data.validation.scan_cache import _of_streams
-
+    """Pillow's pixels are handed over as they are."""
     for i, name in enumerate(files):
         Image.open(name).save(tmp_path / f"{i:02d}.bmp")
+    before = {*Path(tempfile.gettempdir()).iterdir()}
     found = trained[2].predict(tmp_path, batch_size=8)
     np.testing.assert_array_equal(found.outputs, trained[1].predict())
-    assert list(_of_streams().iterdir()) == []
+    assert not any(new.suffix == ".png" for new in {*Path(tempfile.gettempdir()).iterdir()} - before)
 
 
 # Tables
@@ -382,16 +383,90 @@ def test_memory_is_flat(trained):
     assert last - early < 8_000, (early, last)  # kB
 
 
-def test_renderers_serve_call_after_call(trained, files, monkeypatch):
-    from fastclf.data import stream
+def test_one_child_process_serves_call_after_call(trained, files, monkeypatch):
+    from fastclf.data.decode import process
 
-    _, _, clf = trained
-    built = []
-    original = stream.ImageLoader._build
-    monkeypatch.setattr(stream.ImageLoader, "_build", lambda self: built.append(1) or original(self))
+    folder, _, _ = trained
+    clf = fastclf.load(folder / "models" / "colours", model=untrained())
+    started = []
+    original = process._Process.__init__
+    monkeypatch.setattr(process._Process, "__init__", lambda self: started.append(1) or original(self))
     for _ in range(3):
         clf.predict(files, batch_size=11)
-    assert len(built) == 1
+    assert len(started) == 1
+
+
+def test_images_larger_than_a_group_and_smaller_than_the_crop(trained, rng, tmp_path):
+    """Buffers grow, batches are cut at any place, and kinds are mixed: the same as the pixels give."""
+    _, _, clf = trained
+    sizes = [(5, 4), (7001, 5003), (9, 640), (4100, 8200), (33, 32), (1, 1)]
+    pixels = [np.kron(rng.integers(0, 256, (1, 1, 3), dtype=np.uint8), np.ones((h, w, 1), np.uint8)) for h, w in sizes]
+    names = [tmp_path / f"{i}.{'bmp' if i % 3 == 2 else 'png'}" for i in range(len(sizes))]
+    for name, image in zip(names, pixels, strict=True):
+        Image.fromarray(image).save(name)
+    for bs in (1, 4, 64):
+        want = clf.predict(pixels, batch_size=bs).outputs
+        np.testing.assert_array_equal(clf.predict(names, batch_size=bs).outputs, want)
+
+
+# Evaluation
+
+
+def test_evaluation_is_the_learners(trained, files):
+    """By folders, by a table, by names and by numbers."""
+    folder, learn, clf = trained
+    want = learn.evaluate().to_dict() | {"title": None}
+    y = learn.data.val_ds.y
+    names = [NAMES[i] for i in y]
+    table = folder / "labels.csv"
+    pd.DataFrame({"file": [Path(name).stem for name in learn.data.val_ds.fnames], "label": names}).assign(
+        file=[str(Path(name).relative_to("valid").with_suffix("")) for name in learn.data.val_ds.fnames]
+    ).to_csv(table, index=False)
+    bs = learn.data.bs
+    for found in (
+        clf.evaluate(folder / "valid", batch_size=bs),
+        clf.evaluate(files, names, batch_size=bs),
+        clf.evaluate(files, y, batch_size=bs),
+        clf.evaluate(folder, csv=table, folder="valid", suffix=".png", batch_size=bs),
+    ):
+        assert found.to_dict() | {"title": None} == want
+    table.unlink()
+
+
+def test_evaluation_leaves_out_bad_images_and_names_unknown_classes(trained, with_bad, tmp_path):
+    names, _ = with_bad
+    _, _, clf = trained
+    found = clf.evaluate(names, ["red"] * len(names), on_bad="nan")
+    assert (found.n, found.left_out) == (len(names) - 3, 3)
+    with pytest.raises(BadImageError, match="empty file"):
+        clf.evaluate(names, ["red"] * len(names))
+    with pytest.raises(LabelError, match=r"'violet'.*not classes of the model, which knows"):
+        clf.evaluate(names[:2], ["violet", "red"])
+    with pytest.raises(ValueError, match="one entry per image"):
+        clf.evaluate(names[:2], ["red"])
+    with pytest.raises(ValueError, match=r"their numbers 0\.\.2"):
+        clf.evaluate(names[:1], [3])
+    with pytest.raises(ValueError, match="pass a folder of class folders"):
+        clf.evaluate(names)
+    write_images(tmp_path / "other", {"red": 2, "violet": 2})
+    with pytest.raises(LabelError, match="'violet' in the folders"):
+        clf.evaluate(tmp_path / "other")
+    with pytest.raises(LabelError, match="holds the sets"):
+        clf.evaluate(trained[0])
+
+
+def test_evaluation_of_several_labels_and_of_numbers(tmp_path, rng):
+    from fastclf.data import truth
+    from fastclf.data.sources.labels import Labels
+
+    several = Labels(np.zeros((0, 3)), ["a", "b", "c"], is_multi=True)
+    want = [[1, 0, 1], [0, 0, 0]]
+    for y in (want, np.array(want), [["c", "a"], []], [{"a", "c"}, ()]):
+        np.testing.assert_array_equal(truth.of_list(y, several, 2).y, want)
+    numbers = Labels(np.zeros((0, 1)), [], is_reg=True)
+    np.testing.assert_array_equal(truth.of_list([1.5, 2], numbers, 2).y, [[1.5], [2]])
+    with pytest.raises(ValueError, match=r"1 number\(s\) per image"):
+        truth.of_list(rng.random((2, 2)), numbers, 2)
 
 
 # What can be loaded

@@ -18,11 +18,16 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="a folder with train/<class>/ and, if you like, valid/<class>/; or with <class>/ alone",
     )
+    add_table_arguments(parser)
+    parser.add_argument("--bs", type=int, default=64, help="images per batch")
+    parser.add_argument("--seed", type=int, default=42, help="of the split, the order and the augmentations")
+
+
+def add_table_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a table that labels the images."""
     parser.add_argument("--csv", type=Path, metavar="FILE", help="a table of file names and labels, instead of folders")
     parser.add_argument("--folder", default=".", help="with --csv: where the images are, below DATA")
     parser.add_argument("--suffix", default="", help="with --csv: what the names in the table lack, such as .jpg")
-    parser.add_argument("--bs", type=int, default=64, help="images per batch")
-    parser.add_argument("--seed", type=int, default=42, help="of the split, the order and the augmentations")
 
 
 def read_data(arguments: argparse.Namespace, tfms: Any, **options: Any) -> ImageClassifierData:
@@ -30,7 +35,7 @@ def read_data(arguments: argparse.Namespace, tfms: Any, **options: Any) -> Image
     from fastclf.data.classifier_data import ImageClassifierData
     from fastclf.data.sources.listing import look
 
-    path, options = arguments.data, {"bs": arguments.bs, "tfms": tfms, "seed": arguments.seed, **options}
+    path, options = arguments.data.expanduser(), {"bs": arguments.bs, "tfms": tfms, "seed": arguments.seed, **options}
     if arguments.csv is not None:
         table, suffix = arguments.csv, arguments.suffix
         return ImageClassifierData.from_csv(path, arguments.folder, table, suffix=suffix, **options)

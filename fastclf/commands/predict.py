@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -26,6 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--topk", type=int, default=1, help="how many of the most probable classes are shown")
     parser.add_argument("--all-probs", action="store_true", help="with --out: a column for every class")
     parser.add_argument("--json", action="store_true", help="one JSON object per image, a line each")
+    parser.add_argument(
+        "--unknown", type=float, metavar="SHARE", help="answer 'none of these', at this rate of false refusals"
+    )
+    parser.add_argument(
+        "--csv", type=Path, metavar="FILE", help="a table with a column 'file' of names, below the folder IMAGES"
+    )
     parser.add_argument("--bs", type=int, default=64, help="images at once")
     parser.add_argument("--device", help="cpu or cuda (default: the GPU when there is one)")
 
@@ -37,12 +44,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     clf = load(arguments.model, device=arguments.device)
     images = arguments.images[0] if len(arguments.images) == 1 else arguments.images
+    if arguments.csv is not None:
+        images = _named(arguments.csv, arguments.images)
     bad: dict[str, str] = {}
     n = 0
 
     def parts() -> Iterator[Any]:
         nonlocal n
-        for part in clf.stream(images, arguments.topk, arguments.bs, on_bad="nan"):
+        for part in clf.stream(images, arguments.topk, arguments.bs, "nan", arguments.unknown):
             bad.update({str(part.files[row]): why for row, why in part.bad.items()})
             n += len(part)
             yield part
@@ -58,6 +67,20 @@ def run(arguments: argparse.Namespace) -> int:
     for name, why in bad.items():
         show(f"fastclf predict: {name} cannot be decoded: {why}", sys.stderr)
     return int(bool(bad))
+
+
+def _named(table: Path, folders: list[str]) -> list[str]:
+    """Return the files that a table names, below a folder."""
+    if len(folders) != 1:
+        raise ValueError("with --csv, IMAGES must be the one folder that the names are relative to")
+    with table.expanduser().open(encoding="utf-8-sig", newline="") as lines:
+        rows = csv.DictReader(lines)
+        if "file" not in (rows.fieldnames or ()):
+            raise ValueError(f"{table} must have a column 'file', got {rows.fieldnames}")
+        names = [str(Path(folders[0]).expanduser() / row["file"]) for row in rows]
+    if not names:
+        raise ValueError(f"{table} has no row")
+    return names
 
 
 def _print(parts: Iterator[Any], written: Callable[[dict[str, Any]], str], stream: TextIO) -> None:

@@ -1,4 +1,4 @@
-"""Any number of images, in files or as pixels, to normalised batches: what was served is forgotten."""
+"""What stands for images, of any number, in files or as pixels, and blocks of them that are served together."""
 
 from __future__ import annotations
 
@@ -16,18 +16,10 @@ import torch
 
 from fastclf.data.bad_images import BadImages
 from fastclf.data.dataset import Dataset
-from fastclf.data.image_loader import ImageLoader
-from fastclf.data.loader import LoaderOptions
 from fastclf.data.sources.files import FileSource
 from fastclf.data.sources.labels import Labels
 from fastclf.data.sources.listing import find_files, images_in
 from fastclf.data.sources.source import Source, Version
-from fastclf.data.transforms.sampling import Split
-from fastclf.data.transforms.spec import TransformSpec
-from fastclf.data.validation.scan_cache import PassingCache
-from fastclf.data.validation.verified import DatasetImages
-from fastclf.errors import BackendError
-from fastclf.report import log_once
 
 _BATCHES = 64  # of a block
 _PIXELS = 1 << 26  # of a block of images in memory, unless one batch alone has more
@@ -239,51 +231,6 @@ def blocks(found: Iterable[Item], batch_size: int) -> Iterator[ImageBlock]:
         block.add(item)
     if block.items:
         yield block
-
-
-class _StreamImages(DatasetImages):
-    """The images of a block."""
-
-    def inputs(self, rows: npt.NDArray[np.int64]) -> Any:
-        images = self._ds.images
-        return super().inputs(rows) if images is None else [images[row] for row in rows.tolist()]
-
-
-class StreamLoader(ImageLoader):
-    """Serves one data set after another; what makes the batches is kept."""
-
-    def __init__(self, tfms: TransformSpec, options: LoaderOptions) -> None:
-        super().__init__(ImageBlock([Item("")]).dataset(1), tfms, options, Split.VALID)
-        self._most = 0  # images of the batches that the idle renderers take
-
-    def serve(self, ds: Dataset) -> None:
-        """Serve a data set of the same kind from now on."""
-        most = min(self.bs, len(ds))
-        if most > self._most:
-            self.close()
-            self._most = most
-        self.ds, self.targets = ds, torch.from_numpy(ds.y)
-        self.images = _StreamImages(ds, self._options.num_threads, PassingCache())
-
-    def _build(self) -> Any:
-        try:
-            return super()._build()
-        except BackendError as error:
-            if not isinstance(error.__cause__, ImportError):
-                raise
-        return self._pillow_renderer()
-
-    def _pillow_renderer(self) -> Any:
-        from fastclf.data.decode.native_renderer import NativeRenderer
-        from fastclf.data.decode.pillow_decoder import PillowDecoder
-
-        log_once(
-            "predict: Pillow decodes the images, which takes longer: NVIDIA DALI is not installed (pip install "
-            "nvidia-dali-cuda130)"
-        )
-        threads = self._options.num_threads
-        white = 1.0 if self.ds.images is not None and self.ds.images.dtype != np.uint8 else 255.0
-        return NativeRenderer(self.tfms, PillowDecoder(self.ds.images is None, threads), white, threads)
 
 
 def row_blocks(x: Any, n_in: int | None) -> Iterator[npt.NDArray[Any]]:

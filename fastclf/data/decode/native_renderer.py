@@ -42,7 +42,7 @@ class NativeRenderer:
         self._tfms, self._threads = tfms, num_threads
         self._form = CropFormat(tfms.sz, white, tfms.mean, tfms.std)
         self._sizes: deque[int] = deque()  # of the batches in the making
-        self._memory = _Memory()
+        self._memory = BatchMemory()
 
     def feed(self, images: Images, parameters: Parameters, pixels: Sequence[int]) -> None:
         """See `Renderer.feed`."""
@@ -81,7 +81,7 @@ def _matrix(tfms: TransformSpec, box: CropBox, parameters: Parameters) -> npt.ND
     return np.concatenate([parameters["linear"], shift[:, :, None]], axis=2)
 
 
-class _Memory:
+class BatchMemory:
     """Memory of batches, which is used again once nobody holds the batch: fresh pages take as long as a crop."""
 
     def __init__(self) -> None:

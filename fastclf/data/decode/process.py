@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import mmap
 import os
 import select
 import subprocess
@@ -11,13 +12,18 @@ import sys
 import tempfile
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
+from weakref import WeakSet
+
+import numpy as np
+import numpy.typing as npt
 
 from fastclf.errors import BackendError
+from fastclf.report import log_once
 
 CRASHED = "the decoder crashed on it"
 HUNG = "the decoder did not end"
@@ -25,6 +31,11 @@ _PROGRAM = Path(__file__).with_name("worker.py")
 _HANGS = 120.0  # seconds without an answer, of which one tells each group of images
 _STARTS = 4  # in vain, one after another
 _FILES_AT_ONCE = 4096  # of a request
+_NO_DALI = (
+    "predict: Pillow decodes the images, which takes longer: NVIDIA DALI is not installed (pip install "
+    "nvidia-dali-cuda130)"
+)
+_BUFFERS = 2  # of pixels: one is read while the other is filled
 
 
 class Decoded(NamedTuple):
@@ -37,6 +48,7 @@ class Decoded(NamedTuple):
         renamed: 1 where the extension names another format.
         copied: True when Pillow decoded it, and its copy is written; False when DALI did; None when nobody did.
         why: why it cannot be decoded; empty where it can, and where it has too many pixels.
+        pixels: `[H, W, 3]`, of `Child.pixels` alone.
     """
 
     height: int = 0
@@ -45,6 +57,7 @@ class Decoded(NamedTuple):
     renamed: int = 0
     copied: bool | None = None
     why: str = ""
+    pixels: npt.NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +65,7 @@ class Task:
     """How files are decoded.
 
     Attributes:
-        files: each file, and where its copy goes if it needs one.
+        files: each file, and where its copy goes if it needs one and pixels are not handed over.
         max_pixels: of a file with more, only the header is read.
         num_threads: that decode.
         pillow: whether Pillow decodes everything.
@@ -65,7 +78,7 @@ class Task:
 
 
 def decode(task: Task, note: Callable[[int, Decoded], None]) -> None:
-    """Decode files in the child process, and note what came of each, in no order.
+    """Decode files in the child process that all share, and note what came of each, in no order.
 
     A file that crashes the process when it is alone, with DALI and with Pillow, is bad.
 
@@ -73,76 +86,134 @@ def decode(task: Task, note: Callable[[int, Decoded], None]) -> None:
         OSError: a copy cannot be written; says which file's.
         BackendError: the process cannot be started.
     """
-    with _lock:
-        _Run(task, note).run()
+    with _lock, closing(_Run(_shared, task, hands_over=False).groups()) as groups:
+        for group in groups:
+            for row, decoded in group:
+                note(row, decoded)
+
+
+Groups: TypeAlias = Generator[list[tuple[int, Decoded]], None, None]
+"""What came of files, some at a time: the number of each in its task, and what it is. To be closed."""
+
+
+class Child:
+    """A child process, which is started when it is needed."""
+
+    def __init__(self) -> None:
+        self.process: _Process | None = None
+        self.last_words = ""
+        _children.add(self)
+
+    def pixels(self, task: Task) -> Groups:
+        """Decode files; yield what came of each, in groups, in the order of the files but for those that are bad.
+
+        Decoding goes on while a group is used; there is memory for so many pixels ahead as a group may have.
+        A group's pixels are valid until the next group is asked for. Errors and crashes as in `decode`.
+        """
+        return _Run(self, task, hands_over=True).groups()
+
+    def started(self) -> _Process:
+        """Return the running process."""
+        self.process = self.process or _Process()
+        return self.process
+
+    def stop(self) -> None:
+        """End the process, whatever it does."""
+        if self.process is not None:
+            stopped, self.process = self.process, None
+            self.last_words = stopped.stop()
+
+    def forget(self) -> None:
+        """In a forked process: the process answers the one that started it."""
+        if self.process is not None:
+            self.process.forget()
+            self.process = None
+
+    def __del__(self) -> None:
+        self.stop()
 
 
 class _Run:
     """One task: requests, and after the death of the process smaller ones for what it had in hand."""
 
-    def __init__(self, task: Task, note: Callable[[int, Decoded], None]) -> None:
-        self._task, self._note = task, note
+    def __init__(self, child: Child, task: Task, *, hands_over: bool) -> None:
+        self._child, self._task, self._hands_over = child, task, hands_over
         self._deaths: Counter[int] = Counter()  # of the process, with this file alone
         n = len(task.files)
         self._requests = deque([*range(i, min(i + _FILES_AT_ONCE, n))] for i in range(0, n, _FILES_AT_ONCE))
         self._in_vain = 0
         self._hung = False
 
-    def run(self) -> None:
+    def groups(self) -> Groups:
+        """Yield what came of files, some at a time."""
         while self._requests:
             rows = self._requests.popleft()
             left, hand = dict.fromkeys(rows), set[int]()
             whole = False
             try:
-                whole = self._ask(rows, left, hand)
+                whole = yield from self._ask(rows, left, hand)
             finally:
                 if not whole:
-                    _stop()
+                    self._child.stop()
             if not whole:
-                self._after_death([row for row in left if row in hand], [row for row in left if row not in hand])
+                suspects = [row for row in left if row in hand]
+                yield from self._after_death(suspects, [row for row in left if row not in hand])
 
-    def _ask(self, rows: list[int], left: dict[int, None], hand: set[int]) -> bool:
-        """Send a request and note its answers; False when the process died of it."""
+    def _ask(
+        self, rows: list[int], left: dict[int, None], hand: set[int]
+    ) -> Generator[list[tuple[int, Decoded]], None, bool]:
+        """Send a request and yield its answers; return False when the process died of it."""
         pillow = self._task.pillow or self._deaths[rows[0]] > 0
-        files = [self._task.files[row] for row in rows]
         request = {"max_pixels": self._task.max_pixels, "threads": self._task.num_threads, "pillow": pillow}
-        process = _started()
-        for answer in process.answers({"files": files, **request}):
+        files = [self._task.files[row] for row in rows]
+        process = self._child.started()
+        for answer in process.answers({"files": files, "pixels": self._hands_over, **request}):
             self._in_vain = 0
             if "end" in answer:
                 return True
             if "hand" in answer:
                 hand.update(rows[i] for i in answer["hand"])
-                continue
-            row = rows[answer["row"]]
-            if "unkept" in answer:
-                name, copy = self._task.files[row]
-                raise OSError(
-                    f"the copy of {name} cannot be written to {Path(copy).parent}: {answer['unkept']}. Make room, or "
-                    "set XDG_CACHE_HOME to another folder."
-                )
-            del left[row]
-            height, width, channels, renamed = answer.get("shape", (0, 0, 0, 0))
-            self._note(row, Decoded(height, width, channels, renamed, answer.get("copied"), answer.get("why", "")))
+                if self._hands_over and not answer["dali"]:
+                    log_once(_NO_DALI)
+            elif "rows" in answer:
+                group = [rows[i] for i in answer["rows"]]
+                for row in group:
+                    del left[row]
+                images = process.images(answer["buffer"], [shape[:2] for shape in answer["shapes"]])
+                found = zip(group, answer["shapes"], images, strict=True)
+                yield [(row, Decoded(*shape[:4])._replace(pixels=image)) for row, shape, image in found]
+                process.send({"free": answer["buffer"]})
+            else:
+                row = rows[answer["row"]]
+                if "unkept" in answer:
+                    name, copy = self._task.files[row]
+                    raise OSError(
+                        f"the copy of {name} cannot be written to {Path(copy).parent}: {answer['unkept']}. Make room, "
+                        "or set XDG_CACHE_HOME to another folder."
+                    )
+                del left[row]
+                height, width, channels, renamed = answer.get("shape", (0, 0, 0, 0))
+                decoded = Decoded(height, width, channels, renamed, answer.get("copied"), answer.get("why", ""))
+                yield [(row, decoded)]
         self._hung = process.hung
         return False
 
-    def _after_death(self, suspects: list[int], others: list[int]) -> None:
+    def _after_death(self, suspects: list[int], others: list[int]) -> Groups:
         if others:
             self._requests.appendleft(others)
         if not suspects:
             self._in_vain += 1
             if self._in_vain == _STARTS:
-                raise BackendError(f"the process that decodes images ends at once: {_last_words}")
+                raise BackendError(f"the process that decodes images ends at once: {self._child.last_words}")
         elif len(suspects) == 1:
             row = suspects[0]
             self._deaths[row] += 1
             if self._hung or self._deaths[row] > 2:
-                self._note(row, Decoded(why=HUNG if self._hung else CRASHED))
+                yield [(row, Decoded(why=HUNG if self._hung else CRASHED))]
             else:
                 self._requests.appendleft([row])
         else:
-            self._requests.extendleft([row] for row in suspects)
+            self._requests.extendleft([row] for row in reversed(suspects))
 
 
 def _interpreter() -> str:
@@ -160,8 +231,11 @@ class _Process:
     def __init__(self) -> None:
         self.hung = False
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
+        self._buffers = [os.memfd_create(f"fastclf-{i}") for i in range(_BUFFERS)]
+        self._maps: dict[int, mmap.mmap] = {}
         self._child = subprocess.Popen(
-            [sys.executable, "-P", str(_PROGRAM)],
+            [sys.executable, "-P", str(_PROGRAM), *map(str, self._buffers)],
+            pass_fds=self._buffers,
             executable=_interpreter(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -172,14 +246,25 @@ class _Process:
 
     def answers(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Send a request; yield answers until the process dies or is silent for too long."""
+        self.send(request)
+        yield from map(json.loads, self._lines())
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send a line; a process that has died shows when its answers end."""
         assert self._child.stdin is not None
-        try:
-            left = memoryview(json.dumps(request).encode() + b"\n")
+        with suppress(BrokenPipeError):
+            left = memoryview(json.dumps(message).encode() + b"\n")
             while left:
                 left = left[self._child.stdin.write(left) :]
-        except BrokenPipeError:
-            return
-        yield from map(json.loads, self._lines())
+
+    def images(self, buffer: int, shapes: Sequence[Sequence[int]]) -> list[npt.NDArray[np.uint8]]:
+        """Return the images that the process has put into a buffer one after another, `[H, W, 3]` each."""
+        sizes = [height * width * 3 for height, width in shapes]
+        if buffer not in self._maps or len(self._maps[buffer]) < sum(sizes):
+            self._maps[buffer] = mmap.mmap(self._buffers[buffer], 0, prot=mmap.PROT_READ)
+        memory = np.frombuffer(self._maps[buffer], np.uint8)
+        parts = np.split(memory[: sum(sizes)], np.cumsum(sizes)[:-1])
+        return [part.reshape(*shape, 3) for part, shape in zip(parts, shapes, strict=True)]
 
     def _lines(self) -> Iterator[bytes]:
         assert self._child.stdout is not None
@@ -207,34 +292,26 @@ class _Process:
         for pipe in (self._child.stdin, self._child.stdout, self._errors):
             with suppress(OSError):
                 pipe.close()  # type: ignore[union-attr]
+        for buffer in self._buffers:
+            os.close(buffer)  # its memory lives as long as its maps
 
 
+_children: WeakSet[Child] = WeakSet()
 _lock = threading.Lock()
-_process: _Process | None = None
-_last_words = ""
+_shared = Child()
 
 
-def _started() -> _Process:
-    global _process
-    _process = _process or _Process()
-    return _process
-
-
+@atexit.register
 def _stop() -> None:
-    global _process, _last_words
-    if _process is not None:
-        stopped, _process = _process, None
-        _last_words = stopped.stop()
+    for child in list(_children):
+        child.stop()
 
 
 def _forget() -> None:
-    """In a forked process: the child answers the one that started it."""
-    global _lock, _process
+    global _lock
     _lock = threading.Lock()
-    if _process is not None:
-        _process.forget()
-        _process = None
+    for child in list(_children):
+        child.forget()
 
 
-atexit.register(_stop)
 os.register_at_fork(after_in_child=_forget)

@@ -6,6 +6,9 @@ per line, and ends when its input does. It imports neither torch nor fastclf, so
 A JPEG, PNG or simple WebP is decoded by DALI, as the loaders will do. Everything else, and every file of which DALI's
 decoder complains, is decoded by Pillow; of that a lossless copy is written, which the loaders decode instead. Without
 DALI, Pillow decodes in its place.
+
+A request may ask for the pixels themselves. They are handed over group by group, in the order of the files, in shared
+memory: the program's arguments are the handles of the buffers, and a line ``{"free": i}`` gives buffer i back.
 """
 
 # DALI makes most of its functions at run time, so its types are not known.
@@ -14,6 +17,7 @@ DALI, Pillow decodes in its place.
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import queue
 import re
@@ -137,10 +141,10 @@ class _Graph:
         self._pipe.feed_input("path", [np.frombuffer(file.path, np.uint8) for file in group])
         self._pipe.schedule_run()
 
-    def shapes(self) -> list[tuple[int, ...]]:
+    def images(self) -> Sequence[npt.NDArray[np.uint8]]:
         (output,) = self._pipe.share_outputs()
-        self._pipe.release_outputs()
-        return [tuple(shape[:2]) for shape in output.shape()]
+        self._pipe.release_outputs()  # of the queue only: the output keeps its memory
+        return [np.asarray(output[i]) for i in range(len(output))]
 
 
 class _PillowGraph:
@@ -153,20 +157,44 @@ class _PillowGraph:
     def run(self, group: Sequence[_File]) -> None:
         self._group = group
 
-    def shapes(self) -> list[tuple[int, ...]]:
+    def images(self) -> Sequence[npt.NDArray[np.uint8]]:
         try:
             with ThreadPoolExecutor(self._threads) as pool:
-                return [pixels.shape[:2] for pixels in pool.map(decoded, [file.path for file in self._group])]
+                return list(pool.map(decoded, [file.path for file in self._group]))
         except BadFileError as error:
             raise RuntimeError(str(error)) from error
+
+
+class _Buffers:
+    """Shared memory for the pixels of groups; each buffer is as large as the largest group that was in it."""
+
+    def __init__(self, handles: Sequence[int]) -> None:
+        self.free: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._handles = handles
+        self._maps: dict[int, mmap.mmap] = {}
+        for i in range(len(handles)):
+            self.free.put(i)
+
+    def fill(self, images: Sequence[npt.NDArray[np.uint8]]) -> int:
+        """Wait for a free buffer, put images into it one after another, and return which it is."""
+        i, size = self.free.get(), sum(image.nbytes for image in images)
+        if i not in self._maps or len(self._maps[i]) < size:
+            os.ftruncate(self._handles[i], size)
+            self._maps[i] = mmap.mmap(self._handles[i], size)
+        memory, start = np.frombuffer(self._maps[i], np.uint8), 0
+        for image in images:
+            memory[start : start + image.nbytes].reshape(image.shape)[:] = image
+            start += image.nbytes
+        return i
 
 
 class _Worker:
     """Answers requests."""
 
-    def __init__(self, answers: Any) -> None:
-        self._answers = answers
+    def __init__(self, answers: Any, buffers: _Buffers) -> None:
+        self._answers, self._buffers = answers, buffers
         self._threads = 0
+        self._hands_over = False  # pixels, in the request that is being answered
         self._graph: _Graph | _PillowGraph | None = None
         self._in_flight: list[_File] = []  # while DALI decodes a group, the headers of the next files are read
 
@@ -174,27 +202,20 @@ class _Worker:
         """Decode the files of a request; answers what came of each."""
         if request["threads"] != self._threads:
             self._graph, self._threads = None, request["threads"]
+        self._hands_over = request["pixels"]
         files = [_File(i, os.fsencode(path), copy) for i, (path, copy) in enumerate(request["files"])]
         for start in range(0, len(files), FILES_AT_ONCE):
             block = files[start : start + FILES_AT_ONCE]
-            self._write(hand=[file.row for file in block])
+            self._write(hand=[file.row for file in block], dali=_HAS_DALI)
             sound = [file for file in block if self._has_header(file, request)]
-            for group in _groups([file for file in sound if file.direct]):
-                self._finish()
-                self._start(group)
-            for group in _groups([file for file in sound if not file.direct]):
-                self._finish()
-                self._copy(group)
-        self._finish()
+            for group in _groups(sound):
+                self._report_and_start(group)
+        self._report_and_start([])
         self._write(end=True)
 
     def _write(self, **answer: Any) -> None:
         self._answers.write(json.dumps(answer) + "\n")
         self._answers.flush()
-
-    def _good(self, file: _File, *, copied: bool) -> None:
-        shape = [*file.shape, file.channels, int(file.renamed)]
-        self._write(row=file.row, shape=shape, copied=copied)
 
     def _has_header(self, file: _File, request: dict[str, Any]) -> bool:
         try:
@@ -208,48 +229,71 @@ class _Worker:
         file.direct = file.direct and not request["pillow"]
         return True
 
+    def _report_and_start(self, group: list[_File]) -> None:
+        """Finish the group in flight, start the next one, and answer what came of the finished one meanwhile."""
+        finished, self._in_flight = self._in_flight, group
+        by_dali = self._taken([file for file in finished if file.direct])
+        rest = [file for file in finished if file.row not in by_dali]
+        by_pillow = self._by_pillow(rest)
+        direct = [file for file in group if file.direct]
+        if direct:
+            self._start(direct)
+        if self._hands_over:
+            self._hand_over(finished, {**by_dali, **by_pillow})
+        else:
+            for file in finished:
+                if file.row in by_dali or file.row in by_pillow:
+                    shape = [*file.shape, file.channels, int(file.renamed)]
+                    self._write(row=file.row, shape=shape, copied=file.row in by_pillow)
+
     def _start(self, group: list[_File]) -> None:
         self._graph = self._graph or (_Graph if _HAS_DALI else _PillowGraph)(self._threads)
         _complaints()
         self._graph.run(group)
-        self._in_flight = group
 
-    def _finish(self) -> None:
-        """Wait for the group in flight. One that fails is halved until the file to blame is alone: Pillow's turn."""
-        group, self._in_flight = self._in_flight, []
+    def _taken(self, group: list[_File]) -> dict[int, npt.NDArray[np.uint8]]:
+        """Wait for DALI, and return what it decodes as it should. A group that fails is halved down to the culprit."""
         if not group:
-            return
+            return {}
         assert self._graph is not None
         try:
-            shapes = self._graph.shapes()
+            images = self._graph.images()
             sound = not _complaints()
         except RuntimeError:
             self._graph, sound = None, False
         if sound:
-            odd = [file for file, shape in zip(group, shapes, strict=True) if file.shape != shape]
-            for file in group:
-                if file not in odd:
-                    self._good(file, copied=False)
-            self._copy(odd)
-        elif len(group) == 1:
-            self._copy(group)
-        else:
-            for half in (group[: len(group) // 2], group[len(group) // 2 :]):
-                self._start(half)
-                self._finish()
+            found = zip(group, images, strict=True)
+            return {file.row: image for file, image in found if file.shape == image.shape[:2]}
+        if len(group) == 1:
+            return {}
+        taken: dict[int, npt.NDArray[np.uint8]] = {}
+        for half in (group[: len(group) // 2], group[len(group) // 2 :]):
+            self._start(half)
+            taken |= self._taken(half)
+        return taken
 
-    def _copy(self, group: list[_File]) -> None:
+    def _by_pillow(self, group: list[_File]) -> dict[int, npt.NDArray[np.uint8]]:
+        """Let Pillow decode files, and write copies unless pixels are handed over; answers which are bad."""
+        done: dict[int, npt.NDArray[np.uint8]] = {}
+        if not group:
+            return done
         with ThreadPoolExecutor(self._threads) as pool:
-            copies = [(file, pool.submit(_write_copy, file)) for file in group]
-        for file, copy in copies:
+            tasks = [(file, pool.submit(_pixels if self._hands_over else _write_copy, file)) for file in group]
+        for file, task in tasks:
             try:
-                copy.result()
+                done[file.row] = task.result()
             except BadFileError as error:
                 self._write(row=file.row, why=str(error))
             except CopyError as error:
                 self._write(row=file.row, unkept=str(error))
-            else:
-                self._good(file, copied=True)
+        return done
+
+    def _hand_over(self, group: list[_File], pixels: dict[int, npt.NDArray[np.uint8]]) -> None:
+        files = [file for file in group if file.row in pixels]
+        if files:
+            shapes = [[*file.shape, file.channels, int(file.renamed)] for file in files]
+            buffer = self._buffers.fill([pixels[file.row] for file in files])
+            self._write(rows=[file.row for file in files], shapes=shapes, buffer=buffer)
 
 
 def _groups(files: list[_File]) -> Iterator[list[_File]]:
@@ -346,13 +390,19 @@ def _orientation(image: Image.Image) -> int:
     return 1
 
 
-def _write_copy(file: _File) -> None:
+def _pixels(file: _File) -> npt.NDArray[np.uint8]:
     pixels = decoded(file.path)
     file.shape = pixels.shape[:2]
+    return pixels
+
+
+def _write_copy(file: _File) -> npt.NDArray[np.uint8]:
+    pixels = _pixels(file)
     try:
         Image.fromarray(pixels).save(file.copy, "PNG", compress_level=1)
     except OSError as error:
         raise CopyError(error.strerror or str(error)) from error
+    return pixels
 
 
 def decoded(path: bytes) -> npt.NDArray[np.uint8]:
@@ -425,9 +475,13 @@ def _scaled(image: Image.Image) -> npt.NDArray[np.uint8]:
     return np.rint(values * (255 / white)).astype(np.uint8)
 
 
-def _read_requests(requests: queue.SimpleQueue[dict[str, Any]]) -> None:
+def _read_requests(requests: queue.SimpleQueue[dict[str, Any]], buffers: _Buffers) -> None:
     for line in sys.stdin.buffer:
-        requests.put(json.loads(line))
+        request = json.loads(line)
+        if "free" in request:
+            buffers.free.put(request["free"])
+        else:
+            requests.put(request)
     os._exit(0)  # whoever asked is gone; a decoder may be busy for ever
 
 
@@ -437,13 +491,14 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)  # lines that native decoders print do not get between the answers
     requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-    threading.Thread(target=_read_requests, args=(requests,), daemon=True).start()
+    buffers = _Buffers([int(handle) for handle in sys.argv[1:]])
+    threading.Thread(target=_read_requests, args=(requests, buffers), daemon=True).start()
     Image.MAX_IMAGE_PIXELS = None  # `max_pixels` is the bound
     with suppress(ImportError):
         from pillow_heif import register_heif_opener
 
         register_heif_opener()
-    worker = _Worker(answers)
+    worker = _Worker(answers, buffers)
     while True:
         worker.answer(requests.get())
 

@@ -70,7 +70,7 @@ class VerifiedImages:
             try:
                 version = self._source.stat(row)
             except OSError as error:
-                bad[row] = _after_change(_reason(error), known)
+                bad[row] = _after_change(reason(error), known)
                 continue
             if anew or known is None or not known.is_of(version) or known.is_open(max_pixels):
                 new[row] = version
@@ -137,7 +137,7 @@ class VerifiedImages:
                     try:
                         content = self._source.read(row)
                     except OSError as error:
-                        self._note(row, new[row], Decoded(why=_reason(error)))
+                        self._note(row, new[row], Decoded(why=reason(error)))
                         done(1)
                         continue
                     paths[row] = f"{folder}/{row}{PurePosixPath(self._source.name(row)).suffix}"
@@ -191,7 +191,8 @@ def _is_settled(verdict: Verdict) -> bool:
     return 0 < max(verdict.mtime_ns, verdict.ctime_ns) < time.time_ns() - _TICK_NS
 
 
-def _reason(error: OSError) -> str:
+def reason(error: OSError) -> str:
+    """Return why a file cannot be read."""
     return "not found" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
 
 

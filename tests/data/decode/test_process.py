@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,9 @@ from PIL import Image
 from fastclf import tfms_from_stats
 from fastclf.data.bad_images import MAX_PIXELS
 from fastclf.data.classifier_data import ImageClassifierData
+from fastclf.data.decode import graphs
 from fastclf.data.decode import process as decode_process
-from fastclf.data.decode.process import CRASHED, HUNG, Task, decode
+from fastclf.data.decode.process import CRASHED, HUNG, Child, Task, decode
 from fastclf.data.decode.worker import PIXELS_AT_ONCE, _File, _groups
 from fastclf.data.image import open_image
 from fastclf.data.validation.scan_cache import scan_cache
@@ -117,7 +119,9 @@ def test_a_process_that_is_killed_is_started_again(tmp_path):
     assert want[-1].why == "damaged or truncated JPEG"
     for after in (0.05, 0.4, 0.7, 1.0):
         decode_process._stop()
-        killer = threading.Timer(after, lambda: decode_process._process and decode_process._process._child.kill())
+        killer = threading.Timer(
+            after, lambda: decode_process._shared.process and decode_process._shared.process._child.kill()
+        )
         killer.start()
         assert outcome(files) == want
         killer.join()
@@ -126,7 +130,7 @@ def test_a_process_that_is_killed_is_started_again(tmp_path):
     def note(row, decoded):
         found[row] = decoded
         if len(found) in at:
-            decode_process._process._child.kill()
+            decode_process._shared.process._child.kill()
 
     decode(Task(files, MAX_PIXELS, 2), note)
     assert [found[i] for i in range(len(files))] == want
@@ -166,6 +170,55 @@ CRASH = textwrap.dedent(
     worker.decoded, worker._Graph.run = decoded, run
     """
 )
+
+
+def handed_over(child, files, after_group=lambda n: None):
+    """Decode by Child.pixels: rows in the order in which they came, and copies of what came."""
+    found = {}
+    for n, group in enumerate(child.pixels(Task(files, MAX_PIXELS, 2))):
+        for row, decoded in group:
+            found[row] = decoded._replace(pixels=None if decoded.pixels is None else decoded.pixels.copy())
+        after_group(n)
+    return found
+
+
+def test_pixels_come_in_order_and_are_those_of_pillow_or_dali(tmp_path):
+    files = written(tmp_path / "x", NAMES)
+    found = handed_over(Child(), files)
+    assert [row for row, decoded in found.items() if not decoded.why] == [*range(150)]
+    assert found[150].why == "damaged or truncated JPEG"
+    for row, (name, _) in enumerate(files[:150]):
+        want = graphs.decode(np.frombuffer(os.fsencode(name), np.uint8), by_path=True) if row % 5 else None
+        np.testing.assert_array_equal(found[row].pixels, np.asarray(Image.open(name)) if want is None else want)
+    assert not any(Path(copy).exists() for _, copy in files)
+
+
+def test_a_child_that_is_killed_while_it_hands_over_costs_no_image(tmp_path):
+    files = written(tmp_path / "x", NAMES)
+    child = Child()
+    want = handed_over(child, files)
+    for kill_after in (0, 1):
+        found = handed_over(child, files, lambda n, at=kill_after: child.process._child.kill() if n == at else None)
+        assert found.keys() == want.keys()
+        for row, decoded in want.items():
+            assert found[row].why == decoded.why
+            np.testing.assert_array_equal(found[row].pixels, decoded.pixels)
+
+
+def test_what_is_left_early_leaves_a_child_that_answers(tmp_path):
+    files = written(tmp_path / "x", NAMES)
+    child = Child()
+    with closing(child.pixels(Task(files, MAX_PIXELS, 2))) as groups:
+        next(groups)
+    assert child.process is None
+    assert handed_over(child, files[:3]).keys() == {0, 1, 2}
+
+
+def test_a_file_that_crashes_while_it_is_handed_over_is_named(tmp_path, program):
+    program(CRASH)
+    found = handed_over(Child(), written(tmp_path / "x", ["0.jpg", "fatal.tif", "1.tif", "dali.jpg", "2.png"]))
+    assert [found[i].why for i in range(5)] == ["", CRASHED, "", "", ""]
+    assert found[3].pixels is not None
 
 
 def test_a_file_that_crashes_its_decoder_is_named_and_no_other(tmp_path, program):
@@ -226,7 +279,7 @@ def test_nothing_is_left_when_the_parent_is_killed(tmp_path):
         "import time",
         "from fastclf.data.decode import process as p",
         f"p.decode(p.Task([({file!r}, {copy!r})], 10**6, 1), lambda *found: None)",
-        "print(p._process._child.pid, flush=True)",
+        "print(p._shared.process._child.pid, flush=True)",
         "time.sleep(100)",
     ]
     with subprocess.Popen([sys.executable, "-c", "\n".join(lines)], stdout=subprocess.PIPE, text=True) as parent:
@@ -298,4 +351,4 @@ def test_an_interpreter_whose_path_may_not_be_searched(tmp_path, monkeypatch, pr
     program()
     monkeypatch.setattr(decode_process.os, "access", lambda *_: False)
     assert [known.why for known in outcome(written(tmp_path / "x", ["0.jpg", "1.tif"]))] == ["", ""]
-    assert decode_process._process._child.args[0] == sys.executable
+    assert decode_process._shared.process._child.args[0] == sys.executable

@@ -1,0 +1,124 @@
+"""Images and what they are, in the classes of a model that was trained elsewhere: from folders, tables or lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastclf.data.sources.folders import labelled_by_folder
+from fastclf.data.sources.labels import Labels
+from fastclf.data.sources.listing import find_files, look
+from fastclf.data.sources.names import printable, some
+from fastclf.data.sources.tables.columns import choose
+from fastclf.data.sources.tables.files import Files
+from fastclf.data.sources.tables.labels import read_values
+from fastclf.data.sources.tables.reading import read_csv
+from fastclf.data.sources.tables.rules import TableRules
+from fastclf.errors import LabelError
+
+
+def of_folder(path: Path, classes: Sequence[str]) -> tuple[list[str], Labels]:
+    """Return the images of class folders, and their labels.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no image in it.
+        LabelError: a folder is no class of the model; names them.
+    """
+    if not path.is_dir():
+        raise FileNotFoundError(f"evaluate: there is no folder {path}. Check the path.")
+    folders = look(path)[0]
+    sets = [name for name in ("valid", "val", "test", "train") if name in folders]
+    if sets and not {*folders} & {*classes}:
+        raise LabelError(f"evaluate: {path} holds the sets {some(sets)}. Pass one of them: {path / sets[0]}.")
+    unknown = [name for name in folders if name not in classes and look(path / name)[1]]
+    if unknown:
+        raise LabelError(_unknown(unknown, classes, f"the folders of {path}"))
+    names, labels, _ = labelled_by_folder(find_files(path, ".", allow_outside=True), classes)
+    return [str(path / name) for name in names], labels
+
+
+def of_table(
+    path: Path, table: str | Path, like: Labels, folder: str = ".", suffix: str = ""
+) -> tuple[list[str], Labels]:
+    """Return the images that a CSV file names, and their labels.
+
+    Args:
+        path: the images' folder.
+        table: the file, relative to ``path`` or to the working directory.
+        like: labels of the model's kind and classes.
+        folder: where the images are, below ``path``.
+        suffix: what the names in the table lack.
+
+    Raises:
+        FileNotFoundError: the folder, the table or a row's file is missing.
+        DataError: the table or a column of it cannot be used.
+        LabelError: a row cannot be used, or has a class that the model does not know.
+    """
+    rules = TableRules("from_csv", suffix, continuous=like.is_reg, multi=like.is_multi or None)
+    read = read_csv(table, path, None, "utf-8")
+    files = Files(find_files(path, folder, allow_outside=True), suffix)
+    columns = choose(read, files, rules)
+    cells = read.column(columns.file)
+    found = [files.find(cell) for cell in cells]
+    missing = [str(cell) for cell, file in zip(cells, found, strict=True) if file is None]
+    if missing:
+        raise FileNotFoundError(f"{read.name}: {len(missing)} row(s) without a file, such as {some(missing)}.")
+    texts = read_values(read, columns, rules).texts
+    y = texts if like.is_multi or like.is_reg else [text[0] for text in texts]
+    return [str(path / file[0]) for file in found if file is not None], of_list(y, like, len(texts))
+
+
+def of_list(y: Any, like: Labels, n: int) -> Labels:
+    """Return labels for n images.
+
+    Args:
+        y: one label: the name or the number of each class. Several: a list of names each, or 0 and 1 ``[N, C]``.
+            Numbers: ``[N]`` or ``[N, k]``.
+        like: labels of the model's kind and classes.
+        n: images.
+
+    Raises:
+        LabelError: a name is no class of the model; names them.
+        ValueError: they are not as many, or something else.
+    """
+    values = y.tolist() if hasattr(y, "tolist") else list(y)
+    if len(values) != n:
+        raise ValueError(f"evaluate: y must have one entry per image, got {len(values):,} for {n:,} images.")
+    if like.is_reg:
+        return Labels(_floats(values, like.c), [], is_reg=True)
+    if like.is_multi and not any(isinstance(row, str) or any(isinstance(name, str) for name in row) for row in values):
+        return Labels(_floats(values, like.c), like.classes, is_multi=True)
+    number = {name: i for i, name in enumerate(like.classes)}
+    rows: Iterable[Iterable[Any]] = ([row] if isinstance(row, str) or not like.is_multi else row for row in values)
+    named = [list(row) for row in rows]
+    unknown = {name for row in named for name in row if isinstance(name, str) and name not in number}
+    if unknown:
+        raise LabelError(_unknown(sorted(unknown), like.classes, "y"))
+    found = [[number[name] if isinstance(name, str) else name for name in row] for row in named]
+    if not all(isinstance(i, int) and 0 <= i < like.c for row in found for i in row):
+        raise ValueError(f"evaluate: y must be names of classes or their numbers 0..{like.c - 1}.")
+    if not like.is_multi:
+        return Labels(np.array([row[0] for row in found], np.int64), like.classes)
+    several = np.zeros((n, like.c), np.float32)
+    for row, numbers in zip(several, found, strict=True):
+        row[numbers] = 1
+    return Labels(several, like.classes, is_multi=True)
+
+
+def _floats(values: list[Any], c: int) -> npt.NDArray[np.float32]:
+    found = np.array(values, np.float32)
+    found = found[:, None] if found.ndim == 1 else found
+    if found.ndim != 2 or found.shape[1] != c:
+        raise ValueError(f"evaluate: y must have {c} number(s) per image, got {list(found.shape)}.")
+    return found
+
+
+def _unknown(names: Sequence[str], classes: Sequence[str], where: str) -> str:
+    return (
+        f"evaluate: {some([printable(name) for name in names])} in {where} are not classes of the model, which knows "
+        f"{some(classes)}. Rename them, or leave these images out."
+    )
