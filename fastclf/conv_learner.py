@@ -17,10 +17,11 @@ from fastclf.activations.segment import DTYPES
 from fastclf.activations.side_by_side import side_by_side
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.classifier_data import ImageClassifierData
-from fastclf.data.image_loader import ImageLoader
 from fastclf.data.data_loaders import Rows as MappedRows
+from fastclf.data.image_loader import ImageLoader
 from fastclf.data.loader import Loader
-from fastclf.data.stream import StreamLoader, blocks, items
+from fastclf.data.served import block_server
+from fastclf.data.stream import blocks, items
 from fastclf.errors import BadImageError
 from fastclf.head_learner import LearnerWithHead, describe_head, make_head, metrics_for
 from fastclf.interrupts import Interrupts
@@ -334,21 +335,21 @@ class ConvLearner(LearnerWithHead):
         if getattr(images, "ndim", None) == 2 and not isinstance(images, str):
             return super()._features(call, images)
         assert self._data.tfms is not None
-        loader = StreamLoader(self._data.tfms[1], self._data._options)
+        options = self._data._options
+        server = block_server(self._data.tfms[1], options)
         self.model.eval()
         names: list[str] = []
         found: list[Tensor] = []
-        for block in blocks(items(images), loader.bs):
-            first = len(names)
-            ds = block.dataset(self._data.trn_ds.bad.max_pixels)
-            loader.serve(ds)
-            with torch.inference_mode(), autocast(loader.device):
-                found += [self.model.features(x).float().cpu() for x, _ in loader.batches(0)]
-            names += [item.name or f"image {first + i}" for i, item in enumerate(block.items)]
-            if ds.bad.reasons:
-                bad = {names[first + row]: why for row, why in ds.bad.reasons.items()}
-                name, why = next(iter(bad.items()))
-                raise BadImageError(f"{call}: {len(bad)} image(s) cannot be decoded. First: {name}: {why}", bad)
+        for block in blocks(items(images), options.bs):
+            bad = {row: item.why for row, item in enumerate(block.items) if item.why}
+            own = [item.name or f"image {len(names) + row}" for row, item in enumerate(block.items)]
+            with torch.inference_mode(), autocast(options.device):
+                found += [self.model.features(x).float().cpu() for _, x in server.batches(block, bad)]
+            if bad:
+                named = {own[row]: why for row, why in sorted(bad.items())}
+                name, why = next(iter(named.items()))
+                raise BadImageError(f"{call}: {len(bad)} image(s) cannot be decoded. First: {name}: {why}", named)
+            names += own
         return names, torch.cat(found)
 
     def _columns(self) -> int | None:

@@ -104,7 +104,7 @@ class VerifiedImages:
         try:
             digest = self._source.digest(row)
         except OSError as error:
-            raise ChangedError(f"{printable(self._source.name(row))}: {_reason(error)}") from error
+            raise ChangedError(f"{printable(self._source.name(row))}: {reason(error)}") from error
         verdict = self.verdict(row)
         if _is_settled(verdict):
             self.cache.put(self._source.name(row), verdict._replace(digest=digest.hex()))
