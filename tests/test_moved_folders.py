@@ -130,7 +130,7 @@ def said(action):
 def tiny_pretrained(monkeypatch):
     import fastclf.conv_learner as module
 
-    monkeypatch.setattr(module, "build_body", lambda arch, pretrained, weights: tiny_body())
+    monkeypatch.setattr(module, "build_bodies", lambda arch, pretrained, weights: tiny_body())
 
 
 @pytest.mark.usefixtures("tiny_pretrained")

@@ -129,7 +129,8 @@ def test_a_warning_names_the_line_that_called_the_library():
 def test_nothing_is_printed_or_warned_outside_the_channel():
     """Nor does a module write to stdout or stderr itself, or make a bar; the command line's streams are its own."""
     package, outside = Path(fastclf.__file__).parent, []
-    own_streams = {package / "report.py", package / "cli.py", *(package / "commands").glob("*.py")}
+    own_streams = {package / f"{name}.py" for name in ("report", "cli", "models/verify")}  # `verify` runs alone, too
+    own_streams |= {*(package / "commands").glob("*.py")}
     for file in sorted({*package.rglob("*.py")} - own_streams):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Name | ast.Attribute | ast.Import | ast.ImportFrom):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastclf import files
 from fastclf.errors import ActivationFileError
 from fastclf.report import warn
 
@@ -32,7 +33,7 @@ def side_by_side(parts: Sequence[Any], folders: Sequence[Path]) -> NDArray[Any]:
     shape = len(parts[0]), sum(part.shape[1] for part in parts)
     for folder in folders:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            files.on_disk(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
             # Written, not mapped for writing: a full disk is then an error, and no fatal signal.
             with tempfile.TemporaryFile(dir=folder) as file:
                 for first in range(0, shape[0], _AT_ONCE):

@@ -81,8 +81,8 @@ def test_saved_loaded_and_exported_like_any_other(learn, data, tmp_path):
     np.testing.assert_allclose(np.exp(found.outputs), np.exp(expected), atol=1e-4)
     session = onnxruntime.InferenceSession(learn.export("both"))
     pixels = (data.val_ds.denorm(next(iter(data.val_dl))[0]) * 255).round().astype(np.uint8)
-    (exported,) = session.run(None, {"pictures": pixels})
-    np.testing.assert_allclose(np.exp(exported), np.exp(expected[: len(pixels)]), atol=2e-2)  # pixels were rounded
+    (exported,) = session.run(None, {"pixels": pixels})
+    np.testing.assert_allclose(exported, np.exp(expected[: len(pixels)]), atol=2e-2)  # pixels were rounded
 
 
 def test_another_combination_computes_only_what_is_new(learn, data, capsys):
