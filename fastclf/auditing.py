@@ -17,7 +17,15 @@ from fastclf.interpret.learning_curve import LearningCurve
 from fastclf.interpret.neighbours import RowPool, Similar, nearest
 from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
-from fastclf.training.head_runs import HeadRun, HeadSetting, make_folds, out_of_fold, predict_rows, train_heads
+from fastclf.training.head_runs import (
+    HeadRun,
+    HeadSetting,
+    make_folds,
+    out_of_fold,
+    predict_rows,
+    refuse_numbers,
+    train_heads,
+)
 from fastclf.training.inputs import check_count
 
 # Chosen by planted errors on other activations than those of the figures: with less decay heads learn wrong labels by
@@ -99,8 +107,7 @@ class Auditing(Evaluating):
         """
         if not self.data.has_rows:
             raise ValueError(f"{call}: needs cached activations. Set learn.precompute = True first.")
-        if self.data.is_reg:
-            raise ValueError(f"{call}: the labels must be classes, got numbers to be predicted (a regression)")
+        refuse_numbers(call, self.data.trn_ds.labels)
         return dict(self.data._sets)
 
     def _labelled_rows(self, call: str) -> dict[str, Dataset]:

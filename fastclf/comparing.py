@@ -34,7 +34,7 @@ class Compared:
 
     Attributes:
         arch: which.
-        accuracy: cross-validated; of several labels, the share of right answers to all of them.
+        accuracy: cross-validated; of several labels, the share of right answers, each label of a row being a question.
         interval: Wilson's 95 % interval of it, as far as rows, not bodies, vary.
         log_loss: cross-validated, the mean over rows (and labels).
         seconds: of an image through the body, here and now, without decoding.

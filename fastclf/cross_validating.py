@@ -17,7 +17,7 @@ from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
 from fastclf.predicting import Predicting
 from fastclf.training.evaluate import Objective
-from fastclf.training.head_runs import HeadSetting, make_folds, out_of_fold
+from fastclf.training.head_runs import HeadSetting, make_folds, out_of_fold, refuse_numbers
 from fastclf.training.inputs import check_flag
 from fastclf.training.metrics import mark_without_prediction
 
@@ -85,8 +85,7 @@ class CrossValidating(Predicting):
         ds, head, crit = self.data.trn_ds, self.head, self.crit
         if ds.rows is None:
             raise ValueError(f"{call}: heads train on cached activations. Set learn.precompute = True first.")
-        if ds.is_reg:
-            raise ValueError(f"{call}: the labels must be classes, got numbers to be predicted (a regression)")
+        refuse_numbers(call, ds.labels)
         if not isinstance(head, Head):
             raise ValueError(f"{call}: the head must be one of fastclf's, got custom_head. Make a learner without it.")
         if not isinstance(crit, BCE if ds.is_multi else NLL):

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastclf.models.from_pixels import BELOW_ONE
 from fastclf.training.evaluate import Objective
 from fastclf.training.metrics import NO_PREDICTION
 
@@ -21,7 +22,6 @@ UNKNOWN = -2
 """The answer "none of these classes", in place of a class number."""
 
 HALF = 0.5  # the threshold of a label that none was tuned for
-BELOW_ONE = 1 - 2.0**-24  # the highest float32 below 1, whose log-odds are finite
 
 
 @dataclass(frozen=True)

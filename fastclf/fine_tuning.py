@@ -21,9 +21,8 @@ from fastclf.models.head import Head
 from fastclf.report import log
 from fastclf.schedules import Constant
 from fastclf.training.epoch_table import EpochTable
-from fastclf.training.head_runs import HeadSetting, make_folds, most_folds, out_of_fold, predict_rows
+from fastclf.training.head_runs import HeadSetting, make_folds, most_folds, new_head, out_of_fold, predict_rows
 from fastclf.training.linear_heads import LinearSetting, linear_heads
-from fastclf.training.losses import constant_logits
 from fastclf.training.metrics import name_of
 from fastclf.training.recorder import Recorder
 from fastclf.training.scores import FitScores
@@ -100,11 +99,7 @@ class FineTuning(CrossValidating, Learner):
             (new,) = linear_heads(ds, np.arange(len(ds)), [setting], crit=crit)
             head.become(new.to(self.data.device))
             return self._report_solved(ds, head, crit)
-        bias = constant_logits(ds.labels)
-        final = "sigmoid" if ds.is_multi else "log_softmax"
-        head.become(
-            Head(head.n_in, head.c, ps=setting.ps, xtra_fc=setting.xtra_fc, final=final, seed=self.seed, bias=bias)
-        )
+        head.become(new_head(setting, head.n_in, ds.labels, crit, self.seed).to(self.data.device))
         return self.fit(setting.lr, 1, setting.wd, cycle_len=setting.epochs)
 
     def _report_solved(self, ds: Dataset, head: Head, crit: NLL | BCE) -> FitScores:

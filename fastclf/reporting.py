@@ -45,7 +45,8 @@ class Reporting(Evaluating):
     def heatmap(self, image: Any, cls: int | str | None = None) -> Heatmap:
         """Return where in an image the evidence for a class lies (Grad-CAM; Selvaraju et al., 2017).
 
-        With precomputed activations too: the body runs once on this image. The model is not changed.
+        With precomputed activations too: the body runs once on this image. Of several bodies, the last is shown. The
+        model is not changed.
 
         Args:
             image: the name of a file, a PIL image, or pixels ``[H, W, 3]``, uint8 or float in 0..1.
@@ -195,11 +196,10 @@ class Reporting(Evaluating):
         assert ds is not None
         if train.rows is None or ds.rows is None or data.tfms is None:
             return {"pairs": [], "near_note": "Looked for where activations are cached: learn.precompute = True."}
-        ours, theirs = ds.bad.good_rows(), train.bad.good_rows()
-        places, cosines = nearest(train.rows[theirs], ds.rows[ours])
+        ours, theirs, cosines = nearest(train, ds)
         pairs = []
         for place in np.argsort(-cosines, kind="stable")[:_CANDIDATES]:
-            mine, other = int(ours[place]), int(theirs[places[place]])
+            mine, other = int(ours[place]), int(theirs[place])
             try:
                 images = _pixels(ds, mine), _pixels(train, other)
             except BadImageError:

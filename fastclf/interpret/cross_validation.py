@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +13,7 @@ from fastclf.decision import HALF
 from fastclf.interpret import measures
 from fastclf.interpret.evaluation import probabilities, with_predictions
 from fastclf.interpret.intervals import Interval
-from fastclf.interpret.tables import Cells, aligned, html_table, number, plain
-from fastclf.report import encodable
+from fastclf.interpret.tables import Cells, Measured, number, plain
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -28,8 +26,8 @@ _RANGES = {"log_loss": (0.0, np.inf), "kappa": (-1.0, 1.0), "mcc": (-1.0, 1.0)} 
 _OF_ONE_LABEL = ("precision_micro", "recall_micro", "f1_micro")  # the accuracy, where rows have one label
 
 
-@dataclass(frozen=True)
-class CrossValidation:
+@dataclass(frozen=True, repr=False)
+class CrossValidation(Measured):
     """Out-of-fold predictions and how good they are. Prints as a table; ``result["accuracy"]`` is a mean over folds.
 
     Attributes:
@@ -52,13 +50,6 @@ class CrossValidation:
     intervals: dict[str, Interval]
     notes: list[str]
 
-    def __getitem__(self, name: str) -> float:
-        """Return one measure, averaged over the folds."""
-        try:
-            return self.overall[name]
-        except KeyError:
-            raise KeyError(f"there is no measure {name!r}; there are {', '.join(self.overall)}") from None
-
     def to_dict(self) -> dict[str, Any]:
         """Return the measures in plain Python types, for JSON; None for what is undefined."""
         found: dict[str, dict[str, Any]] = {
@@ -75,15 +66,8 @@ class CrossValidation:
 
         return DataFrame(self.each, index=Index(np.unique(self.folds), name="fold"))
 
-    def __repr__(self) -> str:
-        """Return the table as text."""
-        notes = "\n".join(f"note: {note}" for note in self.notes)
-        return encodable("\n\n".join(filter(None, [self.title, "\n".join(aligned(self._cells())), notes])))
-
-    def _repr_html_(self) -> str:
-        """Return the table as a notebook shows it."""
-        notes = "".join(f"<p>note: {html.escape(note)}</p>" for note in self.notes)
-        return f"<p><b>{html.escape(self.title)}</b></p>{html_table(self._cells())}{notes}"
+    def _parts(self) -> tuple[str, list[Cells], list[str]]:
+        return self.title, [self._cells()], self.notes
 
     def _cells(self) -> Cells:
         k = len(np.unique(self.folds))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,8 +15,7 @@ from fastclf.decision import HALF, UNKNOWN, Decision
 from fastclf.interpret import intervals, measures
 from fastclf.interpret.intervals import Interval
 from fastclf.interpret.measures import Measures
-from fastclf.interpret.tables import Cells, aligned, html_table, number, plain
-from fastclf.report import encodable
+from fastclf.interpret.tables import Cells, Measured, number, plain
 from fastclf.training.metrics import without_prediction
 
 if TYPE_CHECKING:
@@ -34,8 +32,8 @@ _COLUMNS = (  # of a table, where they are measured
 _SAME_AS_ACCURACY = ("precision_micro", "recall_micro", "f1_micro")  # where rows have one label
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Measured):
     """How good predictions are. Prints as a table; ``evaluation["accuracy"]`` is one number.
 
     Attributes:
@@ -58,13 +56,6 @@ class Evaluation:
     left_out: int
     notes: list[str]
 
-    def __getitem__(self, name: str) -> float:
-        """Return one measure of the whole set."""
-        try:
-            return self.overall[name]
-        except KeyError:
-            raise KeyError(f"there is no measure {name!r}; there are {', '.join(self.overall)}") from None
-
     def to_dict(self) -> dict[str, Any]:
         """Return everything in plain Python types, for JSON; None for what is undefined."""
         overall: dict[str, dict[str, Any]] = {name: {"value": plain(value)} for name, value in self.overall.items()}
@@ -83,20 +74,9 @@ class Evaluation:
 
         return DataFrame(self.each, index=Index(self.names, name="class"))
 
-    def __repr__(self) -> str:
-        """Return the tables as text."""
-        tables = ["\n".join(aligned(cells)) for cells in self._tables()]
-        notes = ["\n".join(f"note: {note}" for note in self._shown_notes())]
-        return encodable("\n\n".join(filter(None, [self.title, *tables, *notes])))
-
-    def _repr_html_(self) -> str:
-        """Return the tables as a notebook shows them."""
-        tables = "".join(map(html_table, self._tables()))
-        notes = "".join(f"<p>note: {html.escape(note)}</p>" for note in self._shown_notes())
-        return f"<p><b>{html.escape(self.title)}</b></p>{tables}{notes}"
-
-    def _tables(self) -> list[Cells]:
-        return [self.overall_cells(), *([self.each_cells(self._shown())] if len(self.names) > 1 else [])]
+    def _parts(self) -> tuple[str, list[Cells], list[str]]:
+        tables = [self.overall_cells(), *([self.each_cells(self._shown())] if len(self.names) > 1 else [])]
+        return self.title, tables, self._shown_notes()
 
     def overall_cells(self) -> Cells:
         """Return the table of the whole set as text, its head first."""

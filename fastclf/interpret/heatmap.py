@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fastclf.models.head import Head
+from fastclf.models.modes import evaluated
 from fastclf.models.net import Net
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def grad_cam(net: Net, x: Tensor, classes: Tensor) -> NDArray[np.float32]:
     Returns:
         ``[B, h, w] float32`` in 0..1; zeros for an image in which nothing speaks for the class.
     """
-    with _evaluated(net), _outputs(net.body.stages) as outputs, torch.enable_grad():
+    with evaluated(net), _outputs(net.body.stages) as outputs, torch.enable_grad():
         # Without a gradient of its input, a frozen body has no graph.
         features = net.body(x.detach().requires_grad_(True))
         scores = net.head.logits(features) if isinstance(net.head, Head) else net.head(features)
@@ -129,18 +130,6 @@ def _layout(out: Tensor) -> Callable[[Tensor], Tensor] | None:
     if n == 1:
         return None
     return lambda tokens: tokens[:, -n * n :].reshape(len(tokens), n, n, -1).permute(0, 3, 1, 2)
-
-
-@contextmanager
-def _evaluated(net: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode, and every module of it back into its own."""
-    modes = [(module, module.training) for module in net.modules()]
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextmanager

@@ -5,30 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+
+from fastclf.data.dataset import Dataset
+from fastclf.interpret import neighbours
+from fastclf.interpret.neighbours import Numbers, RowPool
 
 Array = NDArray[Any]
 
-_AT_ONCE = 1024  # rows
 _MOST_PRODUCTS = 4e11  # multiplications of all rows with all: some seconds
 _GREY = 16  # side of the thumbnails that are compared
 _ALIKE = 0.97  # correlation of thumbnails
 
 
-def nearest(train: Array, rows: Array) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return for each row of activations ``[n, F]`` the nearest one of ``train [N, F]``, and the cosine between them.
+def nearest(train: Dataset, ds: Dataset) -> tuple[Numbers, Numbers, NDArray[np.float32]]:
+    """Return rows of a set over activations, the nearest row of train to each, and the cosine between them, ``[n]``.
 
-    Cosines are those of rows less the mean of train. Of very many rows the first are looked at, so fewer may return.
+    Cosines are those of rows less the mean of train. Of very many rows the first are looked at.
     """
-    centre = train.astype(np.float32).mean(0)
-    reference = _unit(train, centre)
-    n = min(len(rows), max(1, int(_MOST_PRODUCTS / max(reference.numel(), 1))))
-    best = [(_unit(rows[i : min(i + _AT_ONCE, n)], centre) @ reference.T).max(1) for i in range(0, n, _AT_ONCE)]
-    return (
-        np.concatenate([found.indices.numpy() for found in best]),
-        np.concatenate([found.values.numpy() for found in best]),
-    )
+    assert train.rows is not None
+    pool, rows = RowPool([train], centred=True), RowPool([ds])
+    n = min(len(rows), max(1, int(_MOST_PRODUCTS / max(len(pool) * train.rows.shape[1], 1))))
+    found = [neighbours.nearest(block[: n - first], pool, 1) for first, block in rows.blocks() if first < n]
+    numbers, cosines = (np.concatenate(part)[:, 0] for part in zip(*found, strict=True))
+    return rows.row[:n], pool.row[numbers], cosines
 
 
 def look_alike(one: Array, other: Array) -> bool:
@@ -44,7 +44,3 @@ def _thumbnail(image: Array) -> Array:
     values = np.asarray(grey, np.float64)
     spread = values.std()
     return (values - values.mean()) / spread if spread else np.zeros_like(values)
-
-
-def _unit(rows: Array, centre: Array) -> torch.Tensor:
-    return torch.nn.functional.normalize(torch.from_numpy(rows.astype(np.float32) - centre))

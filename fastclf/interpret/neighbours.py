@@ -29,17 +29,22 @@ Numbers = NDArray[np.int64]
 class RowPool:
     """The rows of several data sets, one after another; of several views, the first. Bad rows are left out.
 
+    Args:
+        sets: over rows of activations.
+        centred: whether directions are taken from the mean of the rows instead of from zero.
+
     Attributes:
         sets: as given.
         of: ``[M] int64``: which set each row is of.
         row: ``[M] int64``: which row of that set.
     """
 
-    def __init__(self, sets: Sequence[Dataset]) -> None:
+    def __init__(self, sets: Sequence[Dataset], *, centred: bool = False) -> None:
         self.sets = sets
         good = [ds.bad.good_rows() for ds in sets]
         self.of = np.repeat(np.arange(len(sets)), [len(rows) for rows in good])
         self.row = np.concatenate(good)
+        self._centre = self._mean() if centred else None
 
     def __len__(self) -> int:
         return len(self.row)
@@ -51,20 +56,22 @@ class RowPool:
         return torch.cat(parts)
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
-        """Yield blocks of rows scaled to length 1, and the number of their first."""
+        """Yield blocks of rows, as they are, and the number of their first."""
         for first in range(0, len(self), _AT_ONCE):
-            numbers = np.arange(first, min(first + _AT_ONCE, len(self)))
-            yield first, unit(self.features(numbers))
+            yield first, self.features(np.arange(first, min(first + _AT_ONCE, len(self))))
+
+    def directions(self, x: Tensor) -> Tensor:
+        """Return rows ``[n, F]`` scaled to length 1, from where the pool counts; rows that lie there stay zeros."""
+        return torch.nn.functional.normalize(x if self._centre is None else x - self._centre, dim=1)
+
+    def _mean(self) -> Tensor:
+        total = torch.stack([block.sum(0, dtype=torch.float64) for _, block in self.blocks()]).sum(0)
+        return (total / len(self)).float()
 
     def _of_set(self, k: int, rows: Numbers) -> Tensor:
         matrix = self.sets[k].rows
         assert matrix is not None
         return gather_rows(matrix, rows)
-
-
-def unit(x: Tensor) -> Tensor:
-    """Scale rows to length 1; rows of zeros stay."""
-    return torch.nn.functional.normalize(x, dim=1)
 
 
 def nearest(x: Tensor, pool: RowPool, k: int, leave_out: Numbers | None = None) -> tuple[Numbers, NDArray[np.float32]]:
@@ -81,10 +88,10 @@ def nearest(x: Tensor, pool: RowPool, k: int, leave_out: Numbers | None = None) 
     """
     check_count("nearest", "k", k)
     k = min(k, len(pool) - (leave_out is not None))
-    x = unit(x)
+    x = pool.directions(x)
     best, where = torch.full((len(x), 0), -torch.inf), torch.empty((len(x), 0), dtype=torch.int64)
     for first, block in pool.blocks():
-        found = x @ block.T
+        found = x @ pool.directions(block).T
         if leave_out is not None:
             inside = np.flatnonzero((leave_out >= first) & (leave_out < first + len(block)))
             found[inside, leave_out[inside] - first] = -torch.inf

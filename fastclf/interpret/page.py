@@ -123,9 +123,9 @@ def as_jpeg(image: Array) -> str:
     """Return an image ``[h, w, 3]`` of 0..1 as the address of a JPEG that stands in the page."""
     from PIL import Image
 
-    picture = Image.fromarray((image * 255).round().astype(np.uint8))
-    picture.thumbnail((_SIDE, _SIDE))
-    return _address(picture, "JPEG", quality=82)
+    small = Image.fromarray((image * 255).round().astype(np.uint8))
+    small.thumbnail((_SIDE, _SIDE))
+    return _address(small, "JPEG", quality=82)
 
 
 def as_overlay(painted: Array) -> str:
@@ -135,9 +135,9 @@ def as_overlay(painted: Array) -> str:
     return _address(Image.fromarray((painted * 255).round().astype(np.uint8)), "PNG")
 
 
-def _address(picture: Any, kind: str, **options: Any) -> str:
+def _address(image: Any, kind: str, **options: Any) -> str:
     data = io.BytesIO()
-    picture.save(data, kind, **options)
+    image.save(data, kind, **options)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"
 
 

@@ -51,8 +51,8 @@ def html_table(cells: Cells) -> str:
     return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
 
 
-class Table:
-    """A result that prints as a title, tables and notes, and has a further table of everything for files and pandas."""
+class Shown:
+    """A result that prints as a title, tables and notes."""
 
     def _parts(self) -> tuple[str, list[Cells], list[str]]:
         """Return title, tables and notes."""
@@ -71,6 +71,27 @@ class Table:
         return (
             f"<p><b>{html.escape(title)}</b></p>{shown}{''.join(f'<p>note: {html.escape(note)}</p>' for note in notes)}"
         )
+
+
+class Measured(Shown):
+    """A result that is measures by name: ``result["accuracy"]`` is one number.
+
+    Attributes:
+        overall: the measures.
+    """
+
+    overall: dict[str, float]
+
+    def __getitem__(self, name: str) -> float:
+        """Return one measure."""
+        try:
+            return self.overall[name]
+        except KeyError:
+            raise KeyError(f"there is no measure {name!r}; there are {', '.join(self.overall)}") from None
+
+
+class Table(Shown):
+    """A result that has, beside what it prints, a table of everything for files and pandas."""
 
     def _columns(self) -> list[str]:
         raise NotImplementedError

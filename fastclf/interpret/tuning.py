@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastclf.decision import BELOW_ONE, HALF
+from fastclf.decision import HALF
+from fastclf.models.from_pixels import BELOW_ONE
 
 Floats = NDArray[np.float64]
 

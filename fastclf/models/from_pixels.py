@@ -14,7 +14,7 @@ from fastclf.data.transforms.spec import CropType, TransformSpec
 from fastclf.models.head import Head
 from fastclf.models.net import Net
 
-_BELOW_ONE = 1 - 2.0**-24  # as in `fastclf.decision`: the highest float32 whose log-odds are finite
+BELOW_ONE = 1 - 2.0**-24  # the highest float32 below 1, whose log-odds are finite
 
 
 class FromPixels(nn.Module):
@@ -63,7 +63,7 @@ class FromPixels(nn.Module):
             return torch.sigmoid(self.head.logits(features) / self.temperature)
         out: Tensor = self.head(features)
         if self.kind == "several" and self.temperature != 1:
-            return torch.sigmoid(torch.logit(out.clamp(max=_BELOW_ONE)) / self.temperature)
+            return torch.sigmoid(torch.logit(out.clamp(max=BELOW_ONE)) / self.temperature)
         return out
 
 

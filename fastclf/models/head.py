@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from fastclf import ops
+from fastclf.models.modes import evaluated
 from fastclf.philox import check_seed
 
 
@@ -171,16 +172,11 @@ def check_outputs(name: str, module: nn.Module, x: Tensor, takes: str, c: int, f
     """
     if not isinstance(module, nn.Module):
         raise ValueError(f"{name} must be an nn.Module, got {module!r}")
-    modes = [(each, each.training) for each in module.modules()]
-    module.eval()
     try:
-        with torch.no_grad():
+        with evaluated(module), torch.no_grad():
             out = module(x)
     except RuntimeError as error:
         raise ValueError(f"{name} must take {takes}: {error}") from error
-    finally:
-        for each, training in modes:
-            each.training = training
     shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
     if shape != (2, c) and not (final == "none" and c == 1 and shape == (2,)):
         raise ValueError(f"{name} must give [B, {c}], one column per class, got {shape} for B = 2")

@@ -40,6 +40,11 @@ class JoinedBody(Body):
         early, late = zip(*(body.groups for body in self.parts), strict=True)
         return nn.ModuleList(early), nn.ModuleList(late)
 
+    @property
+    def stages(self) -> list[nn.Module]:
+        """Those of all bodies, one body after another."""
+        return [stage for body in self.parts for stage in body.stages]
+
     def forward(self, x: Tensor) -> Tensor:
         """Compute features of images ``[B, 3, H, W]``."""
         return torch.cat([body(self._normalised_for(body, x)) for body in self.parts], 1)

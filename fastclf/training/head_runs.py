@@ -186,7 +186,7 @@ def make_folds(
         ValueError: the labels are numbers to be predicted; there are fewer rows, groups, or rows of the most frequent
             class than folds; the groups do not fill them, or are not one per row.
     """
-    _refuse_numbers("make_folds", labels)
+    refuse_numbers("make_folds", labels)
     check_count("make_folds", "k", k, least=2)
     check_seed("make_folds", seed)
     n = len(labels)
@@ -269,13 +269,18 @@ class _RunLoader(RowLoader):
         return rows[self._trains[rows % self.n]]
 
 
-def _make_head(run: HeadRun, loader: _RunLoader, crit: NLL | BCE) -> Head:
-    ds, setting = loader.ds, run.setting
-    assert ds.rows is not None
+def new_head(setting: HeadSetting, n_in: int, labels: Labels, crit: NLL | BCE, seed: int) -> Head:
+    """Return an untrained head for rows of ``n_in`` features with such labels, whose constant answer it begins at."""
     final = "log_softmax" if isinstance(crit, NLL) else "sigmoid"
-    bias = constant_logits(ds.labels.take(loader.served))
-    head = Head(ds.rows.shape[1], ds.c, ps=setting.ps, xtra_fc=setting.xtra_fc, final=final, seed=run.seed, bias=bias)
-    return head.to(loader.device)
+    bias = constant_logits(labels)
+    return Head(n_in, labels.c, ps=setting.ps, xtra_fc=setting.xtra_fc, final=final, seed=seed, bias=bias)
+
+
+def _make_head(run: HeadRun, loader: _RunLoader, crit: NLL | BCE) -> Head:
+    ds = loader.ds
+    assert ds.rows is not None
+    labels = ds.labels.take(loader.served)
+    return new_head(run.setting, ds.rows.shape[1], labels, crit, run.seed).to(loader.device)
 
 
 def _workers(heads: int, device: torch.device) -> tuple[int, int]:
@@ -323,7 +328,7 @@ def _train(head: Head, setting: HeadSetting, loader: _RunLoader, crit: NLL | BCE
 
 
 def _check(ds: Dataset, crit: NLL | BCE, bs: int) -> None:
-    _refuse_numbers("train_heads", ds.labels)
+    refuse_numbers("train_heads", ds.labels)
     if ds.rows is None:
         raise ValueError("train_heads: the data set holds images; heads train on rows. Compute its activations first.")
     if ds.rows.ndim != 2 or not len(ds) or len(ds.rows) % len(ds):
@@ -334,7 +339,8 @@ def _check(ds: Dataset, crit: NLL | BCE, bs: int) -> None:
     check_count("train_heads", "bs", bs, least=2)
 
 
-def _refuse_numbers(call: str, labels: Labels) -> None:
+def refuse_numbers(call: str, labels: Labels) -> None:
+    """Raise ValueError where the labels are numbers, which heads on their own are not trained for."""
     if labels.is_reg:
         raise ValueError(f"{call}: the labels must be classes, got numbers to be predicted (a regression)")
 

@@ -97,8 +97,10 @@ def test_custom_heads_that_do_not_fit_are_refused():
         check_custom_head(good, 6, 4, "log_softmax")
     with pytest.raises(ValueError, match=r"nn\.LogSoftmax\(1\)"):
         check_custom_head(nn.Linear(6, 3), 6, 3, "log_softmax")
+    values = nn.Linear(6, 3)
+    nn.init.constant_(values.bias, 3)  # else all of them may lie in 0..1 by chance
     with pytest.raises(ValueError, match=r"nn\.Sigmoid\(\)"):
-        check_custom_head(nn.Linear(6, 3), 6, 3, "sigmoid")
+        check_custom_head(values, 6, 3, "sigmoid")
     check_custom_head(nn.Linear(6, 3), 6, 3, "none")
 
 

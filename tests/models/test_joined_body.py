@@ -105,6 +105,12 @@ def test_all_layers_train(learn):
     assert repr(learn).count("body ") == 2
 
 
+def test_what_the_last_body_looks_at_is_shown_in_heatmaps_and_reports(learn, data, tmp_path):
+    file = tmp_path / data.val_ds.fnames[0]
+    assert learn.heatmap(str(file)).values.max() <= 1
+    assert learn.report(tmp_path / "page.html").stat().st_size > 1000
+
+
 def test_rows_side_by_side_are_mapped_and_leave_no_file(tmp_path, rng):
     parts = [rng.standard_normal((9001, f)).astype(np.float16) for f in (3, 5)]
     rows = side_by_side(parts, [tmp_path / "a"])

@@ -36,7 +36,7 @@ class Verdict(NamedTuple):
         decoded: 0 when only the header was read, since the image is too large; 1 when DALI has decoded it; 2 when
             Pillow has, so that the loaders decode a copy.
         why: why it cannot be decoded; empty for a good image.
-        digest: of its contents, see `content_digest`, in hex; empty until somebody asked.
+        digest: of its contents, see `Source.digest`, in hex; empty until somebody asked.
     """
 
     size: int
