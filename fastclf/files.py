@@ -45,6 +45,11 @@ def user_cache() -> Path:
     return _temporary_cache()
 
 
+def given_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path that the user gave; a leading ``~`` or ``~name`` is the home folder, where there is one."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  # Path.expanduser refuses a file named ~$notes.jpg
+
+
 def temporary_folder() -> Path:
     """Make a folder that is private, and is removed when this process ends."""
     folder, maker = Path(tempfile.mkdtemp(prefix="fastclf-")), os.getpid()

@@ -41,8 +41,8 @@ from fastclf.training.inputs import (
     check_numbers,
 )
 from fastclf.training.loop import Steps, TrainLoop, derived_seed, seeded
+from fastclf.training.losses import check_targets, default_loss
 from fastclf.training.losses import class_weights as weights_of
-from fastclf.training.losses import default_loss
 from fastclf.training.memory import explains_gpu_memory
 from fastclf.training.metrics import Metric as Metric
 from fastclf.training.metrics import name_of
@@ -362,6 +362,7 @@ class Learner(Reporting, Saving):
 
         One that gives logits would train, but its predictions would be no log-probabilities.
         """
+        check_targets(self.crit, self._data.trn_ds.labels)
         check_final_layer(self.model, self.crit)
         final = _FINALS.get(type(self.crit))
         if final is None or self._heads:

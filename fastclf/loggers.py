@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fastclf.errors import BackendError
+from fastclf.files import given_path
 from fastclf.training.callbacks import Callback
 from fastclf.training.metrics import name_of
 
@@ -62,7 +63,7 @@ class TensorBoardLogger(EpochLogger):
     def __init__(self, learn: Learner, folder: str | os.PathLike[str]) -> None:
         super().__init__(learn)
         _needed("tensorboard")
-        self._writer = import_module("torch.utils.tensorboard").SummaryWriter(os.path.expanduser(folder))  # noqa: PTH111
+        self._writer = import_module("torch.utils.tensorboard").SummaryWriter(given_path(folder))
 
     def write(self, epoch: int, values: dict[str, float]) -> None:
         """See `EpochLogger`."""

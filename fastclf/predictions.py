@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastclf.decision import UNKNOWN, Decision
-from fastclf.files import publish_table
+from fastclf.files import given_path, publish_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,7 +127,7 @@ class Predictions:
 
         Names of files stand in it as they are. Who opens it in a spreadsheet may meet one that begins like a formula.
         """
-        file = Path(path)
+        file = given_path(path)
         publish_table(file, self.columns(all_probs), self.rows(all_probs))
         return file
 

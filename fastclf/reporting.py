@@ -17,7 +17,7 @@ from fastclf.data.image import decoded, open_image
 from fastclf.data.sources.names import printable
 from fastclf.errors import BadImageError
 from fastclf.evaluating import Evaluating
-from fastclf.files import publish
+from fastclf.files import given_path, publish
 from fastclf.interpret import page
 from fastclf.interpret.evaluation import Evaluation, probabilities
 from fastclf.interpret.heatmap import Heatmap, coloured, grad_cam
@@ -89,7 +89,7 @@ class Reporting(Evaluating):
         labels = self._known_labels("report", is_test)
         if labels.is_reg:
             raise ValueError("report: is for classes, and the targets are numbers. print(learn.evaluate()) has figures")
-        file = Path(path).absolute()
+        file = given_path(path).absolute()
         if file.is_dir():
             raise IsADirectoryError(f"report: {path} is a folder. Pass the name of a file, such as report.html.")
         preds, targs = self.predict_with_targs(is_test)

@@ -28,13 +28,6 @@ def model(tmp_path_factory):
     return folder / "models" / "model", folder / "valid", learn.predict()
 
 
-@pytest.fixture(autouse=True)
-def _lines_on_stdout_again():
-    yield
-    for handler in fastclf.report._lines.handlers:
-        handler.stream_name = "stdout"
-
-
 def test_no_command_shows_the_commands(capsys):
     assert main([]) == 0
     shown = capsys.readouterr().out

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from fastclf.files import given_path
 
 if TYPE_CHECKING:
     from fastclf.data.classifier_data import ImageClassifierData
@@ -15,7 +16,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data",
         metavar="DATA",
-        type=Path,
+        type=given_path,
         help="a folder with train/<class>/ and, if you like, valid/<class>/; or with <class>/ alone",
     )
     add_table_arguments(parser)
@@ -25,7 +26,9 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of a table that labels the images."""
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="a table of file names and labels, instead of folders")
+    parser.add_argument(
+        "--csv", type=given_path, metavar="FILE", help="a table of file names and labels, instead of folders"
+    )
     parser.add_argument("--folder", default=".", help="with --csv: where the images are, below DATA")
     parser.add_argument("--suffix", default="", help="with --csv: what the names in the table lack, such as .jpg")
 
@@ -35,7 +38,7 @@ def read_data(arguments: argparse.Namespace, tfms: Any, **options: Any) -> Image
     from fastclf.data.classifier_data import ImageClassifierData
     from fastclf.data.sources.listing import look
 
-    path, options = arguments.data.expanduser(), {"bs": arguments.bs, "tfms": tfms, "seed": arguments.seed, **options}
+    path, options = arguments.data, {"bs": arguments.bs, "tfms": tfms, "seed": arguments.seed, **options}
     if arguments.csv is not None:
         table, suffix = arguments.csv, arguments.suffix
         return ImageClassifierData.from_csv(path, arguments.folder, table, suffix=suffix, **options)

@@ -18,7 +18,7 @@ import numpy as np
 
 from fastclf.checkpoint import library_versions
 from fastclf.commands.data import add_data_arguments, read_data
-from fastclf.files import publish, publish_table
+from fastclf.files import given_path, publish, publish_table
 from fastclf.report import log
 from fastclf.training.callbacks import Callback
 
@@ -28,9 +28,11 @@ _AUGMENTATIONS = ("none", "basic", "side_on", "top_down")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_data_arguments(parser)
-    parser.add_argument("-o", "--out", type=Path, metavar="RUN", default=Path("run"), help="a new folder for the run")
+    parser.add_argument(
+        "-o", "--out", type=given_path, metavar="RUN", default=Path("run"), help="a new folder for the run"
+    )
     parser.add_argument("--arch", default="efficientnet_lite0", help="such as resnet34, or a timm name")
-    parser.add_argument("--weights", type=Path, help="a file of weights for the body")
+    parser.add_argument("--weights", type=given_path, help="a file of weights for the body")
     parser.add_argument("--sz", type=int, default=224, help="side of the squares that the model sees, in pixels")
     parser.add_argument("--epochs", type=int, default=3, help="of the head, on the frozen body")
     parser.add_argument("--lr", type=float, default=1e-2, help="rate of the head")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Hashable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, Unpack
 
 import numpy as np
@@ -22,6 +21,7 @@ from fastclf.data.sources.name_labels import label_by
 from fastclf.data.sources.tables.reading import read_csv, read_df
 from fastclf.data.sources.tables.rules import Column, Missing, TableRules
 from fastclf.data.validation.check import warn_imbalance
+from fastclf.files import given_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +78,7 @@ class ImageClassifierData(DataLoaders):
             FileNotFoundError: a folder, or every image in it, is missing; says what is there instead.
             LabelError: a class has no image, is unknown to train, or is the only one.
         """
-        path, tfms = Path(path), check_tfms(tfms)
+        path, tfms = given_path(path), check_tfms(tfms)
         hold_out = sets.HoldOut(val_pct, options.get("seed", SEED), groups)
         rules = FolderRules(allow_empty, drop_unknown, allow_outside)
         folders = find_sets(path, trn_name, val_name, test_name)
@@ -179,7 +179,7 @@ class ImageClassifierData(DataLoaders):
             LabelError: a label is no text or empty, or there is a single class.
             ValueError: val_idxs do not fit.
         """
-        path, tfms = Path(path), check_tfms(tfms)
+        path, tfms = given_path(path), check_tfms(tfms)
         hold_out = sets.HoldOut(val_pct, options.get("seed", SEED), groups)
         made = sets.from_names(
             path,
@@ -270,11 +270,11 @@ class ImageClassifierData(DataLoaders):
         )
         files = {"train": csv_fname, "valid": val_csv, "test": test_csv}
         read = {
-            part: read_csv(file, Path(path), sep, encoding, skip_header=skip_header)
+            part: read_csv(file, given_path(path), sep, encoding, skip_header=skip_header)
             for part, file in files.items()
             if file is not None
         }
-        path, tfms, hold_out = Path(path), check_tfms(tfms), sets.HoldOut(val_pct, options.get("seed", SEED))
+        path, tfms, hold_out = given_path(path), check_tfms(tfms), sets.HoldOut(val_pct, options.get("seed", SEED))
         made = sets.from_tables(
             path, tfms, read, folder, rules, val_idxs, hold_out, test_name, allow_outside=allow_outside
         )
@@ -310,7 +310,7 @@ class ImageClassifierData(DataLoaders):
             "from_df", suffix, continuous, multi, cat_separator, label_delim, fn_col, label_col, split_col, missing
         )
         read = {"train": read_df(df)}
-        path, tfms, hold_out = Path(path), check_tfms(tfms), sets.HoldOut(val_pct, options.get("seed", SEED))
+        path, tfms, hold_out = given_path(path), check_tfms(tfms), sets.HoldOut(val_pct, options.get("seed", SEED))
         made = sets.from_tables(
             path, tfms, read, folder, rules, val_idxs, hold_out, test_name, allow_outside=allow_outside
         )
@@ -349,7 +349,7 @@ class ImageClassifierData(DataLoaders):
             ValueError: a shape, a type or a value does not fit; says where.
             LabelError: a label does.
         """
-        sources, labels = checked_sets(Path(path), trn, val, test, classes, continuous=continuous)
+        sources, labels = checked_sets(given_path(path), trn, val, test, classes, continuous=continuous)
         tfms = None if sources[0].holds_rows else check_tfms(tfms)
         return cls._of(path, sets.from_sources(tfms, sources, labels), bs, tfms, options)
 

@@ -29,7 +29,7 @@ from fastclf.data.validation.check import CheckReport, check_sets
 from fastclf.data.validation.duplicates import to_drop
 from fastclf.data.validation.scan import ScanReport, scan_sets
 from fastclf.errors import LabelError
-from fastclf.files import require_folder
+from fastclf.files import given_path, require_folder
 from fastclf.ops.arguments import IndexedRows
 from fastclf.philox import check_seed
 from fastclf.report import log
@@ -74,7 +74,7 @@ class DataLoaders:
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         check_seed("ImageClassifierData", seed)
-        self.path = Path(path).absolute()  # os.chdir may come later
+        self.path = given_path(path).absolute()  # os.chdir may come later
         self._was_there = self.path.is_dir()
         self.trn_ds, self.val_ds, self.test_ds = trn_ds, val_ds, test_ds
         bind_together([ds.bad for ds in self._sets.values()], self.path, on_bad, max_bad, max_pixels)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastclf.files import publish_table
+from fastclf.files import given_path, publish_table
 from fastclf.report import encodable
 
 if TYPE_CHECKING:
@@ -110,6 +110,6 @@ class Table(Shown):
 
         Names of files stand in it as they are. Who opens it in a spreadsheet may meet one that begins like a formula.
         """
-        file = Path(path)
+        file = given_path(path)
         publish_table(file, self._columns(), self._rows())
         return file
