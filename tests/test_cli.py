@@ -219,7 +219,7 @@ def test_a_run(tmp_path, capsys):
     typed = ["train", folder, "--sz", "32", "--epochs", "2", "--unfreeze", "1", "--tta", "--bs", "8", "-o", run]
     lines_of(TRAIN, *typed)
     assert {p.name for p in run.iterdir()} == {
-        *("arguments.json", "epochs.csv", "valid.csv", "plots", "model.json"),
+        *("arguments.json", "epochs.csv", "valid.csv", "plots", "report.html", "model.json"),
         *(p.name for p in run.glob("model.*.safetensors")),
     }
     assert {p.name for p in (run / "plots").iterdir()} == {"loss_head.png", "loss_unfrozen.png", "confusion.png"}
