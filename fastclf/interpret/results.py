@@ -86,6 +86,10 @@ class ImageModelResults:
     def most_correct(self, cls: int | str, n: int = 4) -> Indices:
         """Find the rows of a class that were predicted right, the surest first.
 
+        Args:
+            cls: the number or the name of a class.
+            n: how many at most.
+
         Returns:
             ``[n or fewer] int64`` rows of the dataset.
         """
@@ -96,6 +100,10 @@ class ImageModelResults:
         """Find the rows of a class that were taken for another, those with the least of its probability first.
 
         With several labels also those that lack it and were predicted to have it; the surest mistakes first.
+
+        Args:
+            cls: the number or the name of a class.
+            n: how many at most.
 
         Returns:
             ``[n or fewer] int64`` rows of the dataset.
@@ -109,6 +117,10 @@ class ImageModelResults:
         """Find the rows of a class whose probability of it is nearest to 1/C, nearest first.
 
         With several labels, of all rows those nearest to .5.
+
+        Args:
+            cls: the number or the name of a class.
+            n: how many at most.
 
         Returns:
             ``[n or fewer] int64`` rows of the dataset.
@@ -124,27 +136,60 @@ class ImageModelResults:
         The loss of an image is minus the logarithm of the probability of its class; with several labels the mean over
         labels of minus the logarithm of the probability of what is true, each at most 100.
 
+        Args:
+            n: how many at most.
+
         Returns:
             ``[n or fewer] int64`` rows of the dataset.
         """
         return self._rows(np.ones(len(self._losses), bool), -self._losses, n)
 
     def plot_most_correct(self, cls: int | str, n: int = 4) -> Figure:
-        """Draw what `most_correct` finds."""
+        """Draw what `most_correct` finds.
+
+        Args:
+            cls: the number or the name of a class.
+            n: how many at most.
+
+        Returns:
+            The figure.
+        """
         return self._plot("Most correct", cls, self.most_correct(cls, n))
 
     def plot_most_incorrect(self, cls: int | str, n: int = 4) -> Figure:
-        """Draw what `most_incorrect` finds."""
+        """Draw what `most_incorrect` finds.
+
+        Args:
+            cls: the number or the name of a class.
+            n: how many at most.
+
+        Returns:
+            The figure.
+        """
         return self._plot("Most incorrect", cls, self.most_incorrect(cls, n))
 
     def plot_most_uncertain(self, cls: int | str, n: int = 4) -> Figure:
-        """Draw what `most_uncertain` finds."""
+        """Draw what `most_uncertain` finds.
+
+        Args:
+            cls: the number or the name of a class.
+            n: how many at most.
+
+        Returns:
+            The figure.
+        """
         return self._plot("Most uncertain", cls, self.most_uncertain(cls, n))
 
     def plot_top_losses(self, n: int = 9) -> Figure:
         """Draw what `top_losses` finds, with the true and the predicted class, their probabilities, and the loss.
 
         With several labels, with all true and all predicted ones, and the label that adds most to the loss.
+
+        Args:
+            n: how many at most.
+
+        Returns:
+            The figure.
         """
         rows = self.top_losses(n)
         return plots(
