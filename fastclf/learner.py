@@ -129,7 +129,17 @@ class Learner(Reporting, Saving):
     def from_model_data(
         cls, model: nn.Module, data: ImageClassifierData, groups: Sequence[nn.Module] | None = None, **kwargs: Any
     ) -> Learner:
-        """Make a learner for the user's own whole network: one group unless ``groups`` are given; see `Learner`."""
+        """Make a learner for the user's own whole network: one group unless ``groups`` are given; see `Learner`.
+
+        Args:
+            model: any module.
+            data: what it is trained on.
+            groups: parts of the model that get a rate each, from the input to the output.
+            **kwargs: see `Learner`.
+
+        Returns:
+            The learner.
+        """
         return Learner(data, model, groups or [model], **kwargs)
 
     def __repr__(self) -> str:

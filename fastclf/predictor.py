@@ -61,6 +61,9 @@ def load(
         custom_head: the head, untrained, of a model with a head of your own.
         model: the network, untrained, of a model that is wholly your own.
 
+    Returns:
+        The model.
+
     Raises:
         FileNotFoundError: there is no such model; names those that there are.
         CheckpointError: a file is damaged, no model of fastclf's, or lacks something; says what.

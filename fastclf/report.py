@@ -54,6 +54,9 @@ def quiet(on: bool = True) -> None:
 
     Warnings are not part of it: ``warnings.filterwarnings`` silences them. ``FASTCLF_QUIET=1`` in the environment does
     the same from the start.
+
+    Args:
+        on: whether to be silent.
     """
     _lines.setLevel(logging.WARNING if on else logging.INFO)
 

@@ -112,17 +112,15 @@ class Reporting(Evaluating):
         between = f" (95 % interval {100 * ends[0]:.1f} to {100 * ends[1]:.1f})" if ends else ""
         what = "are named right" if whole else "have all their labels right"
         contents = ("data", "Data"), ("training", "Training"), ("figures", "Figures"), ("confusion", "Confusion")
-        more = (
-            ("classes", "Classes"),
-            ("calibration", "Calibration"),
-            ("images", "Images"),
-            ("duplicates", "Duplicates"),
-        )
+        more = ("classes", "Classes"), ("calibration", "Calibration")
+        seen = (("images", "Images"), ("duplicates", "Duplicates")) if data.tfms is not None else ()
+        items = "images" if data.tfms is not None else "rows"
         return {
             "title": f"{printable(data.path.name)}: how good the classifier is",
-            "headline": f"Of 100 images like these, {100 * found[name]:.1f} {what}{between}.",
+            "items": items,
+            "headline": f"Of 100 {items} like these, {100 * found[name]:.1f} {what}{between}.",
             "about": found.title,
-            "contents": [entry for entry in (*contents, *more) if entry[0] != "images" or data.tfms is not None],
+            "contents": [*contents, *more, *seen],
             "problems": checked.problems,
             "data": str(checked),
             "learner": repr(self),
@@ -194,7 +192,9 @@ class Reporting(Evaluating):
         rows, data = self._stage.data, self._data
         train, ds = rows.trn_ds, rows.test_ds if is_test else rows.val_ds
         assert ds is not None
-        if train.rows is None or ds.rows is None or data.tfms is None:
+        if data.tfms is None:
+            return {"pairs": [], "near_note": ""}
+        if train.rows is None or ds.rows is None:
             return {"pairs": [], "near_note": "Looked for where activations are cached: learn.precompute = True."}
         ours, theirs, cosines = nearest(train, ds)
         pairs = []
@@ -210,10 +210,12 @@ class Reporting(Evaluating):
                     {"images": shown, "names": [printable(ds.source.name(mine)), printable(train.source.name(other))]}
                 )
         note = (
-            "The figures above are too good where the same thing was seen in training. groups= keeps images together."
+            "Do they show the same thing? Then the figures above are too good. groups= keeps images together."
             if pairs
             else "None found among the pairs whose activations are most alike."
         )
+        if len(ours) < len(ds.bad.good_rows()):
+            note += f" Only the first {len(ours):,} of {len(ds):,} images were compared, as there are so many."
         return {"pairs": pairs[:_IMAGES], "near_note": note}
 
 

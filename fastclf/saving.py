@@ -59,6 +59,9 @@ class Saving:
         A head saved by itself is loaded into the head. A model trained on the same classes in another order has its
         last layer put into this data's order.
 
+        Args:
+            name: as given to `save`.
+
         Raises:
             FileNotFoundError: there is no such model; names those that there are.
             CheckpointError: the file is damaged, or the model has other classes or another architecture.

@@ -143,6 +143,27 @@ def test_predict_refuses_the_unknown(model, capsys):
     assert "learn.calibrate()" in capsys.readouterr().err
 
 
+def test_predict_says_unknown_after_calibrate(tmp_path, capsys):
+    folder = three_colours(tmp_path / "data", n=3, n_valid=10)
+    data = ImageClassifierData.from_paths(folder, bs=8, tfms=tfms_from_model(efficientnet_lite0, 32))
+    learn = ConvLearner.pretrained(efficientnet_lite0, data, pretrained=False)
+    learn.calibrate()
+    learn.save("model")
+    capsys.readouterr()
+    typed = ["predict", str(folder / "models" / "model"), str(folder / "valid"), "--json"]
+    shown = {}
+    for share in (None, 0.1, 0.5):
+        assert main([*typed, *(["--unknown", str(share)] if share else [])]) == 0
+        shown[share] = [json.loads(line)["label"] for line in capsys.readouterr().out.splitlines()]
+    refused = [labels.count("none of these") for labels in shown.values()]
+    assert refused[0] == 0
+    assert refused[1] in (2, 3)  # entry floor(u (n + 1)) - 1 of 30 confidences, with rounding at the edge
+    assert refused[2] in (14, 15)
+    assert all(label in ("none of these", plain) for label, plain in zip(shown[0.1], shown[None], strict=True))
+    assert main([*typed, "--unknown", "2"]) == 1
+    assert "unknown must be a share" in capsys.readouterr().err
+
+
 def test_predict_of_a_table(model, tmp_path, capsys):
     path, folder, _ = model
     names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.png"))
@@ -212,7 +233,7 @@ def test_a_run(tmp_path, capsys):
     typed = ["train", folder, "--sz", "32", "--epochs", "2", "--unfreeze", "1", "--tta", "--bs", "8", "-o", run]
     lines_of(TRAIN, *typed)
     assert {p.name for p in run.iterdir()} == {
-        *("arguments.json", "epochs.csv", "valid.csv", "plots", "model.json"),
+        *("arguments.json", "epochs.csv", "valid.csv", "plots", "report.html", "model.json"),
         *(p.name for p in run.glob("model.*.safetensors")),
     }
     assert {p.name for p in (run / "plots").iterdir()} == {"loss_head.png", "loss_unfrozen.png", "confusion.png"}

@@ -3,6 +3,7 @@
 arguments.json    the arguments, versions of libraries, classes and results
 epochs.csv        training loss, validation loss and metrics of every epoch
 valid.csv         the prediction for every validation image, and what it is
+report.html       the data, the training, figures and mistakes on one page; not where numbers are predicted
 plots/            the loss over batches, the confusion matrix
 model.json, model.*.safetensors    what `fastclf predict RUN` and ``fastclf.load(RUN)`` take
 """
@@ -78,6 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
         learn.fit(rates, 1, cycle_len=arguments.unfreeze, callbacks=[table])
         save_figure(learn.sched.plot_loss(), out / "plots" / "loss_unfrozen.png")
     learn.save("model")
+    if not learn.data.is_reg:
+        learn.report(arguments.out / "report.html")
     _finish(arguments, out, learn, table)
     log(f"the run is in {arguments.out}: fastclf predict {arguments.out} IMAGES...")
     return 0

@@ -74,6 +74,9 @@ class ImageClassifierData(DataLoaders):
             allow_outside: whether links may lead out of path, and links to folders are followed.
             **options: see `Options`.
 
+        Returns:
+            The data.
+
         Raises:
             FileNotFoundError: a folder, or every image in it, is missing; says what is there instead.
             LabelError: a class has no image, is unknown to train, or is the only one.
@@ -118,6 +121,9 @@ class ImageClassifierData(DataLoaders):
             groups: see `from_paths`; names are relative to folder.
             allow_outside: see `from_paths`.
             **options: see `Options`.
+
+        Returns:
+            The data.
 
         Raises:
             FileNotFoundError: the folder, or every image in it, is missing.
@@ -259,6 +265,9 @@ class ImageClassifierData(DataLoaders):
             allow_outside: see `from_paths`.
             **options: see `Options`.
 
+        Returns:
+            The data.
+
         Raises:
             FileNotFoundError: a folder, the table or the file of a row is missing.
             DataError: the table or a column of it cannot be used.
@@ -305,7 +314,10 @@ class ImageClassifierData(DataLoaders):
         allow_outside: bool = False,
         **options: Unpack[Options],
     ) -> Self:
-        """The same as `from_csv`, with a data frame. A cell may hold a list of labels; the index is not used."""
+        """Return data as `from_csv` does, from a data frame ``df``.
+
+        A cell may hold a list of labels; the index is not used. Arguments as there.
+        """
         rules = TableRules(
             "from_df", suffix, continuous, multi, cat_separator, label_delim, fn_col, label_col, split_col, missing
         )
@@ -344,6 +356,9 @@ class ImageClassifierData(DataLoaders):
             test: x, or (x, y) with y as in val; without y, zeros stand in its place.
             continuous: whether y are numbers to be predicted.
             **options: see `Options`.
+
+        Returns:
+            The data.
 
         Raises:
             ValueError: a shape, a type or a value does not fit; says where.

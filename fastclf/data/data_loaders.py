@@ -148,6 +148,9 @@ class DataLoaders:
     def below(self, name: str) -> Path:
         """Return a folder below the path for files to be kept in.
 
+        Args:
+            name: of the folder.
+
         Raises:
             FileNotFoundError: the path was there when the data were made, and is gone.
         """
@@ -158,6 +161,9 @@ class DataLoaders:
     @long_call("what was decoded is kept; call it again to go on.")
     def scan(self) -> ScanReport:
         """Decode every image in files that no earlier scan has decoded, as `fit` does before it trains on images.
+
+        Returns:
+            What all scans of these images found.
 
         Raises:
             BadImageError: with on_bad="raise", or with more than max_bad; names all bad images of all sets.
@@ -171,6 +177,9 @@ class DataLoaders:
         Names which images of valid or test are in train too, which have two labels, which classes are nearly empty,
         of very different size or alike in name, which files are bad, of unusual shape or left out. Changes nothing,
         and raises nothing for images that cannot be decoded.
+
+        Returns:
+            The findings; printed, a table and a remedy for each problem.
         """
         report = scan_sets([*self._sets.values()], self._options.num_threads, raises=False)
         return check_sets(self._sets, self.sz, report)
@@ -230,7 +239,12 @@ class DataLoaders:
         return self._replaced(copies, self.tfms)
 
     def normalised(self, mean: Sequence[float], std: Sequence[float]) -> Self:
-        """Return the same images, normalised otherwise: for a body that was trained with other statistics."""
+        """Return the same images, normalised otherwise: for a body that was trained with other statistics.
+
+        Args:
+            mean: of red, green and blue, in 0..1.
+            std: their standard deviations.
+        """
         if self.tfms is None:
             raise ValueError("normalised: data must hold images, got rows of activations")
         tfms = (self.tfms[0].normalised(mean, std), self.tfms[1].normalised(mean, std))
