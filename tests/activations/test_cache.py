@@ -120,6 +120,15 @@ def test_a_folder_that_others_can_write_into_is_not_touched(data):
         prune(data, keep=0)
 
 
+@pytest.mark.parametrize("limit", [-1, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["keep", "older_than"])
+def test_a_limit_that_makes_no_sense_removes_nothing(data, name, limit):
+    before = left(data)
+    with pytest.raises(ValueError, match=f"prune: {name} must be"):
+        prune(data, **{name: limit})
+    assert left(data) == before
+
+
 def test_the_command(data, capsys):
     assert main(["cache", "list", str(data)]) == 0
     shown = capsys.readouterr().out.splitlines()

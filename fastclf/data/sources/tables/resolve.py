@@ -95,7 +95,8 @@ def labelled_by_table(
         result = replace(result, val_idxs=_held_out(table.name, candidates, val_pct, seed))
     unused = len(set(found.images).difference(result.names, result.test_names))
     if unused:
-        log(f"{table.name}: {counted(unused, 'image')} in {found.folder} without a row, not used")
+        verbs = ("has", "is") if unused == 1 else ("have", "are")
+        log(f"{table.name}: {counted(unused, 'image')} in {found.folder} {verbs[0]} no row and {verbs[1]} not used")
     return replace(result, ignored=found.ignored | {"images without a row": unused})
 
 
