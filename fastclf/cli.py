@@ -1,6 +1,6 @@
 """The command line: ``fastclf COMMAND``. What a command is called, and its options, are the words of the Python calls.
 
-Exit codes: 0 all went well; 1 an error, printed in one line, or something to look at (`check`, an image that
+Exit codes: 0 all went well; 1 an error, printed in one line, or something to look at (`check`, `audit`, an image that
 cannot be decoded); 2 a command that makes no sense; 130 Ctrl-C.
 """
 
@@ -22,6 +22,10 @@ COMMANDS = {
     "export": "write a saved model as one file, for use without fastclf",
     "verify": "check an exported file against the answers in it",
     "check": "look for what is odd about a data set",
+    "audit": "find labels that are probably wrong, near duplicates and outliers",
+    "sweep": "try settings of the head on folds of the training images",
+    "compare": "compare pretrained networks on folds of the training images",
+    "curve": "how accuracy grows with the number of training images, and what more would add",
     "cache": "list or prune cached activations",
     "env": "what fastclf runs on here: versions, processor, native code, GPU",
     "demo": "the whole lesson, on handwritten digits or on your own images",
@@ -72,5 +76,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _failed(command: str, text: str, code: int) -> int:
-    show(f"fastclf {command}: {text}", sys.stderr)
+    show(f"fastclf {command}: {text.removeprefix(f'{command}: ')}", sys.stderr)
     return code

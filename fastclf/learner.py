@@ -22,7 +22,7 @@ from fastclf.models.head import check_outputs
 from fastclf.models.summary import summary_table
 from fastclf.ops.head.spec import Precision
 from fastclf.philox import check_seed
-from fastclf.report import log, show
+from fastclf.report import counted, log, show
 from fastclf.reporting import Reporting
 from fastclf.saving import Saving
 from fastclf.schedules import Constant, RangeTest, RateFunction, Schedule
@@ -356,7 +356,7 @@ class Learner(Reporting, Saving):
         with Interrupts() as interrupts, unchanged(stage.module), self._seeded("lr_find", self._fits):
             self._loop(rates, [EndSearch(steps)], interrupts).search()
         self.sched.suggestions = suggest(self.sched.lrs, self.sched.losses)
-        log(f"lr_find: {len(self.sched.lrs)} steps; {self.sched.suggestions}")
+        log(f"lr_find: {counted(len(self.sched.lrs), 'step')}; {self.sched.suggestions}")
         return self.sched.suggestions
 
     def _loop(self, rates: Rates, hooks: Sequence[Callback], interrupts: Interrupts) -> TrainLoop:

@@ -79,6 +79,11 @@ def show(text: str, stream: TextIO | None = None) -> None:
     _print(text, sys.stdout if stream is None else stream)
 
 
+def counted(n: int, one: str, several: str | None = None) -> str:
+    """Return a number with its noun, such as "1 row" and "1,200 rows"; ``several`` is a plural not made with an s."""
+    return f"{n:,} {one if n == 1 else several or f'{one}s'}"
+
+
 def log_to_stderr() -> None:
     """Report lines on stderr from now on: for programs whose stdout another one reads."""
     for handler in _lines.handlers:

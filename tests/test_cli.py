@@ -14,6 +14,7 @@ from processes import lines_of
 import fastclf
 from fastclf import ConvLearner, HeadLearner, ImageClassifierData, efficientnet_lite0, tfms_from_model
 from fastclf.cli import COMMANDS, main
+from fastclf.training.head_runs import HeadSetting
 
 NAMES = sorted(COLOURS)
 
@@ -125,7 +126,7 @@ def test_eval(model, tmp_path, capsys):
     assert "'violet' in the folders" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["check", "train", "eval", "predict"])
+@pytest.mark.parametrize("command", ["check", "train", "eval", "predict", "audit", "sweep", "curve"])
 def test_a_folder_that_is_empty_or_missing_is_one_line(command, model, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     for folder in ("empty", "missing"):
@@ -187,7 +188,7 @@ def test_export(model, tmp_path, capsys):
 def test_export_of_rows_is_refused(tmp_path, rng, capsys):
     HeadLearner(row_data(tmp_path, rng)).save("head")
     assert main(["export", str(tmp_path / "models" / "head")]) == 1
-    assert "fastclf export: export: the model must" in capsys.readouterr().err
+    assert "fastclf export: the model must" in capsys.readouterr().err
 
 
 # check
@@ -251,3 +252,71 @@ def test_a_run(tmp_path, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 12
     assert main(["train", str(folder), "-o", str(run)]) == 1
     assert "no run is overwritten" in capsys.readouterr().err
+
+
+# audit, sweep, compare, curve
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory):
+    return three_colours(tmp_path_factory.mktemp("answers") / "data", n=90, n_valid=4)
+
+
+def rows_of(file):
+    with file.open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+ANSWERS = {
+    "audit": (["--k", "2"], ["finding", "set", "row", "file"]),
+    "sweep": (["--lr", ".01", ".1", "--xtra-fc", "0", "8,4", "--epochs", "2"], ["head", "loss", "low", "high", "lr"]),
+    "curve": (["--k", "5"], ["class", "images", "accuracy"]),
+}
+
+
+@pytest.mark.parametrize("command", ANSWERS)
+def test_an_answer_as_text_json_and_files(command, colours, tmp_path, capsys):
+    options, columns = ANSWERS[command]
+    typed = [command, str(colours), "--sz", "32", *options]
+    code = main([*typed, "--json", "-o", str(tmp_path / "out")])
+    found = json.loads(capsys.readouterr().out)
+    assert list(found["rows"][0])[: len(columns)] == columns
+    written = rows_of(tmp_path / "out" / f"{command}.csv")
+    assert [list(row) for row in written] == [list(row) for row in found["rows"]]
+    assert list((tmp_path / "out" / "plots").glob("*.png"))
+    assert code == (command == "audit")
+    assert main(typed) == code
+    printed = capsys.readouterr()
+    assert printed.out.startswith(found["title"])
+    assert "computing activations" not in printed.out
+    assert main([*typed, "-o", str(tmp_path / "out")]) == 1
+    assert "no run is overwritten" in capsys.readouterr().err
+
+
+def test_a_sweep_tries_what_is_typed(colours, capsys):
+    assert main(["sweep", str(colours), "--sz", "32", "--json", *ANSWERS["sweep"][0]]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert {(row["lr"], tuple(row["xtra_fc"])) for row in rows} == {(r, w) for r in (0.01, 0.1) for w in ((), (8, 4))}
+    losses = [row["loss"] for row in rows]
+    assert losses == sorted(losses)
+    assert all(row["low"] <= row["loss"] <= row["high"] for row in rows)
+
+
+@pytest.mark.parametrize("widths", ["many", "8,0", "8,", "-1", "²"])
+def test_widths_that_make_no_sense_are_refused(widths, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["sweep", "data", f"--xtra-fc={widths}"])
+    assert exit_.value.code == 2
+    assert "or 0 for no hidden layer" in capsys.readouterr().err
+
+
+def test_bodies_are_compared(colours, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(fastclf.comparing, "_SETTING", HeadSetting(epochs=2))
+    lite = "efficientnet_lite0"
+    typed = ["compare", str(colours), lite, "--sz", "32", "--k", "2", "--json"]
+    assert main([*typed, "-o", str(tmp_path / "out")]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["arch"] for row in rows] == [f"fastclf:{lite}"]
+    assert (tmp_path / "out" / "plots" / "compare.png").exists()
+    assert main(["compare", str(colours), f"{lite}+{lite}"]) == 1
+    assert f"several different ones, got ['fastclf:{lite}', 'fastclf:{lite}']" in capsys.readouterr().err

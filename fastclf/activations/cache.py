@@ -78,8 +78,12 @@ def prune(
         tmp_name: see `ConvLearner.pretrained`.
 
     Raises:
+        ValueError: a limit is below 0, or no number: nothing is removed then.
         OSError: a folder cannot be changed, or others may have written into it.
     """
+    for name, limit in (("keep", keep), ("older_than", older_than)):
+        if limit is not None and not 0 <= limit < np.inf:
+            raise ValueError(f"prune: {name} must be a number that is not below 0, got {limit}")
     before = sum(store.size for store in cached(path, tmp_name=tmp_name))
     places = [*_places(path, tmp_name)]
     for folder in {place.parent for place in places}:

@@ -37,8 +37,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _listed(data: Path | None) -> str:
     from fastclf.activations import cached
+    from fastclf.interpret.tables import aligned
 
-    lines = []
+    cells = [["activations of", "rows", "MB", "days unused", "folder"]]
     for store in cached(data):
         about = store.about or {"arch": "of another version of fastclf"}
         images = about.get("transforms", {})
@@ -46,14 +47,12 @@ def _listed(data: Path | None) -> str:
         if images:
             what += f", {images['sz']} px{', augmented' * images['train']}, {about['dtype']}"
         days = (time.time() - store.last_used) / (24 * 3600)
-        lines.append(
-            f"{store.rows:>12,} rows {store.size / 1e6:>10,.1f} MB  used {days:.0f} days ago  {what}  {store.folder}"
-        )
-    return "\n".join(lines) or "no activations are kept"
+        cells.append([what, f"{store.rows:,}", f"{store.size / 1e6:,.1f}", f"{days:.0f}", str(store.folder)])
+    return "\n".join(aligned(cells)) if len(cells) > 1 else "no activations are kept"
 
 
 def _size(text: str) -> float:
-    match = re.fullmatch(r"([\d.]+) ?([kmgt]?)b?", text.lower())
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+) ?([kmgt]?)b?", text.lower(), re.ASCII)
     if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size, such as 500MB or 2GB")
+        raise argparse.ArgumentTypeError(f"{text!r} must be a size such as 500MB or 2GB")
     return float(match[1]) * _UNITS[match[2]]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fastclf.checkpoint import library_versions
-from fastclf.commands.data import add_data_arguments, read_data
+from fastclf.commands.data import add_data_arguments, add_network_arguments, arch_named, new_folder, read_data
 from fastclf.files import given_path, publish, publish_table
 from fastclf.report import log
 from fastclf.training.callbacks import Callback
@@ -32,9 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--out", type=given_path, metavar="RUN", default=Path("run"), help="a new folder for the run"
     )
-    parser.add_argument("--arch", default="efficientnet_lite0", help="such as resnet34, or a timm name")
-    parser.add_argument("--weights", type=given_path, help="a file of weights for the body")
-    parser.add_argument("--sz", type=int, default=224, help="side of the squares that the model sees, in pixels")
+    add_network_arguments(parser)
     parser.add_argument("--epochs", type=int, default=3, help="of the head, on the frozen body")
     parser.add_argument("--lr", type=float, default=1e-2, help="rate of the head")
     parser.add_argument(
@@ -52,7 +50,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--aug", choices=_AUGMENTATIONS, default="side_on", help="augmentations where images are read")
     parser.add_argument("--tta", action="store_true", help="average validation over augmented views as well")
-    parser.add_argument("--on-bad", choices=("raise", "skip"), default="raise", help="images that cannot be decoded")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -62,11 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     from fastclf.interpret.figure import save_figure
 
     mpl.use("Agg")
-    out: Path = arguments.out.absolute()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(
-            f"{arguments.out} is there already, and no run is overwritten. Pass -o with a new folder."
-        )
+    out = new_folder(arguments.out)
     if arguments.epochs < 1 or arguments.unfreeze < 0:
         raise ValueError("--epochs must be at least 1, --unfreeze at least 0")
     learn = _learner(arguments, out)
@@ -88,10 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _learner(arguments: argparse.Namespace, out: Path) -> Any:
     import fastclf
-    from fastclf.models.archs import Arch
 
-    known = getattr(fastclf, arguments.arch, arguments.arch)
-    arch = known if isinstance(known, Arch) else arguments.arch
+    arch = arch_named(arguments.arch)
     aug = None if arguments.aug == "none" else getattr(fastclf, f"transforms_{arguments.aug}")
     tfms = fastclf.tfms_from_model(arch, arguments.sz, aug_tfms=aug, max_zoom=None if aug is None else 1.1)
     data = read_data(arguments, tfms, on_bad=arguments.on_bad)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastclf.data.sources.names import printable
 from fastclf.interpret.images import plots
+from fastclf.report import counted
 from fastclf.training.metrics import NO_PREDICTION
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class ImageModelResults:
     def __repr__(self) -> str:
         """Return how many images and classes, and how many images were predicted right."""
         right = (self.preds == self.ds.y).reshape(len(self.preds), -1).all(1).sum()
-        return f"ImageModelResults: {len(self.preds):,} images, {self.ds.c} classes; {right:,} predicted right"
+        return f"ImageModelResults: {counted(len(self.preds), 'image')}, {self.ds.c} classes; {right:,} predicted right"
 
     def most_correct(self, cls: int | str, n: int = 4) -> Indices:
         """Find the rows of a class that were predicted right, the surest first.

@@ -99,6 +99,12 @@ class Table(Shown):
     def _rows(self) -> list[list[Any]]:
         raise NotImplementedError
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything in plain Python types, for JSON: title, rows and notes; None for what is undefined."""
+        title, _, notes = self._parts()
+        rows = [dict(zip(self._columns(), map(plain, row), strict=True)) for row in self._rows()]
+        return {"title": title, "rows": rows, "notes": notes}
+
     def to_frame(self) -> DataFrame:
         """Return everything as a pandas frame."""
         from pandas import DataFrame

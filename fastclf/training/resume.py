@@ -18,7 +18,7 @@ from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.dataset import Dataset
 from fastclf.errors import CheckpointError
 from fastclf.losses import BCE, L1, NLL
-from fastclf.report import log
+from fastclf.report import counted, log
 from fastclf.training.loop import TrainLoop
 from fastclf.training.metrics import name_of
 
@@ -70,7 +70,7 @@ class FitState:
             raise CheckpointError(f"fit: the state of the fit in {self.path} is damaged: a counter is not a number")
         loop = state["loop"]
         what = "is over" if loop["finished"] else "goes on"
-        log(f"fit: {self.path.name!r} {what} after {loop['steps']['step']} steps")
+        log(f"fit: {self.path.name!r} {what} after {counted(loop['steps']['step'], 'step')}")
         return state
 
     def write(

@@ -15,7 +15,7 @@ from fastclf.data.dataset import Dataset
 from fastclf.data.validation.scan_cache import Verdict
 from fastclf.data.validation.verified import VerifiedImages
 from fastclf.errors import BadImageError
-from fastclf.report import Progress
+from fastclf.report import Progress, counted
 
 
 @dataclass
@@ -37,7 +37,7 @@ class ScanReport:
     def __str__(self) -> str:
         """Describe it in one line."""
         odd = "".join(f", {count} {what}" for what, count in self.odd.most_common())
-        return f"{self.n:,} images, {self.decoded:,} decoded now, {len(self.bad)} bad{odd}"
+        return f"{counted(self.n, 'image')}, {self.decoded:,} decoded now, {len(self.bad)} bad{odd}"
 
 
 def scan_sets(sets: Sequence[Dataset], num_threads: int, *, raises: bool = True) -> ScanReport:
