@@ -20,6 +20,7 @@ class Interrupts:
 
     Attributes:
         at_rest: whether the signal that ends the block met it in `check` or in `released`, where all is consistent.
+        waiting: the number of the signal that waits, or None.
     """
 
     def __init__(self) -> None:
@@ -43,11 +44,21 @@ class Interrupts:
             signal.signal(number, before)
         self.check()
 
-    def check(self) -> None:
-        """Deliver a signal that waits. To be called where nothing is half done."""
-        if self._waiting is not None:
+    @property
+    def waiting(self) -> int | None:
+        """See above."""
+        return self._waiting
+
+    def check(self, other: int | None = None) -> None:
+        """Deliver a signal that waits. To be called where nothing is half done.
+
+        Args:
+            other: a signal that has come to another process and concerns this one too.
+        """
+        number = self._waiting if other is None else other
+        if number is not None:
             self.at_rest = True
-            self._deliver(self._waiting)
+            self._deliver(number)
             self.at_rest = False
 
     @contextmanager
@@ -69,7 +80,7 @@ class Interrupts:
 
     def _deliver(self, number: int, frame: FrameType | None = None) -> None:
         self._waiting = None
-        before = self._before[number]
+        before = self._before.get(number, signal.getsignal(number))
         if not callable(before):
             raise SystemExit(128 + number)
         before(number, frame)

@@ -73,7 +73,10 @@ def log_once(text: str, key: Hashable = None) -> None:
 
 def show(text: str, stream: TextIO | None = None) -> None:
     """Print the answer to a call that asks for one, on stdout by default, also when quiet."""
-    _print(text, sys.stdout if stream is None else stream)
+    if stream is not None:
+        _print(text, stream)
+    elif _is_first_process():
+        _print(text, sys.stdout)
 
 
 def log_to_stderr() -> None:

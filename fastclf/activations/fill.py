@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fastclf import files
+from fastclf import files, ranks
 from fastclf.activations.segment import (
     NO_KEY,
     Keys,
@@ -79,14 +79,16 @@ def stored(job: Job, folders: Sequence[Path], compute: Compute) -> IndexedRows:
         ActivationFileError: a value is not finite, or neither disk nor memory has space for the rows.
     """
     store = Store([folder / job.kind.name for folder in folders if _is_usable(folder)], job.kind)
+    ranks.wait()  # so that all begin at once, each at its own place
     for _ in range(_TRIES):
         rows = store.open(job.keys)
         if rows is not None:
             return rows
-        missing = store.missing(job.keys)
+        missing, again = store.missing(job.keys), False
         with _Sink(job, store, len(missing)) as sink:
             while len(missing):
-                _compute(job, store, sink, missing, compute)
+                _compute(job, store, sink, missing, compute, again=again)
+                again = True
                 sink.check()
                 before, missing = missing, store.missing(job.keys)
                 if len(missing) == len(before):
@@ -94,10 +96,13 @@ def stored(job: Job, folders: Sequence[Path], compute: Compute) -> IndexedRows:
     raise ActivationFileError(f"activations of {job.what}: other processes keep removing {store.folders[0]}")
 
 
-def _compute(job: Job, store: Store, sink: _Sink, missing: Numbers, compute: Compute) -> None:
+def _compute(job: Job, store: Store, sink: _Sink, missing: Numbers, compute: Compute, *, again: bool) -> None:
     """Compute missing rows up to where another process has begun."""
     others = Others(store, sink.place)
-    order = _from_the_middle(missing) if others.at_work() else missing
+    if ranks.size() > 1 and not again:
+        order = np.roll(missing, -ranks.share(len(missing)).start)  # up to where the next process has begun
+    else:
+        order = _from_the_middle(missing) if others.at_work() else missing
     pace, done = _Pace(job.what, len(order)), 0
     try:
         with Interrupts() as interrupts:

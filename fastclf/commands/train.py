@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from fastclf import ranks
 from fastclf.checkpoint import library_versions
 from fastclf.commands.data import add_data_arguments, read_data
 from fastclf.files import publish, publish_table
@@ -49,6 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--aug", choices=_AUGMENTATIONS, default="side_on", help="augmentations where images are read")
     parser.add_argument("--tta", action="store_true", help="average validation over augmented views as well")
+    parser.add_argument(
+        "--nproc",
+        type=int,
+        default=1,
+        metavar="N",
+        help="train in so many processes, which torchrun starts: one for each GPU. The result is the same",
+    )
     parser.add_argument("--on-bad", choices=("raise", "skip"), default="raise", help="images that cannot be decoded")
 
 
@@ -66,6 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if arguments.epochs < 1 or arguments.unfreeze < 0:
         raise ValueError("--epochs must be at least 1, --unfreeze at least 0")
+    ranks.wait()  # before one of them writes there
     learn = _learner(arguments, out)
     table = _EpochTable(out / "epochs.csv", learn)
     learn.fit(arguments.lr, arguments.epochs, cycle_len=1, callbacks=[table])
@@ -147,7 +156,8 @@ def _finish(arguments: argparse.Namespace, out: Path, learn: Any, table: _EpochT
         "results": results,
     }
     text = json.dumps(summary, indent=1, ensure_ascii=False)
-    publish(out / "arguments.json", lambda file: file.write_text(f"{text}\n", encoding="utf-8"))
+    if ranks.is_first():
+        publish(out / "arguments.json", lambda file: file.write_text(f"{text}\n", encoding="utf-8"))
 
 
 def _scores(learn: Any, predictions: Any, y: Any) -> dict[str, float]:
