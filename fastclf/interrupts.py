@@ -27,6 +27,7 @@ class Interrupts:
         self.at_rest = False
         self._before: dict[int, Callable[[int, FrameType | None], Any] | int] = {}
         self._waiting: int | None = None
+        self._expected: int | None = None  # has come to another process before this one
         self._released = False
 
     def __enter__(self) -> Interrupts:
@@ -55,6 +56,8 @@ class Interrupts:
         Args:
             other: a signal that has come to another process and concerns this one too.
         """
+        if self._waiting is None:
+            self._expected = other
         number = self._waiting if other is None else other
         if number is not None:
             self.at_rest = True
@@ -73,7 +76,9 @@ class Interrupts:
         self.at_rest = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._released or self._waiting == number:
+        if number == self._expected:
+            self._expected = None
+        elif self._released or self._waiting == number:
             self._deliver(number, frame)
         else:
             self._waiting = number

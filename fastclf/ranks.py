@@ -8,18 +8,17 @@ called by all of them, in the same order.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache, wraps
-from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from fastclf.errors import BackendError
+from fastclf.report import silence_script
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -78,7 +77,7 @@ def _joined() -> Any:
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpus >= on_this_machine() else "gloo", timeout=_PATIENCE)
     os.environ[_MEMBER] = str(os.getpid())
     if not is_first():
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  # what the script prints is printed once
+        silence_script()
     return dist
 
 
@@ -92,7 +91,7 @@ def _together(function: Callable[P, T]) -> Callable[P, T]:
         except RuntimeError as error:
             raise BackendError(
                 f"rank {rank()}: another process has ended, and its error is the one to read. Here: {error}"
-            ) from error
+            ) from None  # the way through torch tells nothing
 
     return call
 
@@ -143,10 +142,9 @@ def take_from_first(module: nn.Module) -> None:
     """Let the tensors of a module be those of the first process."""
     if size() > 1:
         for tensor in (*module.parameters(), *module.buffers()):
-            # A copy, as it need not be contiguous.
-            copy = tensor.detach().contiguous()
-            _joined().broadcast(copy, src=0)
-            tensor.detach().copy_(copy)
+            there = tensor.detach().contiguous()
+            _joined().broadcast(there.reshape(-1).view(torch.uint8), src=0)  # bytes, as it may hold any kind of number
+            tensor.detach().copy_(there)
 
 
 @_together

@@ -71,6 +71,11 @@ def log_once(text: str, key: Hashable = None) -> None:
         log(text)
 
 
+def silence_script() -> None:
+    """Let what the script itself prints vanish: of processes that train together one prints."""
+    sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+
+
 def show(text: str, stream: TextIO | None = None) -> None:
     """Print the answer to a call that asks for one, on stdout by default, also when quiet."""
     if stream is not None:

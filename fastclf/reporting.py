@@ -101,8 +101,11 @@ class Reporting(Evaluating):
         text = page.render(
             **self._about(found, is_test), **self._answers(ds, preds, targs, known), **self._near(is_test)
         )
-        if ranks.is_first():
-            publish(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        try:
+            if ranks.is_first():
+                publish(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        finally:
+            ranks.wait()
         log(f"saved {path}")
         return file
 

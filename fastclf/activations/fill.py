@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -79,16 +79,16 @@ def stored(job: Job, folders: Sequence[Path], compute: Compute) -> IndexedRows:
         ActivationFileError: a value is not finite, or neither disk nor memory has space for the rows.
     """
     store = Store([folder / job.kind.name for folder in folders if _is_usable(folder)], job.kind)
-    ranks.wait()  # so that all begin at once, each at its own place
+    if ranks.size() > 1:
+        _compute_together(job, store, compute)
     for _ in range(_TRIES):
         rows = store.open(job.keys)
         if rows is not None:
             return rows
-        missing, again = store.missing(job.keys), False
+        missing = store.missing(job.keys)
         with _Sink(job, store, len(missing)) as sink:
             while len(missing):
-                _compute(job, store, sink, missing, compute, again=again)
-                again = True
+                _compute(job, store, sink, missing, compute)
                 sink.check()
                 before, missing = missing, store.missing(job.keys)
                 if len(missing) == len(before):
@@ -96,13 +96,21 @@ def stored(job: Job, folders: Sequence[Path], compute: Compute) -> IndexedRows:
     raise ActivationFileError(f"activations of {job.what}: other processes keep removing {store.folders[0]}")
 
 
-def _compute(job: Job, store: Store, sink: _Sink, missing: Numbers, compute: Compute, *, again: bool) -> None:
+def _compute_together(job: Job, store: Store, compute: Compute) -> None:
+    """Compute a part of what is missing, and wait until the other processes have computed the rest."""
+    missing = ranks.from_first(lambda: store.missing(job.keys))
+    mine = missing[ranks.share(len(missing))]
+    part = replace(job, unit=f"of {len(missing):,} {job.unit} that {ranks.size()} processes share")
+    with _Sink(part, store, len(mine)) as sink:
+        if len(mine):
+            _compute(part, store, sink, mine, compute)
+    ranks.wait()
+
+
+def _compute(job: Job, store: Store, sink: _Sink, missing: Numbers, compute: Compute) -> None:
     """Compute missing rows up to where another process has begun."""
     others = Others(store, sink.place)
-    if ranks.size() > 1 and not again:
-        order = np.roll(missing, -ranks.share(len(missing)).start)  # up to where the next process has begun
-    else:
-        order = _from_the_middle(missing) if others.at_work() else missing
+    order = _from_the_middle(missing) if others.at_work() else missing
     pace, done = _Pace(job.what, len(order)), 0
     try:
         with Interrupts() as interrupts:

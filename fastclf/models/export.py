@@ -96,9 +96,11 @@ def write_model(
         if not worst <= TOLERANCE:
             raise ExportError(f"export: the file computes other answers than the model, off by {worst:.1e}")
 
-    if ranks.is_first():
-        publish(file, write)
-    ranks.wait()
+    try:
+        if ranks.is_first():
+            publish(file, write)
+    finally:
+        ranks.wait()
 
 
 def _tests(whole: FromPixels, tfms: Transforms) -> list[dict[str, Any]]:

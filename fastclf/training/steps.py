@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fastclf import ranks
+from fastclf.data.loader import Rows
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.net import head_of
 from fastclf.models.precision import compute_dtype
@@ -86,9 +87,20 @@ class AutogradSteps:
             return
         self.loader.note_bad_together()
         # Batches that are over are not read; where images of theirs are bad, that is known by now.
-        slices, least = self.loader.slices(epoch)[done:], 1 + self.loader.drop_single
+        chunks, slices = self.loader.chunks(epoch)[done:], self.loader.slices(epoch)[done:]
         self._epoch = self.loader.batches_of(epoch, slices, least=0)
-        self._batches = ((x, y, n) for x, y in self._epoch if sum(n := ranks.counts(len(y))) >= least)
+        self._batches = self._shared(self._epoch, chunks)
+
+    def _shared(
+        self, slices: Iterator[tuple[Tensor, Tensor]], chunks: Sequence[Rows]
+    ) -> Iterator[tuple[Tensor, Tensor, list[int]]]:
+        """Yield this process's slice of each batch, and how many rows of it each process has."""
+        for (x, y), rows in zip(slices, chunks, strict=True):
+            counts = ranks.counts(len(y))
+            if sum(counts) < len(rows):
+                self.loader.note_bad_together()
+            if sum(counts) > self.loader.drop_single:
+                yield x, y, counts
 
     def end_epoch(self) -> None:
         """Give back what the loader uses for an epoch, at once also when the epoch was left early."""
