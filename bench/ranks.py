@@ -17,7 +17,8 @@ from PIL import Image
 
 SZ, BS, CLASSES, ROWS = 64, 8, 4, 38
 MOST = 4  # processes
-BODIES = ("efficientnet_lite0", "resnet34")
+BODIES = ("resnet34", "efficientnet_lite0")
+PRETRAINED = ("efficientnet_lite0",)  # those whose weights a package holds
 sent: Counter[str] = Counter()
 
 
@@ -54,6 +55,8 @@ def count_bytes():
 
 def worker(folder, arch, out):
     """Train, predict, and write what was found."""
+    import torch
+
     import fastclf as fc
     from fastclf import ranks
     from fastclf.data.image_loader import ImageLoader
@@ -80,7 +83,8 @@ def worker(folder, arch, out):
 
     tfms = fc.tfms_from_model(getattr(fc, arch), SZ, aug_tfms=fc.transforms_side_on, max_zoom=1.1)
     data = fc.ImageClassifierData.from_paths(folder, tfms=tfms, bs=BS)
-    learn = fc.ConvLearner.pretrained(getattr(fc, arch), data, pretrained=False, ps=0.5)
+    torch.manual_seed(0)  # of a body without weights
+    learn = fc.ConvLearner.pretrained(getattr(fc, arch), data, pretrained=arch in PRETRAINED, ps=0.5)
     found = {}
     learn.fit(1e-2, 1, callbacks=[PerStep()])
     found["head alone"] = learn.sched.losses + learn.sched.val_losses
