@@ -1,7 +1,7 @@
-"""What processes that train together agree on, and what they send: ``python -m bench.ranks`` prints two tables.
+"""What processes that train together agree on, and what they send: ``python -m bench.ranks [BODY]`` prints a table.
 
 Nothing is timed: on a machine with few cores processes share what one has. Counted are the bytes that each process
-hands to torch.distributed in a training step, and images and their reads per process.
+hands to torch.distributed in a training step, and the images that each decodes.
 """
 
 import json
@@ -17,8 +17,7 @@ from PIL import Image
 
 SZ, BS, CLASSES, ROWS = 64, 8, 4, 38
 MOST = 4  # processes
-BODIES = ("resnet34", "efficientnet_lite0")
-PRETRAINED = ("efficientnet_lite0",)  # those whose weights a package holds
+PRETRAINED = ("efficientnet_lite0",)  # bodies whose weights a package holds
 sent: Counter[str] = Counter()
 
 
@@ -118,20 +117,20 @@ def run(arch, n):
         return [json.loads((Path(place) / f"out.{rank}").read_text()) for rank in range(n)]
 
 
-def main():
-    for arch in BODIES:
-        found = {n: run(arch, n) for n in range(1, MOST + 1)}
-        one = found[1][0]
-        print(f"\n{arch}: {one['parameters'] * 4 / 1e6:.1f} MB of parameters, {one['head'] * 4 / 1e6:.1f} MB the head")
-        kinds = ("head alone", "whole network", "cached", "TTA", "accuracy")
-        print(f"| processes | {' | '.join(kinds)} | decoded by each | MB a step, head | MB a step, whole |")
-        print("|" + " --- |" * (len(kinds) + 4))
-        for n, each in found.items():
-            worst = [max(np.abs(np.subtract(other[kind], one[kind])).max() for other in each) for kind in kinds]
-            decoded = ", ".join(str(other["decoded"]) for other in each)
-            sizes = [each[0][f"bytes, {kind}"] / 1e6 for kind in kinds[:2]]
-            print(f"| {n} | {' | '.join(f'{w:.1e}' for w in worst)} | {decoded} | {sizes[0]:.2f} | {sizes[1]:.2f} |")
+def main(arch="efficientnet_lite0"):
+    """Print the table of one body."""
+    found = {n: run(arch, n) for n in range(1, MOST + 1)}
+    one = found[1][0]
+    print(f"\n{arch}: {one['parameters'] * 4 / 1e6:.1f} MB of parameters, {one['head'] * 4 / 1e6:.1f} MB the head")
+    kinds = ("head alone", "whole network", "cached", "TTA", "accuracy")
+    print(f"| processes | {' | '.join(kinds)} | decoded by each | MB a step, head | MB a step, whole |")
+    print("|" + " --- |" * (len(kinds) + 4))
+    for n, each in found.items():
+        worst = [max(np.abs(np.subtract(other[kind], one[kind])).max() for other in each) for kind in kinds]
+        decoded = ", ".join(str(other["decoded"]) for other in each)
+        sizes = [each[0][f"bytes, {kind}"] / 1e6 for kind in kinds[:2]]
+        print(f"| {n} | {' | '.join(f'{w:.1e}' for w in worst)} | {decoded} | {sizes[0]:.2f} | {sizes[1]:.2f} |")
 
 
 if __name__ == "__main__":
-    worker(*sys.argv[1:]) if len(sys.argv) > 1 else main()
+    worker(*sys.argv[1:]) if len(sys.argv) > 2 else main(*sys.argv[1:])

@@ -58,6 +58,9 @@ def _in_processes(command: str, processes: int, argv: Sequence[str]) -> int:
     if processes < 1:
         return _failed(command, f"--nproc must be at least 1, got {processes}", 2)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    own.add_argument("--nproc")
+    _, argv = own.parse_known_args(argv)  # without it, which torchrun would take for one of its own
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
     environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
     with subprocess.Popen([*torchrun, "-m", "fastclf", *argv], env=environment) as run:

@@ -288,7 +288,7 @@ def test_the_command_starts_torchrun_with_its_own_arguments(monkeypatch, tmp_pat
     ((command, env),) = started
     assert command[:3] == [sys.executable, "-m", "torch.distributed.run"]
     assert "--nproc-per-node=2" in command
-    assert command[-len(argv) - 2 :] == ["-m", "fastclf", *argv]
+    assert command[-6:] == ["-m", "fastclf", "train", str(tmp_path), "--epochs", "1"]
     assert int(env["OMP_NUM_THREADS"]) >= 1
     assert main(["train", str(tmp_path), "--nproc", "0"]) == 2
     assert "--nproc must be at least 1" in capsys.readouterr().err

@@ -101,7 +101,7 @@ def _compute_together(job: Job, store: Store, compute: Compute) -> None:
     missing = ranks.from_first(lambda: store.missing(job.keys))
     mine = missing[ranks.share(len(missing))]
     part = replace(job, unit=f"of {len(missing):,} {job.unit} that {ranks.size()} processes share")
-    with _Sink(part, store, len(mine)) as sink:
+    with _Sink(replace(part, keys=job.keys[mine]), store, len(mine)) as sink:
         if len(mine):
             _compute(part, store, sink, mine, compute)
     ranks.wait()
