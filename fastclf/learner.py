@@ -12,6 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
+from fastclf import ranks
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.describe import describe_learner
@@ -109,6 +110,7 @@ class Learner(Reporting, Saving):
             raise ValueError(f"{type(self).__name__}: model must be an nn.Module, got {model!r}")
         self._data = data
         self.model = model.to(data.device, torch.float32)
+        ranks.take_from_first(self.model)  # its weights may be random
         self.groups = LayerGroups(groups, heads=self._heads)
         self.crit: Crit = crit or _loss_for(data, class_weights)
         if crit is not None and class_weights is not None:
@@ -258,6 +260,8 @@ class Learner(Reporting, Saving):
             "best_save_name": best_save_name,
             "callbacks": [type(callback).__name__ for callback in callbacks],
         }
+        if ranks.size() > 1:
+            ranks.check_same("fit", self._setting(plan, rates))
         state = None if state_name is None else FitState(self._model_path(state_name), self._setting(plan, rates))
         saved = state.read() if state is not None and resume else None
         fits = self._fits + 1 if saved is None else saved["fits"]
@@ -362,6 +366,7 @@ class Learner(Reporting, Saving):
     def _loop(self, rates: Rates, hooks: Sequence[Callback], interrupts: Interrupts) -> TrainLoop:
         stage = self._stage
         self._check_model()
+        ranks.take_from_first(stage.module)
         stage.groups.set_modes()
         check_batch_norm(stage.module, stage.data.trn_dl)
         steps = self._steps(stage, rates)

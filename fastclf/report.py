@@ -74,9 +74,17 @@ def log_once(text: str, key: Hashable = None) -> None:
         log(text)
 
 
+def silence_script() -> None:
+    """Let what the script itself prints vanish: of processes that train together one prints."""
+    sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+
+
 def show(text: str, stream: TextIO | None = None) -> None:
     """Print the answer to a call that asks for one, on stdout by default, also when quiet."""
-    _print(text, sys.stdout if stream is None else stream)
+    if stream is not None:
+        _print(text, stream)
+    elif _is_first_process():
+        _print(text, sys.stdout)
 
 
 def counted(n: int, one: str, several: str | None = None) -> str:

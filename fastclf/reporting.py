@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastclf import ranks
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.dataset import Dataset
 from fastclf.data.image import decoded, open_image
@@ -100,7 +101,11 @@ class Reporting(Evaluating):
         text = page.render(
             **self._about(found, is_test), **self._answers(ds, preds, targs, known), **self._near(is_test)
         )
-        publish(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        try:
+            if ranks.is_first():
+                publish(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        finally:
+            ranks.wait()
         log(f"saved {path}")
         return file
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from fastclf import ranks
 from fastclf.checkpoint import library_versions
 from fastclf.commands.data import add_data_arguments, add_network_arguments, arch_named, new_folder, read_data
 from fastclf.files import given_path, publish, publish_table
@@ -50,6 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--aug", choices=_AUGMENTATIONS, default="side_on", help="augmentations where images are read")
     parser.add_argument("--tta", action="store_true", help="average validation over augmented views as well")
+    parser.add_argument(
+        "--nproc",
+        type=int,
+        default=1,
+        metavar="N",
+        help="train in so many processes, which torchrun starts: one for each GPU. The result is the same",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -62,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     out = new_folder(arguments.out)
     if arguments.epochs < 1 or arguments.unfreeze < 0:
         raise ValueError("--epochs must be at least 1, --unfreeze at least 0")
+    ranks.wait()  # before one of them writes there
     learn = _learner(arguments, out)
     table = _EpochTable(out / "epochs.csv", learn)
     learn.fit(arguments.lr, arguments.epochs, cycle_len=1, callbacks=[table])
@@ -143,7 +152,8 @@ def _finish(arguments: argparse.Namespace, out: Path, learn: Any, table: _EpochT
         "results": results,
     }
     text = json.dumps(summary, indent=1, ensure_ascii=False)
-    publish(out / "arguments.json", lambda file: file.write_text(f"{text}\n", encoding="utf-8"))
+    if ranks.is_first():
+        publish(out / "arguments.json", lambda file: file.write_text(f"{text}\n", encoding="utf-8"))
 
 
 def _scores(learn: Any, predictions: Any, y: Any) -> dict[str, float]:

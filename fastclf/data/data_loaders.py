@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fastclf import ranks
 from fastclf.calls import long_call
 from fastclf.data.bad_images import MAX_PIXELS, OnBad, bind_together
 from fastclf.data.dataset import Dataset
@@ -73,6 +74,7 @@ class DataLoaders:
         max_bad: int | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
+        ranks.wait()  # whoever trains together meets here first
         check_seed("ImageClassifierData", seed)
         self.path = given_path(path).absolute()  # os.chdir may come later
         self._was_there = self.path.is_dir()
@@ -230,12 +232,13 @@ class DataLoaders:
                 "Smaller copies would be enlarged again."
             )
         folder = self.below(inner_name(new_path)) / str(targ)
-        tag_as_cache(folder)
         self.scan()
-        copies = [
-            None if ds is None else resized(ds, int(targ), folder, self._options.num_threads)
-            for ds in (self.trn_ds, self.val_ds, self.test_ds)
-        ]
+        with ranks.first_goes_first():
+            tag_as_cache(folder)
+            copies = [
+                None if ds is None else resized(ds, int(targ), folder, self._options.num_threads)
+                for ds in (self.trn_ds, self.val_ds, self.test_ds)
+            ]
         return self._replaced(copies, self.tfms)
 
     def normalised(self, mean: Sequence[float], std: Sequence[float]) -> Self:

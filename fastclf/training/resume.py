@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastclf import ranks
 from fastclf.checkpoint import load_checkpoint, read_info, save_checkpoint
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.dataset import Dataset
@@ -46,6 +47,7 @@ class FitState:
             CheckpointError: the file is damaged, holds a model without a fit, or a fit that cannot go on here because
                 something differs; says what.
         """
+        ranks.wait()  # until the first has written what it was writing
         try:
             fit = read_info(self.path).get("fit")
         except FileNotFoundError:
@@ -104,8 +106,9 @@ class FitState:
         """
         try:
             loop.load_state_dict(state["loop"])
-            torch.set_rng_state(state["generators"]["cpu"])
-            if device.type == "cuda":
+            if ranks.is_first():  # the others' generators go on as they were seeded
+                torch.set_rng_state(state["generators"]["cpu"])
+            if device.type == "cuda" and ranks.is_first():
                 torch.cuda.set_rng_state(state["generators"]["cuda"], device)
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"fit: the state of the fit in {self.path} is damaged: {error!r}") from error

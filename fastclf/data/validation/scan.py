@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from fastclf import ranks
 from fastclf.data.bad_images import BadImages, note_together
 from fastclf.data.dataset import Dataset
 from fastclf.data.validation.scan_cache import Verdict
@@ -62,6 +63,8 @@ def scan_sets(sets: Sequence[Dataset], num_threads: int, *, raises: bool = True)
         for ds in sets:
             images, rows = VerifiedImages(ds.source, num_threads), ds.bad.good_rows().tolist()
             try:
+                if ranks.size() > 1:
+                    images.share(rows, ds.bad.max_pixels)
                 bad = images.bad(rows, ds.bad.max_pixels, done=progress.advance)
             finally:
                 images.cache.save()
