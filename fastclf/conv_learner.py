@@ -24,6 +24,7 @@ from fastclf.data.served import block_server
 from fastclf.data.stream import blocks, items
 from fastclf.errors import BadImageError
 from fastclf.head_learner import LearnerWithHead, describe_head, make_head, metrics_for
+from fastclf.interpret.sweep import Setting
 from fastclf.interrupts import Interrupts
 from fastclf.models.archs import Architecture, build_bodies
 from fastclf.models.body import Body
@@ -39,6 +40,7 @@ from fastclf.training.inputs import check_count, check_data, check_flag
 from fastclf.training.loop import TrainLoop
 from fastclf.training.metrics import Metric
 from fastclf.training.steps import Rates
+from fastclf.unfrozen_trial import train_all_layers, unfreezing_helps
 
 Statistics: TypeAlias = tuple[Sequence[float], Sequence[float]]
 _SAME_STATISTICS = 0.01  # 2.55 of 255: means of data sets of photographs differ by more
@@ -223,6 +225,40 @@ class ConvLearner(LearnerWithHead):
         if self._rows is None:
             self.freeze()
             self.precompute = True
+
+    @long_call("the model holds what it has learnt.")
+    def fine_tune(
+        self, setting: Setting | None = None, callbacks: Sequence[Callback] = (), unfreeze: bool = True
+    ) -> list[float]:
+        """Make the best model that can be had without a number: find the best head, then train all layers if it helps.
+
+        First the head, on cached activations: see `HeadLearner.fine_tune`. Then all layers train on, on augmented
+        images, at the lesson's rates and cycles: first a copy of the model on four fifths of the training images, and
+        only where that lowers the loss on the other fifth, the model itself on all of them. The validation set has no
+        part in any choice. The time is logged before; on a processor it is minutes for a thousand images.
+
+        Afterwards, where the body trained, it is unfrozen and ``precompute`` is off; else it is frozen, ``precompute``
+        is on, and it is as it was to the last bit. Ctrl-C during the trial keeps the best head on the frozen body.
+
+        Args:
+            setting: of the head, instead of choosing, such as ``learn.sweep().best``.
+            callbacks: of the fits that end in the learner, not of the trial.
+            unfreeze: whether to try to train all layers.
+
+        Returns:
+            ``[val_loss, metric, ...]``, as `fit`.
+
+        Raises:
+            ValueError: the head or the loss is the user's own, or the labels are numbers to be predicted.
+        """
+        check_flag("fine_tune", "unfreeze", unfreeze)
+        self._need_rows()
+        setting = setting or self._best_setting()
+        scores = self._train_head(setting, callbacks)
+        if not unfreeze or not unfreezing_helps(self, setting):
+            return scores
+        self.unfreeze()
+        return train_all_layers(self, callbacks)
 
     @property
     def _stage(self) -> Stage:

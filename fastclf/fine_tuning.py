@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastclf import ranks
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.cross_validating import CrossValidating
 from fastclf.data.dataset import Dataset
@@ -20,6 +21,7 @@ from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
 from fastclf.report import log
 from fastclf.schedules import Constant
+from fastclf.training.callbacks import Callback
 from fastclf.training.epoch_table import EpochTable
 from fastclf.training.head_runs import HeadSetting, make_folds, most_folds, new_head, out_of_fold, predict_rows
 from fastclf.training.linear_heads import LinearSetting, linear_heads
@@ -68,19 +70,19 @@ class FineTuning(CrossValidating, Learner):
         return self._compared("sweep", ds, settings, crit)
 
     @long_call("the model holds what it has learnt.")
-    def fine_tune(self, setting: Setting | None = None) -> list[float]:
+    def fine_tune(self, setting: Setting | None = None, callbacks: Sequence[Callback] = ()) -> list[float]:
         """Put the best head that is found in place of the learner's, and print a line per epoch.
 
         Candidates are logistic regressions of several weight decays, on features that are scaled alike or each by its
         own deviation, solved to the end, and heads with a hidden layer trained in one cosine cycle. What has the
         lowest out-of-fold loss on the training rows, by five folds, is trained on all of them. The validation set
-        has no part in the choice. The head's ``ps`` and ``xtra_fc`` become those of the setting; the body stays as it
-        is. ConvLearner turns ``precompute`` on, see `freeze`.
+        has no part in the choice. The head's ``ps`` and ``xtra_fc`` become those of the setting.
 
         Ctrl-C while settings are compared leaves the learner as it was; later, see `fit`.
 
         Args:
             setting: what to train instead of choosing, such as ``learn.sweep().best``.
+            callbacks: of the fit that ends in the learner's head; a solved one has one epoch.
 
         Returns:
             ``[val_loss, metric, ...]``, as `fit`.
@@ -88,21 +90,27 @@ class FineTuning(CrossValidating, Learner):
         Raises:
             ValueError: the head or the loss is the user's own, or the labels are numbers to be predicted.
         """
-        self._need_rows()
+        return self._train_head(setting or self._best_setting(), callbacks)
+
+    def _best_setting(self) -> Setting:
+        ds, _, crit = self._head_training("fine_tune")
+        found = self._compared("fine_tune", ds, [*_LINEAR, *_HIDDEN], crit)
+        mean, half = found.intervals()[0]
+        log(f"fine_tune: {found.best}, out-of-fold loss {mean:.4f} +- {half:.4f}, best of {len(found.settings)}")
+        return found.best
+
+    def _train_head(self, setting: Setting, callbacks: Sequence[Callback] = ()) -> list[float]:
+        """Train a new head at a setting, on all training rows."""
         ds, head, crit = self._head_training("fine_tune")
-        if setting is None:
-            found = self._compared("fine_tune", ds, [*_LINEAR, *_HIDDEN], crit)
-            setting = found.best
-            mean, half = found.intervals()[0]
-            log(f"fine_tune: {setting}, out-of-fold loss {mean:.4f} +- {half:.4f}, best of {len(found.settings)}")
         if isinstance(setting, LinearSetting):
             (new,) = linear_heads(ds, np.arange(len(ds)), [setting], crit=crit)
             head.become(new.to(self.data.device))
-            return self._report_solved(ds, head, crit)
+            ranks.take_from_first(head)
+            return self._report_solved(ds, head, crit, callbacks)
         head.become(new_head(setting, head.n_in, ds.labels, crit, self.seed).to(self.data.device))
-        return self.fit(setting.lr, 1, setting.wd, cycle_len=setting.epochs)
+        return self.fit(setting.lr, 1, setting.wd, cycle_len=setting.epochs, callbacks=callbacks)
 
-    def _report_solved(self, ds: Dataset, head: Head, crit: NLL | BCE) -> FitScores:
+    def _report_solved(self, ds: Dataset, head: Head, crit: NLL | BCE, callbacks: Sequence[Callback]) -> FitScores:
         """Print the one line of a head that was solved, and note it, as `fit` does of an epoch."""
         self._forget_decision()
         names = ["val_loss", *map(name_of, self.metrics)]
@@ -112,10 +120,9 @@ class FineTuning(CrossValidating, Learner):
         self.sched.batch(trained, 0)
         self.sched.epoch(values[0], values[1:])
         EpochTable(("trn_loss", *names), None).row(0, [trained, *values])
+        for callback in callbacks:
+            callback.on_epoch_end(values)
         return FitScores(values, names)
-
-    def _need_rows(self) -> None:
-        """Make rows to train a head on, where a learner can."""
 
     def _compared(self, call: str, ds: Dataset, settings: Sequence[Setting], crit: NLL | BCE) -> Sweep:
         """Return settings by their out-of-fold loss; those that diverged come last."""

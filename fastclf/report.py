@@ -87,6 +87,13 @@ def show(text: str, stream: TextIO | None = None) -> None:
         _print(text, sys.stdout)
 
 
+def describe_seconds(seconds: float) -> str:
+    """Return a duration as people say it, such as ``"45 s"``, ``"12 min"`` or ``"2.5 h"``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 def counted(n: int, one: str, several: str | None = None) -> str:
     """Return a number with its noun, such as "1 row" and "1,200 rows"; ``several`` is a plural not made with an s."""
     return f"{n:,} {one if n == 1 else several or f'{one}s'}"

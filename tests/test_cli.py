@@ -237,7 +237,7 @@ def test_a_run(tmp_path, capsys):
         *("arguments.json", "epochs.csv", "valid.csv", "plots", "report.html", "model.json"),
         *(p.name for p in run.glob("model.*.safetensors")),
     }
-    assert {p.name for p in (run / "plots").iterdir()} == {"loss_head.png", "loss_unfrozen.png", "confusion.png"}
+    assert {p.name for p in (run / "plots").iterdir()} == {"loss.png", "confusion.png"}
     epochs = pd.read_csv(run / "epochs.csv")
     assert list(epochs) == ["epoch", "trn_loss", "val_loss", "accuracy"]
     assert epochs["epoch"].tolist() == [0, 1, 2]
@@ -252,6 +252,35 @@ def test_a_run(tmp_path, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 12
     assert main(["train", str(folder), "-o", str(run)]) == 1
     assert "no run is overwritten" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("typed", "called"),
+    [
+        ([], [("fine_tune", True)]),
+        (["--unfreeze", "0"], [("fine_tune", False)]),
+        (["--lr", ".02"], [("fit", 0.02, 3)]),
+        (["--epochs", "2"], [("fit", 0.01, 2)]),
+        (["--unfreeze", "4"], [("fit", 0.01, 3), ("fit", [0.0001, 0.001, 0.01], 1)]),
+        (["--no-precompute"], [("fit", 0.01, 3)]),
+    ],
+)
+def test_train_finds_the_best_model_unless_the_lesson_is_asked_for(tmp_path, monkeypatch, typed, called):
+    class Stops(Exception):
+        pass
+
+    def stop(*_):
+        raise Stops
+
+    folder, found = three_colours(tmp_path / "data", n=6, n_valid=4), []
+    monkeypatch.setattr(ConvLearner, "fine_tune", lambda _, **given: found.append(("fine_tune", given["unfreeze"])))
+    monkeypatch.setattr(ConvLearner, "fit", lambda _, *given, **__: found.append(("fit", *given)))
+    monkeypatch.setattr(ConvLearner, "save", stop)
+    monkeypatch.setattr("fastclf.interpret.figure.save_figure", lambda *_: None)
+    monkeypatch.setattr("fastclf.training.recorder.Recorder.plot_loss", lambda _: None)
+    with pytest.raises(Stops):
+        main(["train", str(folder), "--sz", "32", "--bs", "8", "-o", str(tmp_path / "run"), *typed])
+    assert found == called
 
 
 # audit, sweep, compare, curve

@@ -32,7 +32,7 @@ from fastclf.activations.store import Others, Store, older_stores, write_about
 from fastclf.errors import ActivationFileError
 from fastclf.interrupts import Interrupts
 from fastclf.ops.arguments import IndexedRows
-from fastclf.report import log, log_once, warn
+from fastclf.report import describe_seconds, log, log_once, warn
 
 Numbers: TypeAlias = NDArray[np.int64]
 Compute: TypeAlias = Callable[[Numbers], Iterator[tuple[Numbers, NDArray[np.float32], int]]]
@@ -303,13 +303,7 @@ class _Pace:
         if self._blocks == _LOGGED_AFTER:
             rate = self._rows / (time.monotonic() - self._start)
             if self._left > _LONG * rate:
-                log(f"{self._what}: about {_duration(self._left / rate)} at {rate:.3g} images/s")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+                log(f"{self._what}: about {describe_seconds(self._left / rate)} at {rate:.3g} images/s")
 
 
 def _say_older(folder: Path) -> None:

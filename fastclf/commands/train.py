@@ -1,10 +1,10 @@
-"""``fastclf train``: the lesson's recipe, into a run folder.
+"""``fastclf train``: the best model that `fine_tune` finds, or the lesson's recipe, into a run folder.
 
 arguments.json    the arguments, versions of libraries, classes and results
 epochs.csv        training loss, validation loss and metrics of every epoch
 valid.csv         the prediction for every validation image, and what it is
 report.html       the data, the training, figures and mistakes on one page; not where numbers are predicted
-plots/            the loss over batches, the confusion matrix
+plots/            the loss over the batches of the last fit, the confusion matrix
 model.json, model.*.safetensors    what `fastclf predict RUN` and ``fastclf.load(RUN)`` take
 """
 
@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--out", type=given_path, metavar="RUN", default=Path("run"), help="a new folder for the run"
     )
     add_network_arguments(parser)
-    parser.add_argument("--epochs", type=int, default=3, help="of the head, on the frozen body")
-    parser.add_argument("--lr", type=float, default=1e-2, help="rate of the head")
+    parser.add_argument("--epochs", type=int, help="the lesson's recipe: so many of the head, on the frozen body (3)")
+    parser.add_argument("--lr", type=float, help="the lesson's recipe: rate of the head (0.01)")
     parser.add_argument(
         "--precompute",
         action=argparse.BooleanOptionalAction,
@@ -45,9 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--unfreeze",
         type=int,
-        default=0,
         metavar="EPOCHS",
-        help="then train all layers for so many epochs, with the rates lr/100, lr/10 and lr",
+        help="the lesson's recipe: then train all layers for so many epochs, with the rates lr/100, lr/10 and lr; "
+        "0: the best head that is found, on the frozen body",
     )
     parser.add_argument("--aug", choices=_AUGMENTATIONS, default="side_on", help="augmentations where images are read")
     parser.add_argument("--tta", action="store_true", help="average validation over augmented views as well")
@@ -68,24 +68,35 @@ def run(arguments: argparse.Namespace) -> int:
 
     mpl.use("Agg")
     out = new_folder(arguments.out)
-    if arguments.epochs < 1 or arguments.unfreeze < 0:
+    if (arguments.epochs or 1) < 1 or (arguments.unfreeze or 0) < 0:
         raise ValueError("--epochs must be at least 1, --unfreeze at least 0")
     ranks.wait()  # before one of them writes there
     learn = _learner(arguments, out)
     table = _EpochTable(out / "epochs.csv", learn)
-    learn.fit(arguments.lr, arguments.epochs, cycle_len=1, callbacks=[table])
-    save_figure(learn.sched.plot_loss(), out / "plots" / "loss_head.png")
-    if arguments.unfreeze:
-        learn.unfreeze()
-        rates = [arguments.lr / 100, arguments.lr / 10, arguments.lr]
-        learn.fit(rates, 1, cycle_len=arguments.unfreeze, callbacks=[table])
-        save_figure(learn.sched.plot_loss(), out / "plots" / "loss_unfrozen.png")
+    if _asks_for_lesson(arguments) or learn.data.is_reg:
+        _lesson(arguments, learn, table)
+    else:
+        learn.fine_tune(callbacks=[table], unfreeze=arguments.unfreeze is None)
+    save_figure(learn.sched.plot_loss(), out / "plots" / "loss.png")
     learn.save("model")
     if not learn.data.is_reg:
         learn.report(arguments.out / "report.html")
     _finish(arguments, out, learn, table)
     log(f"the run is in {arguments.out}: fastclf predict {arguments.out} IMAGES...")
     return 0
+
+
+def _asks_for_lesson(arguments: argparse.Namespace) -> bool:
+    rates = (arguments.lr, arguments.epochs)
+    return any(value is not None for value in rates) or bool(arguments.unfreeze) or not arguments.precompute
+
+
+def _lesson(arguments: argparse.Namespace, learn: Any, table: _EpochTable) -> None:
+    lr, epochs = arguments.lr or 1e-2, arguments.epochs or 3
+    learn.fit(lr, epochs, cycle_len=1, callbacks=[table])
+    if arguments.unfreeze:
+        learn.unfreeze()
+        learn.fit([lr / 100, lr / 10, lr], 1, cycle_len=arguments.unfreeze, callbacks=[table])
 
 
 def _learner(arguments: argparse.Namespace, out: Path) -> Any:

@@ -212,6 +212,16 @@ class DataLoaders:
         log(f"without_duplicates: {len(dropped['train']):,} rows of train, {len(dropped['valid']):,} of valid left out")
         return self._replaced((trn, val, self.test_ds), self.tfms)
 
+    def judged_on(self, rows: npt.NDArray[np.int64]) -> Self:
+        """Return data of the training images alone: some are for validation, the others for training.
+
+        Args:
+            rows: ``[n]``, of the training set, which become the validation set.
+        """
+        others = np.setdiff1d(np.arange(len(self.trn_ds)), rows)
+        judged = replace(self.trn_ds.take(rows), tfms=self.val_ds.tfms)
+        return self._replaced((self.trn_ds.take(others), judged, None), self.tfms)
+
     @long_call("the copies that were made stay; call it again to go on.")
     def resize(self, targ: int, new_path: str = "tmp") -> Self:
         """Make smaller copies of all images once, in path/new_path/<targ>, and return the same data over them.
