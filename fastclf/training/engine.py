@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, get_args
@@ -9,10 +10,10 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
-from fastclf.data.loader import RowLoader
+from fastclf.data.loader import RowLoader, Rows
 from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
-from fastclf.ops import HeadEngine, HeadRates, HeadSpec
+from fastclf.ops import HeadEngine, HeadRates, HeadSpec, train_together
 from fastclf.ops.head.spec import Precision
 from fastclf.training.evaluate import Crit
 from fastclf.training.losses import gradient_scale
@@ -75,12 +76,17 @@ class EngineSteps:
 
     def run(self, n: int) -> list[float]:
         """Train on the epoch's next ``n`` batches, or those that there still are, and return their losses."""
+        rows, bs = self._rows(n), self._loader.bs
+        return self._advance(n, self._engine.train(rows, bs, self.step, frozen_bn=not self._bn.training))
+
+    def _rows(self, n: int) -> Rows:
         bs = self._loader.bs
-        rows = self._order[self._done * bs : (self._done + n) * bs]
-        minimised: list[float] = self._engine.train(rows, bs, self.step, frozen_bn=not self._bn.training).tolist()
+        return self._order[self._done * bs : (self._done + n) * bs]
+
+    def _advance(self, n: int, minimised: torch.Tensor) -> list[float]:
         self._done += n
         self.step += len(minimised)
-        return [loss / self._scale for loss in minimised]
+        return [loss / self._scale for loss in minimised.tolist()]
 
     def state_dict(self) -> dict[str, Any]:
         """Return momenta and counters, for a fit that goes on later."""
@@ -90,6 +96,16 @@ class EngineSteps:
         """Take what `state_dict` gave."""
         self.step = state["step"]
         self._engine.load_momenta(state["momenta"])
+
+
+def run_together(steps: Sequence[EngineSteps], n: int) -> list[list[float]]:
+    """Train heads of one loader, all at the same step, on its next ``n`` batches, and return the losses of each.
+
+    Each is, bit for bit, what `EngineSteps.run` makes of it; BatchNorm takes the statistics of the batches.
+    """
+    first = steps[0]
+    found = train_together([each._engine for each in steps], first._rows(n), first._loader.bs, first.step)
+    return [each._advance(n, losses) for each, losses in zip(steps, found, strict=True)]
 
 
 def _minimised(crit: NLL | BCE, n_out: int, scale: float) -> NLL | BCE:
