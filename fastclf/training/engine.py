@@ -10,6 +10,7 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
+from fastclf import ranks
 from fastclf.data.loader import RowLoader, Rows
 from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
@@ -26,7 +27,8 @@ _FLOP_PER_CHUNK = 2e10  # some tenths of a second: how often progress is shown
 class EngineSteps:
     """Forward, backward and update in the native head engine; equal to `AutogradSteps` up to rounding.
 
-    Takes what `unknown_to_engine` has no objection to.
+    Takes what `unknown_to_engine` has no objection to. Of processes that train together the first does it: it takes
+    less time than to share it out.
 
     Attributes:
         chunk: how many batches the loop asks for at once when nothing needs to happen between them.
@@ -63,7 +65,7 @@ class EngineSteps:
             precision=precision,
             threads=threads,
         )
-        self._loader, self._bn = loader, spec.blocks[0].bn
+        self._head, self._loader, self._bn = head, loader, spec.blocks[0].bn
         self._order = loader.order(0)
         self.step = self._done = 0
 
@@ -76,17 +78,25 @@ class EngineSteps:
 
     def run(self, n: int) -> list[float]:
         """Train on the epoch's next ``n`` batches, or those that there still are, and return their losses."""
-        rows, bs = self._rows(n), self._loader.bs
-        return self._advance(n, self._engine.train(rows, bs, self.step, frozen_bn=not self._bn.training))
+        rows = self._rows(n)
+        minimised = ranks.from_first(lambda: self._train(rows))
+        ranks.take_from_first(self._head)
+        return self._advance(n, minimised)
 
     def _rows(self, n: int) -> Rows:
         bs = self._loader.bs
         return self._order[self._done * bs : (self._done + n) * bs]
 
-    def _advance(self, n: int, minimised: torch.Tensor) -> list[float]:
+    def _train(self, rows: Rows) -> list[float]:
+        losses: list[float] = self._engine.train(
+            rows, self._loader.bs, self.step, frozen_bn=not self._bn.training
+        ).tolist()
+        return losses
+
+    def _advance(self, n: int, minimised: Sequence[float]) -> list[float]:
         self._done += n
         self.step += len(minimised)
-        return [loss / self._scale for loss in minimised.tolist()]
+        return [loss / self._scale for loss in minimised]
 
     def state_dict(self) -> dict[str, Any]:
         """Return momenta and counters, for a fit that goes on later."""
@@ -101,11 +111,12 @@ class EngineSteps:
 def run_together(steps: Sequence[EngineSteps], n: int) -> list[list[float]]:
     """Train heads of one loader, all at the same step, on its next ``n`` batches, and return the losses of each.
 
-    Each is, bit for bit, what `EngineSteps.run` makes of it; BatchNorm takes the statistics of the batches.
+    Each is, bit for bit, what `EngineSteps.run` makes of it; BatchNorm takes the statistics of the batches. Each of
+    several processes does it all and waits for none: threads call this in no order that they could share.
     """
     first = steps[0]
     found = train_together([each._engine for each in steps], first._rows(n), first._loader.bs, first.step)
-    return [each._advance(n, losses) for each, losses in zip(steps, found, strict=True)]
+    return [each._advance(n, losses) for each, losses in zip(steps, found.tolist(), strict=True)]
 
 
 def _minimised(crit: NLL | BCE, n_out: int, scale: float) -> NLL | BCE:
