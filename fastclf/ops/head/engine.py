@@ -176,8 +176,14 @@ def train_together(engines: Sequence[HeadEngine], order: Index, batch_size: int,
         `[K, ceil(M / batch_size)] float32` on the heads' device: the losses of each head.
 
     Raises:
-        IndexError, TypeError, ValueError: see `HeadEngine.train`.
+        IndexError, TypeError, ValueError: see `HeadEngine.train`; or there is no engine, or two of one head.
     """
+    heads = {engine._addresses[0] for engine in engines}
+    if not heads or len(heads) < len(engines):
+        raise ValueError(
+            f"train_together: engines must be one or more, each of another head, got {len(engines)} of {len(heads)} "
+            "heads. Make a head for each."
+        )
     first, *others = engines
     if not others or not all(map(first._shares_input, others)):
         return torch.stack([engine.train(order, batch_size, first_step) for engine in engines])
