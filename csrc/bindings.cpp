@@ -45,9 +45,9 @@ void bind_head(py::module_& m) {
         head_momenta(reinterpret_cast<HeadEngine*>(engine), places.data(), load);
       },
       py::arg("engine"), py::kw_only(), py::arg("tensors"), py::arg("load"));
-  bind(m, "head_train", head_train, FIELD(HeadTrain, engine), FIELD(HeadTrain, order), FIELD(HeadTrain, sources),
-       FIELD(HeadTrain, rows), FIELD(HeadTrain, batch), FIELD(HeadTrain, first_step), FIELD(HeadTrain, frozen_bn),
-       FIELD(HeadTrain, losses));
+  bind(m, "head_train", head_train, FIELD(HeadTrain, engines), FIELD(HeadTrain, n_engines), FIELD(HeadTrain, order),
+       FIELD(HeadTrain, sources), FIELD(HeadTrain, rows), FIELD(HeadTrain, batch), FIELD(HeadTrain, first_step),
+       FIELD(HeadTrain, frozen_bn), FIELD(HeadTrain, losses));
   bind(m, "head_predict", head_predict, FIELD(HeadPredict, layers), FIELD(HeadPredict, n_layers),
        FIELD(HeadPredict, rows), FIELD(HeadPredict, dtype), FIELD(HeadPredict, index), FIELD(HeadPredict, count),
        FIELD(HeadPredict, out));

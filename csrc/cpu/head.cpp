@@ -34,6 +34,7 @@ Layer::Layer(const HeadLayer& of, size_t max_batch, bool last, bool clips)
       running_mean(of.running_mean, of.n_in),
       running_var(of.running_var, of.n_in),
       mean(in_pad),
+      variance(in_pad),
       rstd(in_pad),
       w(in_pad * out_pad),
       wt(in_pad * out_pad),
@@ -41,14 +42,27 @@ Layer::Layer(const HeadLayer& of, size_t max_batch, bool last, bool clips)
       velocity(in_pad * out_pad),
       gradient(clips ? in_pad * out_pad : 0),
       capacity(tiles(max_batch) * kTile),
-      xhat(in_pad * capacity),
-      operand(in_pad * capacity),
-      keep(in_tiles * capacity),
       active(in_tiles * capacity),
       d(out_pad * capacity),
       dt(out_pad * capacity),
       bits(out_tiles * capacity),
       bits_t(tiles(max_batch) * out_pad) {}
+
+void Layer::hold_input() {
+  if (xhat.get()) return;
+  xhat = Buffer<float>(in_pad * capacity);
+  operand = Buffer<float>(in_pad * capacity);
+  keep = Buffer<uint64_t>(in_tiles * capacity);
+}
+
+void Layer::follow_statistics(const float* batch_mean, const float* batch_variance, size_t rows, size_t t) const {
+  float *mu = running_mean.value.get() + t * kTile, *var = running_var.value.get() + t * kTile;
+  const float share = spec.bn_momentum, n = static_cast<float>(rows), unbiased = n / (n - 1);
+  for (size_t j = 0; j < kTile; ++j) {
+    mu[j] += share * (batch_mean[j] - mu[j]);
+    var[j] += share * (batch_variance[j] * unbiased - var[j]);
+  }
+}
 
 void Layer::fetch_tile(size_t t) const {
   const size_t width = tile_width(spec.n_in, t);
@@ -87,6 +101,7 @@ HeadEngine::HeadEngine(const HeadCreate& op) : op_(op), group_(*op.group), code_
   for (size_t i = 0; i < op.n_layers; ++i) {
     layers_.emplace_back(op.layers[i], op.max_batch, i + 1 == op.n_layers, op.clip > 0);
     squares_.emplace_back(layers_.back().in_tiles);
+    if (i > 0) layers_.back().hold_input();
   }
   op_.layers = nullptr, op_.group = nullptr;  // they need not outlive this call
   const Layer& last = layers_.back();
@@ -128,40 +143,65 @@ Batch HeadEngine::batch_at(const HeadTrain& op, size_t i) const {
           sgd};
 }
 
+void HeadEngine::step(Team& team, const Scratch& scratch, const Batch& batch, const Batch& next, float* loss) {
+  const size_t blocks = layers_.size();
+  for (size_t n = 0; n + 1 < blocks; ++n) {
+    team.for_each(layers_[n].out_tiles, [&](size_t t) { hidden_tile(n, batch, t); });
+  }
+  logits(team, batch);
+  for (size_t n = blocks; n-- > 0;) {
+    team.for_each(layers_[n].in_tiles, [&](size_t t) {
+      if (n + 1 == blocks && t == 0) {
+        *loss = static_cast<float>(std::accumulate(row_loss_.get(), row_loss_.get() + batch.rows, 0.0));
+        output_bias_gradient(batch);
+      }
+      backward_tile(n, batch, t, scratch);
+      if (n == 0 && next.rows > 0 && op_.clip <= 0) input_tile(next, t);
+    });
+  }
+  if (op_.clip > 0) {
+    clipped_update(team, batch);
+    if (next.rows > 0) team.for_each(layers_[0].in_tiles, [&](size_t t) { input_tile(next, t); });
+  }
+}
+
 void HeadEngine::run(Team& team, const Scratch& scratch, const HeadTrain& op) {
-  const size_t steps = (op.rows + op.batch - 1) / op.batch, blocks = layers_.size();
+  const size_t steps = (op.rows + op.batch - 1) / op.batch;
   exchange(team, true);
   Batch batch = batch_at(op, 0);
   team.for_each(layers_[0].in_tiles, [&](size_t t) { input_tile(batch, t); });
   for (size_t i = 0; i < steps; ++i) {
-    for (size_t n = 0; n + 1 < blocks; ++n) {
-      team.for_each(layers_[n].out_tiles, [&](size_t t) { hidden_tile(n, batch, t); });
-    }
-    logits(team, batch);
     const Batch next = i + 1 < steps ? batch_at(op, i + 1) : Batch{};
-    for (size_t n = blocks; n-- > 0;) {
-      team.for_each(layers_[n].in_tiles, [&](size_t t) {
-        if (n + 1 == blocks && t == 0) {
-          op.losses[i] = static_cast<float>(std::accumulate(row_loss_.get(), row_loss_.get() + batch.rows, 0.0));
-          output_bias_gradient(batch);
-        }
-        backward_tile(n, batch, t, scratch);
-        if (n == 0 && next.rows > 0 && op_.clip <= 0) input_tile(next, t);
-      });
-    }
-    if (op_.clip > 0) {
-      clipped_update(team, batch);
-      if (next.rows > 0) team.for_each(layers_[0].in_tiles, [&](size_t t) { input_tile(next, t); });
-    }
+    step(team, scratch, batch, next, op.losses + i);
     batch = next;
   }
   exchange(team, false);
 }
 
+// The input of a step is made by the first head, and stays until the last has used it.
+void HeadEngine::run_together(Team& team, const Scratch& scratch, const HeadTrain& op) {
+  const size_t steps = (op.rows + op.batch - 1) / op.batch;
+  for (size_t e = 0; e < op.n_engines; ++e) op.engines[e]->exchange(team, true);
+  for (size_t i = 0; i < steps; ++i) {
+    for (size_t e = 0; e < op.n_engines; ++e) {
+      HeadEngine& head = *op.engines[e];
+      const Batch batch = head.batch_at(op, i);
+      team.for_each(layers_[0].in_tiles,
+                    [&](size_t t) { e == 0 ? head.input_tile(batch, t) : head.operand_tile(batch, t); });
+      head.step(team, scratch, batch, {}, op.losses + e * steps + i);
+    }
+  }
+  for (size_t e = 0; e < op.n_engines; ++e) op.engines[e]->exchange(team, false);
+}
+
 void HeadEngine::train(const HeadTrain& op, int threads) {
   if (op.rows == 0) return;
   size_t widest = 0;
-  for (const Layer& layer : layers_) widest = std::max(widest, layer.out_pad);
+  for (size_t e = 0; e < op.n_engines; ++e) {
+    for (const Layer& layer : op.engines[e]->layers_) widest = std::max(widest, layer.out_pad);
+    op.engines[e]->layers_[0].lead = e > 0 ? &layers_[0] : nullptr;
+  }
+  layers_[0].hold_input();
   std::vector<Scratch> scratch(static_cast<size_t>(std::max(1, threads)));
   for (Scratch& s : scratch) {
     s.g = Buffer<float>(layers_[0].capacity * kTile);
@@ -169,7 +209,7 @@ void HeadEngine::train(const HeadTrain& op, int threads) {
   }
   run_team(threads, [&](Team& team, unsigned rank) {
     const FlushTiny flush;
-    run(team, scratch[rank], op);
+    op.n_engines > 1 ? run_together(team, scratch[rank], op) : run(team, scratch[rank], op);
   });
 }
 
@@ -189,7 +229,7 @@ void head_destroy(HeadEngine* engine) { delete engine; }
 void head_momenta(HeadEngine* engine, float* const* tensors, bool load) { engine->exchange_momenta(tensors, load); }
 
 Status head_train(const HeadTrain& op, int threads) {
-  op.engine->train(op, threads);
+  op.engines[0]->train(op, threads);
   return {};
 }
 

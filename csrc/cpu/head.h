@@ -7,6 +7,10 @@
 //   dW = d' operand, and the update of W while its gradient is in registers            per tile of D   backward_tile
 // All of a tile is done by one thread in a fixed order, so results do not depend on the number of threads; threads meet
 // only between these lines. The first tile of the next batch is prepared where the last gradient of this one was made.
+//
+// Heads that train on the same batches with the same masks take the step in turn, and x, its statistics, xhat and the
+// mask of the first block are made once for all (`run_together`): the same values by the same code, so each is what it
+// is alone.
 #pragma once
 
 #include <vector>
@@ -35,7 +39,7 @@ struct Layer {
   HeadLayer spec;
   size_t in_tiles, out_tiles, in_pad, out_pad;  // pads: whole tiles
   Vector bias, gamma, beta, running_mean, running_var;
-  Buffer<float> mean, rstd;  // [in_pad], of the batch
+  Buffer<float> mean, variance, rstd;  // [in_pad], of the batch
   // The weight twice: [in tile][out_pad][64], and transposed: [out tile][in_pad][64].
   Buffer<float> w, wt;
   // Its gradient is a product with two sparse operands; it is written as sums over the rows of one of them, chosen by
@@ -47,9 +51,10 @@ struct Layer {
 
   // Of the batch; `capacity` is the batch in whole tiles.
   size_t capacity;
-  Buffer<float> xhat, operand;    // [in tile][capacity][64]
+  Buffer<float> xhat, operand;    // [in tile][capacity][64]; the first block's are made by hold_input
   Buffer<uint64_t> keep, active;  // [in tile][capacity]: not dropped; made by a positive input of the ReLU before
-  Buffer<float> d, dt;            // gradient of the output: [out tile][capacity][64], [row block][out_pad][64]
+  const Layer* lead = nullptr;  // a first block with the same input: its xhat, keep and space for the operand are used
+  Buffer<float> d, dt;          // gradient of the output: [out tile][capacity][64], [row block][out_pad][64]
   Buffer<uint64_t> bits, bits_t;  // where it is not zero: [out tile][capacity], [row block][out_pad]
 
   float* w_tile(size_t t) const { return w.get() + t * out_pad * kTile; }
@@ -57,15 +62,19 @@ struct Layer {
   float* gradient_tile(size_t t) const { return gradient.get() + t * out_pad * kTile; }
   float* w_block(size_t out, size_t in) const { return w_tile(in) + out * kTile * kTile; }
   float* wt_block(size_t out, size_t in) const { return wt.get() + (out * in_pad + in * kTile) * kTile; }
-  float* xhat_tile(size_t t) const { return xhat.get() + t * capacity * kTile; }
-  float* operand_tile(size_t t) const { return operand.get() + t * capacity * kTile; }
-  uint64_t* keep_tile(size_t t) const { return keep.get() + t * capacity; }
+  const Layer& input() const { return lead ? *lead : *this; }
+  float* xhat_tile(size_t t) const { return input().xhat.get() + t * capacity * kTile; }
+  float* operand_tile(size_t t) const { return input().operand.get() + t * capacity * kTile; }
+  uint64_t* keep_tile(size_t t) const { return input().keep.get() + t * capacity; }
   uint64_t* active_tile(size_t t) const { return active.get() + t * capacity; }
   float* d_tile(size_t t) const { return d.get() + t * capacity * kTile; }
   float* dt_block(size_t rows) const { return dt.get() + rows * out_pad * kTile; }
   uint64_t* bits_tile(size_t t) const { return bits.get() + t * capacity; }
   uint64_t* bits_t_block(size_t rows) const { return bits_t.get() + rows * out_pad; }
 
+  void hold_input();
+  // The running statistics of tile t follow those of a batch.
+  void follow_statistics(const float* batch_mean, const float* batch_variance, size_t rows, size_t t) const;
   // Rows of the weight's tile t from the caller's tensor, and back.
   void fetch_tile(size_t t) const;
   void write_back_tile(size_t t) const;
@@ -91,6 +100,7 @@ struct Batch {
 class HeadEngine {
  public:
   explicit HeadEngine(const HeadCreate& op);
+  // All of op.engines, of which this is the first.
   void train(const HeadTrain& op, int threads);
   void exchange_momenta(float* const* tensors, bool load) const;
 
@@ -104,11 +114,15 @@ class HeadEngine {
 
   Batch batch_at(const HeadTrain& op, size_t i) const;
   void run(Team& team, const Scratch& scratch, const HeadTrain& op);
+  void run_together(Team& team, const Scratch& scratch, const HeadTrain& op);
+  // From the operand of the first block to the updated weights, and to that of `next` unless it has no rows.
+  void step(Team& team, const Scratch& scratch, const Batch& batch, const Batch& next, float* loss);
   void exchange(Team& team, bool fetch);
 
   // forward: head_forward.cpp
   void input_tile(const Batch& batch, size_t t) const;
   void normalise_tile(const Layer& layer, uint32_t number, const Batch& batch, size_t t) const;
+  void operand_tile(const Batch& batch, size_t t) const;
   void hidden_tile(size_t number, const Batch& batch, size_t t) const;
   void logits(Team& team, const Batch& batch) const;
   void loss_rows(const Batch& batch, size_t first, size_t last) const;

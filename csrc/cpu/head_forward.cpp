@@ -28,23 +28,34 @@ void HeadEngine::input_tile(const Batch& batch, size_t t) const {
   normalise_tile(layer, 0, batch, t);
 }
 
+// A head whose lead has made xhat and the mask.
+void HeadEngine::operand_tile(const Batch& batch, size_t t) const {
+  const Layer &layer = layers_[0], &lead = *layer.lead;
+  const size_t first = t * kTile;
+  layer.follow_statistics(lead.mean.get() + first, lead.variance.get() + first, batch.rows, t);
+  code_.normalise({.x = layer.xhat_tile(t),
+                   .mean = nullptr,
+                   .rstd = nullptr,
+                   .gamma = layer.gamma.value.get() + first,
+                   .beta = layer.beta.value.get() + first,
+                   .keep = layer.keep_tile(t),
+                   .scale = static_cast<float>(1 / (1 - layer.spec.p)),
+                   .operand = layer.operand_tile(t),
+                   .rows = batch.rows});
+}
+
 // From the layer's input, which lies in xhat, to xhat, its statistics, the mask and the operand.
 void HeadEngine::normalise_tile(const Layer& layer, uint32_t number, const Batch& batch, size_t t) const {
   const size_t first = t * kTile, width = tile_width(layer.spec.n_in, t);
-  float *mean = layer.mean.get() + first, *rstd = layer.rstd.get() + first;
-  float *running_mean = layer.running_mean.value.get() + first, *running_var = layer.running_var.value.get() + first;
+  float *mean = layer.mean.get() + first, *variance = layer.variance.get() + first, *rstd = layer.rstd.get() + first;
   if (batch.frozen_bn) {
-    std::copy_n(running_mean, kTile, mean);
-    std::copy_n(running_var, kTile, rstd);
+    std::copy_n(layer.running_mean.value.get() + first, kTile, mean);
+    std::copy_n(layer.running_var.value.get() + first, kTile, variance);
   } else {
-    code_.moments(layer.xhat_tile(t), batch.rows, mean, rstd);
-    const float share = layer.spec.bn_momentum, rows = static_cast<float>(batch.rows), unbiased = rows / (rows - 1);
-    for (size_t j = 0; j < kTile; ++j) {
-      running_mean[j] += share * (mean[j] - running_mean[j]);
-      running_var[j] += share * (rstd[j] * unbiased - running_var[j]);
-    }
+    code_.moments(layer.xhat_tile(t), batch.rows, mean, variance);
+    layer.follow_statistics(mean, variance, batch.rows, t);
   }
-  for (size_t j = 0; j < kTile; ++j) rstd[j] = 1 / std::sqrt(rstd[j] + layer.spec.eps);
+  for (size_t j = 0; j < kTile; ++j) rstd[j] = 1 / std::sqrt(variance[j] + layer.spec.eps);
 
   uint64_t* keep = layer.keep_tile(t);
   std::fill_n(keep, batch.rows, low_bits(width));

@@ -81,15 +81,18 @@ void head_destroy(HeadEngine* engine);
 void head_momenta(HeadEngine* engine, float* const* tensors, bool load);
 
 // Batch i is order[i*batch .. (i+1)*batch) and sources at the same places, the last one may be smaller; its step number
-// is first_step + i.
+// is first_step + i. Several engines train on the same batches, each as it does alone, bit for bit. They have the same
+// rows, dtype, max_batch and seed, the same n_in, p and eps of their first layer, and BatchNorm that is not frozen; all
+// else is their own.
 struct HeadTrain {
-  HeadEngine* engine;
+  HeadEngine* const* engines;  // [n_engines]
+  size_t n_engines;
   const int64_t* order;    // [rows], which targets
   const int64_t* sources;  // [rows], which rows of HeadCreate::rows: where the same row has several targets, not order
   size_t rows, batch;      // 2 <= batch <= max_batch, and no batch of one row
   uint32_t first_step;
   bool frozen_bn;  // BatchNorm normalises with its running statistics, and keeps them
-  float* losses;   // [ceil(rows / batch)]
+  float* losses;   // [n_engines, ceil(rows / batch)]
 };
 Status head_train(const HeadTrain& op, int threads);
 

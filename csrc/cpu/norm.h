@@ -76,12 +76,19 @@ inline void moments(const float* x, size_t rows, float* mean, float* variance) {
 
 inline void normalise(const Normalise& op) {
   for (size_t j = 0; j < kTile; j += kLanes) {
-    const Vec mean = load(op.mean + j), rstd = load(op.rstd + j);
     const Vec gamma = load(op.gamma + j) * op.scale, beta = load(op.beta + j) * op.scale;
+    const auto operand = [&](size_t r, Vec x) {
+      store(op.operand + r * kTile + j, where(op.keep[r] >> j, gamma * x + beta));
+    };
+    if (!op.mean) {
+      for (size_t r = 0; r < op.rows; ++r) operand(r, load(op.x + r * kTile + j));
+      continue;
+    }
+    const Vec mean = load(op.mean + j), rstd = load(op.rstd + j);
     for (size_t r = 0; r < op.rows; ++r) {
       const Vec x = (load(op.x + r * kTile + j) - mean) * rstd;
       store(op.x + r * kTile + j, x);
-      store(op.operand + r * kTile + j, where(op.keep[r] >> j, gamma * x + beta));
+      operand(r, x);
     }
   }
 }

@@ -39,7 +39,8 @@ struct GatherTile {
   size_t ahead_rows;
 };
 
-// BatchNorm and dropout of a tile: x becomes (x - mean) * rstd; operand is keep ? scale * (gamma * x + beta) : 0.
+// BatchNorm and dropout of a tile: x becomes (x - mean) * rstd, or is that already where mean is null; operand is
+// keep ? scale * (gamma * x + beta) : 0.
 struct Normalise {
   float* x;                                 // [rows, 64]
   const float *mean, *rstd, *gamma, *beta;  // [64]

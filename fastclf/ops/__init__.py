@@ -2,7 +2,7 @@
 
 from fastclf.ops.dropout import dropout_mask
 from fastclf.ops.gather import gather_rows
-from fastclf.ops.head.engine import HeadEngine, predict
+from fastclf.ops.head.engine import HeadEngine, predict, train_together
 from fastclf.ops.head.spec import HeadBlock, HeadRates, HeadSpec
 from fastclf.ops.rates import rate
 from fastclf.ops.registry import Backend, backend, describe, use_backend
@@ -19,5 +19,6 @@ __all__ = [
     "gather_rows",
     "predict",
     "rate",
+    "train_together",
     "use_backend",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, get_args
@@ -13,7 +14,7 @@ from fastclf import ranks
 from fastclf.data.loader import RowLoader, Rows
 from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
-from fastclf.ops import HeadEngine, HeadRates, HeadSpec
+from fastclf.ops import HeadEngine, HeadRates, HeadSpec, train_together
 from fastclf.ops.head.spec import Precision
 from fastclf.training.evaluate import Crit
 from fastclf.training.losses import gradient_scale
@@ -77,19 +78,25 @@ class EngineSteps:
 
     def run(self, n: int) -> list[float]:
         """Train on the epoch's next ``n`` batches, or those that there still are, and return their losses."""
-        bs = self._loader.bs
-        rows = self._order[self._done * bs : (self._done + n) * bs]
+        rows = self._rows(n)
         minimised = ranks.from_first(lambda: self._train(rows))
         ranks.take_from_first(self._head)
-        self._done += n
-        self.step += len(minimised)
-        return [loss / self._scale for loss in minimised]
+        return self._advance(n, minimised)
+
+    def _rows(self, n: int) -> Rows:
+        bs = self._loader.bs
+        return self._order[self._done * bs : (self._done + n) * bs]
 
     def _train(self, rows: Rows) -> list[float]:
         losses: list[float] = self._engine.train(
             rows, self._loader.bs, self.step, frozen_bn=not self._bn.training
         ).tolist()
         return losses
+
+    def _advance(self, n: int, minimised: Sequence[float]) -> list[float]:
+        self._done += n
+        self.step += len(minimised)
+        return [loss / self._scale for loss in minimised]
 
     def state_dict(self) -> dict[str, Any]:
         """Return momenta and counters, for a fit that goes on later."""
@@ -99,6 +106,17 @@ class EngineSteps:
         """Take what `state_dict` gave."""
         self.step = state["step"]
         self._engine.load_momenta(state["momenta"])
+
+
+def run_together(steps: Sequence[EngineSteps], n: int) -> list[list[float]]:
+    """Train heads of one loader, all at the same step, on its next ``n`` batches, and return the losses of each.
+
+    Each is, bit for bit, what `EngineSteps.run` makes of it; BatchNorm takes the statistics of the batches. Each of
+    several processes does it all and waits for none: threads call this in no order that they could share.
+    """
+    first = steps[0]
+    found = train_together([each._engine for each in steps], first._rows(n), first._loader.bs, first.step)
+    return [each._advance(n, losses) for each, losses in zip(steps, found.tolist(), strict=True)]
 
 
 def _minimised(crit: NLL | BCE, n_out: int, scale: float) -> NLL | BCE:

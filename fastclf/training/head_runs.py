@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import partial
 from threading import Event
 
 import numpy as np
@@ -25,7 +24,7 @@ from fastclf.ops import HeadSpec, predict
 from fastclf.philox import check_seed
 from fastclf.report import Progress, warn
 from fastclf.schedules import Cosine
-from fastclf.training.engine import EngineSteps
+from fastclf.training.engine import EngineSteps, run_together
 from fastclf.training.inputs import check_count, check_numbers
 from fastclf.training.loop import derived_seed
 from fastclf.training.losses import constant_logits
@@ -33,6 +32,8 @@ from fastclf.training.optimizer import SGDR
 from fastclf.training.steps import Rates
 
 _SECONDS_TO_SIGNALS = 0.1
+_MOST_TOGETHER = 8  # of what heads share, an eighth is left
+_WEIGHTS_TOGETHER = 1 << 23  # bytes
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ def train_heads(
 ) -> list[Head]:
     """Train a head per run; each is a function of its run and the rows alone, whatever the other runs are.
 
-    On a processor, heads train side by side, one on each thread. Ctrl-C and SIGTERM take effect between two steps.
+    On a processor, heads train side by side, some on each thread; those of the same rows, seed, epochs and dropout of
+    their input share its gathering, statistics and masks. Ctrl-C and SIGTERM take effect between two steps.
 
     Args:
         ds: holds rows ``[views * N, F]``; an epoch takes one view of each, as `RowLoader` does. Bad rows are left out.
@@ -93,20 +95,17 @@ def train_heads(
 
     Returns:
         The heads, in the order of the runs, in evaluation mode. One whose training diverged holds values that are not
-        finite.
+        finite: it stops at the end of an epoch.
 
     Raises:
         ValueError: an argument does not fit; the labels are numbers to be predicted; a run has fewer than two rows.
     """
     _check(ds, crit, bs)
-    loaders = [_RunLoader(ds, run, bs, torch.device(device)) for run in runs]
+    loaders = _loaders(ds, runs, bs, torch.device(device))
     heads = [_make_head(run, loader, crit) for run, loader in zip(runs, loaders, strict=True)]
     workers, threads = _workers(len(runs), loaders[0].device) if runs else (1, 1)
-    tasks = [
-        partial(_train, head, run.setting, loader, crit, threads)
-        for head, run, loader in zip(heads, runs, loaders, strict=True)
-    ]
-    _run_all(tasks, workers)
+    work = [_HeadWork(*of) for of in zip(heads, [run.setting for run in runs], loaders, strict=True)]
+    _run_all([_Task(group, crit, threads) for group in _groups(work, workers)], workers)
     for head in heads:
         head.eval()
     return heads
@@ -254,6 +253,7 @@ class _RunLoader(RowLoader):
         super().__init__(ds, LoaderOptions(bs, run.seed, device, 1), shuffle=True, drop_single=True)
         self._trains = np.zeros(len(ds), bool)
         self._trains[_checked_rows(run.train, len(ds))] = True
+        self._latest: tuple[int, Rows] | None = None
         if len(self.served) < 2:
             raise ValueError(f"train_heads: a head needs two rows or more to train on, got {len(self.served)}")
 
@@ -265,8 +265,10 @@ class _RunLoader(RowLoader):
 
     def order(self, epoch: int) -> Rows:
         """See `Loader.order`."""
-        rows = super().order(epoch)
-        return rows[self._trains[rows % self.n]]
+        if self._latest is None or self._latest[0] != epoch:  # the heads of a group ask one after another
+            rows = super().order(epoch)
+            self._latest = epoch, rows[self._trains[rows % self.n]]
+        return self._latest[1]
 
 
 def new_head(setting: HeadSetting, n_in: int, labels: Labels, crit: NLL | BCE, seed: int) -> Head:
@@ -295,36 +297,104 @@ def _workers(heads: int, device: torch.device) -> tuple[int, int]:
     return 1, threads
 
 
-def _run_all(tasks: Sequence[Callable[[Event], None]], workers: int) -> None:
+@dataclass(frozen=True, eq=False)
+class _HeadWork:
+    head: Head
+    setting: HeadSetting
+    loader: _RunLoader
+
+    @property
+    def nbytes(self) -> int:
+        """What a step reads and writes of the weights: the engine holds them twice, and their momentum."""
+        return sum(3 * p.nbytes for p in self.head.parameters())
+
+    def input_key(self) -> Hashable:
+        """Return what heads have in common that share their input: batches (the loader is one object) and masks."""
+        spec = HeadSpec.from_layers(self.head.layers)
+        assert spec is not None
+        return id(self.loader), self.setting.epochs, spec.blocks[0].p
+
+
+def _loaders(ds: Dataset, runs: Sequence[HeadRun], bs: int, device: torch.device) -> list[_RunLoader]:
+    """Return the loader of each run; runs of the same rows and epochs in the same order have one."""
+    found: dict[Hashable, _RunLoader] = {}
+    loaders = []
+    for run in runs:
+        key = run.seed, run.setting.epochs, np.sort(_checked_rows(run.train, len(ds))).tobytes()
+        if key not in found:
+            found[key] = _RunLoader(ds, run, bs, device)
+        loaders.append(found[key])
+    return loaders
+
+
+def _groups(work: Sequence[_HeadWork], workers: int) -> list[list[_HeadWork]]:
+    """Return the heads that train together, the longest first.
+
+    A head's weights return to the cache once per step of its whole group, so large heads train alone.
+    """
+    alike: dict[Hashable, list[_HeadWork]] = {}
+    for one in work:
+        alike.setdefault(one.input_key(), []).append(one)
+    groups = []
+    for members in alike.values():
+        size = min(_MOST_TOGETHER, -(-len(work) // workers), _WEIGHTS_TOGETHER // max(one.nbytes for one in members))
+        parts = -(-len(members) // max(1, size))
+        groups += [members[part::parts] for part in range(parts)]
+    return sorted(groups, key=lambda group: -sum(one.nbytes * len(one.loader.served) for one in group))
+
+
+def _run_all(tasks: Sequence[_Task], workers: int) -> None:
     """Run tasks, which end early once the event is set, on threads of their own; an interrupt or an error sets it."""
     stop = Event()
     with (
         Interrupts() as interrupts,
-        Progress(len(tasks), "train", "heads") as progress,
+        Progress(sum(len(task.work) for task in tasks), "train", "heads") as progress,
         ThreadPoolExecutor(workers, "fastclf-head") as pool,
         interrupts.released(),
     ):
-        left = {pool.submit(task, stop) for task in tasks}
+        sizes = {pool.submit(task, stop): len(task.work) for task in tasks}
+        left = set(sizes)
         try:
             while left:
                 done, left = wait(left, timeout=_SECONDS_TO_SIGNALS, return_when=FIRST_COMPLETED)
                 for future in done:
                     future.result()
-                    progress.advance(1)
+                    progress.advance(sizes[future])
         finally:
             stop.set()
 
 
-def _train(head: Head, setting: HeadSetting, loader: _RunLoader, crit: NLL | BCE, threads: int, stop: Event) -> None:
-    batches = len(loader)
-    rates = Rates(np.array([setting.lr]), Cosine(batches * setting.epochs), np.array([setting.wd]))
-    steps = EngineSteps(head, loader, crit, SGDR, rates, "float32", threads)
-    for epoch in range(setting.epochs):
-        steps.start_epoch(epoch)
-        for first in range(0, batches, steps.chunk):
-            losses = steps.run(min(steps.chunk, batches - first))
-            if stop.is_set() or not np.isfinite(losses).all():
-                return  # nothing that comes later makes the weights finite again
+@dataclass(frozen=True)
+class _Task:
+    """Trains heads that share their input."""
+
+    work: Sequence[_HeadWork]
+    crit: NLL | BCE
+    threads: int
+
+    def __call__(self, stop: Event) -> None:
+        steps = [self._steps(one) for one in self.work]
+        batches = len(self.work[0].loader)
+        chunk = max(1, steps[0].chunk // len(steps))
+        for epoch in range(self.work[0].setting.epochs):
+            for each in steps:
+                each.start_epoch(epoch)
+            finite = np.ones(len(steps), bool)
+            for first in range(0, batches, chunk):
+                losses = run_together(steps, min(chunk, batches - first))
+                finite &= np.isfinite(losses).all(1)
+                if stop.is_set():
+                    return
+            # Nothing that comes later makes weights finite again. Not before an epoch's end: how many batches a call
+            # takes depends on the other heads, and the values that a head is left with must not.
+            steps = [each for each, good in zip(steps, finite, strict=True) if good]
+            if not steps:
+                return
+
+    def _steps(self, one: _HeadWork) -> EngineSteps:
+        setting = one.setting
+        rates = Rates(np.array([setting.lr]), Cosine(len(one.loader) * setting.epochs), np.array([setting.wd]))
+        return EngineSteps(one.head, one.loader, self.crit, SGDR, rates, "float32", self.threads)
 
 
 def _check(ds: Dataset, crit: NLL | BCE, bs: int) -> None:

@@ -203,7 +203,7 @@ void fuzz_head() {
     Exact<float> losses((count + batch - 1) / batch), logits(wanted.size() * classes);
     HeadEngine* engine = head_create({layers.data(), layers.size(), max_batch, rows, dtype, nll ? Loss::nll : Loss::bce,
                                       targets, weight.get(), smoothing, &group.group, clip, seed});
-    require(!head_train({engine, order.get(), order.get(), count, batch, 3, frozen, losses.get()}, used).error,
+    require(!head_train({&engine, 1, order.get(), order.get(), count, batch, 3, frozen, losses.get()}, used).error,
             "head_train");
     head_destroy(engine);
     require(!head_predict({layers.data(), layers.size(), rows, dtype, wanted.get(), wanted.size(), logits.get()}, used)

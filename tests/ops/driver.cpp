@@ -84,10 +84,10 @@ Floats run_head(Head head, const Options& o, const std::vector<uint16_t>& halves
   HeadEngine* engine = head_create(
       {layers.data(), layers.size(), kBatch, source, dtype, o.loss, targets, weight.data(), 0.1f, &group, o.clip, 5});
   Floats losses(kSteps);
-  require(
-      !head_train({engine, order.data(), order.data(), order.size(), kBatch, 2, o.frozen_bn, losses.data()}, threads)
-           .error,
-      "head_train");
+  require(!head_train({&engine, 1, order.data(), order.data(), order.size(), kBatch, 2, o.frozen_bn, losses.data()},
+                      threads)
+               .error,
+          "head_train");
   head_destroy(engine);
   Floats logits(order.size() * o.widths.back());
   require(
@@ -124,6 +124,47 @@ void test_head(const Options& o) {
   }
   for (std::thread& caller : callers) caller.join();
   require(beside[0] == first && beside[1] == first, "an engine beside another changes its results");
+}
+
+// Heads of other widths, dropout, rates and clipping on the same batches, against each alone.
+void test_heads_together() {
+  constexpr size_t kColumns = 70, kHeads = 3;
+  const std::vector<size_t> widths[kHeads] = {{kColumns, 66, 3}, {kColumns, 3}, {kColumns, 9, 70, 3}};
+  const Floats rows = normals(kRows * kColumns), weight(3, 1.f);
+  const std::vector<int64_t> labels = indices(kRows, 3), order = indices(kBatch * (kSteps - 1) + 5, kRows);
+  std::vector<Head> heads;
+  for (const auto& of : widths) heads.emplace_back(of, 0.3);
+  const auto train = [&](std::vector<Head> of, size_t first, size_t n, int threads) {
+    std::vector<HeadEngine*> engines;
+    for (size_t i = first; i < first + n; ++i) {
+      const std::vector<HeadLayer> layers = of[i].layers();
+      const SgdGroup group = {0.1 / static_cast<double>(i + 1), 0.9, 0.01, 0, 0, {}};
+      engines.push_back(head_create({layers.data(), layers.size(), kBatch, rows.data(), DType::float32, Loss::nll,
+                                     labels.data(), weight.data(), 0.1f, &group, i == 1 ? 0.1 : 0.0, 5}));
+    }
+    Floats found(n * kSteps);
+    require(!head_train({engines.data(), n, order.data(), order.data(), order.size(), kBatch, 2, false, found.data()},
+                        threads)
+                 .error,
+            "head_train");
+    for (HeadEngine* engine : engines) head_destroy(engine);
+    for (size_t i = first; i < first + n; ++i) {
+      for (const auto& layer : of[i].tensors) {
+        for (const Floats& t : layer) found.insert(found.end(), t.begin(), t.end());
+      }
+    }
+    return found;
+  };
+  Floats losses, tensors;
+  for (size_t i = 0; i < kHeads; ++i) {
+    const Floats alone = train(heads, i, 1, 1);
+    losses.insert(losses.end(), alone.begin(), alone.begin() + kSteps);
+    tensors.insert(tensors.end(), alone.begin() + kSteps, alone.end());
+  }
+  losses.insert(losses.end(), tensors.begin(), tensors.end());
+  for (const int threads : {1, 2, 3}) {
+    require(train(heads, 0, kHeads, threads) == losses, "a head among others is not what it is alone");
+  }
 }
 
 void test_rows() {
@@ -169,6 +210,7 @@ int main() {
     test_head({.widths = {64, 20, 40, 2}, .p = 0, .clip = 0.1});
     test_head({.widths = {5, 130}, .loss = Loss::bce, .half = false});
     test_head({.widths = {33, 17, 9}, .half = false, .frozen_bn = true});
+    test_heads_together();
     test_rows();
     test_sgd();
     std::printf("%s\n", isa());

@@ -20,6 +20,7 @@ from fastclf.models.head import Head
 from fastclf.ops import HeadBlock, HeadEngine, HeadRates, HeadSpec
 from fastclf.ops.arguments import IndexedRows, RowSource
 from fastclf.ops.head import reference
+from fastclf.ops.head.cpu import CpuHead
 from fastclf.ops.head.reference import ReferenceHead
 from fastclf.ops.head.spec import HeadTraining
 
@@ -349,6 +350,136 @@ class TestInterrupt:
         case.engine(other, RATES).train(torch.arange(100), 50, 0)
         assert all(torch.equal(a, b) for a, b in zip(case.head.buffers(), other.buffers(), strict=True))
         assert all(torch.equal(a, b) for a, b in zip(case.head.parameters(), other.parameters(), strict=True))
+
+
+ALIKE: dict[str, Any] = {}
+UNLIKE: dict[str, dict[str, Any]] = {
+    "seed": {"seed": 12},
+    "max_batch": {"max_batch": 129},
+    "rows": {"copy": True},
+    "dropout": {"p": 0.3},
+    "eps": {"eps": 1e-3},
+}
+
+
+def different_heads(case: Case, **changes: Any) -> list[HeadEngine]:
+    """Three of other widths, weights, rates and losses; the input of the last one differs by `changes`."""
+    found = []
+    for k, widths in enumerate([(), (33,), (7, 65)]):
+        mine = changes if k == 2 else {}
+        ps = [mine.get("p", 0.25), *(0.1 * (k + 1) for _ in widths)]
+        head = Head(case.widths[0], case.classes, ps=ps, xtra_fc=list(widths), seed=k)
+        head.layers[0].weight.data.uniform_(0.5, 1.5)  # type: ignore[operator]
+        head.layers[0].eps = mine.get("eps", 1e-5)
+        spec = HeadSpec.from_layers(head.layers)
+        assert spec is not None
+        found.append(
+            HeadEngine(
+                spec,
+                case.rows.clone() if "copy" in mine else case.rows,
+                case.targets,
+                loss=replace(case.loss, label_smoothing=0.1 * k),
+                rates=replace(RATES, lr=0.02 * (k + 1), weight_decay=0.01 * k, clip=0.1 if k == 1 else None),
+                max_batch=mine.get("max_batch", 128),
+                seed=mine.get("seed", 11),
+            )
+        )
+    return found
+
+
+def state(engine: HeadEngine) -> list[Tensor]:
+    blocks = [block.bn.num_batches_tracked for block in engine.spec.blocks]
+    return [t.clone() for t in (*engine.spec.tensors(), *engine.momenta(), *blocks) if t is not None]
+
+
+def all_equal(a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.usefixtures("backend")
+class TestTogether:
+    @pytest.mark.parametrize("changes", [ALIKE, *UNLIKE.values()], ids=["alike", *UNLIKE])
+    def test_each_is_what_it_is_alone(self, changes: dict[str, Any]) -> None:
+        case = replace(CASES["one hidden"])
+        together = different_heads(case, **changes)
+        alone = different_heads(case, **changes)
+        for engine, other in zip(together, alone, strict=True):
+            for mine, theirs in zip(engine.spec.tensors(), other.spec.tensors(), strict=True):
+                theirs.detach().copy_(mine)
+        order = torch.randint(case.n, (330,))
+        for first, rows in ((3, order[:200]), (7, order[200:].numpy()[::-1])):  # 50 divides neither all nor evenly
+            found = ops.train_together(together, rows, 50, first)
+            want = [engine.train(rows, 50, first) for engine in alone]
+            assert found.dtype == torch.float32
+            assert all_equal(list(found), want)
+        assert all(all_equal(state(a), state(b)) for a, b in zip(together, alone, strict=True))
+        assert ops.train_together(together, order[:0], 50, 0).shape == (3, 0)
+
+    def test_one_head(self) -> None:
+        case = replace(CASES["odd widths"])
+        other, order = copy.deepcopy(case.head), torch.randint(case.n, (120,))
+        found = ops.train_together([case.engine(case.head, RATES)], order, 50, 0)
+        assert torch.equal(found[0], case.engine(other, RATES).train(order, 50, 0))
+        assert all_equal(list(case.head.parameters()), list(other.parameters()))
+
+    @pytest.mark.parametrize("changes", [ALIKE, {"max_batch": 64}], ids=["alike", "unlike"])
+    def test_misuse(self, changes: dict[str, Any]) -> None:
+        engines, order = different_heads(replace(CASES["one hidden"]), **changes), torch.arange(100)
+        before = [state(engine) for engine in engines]
+        with pytest.raises(ValueError, match="each of another head, got 0 of 0 heads"):
+            ops.train_together([], order, 50, 0)
+        with pytest.raises(ValueError, match="each of another head, got 3 of 2 heads"):
+            ops.train_together([*engines[:2], engines[0]], order, 50, 0)
+        with pytest.raises(ValueError, match=r"batch_size must be in 1\.\.128 \(max_batch\), got 129"):
+            ops.train_together(engines, order, 129, 0)
+        with pytest.raises(ValueError, match="no batch may have one row"):
+            ops.train_together(engines, order[:51], 50, 0)
+        with pytest.raises(IndexError, match=r"index\[99\] = 300"):
+            ops.train_together(engines, order.index_fill(0, torch.tensor([99]), 300), 50, 0)
+        with pytest.raises(ValueError, match="first_step must be"):
+            ops.train_together(engines, order, 50, -1)
+        with pytest.raises(TypeError):
+            ops.train_together(engines, order, 2.5, 0)  # type: ignore[arg-type]
+        assert all(all_equal(state(engine), old) for engine, old in zip(engines, before, strict=True))
+
+    def test_moved_tensors(self) -> None:
+        engines = different_heads(replace(CASES["one hidden"]))
+        weight = engines[2].spec.blocks[1].linear.weight
+        weight.data = weight.data.clone()
+        with pytest.raises(ValueError, match="tensors have moved"):
+            ops.train_together(engines, torch.arange(10), 5, 0)
+
+
+class TestTogetherNatively:
+    @pytest.mark.parametrize("changes", [ALIKE, *UNLIKE.values()], ids=["alike", *UNLIKE])
+    def test_what_shares_its_input(self, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        engines, calls, real = different_heads(replace(CASES["one hidden"]), **changes), [], CpuHead.train_with
+
+        def counted(self: CpuHead, others: Sequence[CpuHead], *args: Any) -> Tensor:
+            calls.append(len(others))
+            return real(self, others, *args)
+
+        monkeypatch.setattr(CpuHead, "train_with", counted)
+        ops.train_together(engines, torch.arange(100), 50, 0)
+        assert calls == ([] if changes else [2])
+
+    def test_ctrl_c_leaves_all_heads_at_one_step(self) -> None:
+        case = Case((512, 2), (0.25,))
+        engines, alone = different_heads(case), different_heads(case)
+        for engine, other in zip(engines, alone, strict=True):
+            for mine, theirs in zip(engine.spec.tensors(), other.spec.tensors(), strict=True):
+                theirs.detach().copy_(mine)
+        order = torch.randint(case.n, (64 * 20_000,))
+        timer = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            ops.train_together(engines, order, 64, 0)
+        timer.join()
+        done = int(engines[0].spec.blocks[0].bn.num_batches_tracked or 0)
+        assert 0 < done < 20_000
+        for engine, other in zip(engines, alone, strict=True):
+            other.train(order[: done * 64], 64, 0)
+            assert all_equal(state(engine), state(other))
 
 
 class TestThreads:

@@ -17,7 +17,7 @@ from fastclf.data.sources.labels import Labels
 from fastclf.losses import BCE, L1, NLL
 from fastclf.models.head import Head
 from fastclf.philox import permutation
-from fastclf.training.engine import EngineSteps
+from fastclf.training import head_runs
 from fastclf.training.head_runs import HeadRun, HeadSetting, make_folds, out_of_fold, predict_rows, train_heads
 
 FAST = HeadSetting(lr=0.05, wd=1e-2, epochs=2, ps=(0.1, 0.3), xtra_fc=(7,))
@@ -128,6 +128,28 @@ def test_the_number_of_threads_changes_no_bit(rng, threads, monkeypatch):
     assert all(map(same, together, train_heads(ds, runs, crit=NLL(), bs=16)))
 
 
+@pytest.mark.parametrize("together", [1, 3, 8])
+def test_heads_that_share_their_input_are_those_that_train_alone(rng, together, monkeypatch):
+    f, views = int(rng.integers(3, 200)), int(rng.integers(1, 3))
+    ds = rows_of(rng, f=f, views=views, dtype=[np.float16, np.float32][together % 2])
+    crit = NLL(torch.tensor([0.5, 2, 1], dtype=torch.float32), 0.1)
+    trains = [rng.permutation(50)[:40], rng.permutation(50)[:33]]
+    runs = []
+    for k in range(14):
+        widths = tuple(rng.integers(1, 140, size=rng.integers(0, 3)).tolist())
+        ps = (float(rng.choice([0, 0.4])), *rng.uniform(0, 0.5, len(widths)).tolist())
+        lr = 1e30 if k == 5 else float(rng.uniform(0.01, 0.2))
+        setting = HeadSetting(lr, float(rng.uniform(0, 0.01)), int(rng.integers(2, 4)), ps, widths)
+        runs.append(HeadRun(setting, trains[k % 2], int(rng.integers(2))))
+    runs.append(replace(runs[5], setting=replace(runs[5].setting, lr=0.05)))  # beside one that diverges
+    alone = [train_heads(ds, [run], crit=crit, bs=16)[0] for run in runs]
+    monkeypatch.setattr(head_runs, "_MOST_TOGETHER", together)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    for a, b in zip(train_heads(ds, runs, crit=crit, bs=16), alone, strict=True):
+        for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_all_heads(rng, number):
     ds = rows_of(rng)
@@ -142,14 +164,14 @@ def test_an_interrupt_ends_all_heads(rng, number):
 
 def test_an_error_in_a_head_ends_all(rng, monkeypatch):
     ds = rows_of(rng)
-    real = EngineSteps.run
+    real = head_runs.run_together
 
     def run(steps, n):
-        if steps._loader._options.seed == 2:
+        if steps[0]._loader._options.seed == 2:
             raise RuntimeError("planted")
         return real(steps, n)
 
-    monkeypatch.setattr(EngineSteps, "run", run)
+    monkeypatch.setattr(head_runs, "run_together", run)
     runs = [HeadRun(replace(FAST, epochs=1_000_000), np.arange(50), k) for k in range(3)]
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     with pytest.raises(RuntimeError, match="planted"):

@@ -71,10 +71,21 @@ class CpuHead:
 
     def train(self, order: Tensor, batch_size: int, first_step: int, *, frozen_bn: bool) -> Tensor:
         """Return the loss of every batch."""
-        losses = torch.empty(-(-len(order) // batch_size), dtype=torch.float32)
+        return self._train([self], order, batch_size, first_step, frozen_bn)[0]
+
+    def train_with(self, others: Sequence[CpuHead], order: Tensor, batch_size: int, first_step: int) -> Tensor:
+        """Train with others that see the same input, and return the losses of every batch, a row per head."""
+        return self._train([self, *others], order, batch_size, first_step, False)
+
+    def _train(
+        self, heads: Sequence[CpuHead], order: Tensor, batch_size: int, first_step: int, frozen_bn: bool
+    ) -> Tensor:
+        losses = torch.empty(len(heads), -(-len(order) // batch_size), dtype=torch.float32)
+        engines = np.array([head._engine for head in heads], np.uint64)
         sources = self._training.rows.places(order)
         self._native.head_train(
-            engine=self._engine,
+            engines=address(engines),
+            n_engines=len(engines),
             order=address(order),
             sources=address(sources),
             rows=len(order),

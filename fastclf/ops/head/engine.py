@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastclf.interrupts import Interrupts
 from fastclf.losses import BCE, NLL
-from fastclf.ops.arguments import Index, RowMatrix, as_index, as_row_source
+from fastclf.ops.arguments import Index, RowMatrix, RowSource, as_index, as_row_source
 from fastclf.ops.head import cpu, cuda, reference
 from fastclf.ops.head.spec import HeadRates, HeadSpec, HeadTraining, Precision
 from fastclf.ops.registry import Operation, has_cuda_kernels, operation
@@ -54,7 +54,7 @@ class HeadEngine:
         precision: Precision = "float32",
         threads: int | None = None,
     ) -> None:
-        self.spec, self.max_batch = spec, max_batch
+        self.spec, self.max_batch, self._seed = spec, max_batch, seed
         self._rows = as_row_source("HeadEngine: rows", rows)
         if self._rows.columns != spec.n_in:
             raise ValueError(f"HeadEngine: rows must have {spec.n_in} columns (the head's), got {self._rows.columns}.")
@@ -92,15 +92,11 @@ class HeadEngine:
             ValueError: the batch size does not fit, a batch has one row only, or the head's tensors have moved.
         """
         batch_size, first_step = operator.index(batch_size), operator.index(first_step)
-        rows = as_index("HeadEngine.train", order, len(self._rows))
-        self._check_batches(len(rows), batch_size, first_step, frozen_bn)
+        rows = self._checked_order(order, batch_size, first_step, frozen_bn)
         losses = torch.empty(-(-len(rows) // batch_size), dtype=torch.float32, device=self.spec.device)
-        per_call = max(1, int(_FLOP_PER_CALL / (self.spec.flop_per_row * batch_size)))
         with Interrupts() as interrupts:
-            for first in range(0, len(losses), per_call):
-                part = slice(first, first + per_call)
-                chosen = rows[first * batch_size : (first + per_call) * batch_size]
-                losses[part] = self._trainer.train(chosen, batch_size, first_step + first, frozen_bn=frozen_bn)
+            for part, chosen in _calls(rows, batch_size, self.spec.flop_per_row):
+                losses[part] = self._trainer.train(chosen, batch_size, first_step + part.start, frozen_bn=frozen_bn)
                 if not frozen_bn:
                     self._count_batches(len(losses[part]))
                 interrupts.check()
@@ -129,6 +125,22 @@ class HeadEngine:
             if block.bn.num_batches_tracked is not None:
                 block.bn.num_batches_tracked += n
 
+    def _checked_order(self, order: Index, batch_size: int, first_step: int, frozen_bn: bool) -> Tensor:
+        rows = as_index("HeadEngine.train", order, len(self._rows))
+        self._check_batches(len(rows), batch_size, first_step, frozen_bn)
+        return rows
+
+    def _shares_input(self, other: HeadEngine) -> bool:
+        """Return whether the native engine sees the same first operand up to gamma and beta, and can make it once."""
+        mine, theirs = self.spec.blocks[0], other.spec.blocks[0]
+        return (
+            isinstance(self._trainer, cpu.CpuHead)
+            and isinstance(other._trainer, cpu.CpuHead)
+            and _place(self._rows) == _place(other._rows)
+            and (self.max_batch, self._seed) == (other.max_batch, other._seed)
+            and (mine.p, mine.bn.eps) == (theirs.p, theirs.bn.eps)
+        )
+
     def _check_batches(self, n: int, batch_size: int, first_step: int, frozen_bn: bool) -> None:
         if not 1 <= batch_size <= self.max_batch:
             raise ValueError(
@@ -145,6 +157,64 @@ class HeadEngine:
             raise ValueError(
                 "HeadEngine.train: the head's tensors have moved since the engine was made. Make a new one."
             )
+
+
+def train_together(engines: Sequence[HeadEngine], order: Index, batch_size: int, first_step: int) -> Tensor:
+    """Train several heads on the same batches; each becomes, bit for bit, what `HeadEngine.train` makes of it alone.
+
+    On a processor, rows are gathered, converted and normalised and masks are sampled once for all heads; heads whose
+    input differs (other rows, seed, `max_batch`, or dropout before the first layer) and those elsewhere train one after
+    another. Ctrl-C and SIGTERM take effect between two batches, or two heads.
+
+    Args:
+        engines: one or more, each of another head.
+        order: `[M] int64`, the rows in the order of training.
+        batch_size: rows per batch.
+        first_step: number of the first step in the fit.
+
+    Returns:
+        `[K, ceil(M / batch_size)] float32` on the heads' device: the losses of each head.
+
+    Raises:
+        IndexError, TypeError, ValueError: see `HeadEngine.train`; or there is no engine, or two of one head.
+    """
+    heads = {engine._addresses[0] for engine in engines}
+    if not heads or len(heads) < len(engines):
+        raise ValueError(
+            f"train_together: engines must be one or more, each of another head, got {len(engines)} of {len(heads)} "
+            "heads. Make a head for each."
+        )
+    first, *others = engines
+    if not others or not all(map(first._shares_input, others)):
+        return torch.stack([engine.train(order, batch_size, first_step) for engine in engines])
+    batch_size, first_step = operator.index(batch_size), operator.index(first_step)
+    rows = first._checked_order(order, batch_size, first_step, False)
+    for engine in others:
+        engine._check_batches(len(rows), batch_size, first_step, False)
+    losses = torch.empty(len(engines), -(-len(rows) // batch_size), dtype=torch.float32)
+    assert isinstance(first._trainer, cpu.CpuHead)
+    trainers = [engine._trainer for engine in others if isinstance(engine._trainer, cpu.CpuHead)]
+    flop_per_row = sum(engine.spec.flop_per_row for engine in engines)
+    with Interrupts() as interrupts:
+        for part, chosen in _calls(rows, batch_size, flop_per_row):
+            losses[:, part] = first._trainer.train_with(trainers, chosen, batch_size, first_step + part.start)
+            for engine in engines:
+                engine._count_batches(losses[0, part].numel())
+            interrupts.check()
+    return losses
+
+
+def _calls(rows: Tensor, batch_size: int, flop_per_row: int) -> Iterator[tuple[slice, Tensor]]:
+    """Yield which batches each native call takes, and their rows."""
+    per_call = max(1, int(_FLOP_PER_CALL / (flop_per_row * batch_size)))
+    for first in range(0, -(-len(rows) // batch_size), per_call):
+        yield slice(first, first + per_call), rows[first * batch_size : (first + per_call) * batch_size]
+
+
+def _place(rows: RowSource) -> tuple[object, ...]:
+    """Return what tells rows apart: where they lie, their form, and which of them count."""
+    index = None if rows.index is None else (rows.index.data_ptr(), len(rows.index))
+    return rows.matrix.data_ptr(), rows.matrix.dtype, rows.matrix.shape, index
 
 
 class _Trainer(Protocol):
