@@ -13,7 +13,11 @@ else
 PACKAGE := -e ".[timm,lite0,test,lint]"
 endif
 
-.PHONY: help setup demo test lint bench bench-quick gpu
+# What has a page besides `fastclf` itself: where its classes inherit from, and what its calls return.
+DOCUMENTED := $(subst /,.,$(basename $(shell ls fastclf/[a-z]*.py fastclf/interpret/[a-z]*.py fastclf/data/[a-z]*.py \
+	fastclf/data/transforms/[a-z]*.py fastclf/training/[a-z]*.py)))
+
+.PHONY: help setup demo test lint docs bench bench-quick gpu
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -38,6 +42,10 @@ lint: setup            ## check style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(filter %.h %.cpp %.cu %.cuh,$(NATIVE))
 	$(BIN)/mypy
+
+docs: setup            ## write a page for every public call from its docstring, into build/docs
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
+	$(BIN)/python -m pdoc --docformat google --no-show-source -o build/docs fastclf $(DOCUMENTED)
 
 bench: setup            ## run all benchmarks (needs the extra `peers`); writes bench/results and the README's tables
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[peers]"

@@ -70,6 +70,9 @@ class Auditing(Evaluating):
         Args:
             k: folds.
 
+        Returns:
+            The curve: ``.accuracy(n)``, ``.gain(cls, more)``, ``.plot()``.
+
         Raises:
             ValueError: there are no cached rows, or they have no classes, or are too few.
         """

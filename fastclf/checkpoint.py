@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastclf import files
+from fastclf import files, ranks
 from fastclf.errors import CheckpointError
 
 FORMAT = 1
@@ -35,11 +35,15 @@ _LONG = 3600.0  # seconds: weights that no JSON has come to point to by then are
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
     """Save ``tensors`` and their description ``info`` as model ``path`` (without suffix).
 
+    Of processes that train together the first saves; `load_checkpoint` waits for it.
+
     Raises:
         CheckpointError: the folder cannot be written, or the disk is full; an earlier model of that name stays.
     """
     from safetensors.torch import save
 
+    if not ranks.is_first():
+        return
     data = save(_apart(tensors))
     digest = hashlib.sha256(data).hexdigest()
     # A name of its own for every save: another process may be removing weights of the same content.
@@ -145,6 +149,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     from safetensors.torch import load
 
+    ranks.wait()
     info, data = read_info(path), None
     while data is None:
         weights = path.parent / info["weights"]

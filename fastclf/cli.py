@@ -1,6 +1,6 @@
 """The command line: ``fastclf COMMAND``. What a command is called, and its options, are the words of the Python calls.
 
-Exit codes: 0 all went well; 1 an error, printed in one line, or something to look at (`check`, an image that
+Exit codes: 0 all went well; 1 an error, printed in one line, or something to look at (`check`, `audit`, an image that
 cannot be decoded); 2 a command that makes no sense; 130 Ctrl-C.
 """
 
@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from fastclf import ranks
 from fastclf.errors import FastclfError
 from fastclf.report import show, warnings_as_lines
 
@@ -22,6 +24,10 @@ COMMANDS = {
     "export": "write a saved model as one file, for use without fastclf",
     "verify": "check an exported file against the answers in it",
     "check": "look for what is odd about a data set",
+    "audit": "find labels that are probably wrong, near duplicates and outliers",
+    "sweep": "try settings of the head on folds of the training images",
+    "compare": "compare pretrained networks on folds of the training images",
+    "curve": "how accuracy grows with the number of training images, and what more would add",
     "cache": "list or prune cached activations",
     "env": "what fastclf runs on here: versions, processor, native code, GPU",
     "demo": "the whole lesson, on handwritten digits or on your own images",
@@ -35,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command is None:
         show(parser.format_help())
         return 0
+    processes = getattr(arguments, "nproc", 1)
+    if processes != 1 and ranks.size() == 1:
+        return _in_processes(arguments.command, processes, sys.argv[1:] if argv is None else argv)
     command = import_module(f"fastclf.commands.{arguments.command}")
     with warnings_as_lines():
         try:
@@ -46,6 +55,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 141
         except (FastclfError, OSError, ValueError) as error:
             return _failed(arguments.command, str(error), 1)
+
+
+def _in_processes(command: str, processes: int, argv: Sequence[str]) -> int:
+    """Run a command in several processes that torchrun starts; return its exit code."""
+    if processes < 1:
+        return _failed(command, f"--nproc must be at least 1, got {processes}", 2)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    own.add_argument("--nproc")
+    _, argv = own.parse_known_args(argv)  # without it, which torchrun would take for one of its own
+    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
+    with subprocess.Popen([*torchrun, "-m", "fastclf", *argv], env=environment) as run:
+        while True:
+            try:
+                return run.wait()
+            except KeyboardInterrupt:  # torchrun has got it too, and waits for the processes
+                continue
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -72,5 +99,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _failed(command: str, text: str, code: int) -> int:
-    show(f"fastclf {command}: {text}", sys.stderr)
+    show(f"fastclf {command}: {text.removeprefix(f'{command}: ')}", sys.stderr)
     return code

@@ -109,6 +109,9 @@ def compare(
         k: folds, the same for all.
         **kwargs: see `ConvLearner.pretrained`.
 
+    Returns:
+        The comparison, the most accurate first; printed, a table.
+
     Raises:
         ValueError: data holds rows or numbers to be predicted; there is no architecture.
         WeightsError: weights cannot be had.

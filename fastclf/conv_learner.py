@@ -134,6 +134,9 @@ class ConvLearner(LearnerWithHead):
                 the type of cached activations, float16 or float32; ``tmp_name`` and ``models_name``, folders below the
                 data's path.
 
+        Returns:
+            The learner; only its head trains until `unfreeze`.
+
         Raises:
             WeightsError: the weights cannot be had, or do not fit; says where to put the file.
             ValueError: ``custom_head`` does not fit the body or the classes.
@@ -324,7 +327,11 @@ class ConvLearner(LearnerWithHead):
             self.precompute = False
 
     def set_data(self, data: ImageClassifierData) -> None:
-        """Go on with other images of the same classes; under precompute, with their activations."""
+        """Go on with other images of the same classes; under precompute, with their activations.
+
+        Args:
+            data: see `Learner.set_data`.
+        """
         check_data("set_data", data)
         if data.has_rows:
             raise ValueError("set_data: data holds activations, not images")
@@ -353,7 +360,11 @@ class ConvLearner(LearnerWithHead):
             )
 
     def load(self, name: str) -> None:
-        """Load what `save` stored, see `Learner.load`; under precompute, activations follow the loaded body."""
+        """Load what `save` stored, see `Learner.load`; under precompute, activations follow the loaded body.
+
+        Args:
+            name: as given to `save`.
+        """
         super().load(name)
         self._refresh_rows()
 
@@ -363,6 +374,13 @@ class ConvLearner(LearnerWithHead):
 
         Its input ``pixels`` is ``[n, h, w, 3] uint8`` RGB, of any size; crop, resizing and normalisation are part of
         the file. Its output are probabilities. See `fastclf.models.export.write_model` for the rest.
+
+        Args:
+            name: of the file, without its ending.
+            format: ``"onnx"``, or ``"pt2"`` for a program of torch.export.
+
+        Returns:
+            The path of the file.
 
         Raises:
             ExportError: the network does something that cannot be written, or the file computes something else.
@@ -382,6 +400,10 @@ class ConvLearner(LearnerWithHead):
         """Return predictions for the images as they are and for ``n_aug`` augmented views, see `Learner.TTA`.
 
         Under precompute with ``views`` > 1, the views are the cached ones, and no image is read.
+
+        Args:
+            n_aug: how many augmented views.
+            is_test: the test set instead of the validation set.
 
         Raises:
             ValueError: more views are asked for than are cached.

@@ -14,7 +14,7 @@ from fastclf.decision import Decision
 from fastclf.interpret.evaluation import Evaluation, calibration, evaluate, probabilities, with_predictions
 from fastclf.interpret.tuning import best_temperature, best_thresholds, thinned
 from fastclf.predicting import Predicting
-from fastclf.report import log
+from fastclf.report import counted, log
 from fastclf.training.inputs import check_count, check_flag
 
 Array = NDArray[Any]
@@ -131,7 +131,7 @@ class Evaluating(Predicting):
         self.decision = replace(self.decision, thresholds=thresholds)
         one_sided = int((np.ptp(targs, axis=0) == 0).sum())
         kept = f"; {one_sided} that all rows or none have keep .5" if one_sided else ""
-        log(f"tune_thresholds: {min(thresholds):.3f} to {max(thresholds):.3f} for {labels.c} labels{kept}")
+        log(f"tune_thresholds: {min(thresholds):.3f} to {max(thresholds):.3f} for {counted(labels.c, 'label')}{kept}")
         return dict(zip(map(str, labels.classes), thresholds, strict=True))
 
     def _forget_decision(self) -> None:

@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from fastclf import ranks
 from fastclf.report import log
 
 P = ParamSpec("P")
@@ -43,6 +44,11 @@ def user_cache() -> Path:
         if folder.is_dir() or os.access(next(parent for parent in folder.parents if parent.exists()), os.W_OK):
             return folder
     return _temporary_cache()
+
+
+def given_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path that the user gave; a leading ``~`` or ``~name`` is the home folder, where there is one."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  # Path.expanduser refuses a file named ~$notes.jpg
 
 
 def temporary_folder() -> Path:
@@ -199,7 +205,10 @@ def publish(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def publish_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Publish a CSV file with a line of ``columns`` and one for each row; None is an empty cell."""
+    """Publish a CSV file with a line of ``columns`` and one for each row; None is an empty cell.
+
+    Of processes that train together the first writes it.
+    """
 
     def write(temporary: Path) -> None:
         with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as handle:
@@ -207,7 +216,8 @@ def publish_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[ob
             table.writerow(columns)
             table.writerows(rows)
 
-    publish(path, write)
+    if ranks.is_first():
+        publish(path, write)
 
 
 def _remove_left_behind(folder: Path) -> None:

@@ -20,12 +20,14 @@ class Interrupts:
 
     Attributes:
         at_rest: whether the signal that ends the block met it in `check` or in `released`, where all is consistent.
+        waiting: the number of the signal that waits, or None.
     """
 
     def __init__(self) -> None:
         self.at_rest = False
         self._before: dict[int, Callable[[int, FrameType | None], Any] | int] = {}
         self._waiting: int | None = None
+        self._expected: int | None = None  # has come to another process before this one
         self._released = False
 
     def __enter__(self) -> Interrupts:
@@ -43,11 +45,23 @@ class Interrupts:
             signal.signal(number, before)
         self.check()
 
-    def check(self) -> None:
-        """Deliver a signal that waits. To be called where nothing is half done."""
-        if self._waiting is not None:
+    @property
+    def waiting(self) -> int | None:
+        """See above."""
+        return self._waiting
+
+    def check(self, other: int | None = None) -> None:
+        """Deliver a signal that waits. To be called where nothing is half done.
+
+        Args:
+            other: a signal that has come to another process and concerns this one too.
+        """
+        if self._waiting is None:
+            self._expected = other
+        number = self._waiting if other is None else other
+        if number is not None:
             self.at_rest = True
-            self._deliver(self._waiting)
+            self._deliver(number)
             self.at_rest = False
 
     @contextmanager
@@ -62,14 +76,16 @@ class Interrupts:
         self.at_rest = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._released or self._waiting == number:
+        if number == self._expected:
+            self._expected = None
+        elif self._released or self._waiting == number:
             self._deliver(number, frame)
         else:
             self._waiting = number
 
     def _deliver(self, number: int, frame: FrameType | None = None) -> None:
         self._waiting = None
-        before = self._before[number]
+        before = self._before.get(number, signal.getsignal(number))
         if not callable(before):
             raise SystemExit(128 + number)
         before(number, frame)

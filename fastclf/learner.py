@@ -12,6 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
+from fastclf import ranks
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.describe import describe_learner
@@ -22,7 +23,7 @@ from fastclf.models.head import check_outputs
 from fastclf.models.summary import summary_table
 from fastclf.ops.head.spec import Precision
 from fastclf.philox import check_seed
-from fastclf.report import log, show
+from fastclf.report import counted, log, show
 from fastclf.reporting import Reporting
 from fastclf.saving import Saving
 from fastclf.schedules import Constant, RangeTest, RateFunction, Schedule
@@ -41,8 +42,8 @@ from fastclf.training.inputs import (
     check_numbers,
 )
 from fastclf.training.loop import Steps, TrainLoop, derived_seed, seeded
+from fastclf.training.losses import check_targets, default_loss
 from fastclf.training.losses import class_weights as weights_of
-from fastclf.training.losses import default_loss
 from fastclf.training.memory import explains_gpu_memory
 from fastclf.training.metrics import Metric as Metric
 from fastclf.training.metrics import name_of
@@ -109,6 +110,7 @@ class Learner(Reporting, Saving):
             raise ValueError(f"{type(self).__name__}: model must be an nn.Module, got {model!r}")
         self._data = data
         self.model = model.to(data.device, torch.float32)
+        ranks.take_from_first(self.model)  # its weights may be random
         self.groups = LayerGroups(groups, heads=self._heads)
         self.crit: Crit = crit or _loss_for(data, class_weights)
         if crit is not None and class_weights is not None:
@@ -129,7 +131,17 @@ class Learner(Reporting, Saving):
     def from_model_data(
         cls, model: nn.Module, data: ImageClassifierData, groups: Sequence[nn.Module] | None = None, **kwargs: Any
     ) -> Learner:
-        """Make a learner for the user's own whole network: one group unless ``groups`` are given; see `Learner`."""
+        """Make a learner for the user's own whole network: one group unless ``groups`` are given; see `Learner`.
+
+        Args:
+            model: any module.
+            data: what it is trained on.
+            groups: parts of the model that get a rate each, from the input to the output.
+            **kwargs: see `Learner`.
+
+        Returns:
+            The learner.
+        """
         return Learner(data, model, groups or [model], **kwargs)
 
     def __repr__(self) -> str:
@@ -248,6 +260,8 @@ class Learner(Reporting, Saving):
             "best_save_name": best_save_name,
             "callbacks": [type(callback).__name__ for callback in callbacks],
         }
+        if ranks.size() > 1:
+            ranks.check_same("fit", self._setting(plan, rates))
         state = None if state_name is None else FitState(self._model_path(state_name), self._setting(plan, rates))
         saved = state.read() if state is not None and resume else None
         fits = self._fits + 1 if saved is None else saved["fits"]
@@ -346,12 +360,13 @@ class Learner(Reporting, Saving):
         with Interrupts() as interrupts, unchanged(stage.module), self._seeded("lr_find", self._fits):
             self._loop(rates, [EndSearch(steps)], interrupts).search()
         self.sched.suggestions = suggest(self.sched.lrs, self.sched.losses)
-        log(f"lr_find: {len(self.sched.lrs)} steps; {self.sched.suggestions}")
+        log(f"lr_find: {counted(len(self.sched.lrs), 'step')}; {self.sched.suggestions}")
         return self.sched.suggestions
 
     def _loop(self, rates: Rates, hooks: Sequence[Callback], interrupts: Interrupts) -> TrainLoop:
         stage = self._stage
         self._check_model()
+        ranks.take_from_first(stage.module)
         stage.groups.set_modes()
         check_batch_norm(stage.module, stage.data.trn_dl)
         steps = self._steps(stage, rates)
@@ -362,6 +377,7 @@ class Learner(Reporting, Saving):
 
         One that gives logits would train, but its predictions would be no log-probabilities.
         """
+        check_targets(self.crit, self._data.trn_ds.labels)
         check_final_layer(self.model, self.crit)
         final = _FINALS.get(type(self.crit))
         if final is None or self._heads:

@@ -12,7 +12,9 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from fastclf import ranks
 from fastclf.errors import BackendError
+from fastclf.files import given_path
 from fastclf.training.callbacks import Callback
 from fastclf.training.metrics import name_of
 
@@ -37,6 +39,8 @@ class EpochLogger(Callback):
 
     def on_epoch_end(self, metrics: list[float]) -> bool | None:
         """See `Callback`."""
+        if not ranks.is_first():
+            return None
         names = ["trn_loss", "val_loss", *map(name_of, self.learn.metrics)]
         self.write(self.epochs, dict(zip(names, [float(self.learn.sched.losses[-1]), *metrics], strict=True)))
         self.epochs += 1
@@ -62,7 +66,9 @@ class TensorBoardLogger(EpochLogger):
     def __init__(self, learn: Learner, folder: str | os.PathLike[str]) -> None:
         super().__init__(learn)
         _needed("tensorboard")
-        self._writer = import_module("torch.utils.tensorboard").SummaryWriter(os.path.expanduser(folder))  # noqa: PTH111
+        if not ranks.is_first():
+            return
+        self._writer = import_module("torch.utils.tensorboard").SummaryWriter(given_path(folder))
 
     def write(self, epoch: int, values: dict[str, float]) -> None:
         """See `EpochLogger`."""

@@ -31,7 +31,12 @@ class NLL:
         return self.from_logits(log_probs, y)
 
     def from_logits(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Return the loss of logits ``[B, C]``."""
+        """Return the loss of logits ``[B, C]``.
+
+        Args:
+            logits: ``[B, C]``.
+            y: ``[B] int64`` class numbers.
+        """
         weight = _weight(self.weight, logits)
         return F.cross_entropy(logits, y, weight=weight, label_smoothing=self.label_smoothing)
 
@@ -51,7 +56,12 @@ class BCE:
         return F.binary_cross_entropy(probs, self._smooth(y), weight=_weight(self.weight, probs))
 
     def from_logits(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Return the loss of logits, finite for any finite logit."""
+        """Return the loss of logits, finite for any finite logit.
+
+        Args:
+            logits: ``[B, C]``.
+            y: zeros and ones ``[B, C]``.
+        """
         target = self._smooth(y.to(logits.dtype))
         return F.binary_cross_entropy_with_logits(logits, target, weight=_weight(self.weight, logits))
 
@@ -69,7 +79,12 @@ class L1:
         return F.l1_loss(out, y)
 
     def from_logits(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Return the same: a regression head has no final function."""
+        """Return the same: a regression head has no final function.
+
+        Args:
+            logits: predictions ``[B, k]``.
+            y: targets ``[B, k]``.
+        """
         return self(logits, y)
 
 

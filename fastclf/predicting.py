@@ -45,6 +45,9 @@ class Predicting:
         """Return log-probabilities (probabilities when several labels) ``[N, c]`` of the validation or test set.
 
         Rows are in the order of the set. NaN in rows whose images cannot be decoded and are skipped.
+
+        Args:
+            is_test: the test set instead of the validation set.
         """
         return self.predict_with_targs(is_test)[0]
 
@@ -54,13 +57,20 @@ class Predicting:
 
         The target of a row without a prediction is -1 (NaN where targets are floats), so that `confusion_matrix`,
         `classification_report` and all metrics leave it out. ``data.val_y`` has the true ones.
+
+        Args:
+            is_test: the test set instead of the validation set.
         """
         stage = self._stage
         return self._predict(stage.module, _set(stage.data, is_test, "val_dl", "test_dl"))
 
     @long_call(NOTHING_CHANGED)
     def predict_dl(self, dl: Any) -> Array:
-        """Return predictions ``[N, c]`` for every row that a loader of images or of activations serves."""
+        """Return predictions ``[N, c]`` for every row that a loader of images or of activations serves.
+
+        Args:
+            dl: such as ``data.val_dl``.
+        """
         if not isinstance(dl, Loader):
             raise ValueError(f"predict_dl: dl must be a loader such as data.val_dl, got a {type(dl).__name__}")
         return self._predict(self._module_for_loader(dl), dl)[0]
@@ -68,6 +78,9 @@ class Predicting:
     @long_call(NOTHING_CHANGED)
     def predict_array(self, x: ArrayLike | Tensor) -> Array:
         """Return predictions ``[B, c]`` for transformed images ``[B, 3, h, w]``, or for activations ``[B, F]``.
+
+        Args:
+            x: an array or a tensor.
 
         Raises:
             ValueError: it is something else: one image, channels last, pixels that are not transformed.
@@ -85,6 +98,10 @@ class Predicting:
 
         Average probabilities: ``np.mean(np.exp(log_preds), 0)`` (one label), ``np.mean(preds, 0)`` (several). Rows
         without a prediction: as in `predict` and `predict_with_targs`.
+
+        Args:
+            n_aug: how many augmented views.
+            is_test: the test set instead of the validation set.
         """
         check_count("TTA", "n_aug", n_aug, least=0)
         if self._data.has_rows:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastclf.decision import UNKNOWN, Decision
-from fastclf.files import publish_table
+from fastclf.files import given_path, publish_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,7 +81,11 @@ class Predictions:
         return [[] if label is None else self._top_of(row) for row, label in enumerate(self.labels)]
 
     def columns(self, all_probs: bool = False) -> list[str]:
-        """Return the names of a table's columns."""
+        """Return the names of a table's columns.
+
+        Args:
+            all_probs: see `to_frame`.
+        """
         if self.kind == "numbers":
             n = self.outputs.shape[1]
             return ["file", *(["value"] if n == 1 else [f"value_{i}" for i in range(n)])]
@@ -93,7 +97,11 @@ class Predictions:
         return names + (self.classes if all_probs else [])
 
     def rows(self, all_probs: bool = False) -> Iterator[list[Any]]:
-        """Yield the rows of a table, with None in the cells of images that cannot be decoded."""
+        """Yield the rows of a table, with None in the cells of images that cannot be decoded.
+
+        Args:
+            all_probs: see `to_frame`.
+        """
         width = len(self.columns(all_probs)) - 1
         for i, (name, label) in enumerate(zip(self.files, self.labels, strict=True)):
             if label is None:
@@ -126,8 +134,12 @@ class Predictions:
         """Write the table of `to_frame` as a CSV file, whole or not at all; return its path.
 
         Names of files stand in it as they are. Who opens it in a spreadsheet may meet one that begins like a formula.
+
+        Args:
+            path: of the file.
+            all_probs: see `to_frame`.
         """
-        file = Path(path)
+        file = given_path(path)
         publish_table(file, self.columns(all_probs), self.rows(all_probs))
         return file
 

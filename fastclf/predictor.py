@@ -27,6 +27,7 @@ from fastclf.data.sources.labels import Labels
 from fastclf.data.sources.names import printable
 from fastclf.data.stream import ImageBlock, blocks, items, row_blocks
 from fastclf.errors import BadImageError, CheckpointError, GpuMemoryError
+from fastclf.files import given_path
 from fastclf.models.net import Net, head_of
 from fastclf.predictions import Predictions, joined
 from fastclf.report import Progress
@@ -60,12 +61,15 @@ def load(
         custom_head: the head, untrained, of a model with a head of your own.
         model: the network, untrained, of a model that is wholly your own.
 
+    Returns:
+        The model.
+
     Raises:
         FileNotFoundError: there is no such model; names those that there are.
         CheckpointError: a file is damaged, no model of fastclf's, or lacks something; says what.
         BackendError: a package that the architecture comes from is not installed.
     """
-    place = _find(Path(path).expanduser())
+    place = _find(given_path(path))
     tensors, info = load_model(place)
     where = f"{place}.json"
     _check(info, where, custom_head, model)
@@ -203,9 +207,9 @@ class Classifier:
             raise ValueError("evaluate: pass a folder of class folders, a folder and csv=, or images and y=.")
         like = Labels(np.zeros((0, self.info["c"])), self.classes, self.kind == "several", self.kind == "numbers")
         if y is None and csv is None:
-            x, labels = truth.of_folder(Path(x).expanduser(), self.classes)
+            x, labels = truth.of_folder(given_path(x), self.classes)
         elif csv is not None:
-            x, labels = truth.of_table(Path(x).expanduser(), Path(csv).expanduser(), like, folder, suffix)
+            x, labels = truth.of_table(given_path(x), given_path(csv), like, folder, suffix)
         made = self.predict(x, batch_size=batch_size, on_bad=on_bad)
         if y is not None:
             labels = truth.of_list(y, like, len(made))
@@ -229,7 +233,7 @@ class Classifier:
 
         if self.tfms is None or not isinstance(self.model, Net):
             raise ValueError("export: the model must be a network of fastclf's that takes images")
-        file = self.place.with_name(f"{self.place.name}.{format}") if path is None else Path(path)
+        file = self.place.with_name(f"{self.place.name}.{format}") if path is None else given_path(path)
         write_model(file, self.model, self.tfms, self.classes, self.kind, self.decision.to_dict(), format)
         return file
 

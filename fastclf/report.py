@@ -54,6 +54,9 @@ def quiet(on: bool = True) -> None:
 
     Warnings are not part of it: ``warnings.filterwarnings`` silences them. ``FASTCLF_QUIET=1`` in the environment does
     the same from the start.
+
+    Args:
+        on: whether to be silent.
     """
     _lines.setLevel(logging.WARNING if on else logging.INFO)
 
@@ -71,9 +74,22 @@ def log_once(text: str, key: Hashable = None) -> None:
         log(text)
 
 
+def silence_script() -> None:
+    """Let what the script itself prints vanish: of processes that train together one prints."""
+    sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+
+
 def show(text: str, stream: TextIO | None = None) -> None:
     """Print the answer to a call that asks for one, on stdout by default, also when quiet."""
-    _print(text, sys.stdout if stream is None else stream)
+    if stream is not None:
+        _print(text, stream)
+    elif _is_first_process():
+        _print(text, sys.stdout)
+
+
+def counted(n: int, one: str, several: str | None = None) -> str:
+    """Return a number with its noun, such as "1 row" and "1,200 rows"; ``several`` is a plural not made with an s."""
+    return f"{n:,} {one if n == 1 else several or f'{one}s'}"
 
 
 def log_to_stderr() -> None:

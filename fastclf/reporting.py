@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastclf import ranks
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.dataset import Dataset
 from fastclf.data.image import decoded, open_image
 from fastclf.data.sources.names import printable
 from fastclf.errors import BadImageError
 from fastclf.evaluating import Evaluating
-from fastclf.files import publish
+from fastclf.files import given_path, publish
 from fastclf.interpret import page
 from fastclf.interpret.evaluation import Evaluation, probabilities
 from fastclf.interpret.heatmap import Heatmap, coloured, grad_cam
@@ -89,7 +90,7 @@ class Reporting(Evaluating):
         labels = self._known_labels("report", is_test)
         if labels.is_reg:
             raise ValueError("report: is for classes, and the targets are numbers. print(learn.evaluate()) has figures")
-        file = Path(path).absolute()
+        file = given_path(path).absolute()
         if file.is_dir():
             raise IsADirectoryError(f"report: {path} is a folder. Pass the name of a file, such as report.html.")
         preds, targs = self.predict_with_targs(is_test)
@@ -100,7 +101,11 @@ class Reporting(Evaluating):
         text = page.render(
             **self._about(found, is_test), **self._answers(ds, preds, targs, known), **self._near(is_test)
         )
-        publish(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        try:
+            if ranks.is_first():
+                publish(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        finally:
+            ranks.wait()
         log(f"saved {path}")
         return file
 
@@ -112,17 +117,15 @@ class Reporting(Evaluating):
         between = f" (95 % interval {100 * ends[0]:.1f} to {100 * ends[1]:.1f})" if ends else ""
         what = "are named right" if whole else "have all their labels right"
         contents = ("data", "Data"), ("training", "Training"), ("figures", "Figures"), ("confusion", "Confusion")
-        more = (
-            ("classes", "Classes"),
-            ("calibration", "Calibration"),
-            ("images", "Images"),
-            ("duplicates", "Duplicates"),
-        )
+        more = ("classes", "Classes"), ("calibration", "Calibration")
+        seen = (("images", "Images"), ("duplicates", "Duplicates")) if data.tfms is not None else ()
+        items = "images" if data.tfms is not None else "rows"
         return {
             "title": f"{printable(data.path.name)}: how good the classifier is",
-            "headline": f"Of 100 images like these, {100 * found[name]:.1f} {what}{between}.",
+            "items": items,
+            "headline": f"Of 100 {items} like these, {100 * found[name]:.1f} {what}{between}.",
             "about": found.title,
-            "contents": [entry for entry in (*contents, *more) if entry[0] != "images" or data.tfms is not None],
+            "contents": [*contents, *more, *seen],
             "problems": checked.problems,
             "data": str(checked),
             "learner": repr(self),
@@ -195,7 +198,9 @@ class Reporting(Evaluating):
         rows = stage.data
         train, ds = rows.trn_ds, rows.test_ds if is_test else rows.val_ds
         assert ds is not None
-        if not stage.has_features or data.tfms is None:
+        if data.tfms is None:
+            return {"pairs": [], "near_note": ""}
+        if not stage.has_features:
             return {
                 "pairs": [],
                 "near_note": "Looked for where pooled features are cached: learn.freeze() and learn.precompute = True.",
@@ -214,10 +219,12 @@ class Reporting(Evaluating):
                     {"images": shown, "names": [printable(ds.source.name(mine)), printable(train.source.name(other))]}
                 )
         note = (
-            "The figures above are too good where the same thing was seen in training. groups= keeps images together."
+            "Do they show the same thing? Then the figures above are too good. groups= keeps images together."
             if pairs
             else "None found among the pairs whose activations are most alike."
         )
+        if len(ours) < len(ds.bad.good_rows()):
+            note += f" Only the first {len(ours):,} of {len(ds):,} images were compared, as there are so many."
         return {"pairs": pairs[:_IMAGES], "near_note": note}
 
 

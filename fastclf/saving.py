@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fastclf import ranks
 from fastclf.checkpoint import class_order, load_tensors, reorder_rows, save_checkpoint
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.decision import Decision
@@ -45,7 +46,10 @@ class Saving:
             FileNotFoundError: the data's folder is gone.
         """
         path, info = self._model_path(name), self._saved_info()
-        save_checkpoint(path, self._state(), info)
+        try:
+            save_checkpoint(path, self._state(), info)
+        finally:
+            ranks.wait()  # all go on when it is there
         missing = not_rebuilt(info)
         if missing:
             what, passed = ", ".join(missing.values()), ", ".join(f"{argument}=..." for argument in missing)
@@ -58,6 +62,9 @@ class Saving:
 
         A head saved by itself is loaded into the head. A model trained on the same classes in another order has its
         last layer put into this data's order.
+
+        Args:
+            name: as given to `save`.
 
         Raises:
             FileNotFoundError: there is no such model; names those that there are.

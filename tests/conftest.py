@@ -130,3 +130,11 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _lines_on_stdout_again():
+    """Commands that print results send all other lines to stderr, for as long as the process lasts."""
+    yield
+    for handler in reporting._lines.handlers:
+        handler.stream_name = "stdout"

@@ -14,6 +14,7 @@ from processes import lines_of
 import fastclf
 from fastclf import ConvLearner, HeadLearner, ImageClassifierData, efficientnet_lite0, tfms_from_model
 from fastclf.cli import COMMANDS, main
+from fastclf.training.head_runs import HeadSetting
 
 NAMES = sorted(COLOURS)
 
@@ -26,13 +27,6 @@ def model(tmp_path_factory):
     learn = ConvLearner.pretrained(efficientnet_lite0, data, pretrained=False)
     learn.save("model")
     return folder / "models" / "model", folder / "valid", learn.predict()
-
-
-@pytest.fixture(autouse=True)
-def _lines_on_stdout_again():
-    yield
-    for handler in fastclf.report._lines.handlers:
-        handler.stream_name = "stdout"
 
 
 def test_no_command_shows_the_commands(capsys):
@@ -132,7 +126,7 @@ def test_eval(model, tmp_path, capsys):
     assert "'violet' in the folders" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["check", "train", "eval", "predict"])
+@pytest.mark.parametrize("command", ["check", "train", "eval", "predict", "audit", "sweep", "curve"])
 def test_a_folder_that_is_empty_or_missing_is_one_line(command, model, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     for folder in ("empty", "missing"):
@@ -148,6 +142,27 @@ def test_predict_refuses_the_unknown(model, capsys):
     path, folder, _ = model
     assert main(["predict", str(path), str(folder), "--unknown", ".05"]) == 1
     assert "learn.calibrate()" in capsys.readouterr().err
+
+
+def test_predict_says_unknown_after_calibrate(tmp_path, capsys):
+    folder = three_colours(tmp_path / "data", n=3, n_valid=10)
+    data = ImageClassifierData.from_paths(folder, bs=8, tfms=tfms_from_model(efficientnet_lite0, 32))
+    learn = ConvLearner.pretrained(efficientnet_lite0, data, pretrained=False)
+    learn.calibrate()
+    learn.save("model")
+    capsys.readouterr()
+    typed = ["predict", str(folder / "models" / "model"), str(folder / "valid"), "--json"]
+    shown = {}
+    for share in (None, 0.1, 0.5):
+        assert main([*typed, *(["--unknown", str(share)] if share else [])]) == 0
+        shown[share] = [json.loads(line)["label"] for line in capsys.readouterr().out.splitlines()]
+    refused = [labels.count("none of these") for labels in shown.values()]
+    assert refused[0] == 0
+    assert refused[1] in (2, 3)  # entry floor(u (n + 1)) - 1 of 30 confidences, with rounding at the edge
+    assert refused[2] in (14, 15)
+    assert all(label in ("none of these", plain) for label, plain in zip(shown[0.1], shown[None], strict=True))
+    assert main([*typed, "--unknown", "2"]) == 1
+    assert "unknown must be a share" in capsys.readouterr().err
 
 
 def test_predict_of_a_table(model, tmp_path, capsys):
@@ -173,7 +188,7 @@ def test_export(model, tmp_path, capsys):
 def test_export_of_rows_is_refused(tmp_path, rng, capsys):
     HeadLearner(row_data(tmp_path, rng)).save("head")
     assert main(["export", str(tmp_path / "models" / "head")]) == 1
-    assert "fastclf export: export: the model must" in capsys.readouterr().err
+    assert "fastclf export: the model must" in capsys.readouterr().err
 
 
 # check
@@ -219,7 +234,7 @@ def test_a_run(tmp_path, capsys):
     typed = ["train", folder, "--sz", "32", "--epochs", "2", "--unfreeze", "1", "--tta", "--bs", "8", "-o", run]
     lines_of(TRAIN, *typed)
     assert {p.name for p in run.iterdir()} == {
-        *("arguments.json", "epochs.csv", "valid.csv", "plots", "model.json"),
+        *("arguments.json", "epochs.csv", "valid.csv", "plots", "report.html", "model.json"),
         *(p.name for p in run.glob("model.*.safetensors")),
     }
     assert {p.name for p in (run / "plots").iterdir()} == {"loss_head.png", "loss_unfrozen.png", "confusion.png"}
@@ -237,3 +252,71 @@ def test_a_run(tmp_path, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 12
     assert main(["train", str(folder), "-o", str(run)]) == 1
     assert "no run is overwritten" in capsys.readouterr().err
+
+
+# audit, sweep, compare, curve
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory):
+    return three_colours(tmp_path_factory.mktemp("answers") / "data", n=90, n_valid=4)
+
+
+def rows_of(file):
+    with file.open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+ANSWERS = {
+    "audit": (["--k", "2"], ["finding", "set", "row", "file"]),
+    "sweep": (["--lr", ".01", ".1", "--xtra-fc", "0", "8,4", "--epochs", "2"], ["head", "loss", "low", "high", "lr"]),
+    "curve": (["--k", "5"], ["class", "images", "accuracy"]),
+}
+
+
+@pytest.mark.parametrize("command", ANSWERS)
+def test_an_answer_as_text_json_and_files(command, colours, tmp_path, capsys):
+    options, columns = ANSWERS[command]
+    typed = [command, str(colours), "--sz", "32", *options]
+    code = main([*typed, "--json", "-o", str(tmp_path / "out")])
+    found = json.loads(capsys.readouterr().out)
+    assert list(found["rows"][0])[: len(columns)] == columns
+    written = rows_of(tmp_path / "out" / f"{command}.csv")
+    assert [list(row) for row in written] == [list(row) for row in found["rows"]]
+    assert list((tmp_path / "out" / "plots").glob("*.png"))
+    assert code == (command == "audit")
+    assert main(typed) == code
+    printed = capsys.readouterr()
+    assert printed.out.startswith(found["title"])
+    assert "computing activations" not in printed.out
+    assert main([*typed, "-o", str(tmp_path / "out")]) == 1
+    assert "no run is overwritten" in capsys.readouterr().err
+
+
+def test_a_sweep_tries_what_is_typed(colours, capsys):
+    assert main(["sweep", str(colours), "--sz", "32", "--json", *ANSWERS["sweep"][0]]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert {(row["lr"], tuple(row["xtra_fc"])) for row in rows} == {(r, w) for r in (0.01, 0.1) for w in ((), (8, 4))}
+    losses = [row["loss"] for row in rows]
+    assert losses == sorted(losses)
+    assert all(row["low"] <= row["loss"] <= row["high"] for row in rows)
+
+
+@pytest.mark.parametrize("widths", ["many", "8,0", "8,", "-1", "²"])
+def test_widths_that_make_no_sense_are_refused(widths, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["sweep", "data", f"--xtra-fc={widths}"])
+    assert exit_.value.code == 2
+    assert "or 0 for no hidden layer" in capsys.readouterr().err
+
+
+def test_bodies_are_compared(colours, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(fastclf.comparing, "_SETTING", HeadSetting(epochs=2))
+    lite = "efficientnet_lite0"
+    typed = ["compare", str(colours), lite, "--sz", "32", "--k", "2", "--json"]
+    assert main([*typed, "-o", str(tmp_path / "out")]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["arch"] for row in rows] == [f"fastclf:{lite}"]
+    assert (tmp_path / "out" / "plots" / "compare.png").exists()
+    assert main(["compare", str(colours), f"{lite}+{lite}"]) == 1
+    assert f"several different ones, got ['fastclf:{lite}', 'fastclf:{lite}']" in capsys.readouterr().err

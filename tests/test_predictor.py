@@ -141,6 +141,24 @@ def test_several_labels(tmp_path):
     assert found.to_frame()["labels"][0] == "|".join(found.labels[0])
     with pytest.raises(ValueError, match="one label"):
         clf.predict(folder, topk=2)
+    files, held_out = [folder / name for name in data.val_ds.fnames], folder / "held_out.csv"
+    tags = table["tags"][:6]
+    pd.DataFrame({"file": data.val_ds.fnames, "tags": tags}).to_csv(held_out, index=False)
+    want = learn.evaluate().to_dict() | {"title": None}
+    for evaluated in (
+        clf.evaluate(folder, csv=held_out, batch_size=4),
+        clf.evaluate(files, tags.str.split("|").tolist(), batch_size=4),
+        clf.evaluate(files, data.val_ds.y, batch_size=4),
+    ):
+        assert evaluated.to_dict() | {"title": None} == want
+    assert {row["name"] for row in want["each"]} == set("abc")
+    learn.tune_thresholds()
+    learn.save("tuned")
+    tuned = fastclf.load(folder / "models" / "tuned", model=untrained(final="sigmoid")).evaluate(files, data.val_ds.y)
+    assert tuned["f1_macro"] == pytest.approx(learn.evaluate()["f1_macro"], abs=1e-12)
+    assert tuned["f1_macro"] >= want["overall"]["f1_macro"]["value"]
+    with pytest.raises(LabelError, match="'d'"):
+        clf.evaluate(files, [["a", "d"]] * 6)
 
 
 def test_regression(tmp_path):
@@ -157,6 +175,12 @@ def test_regression(tmp_path):
     assert found.labels[0] == [found.outputs[0, 0]]
     with pytest.raises(ValueError, match="numbers"):
         found.probs  # noqa: B018
+    files, ages = [folder / name for name in data.val_ds.fnames], data.val_ds.y[:, 0].astype(np.float64)
+    predicted = found.outputs[:3, 0].astype(np.float64)
+    for y in (ages, ages[:, None]):
+        evaluated = clf.evaluate(files, y, batch_size=4)
+        assert evaluated.overall == learn.evaluate().overall
+        assert evaluated["mae"] == pytest.approx(np.abs(predicted - ages).mean(), rel=1e-6)
 
 
 def test_rows_of_activations(tmp_path, rng):

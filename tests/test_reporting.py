@@ -8,7 +8,7 @@ import pytest
 from helpers import image_data, row_data, three_colours, tiny_learner, write_images
 
 from fastclf import HeadLearner, ImageClassifierData, tfms_from_stats
-from fastclf.interpret import page
+from fastclf.interpret import near, page
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -62,7 +62,21 @@ def test_several_labels_bad_images_and_no_bodies(tmp_path):
     assert "true positive" in text
     assert "have all their labels right" in text
     rows = HeadLearner(row_data(tmp_path, np.random.default_rng(0)), xtra_fc=[4])
-    assert 'id="images"' not in rows.report(tmp_path / "rows.html").read_text()
+    text = rows.report(tmp_path / "rows.html").read_text()
+    assert "Of 100 rows like these" in text
+    for section in ("images", "duplicates"):
+        assert f'id="{section}"' not in text
+        assert f'href="#{section}"' not in text
+
+
+def test_a_page_says_where_duplicates_were_not_looked_for(tmp_path, monkeypatch):
+    data = image_data(three_colours(tmp_path / "data"))
+    learn = tiny_learner(data)
+    assert "learn.precompute = True" in learn.report(tmp_path / "page.html").read_text()
+    learn.precompute = True
+    assert "were compared" not in learn.report(tmp_path / "page.html").read_text()
+    monkeypatch.setattr(near, "_MOST_PRODUCTS", 5 * len(data.trn_ds) * 12)  # of 12 columns each
+    assert "Only the first 5 of 18 images were compared" in learn.report(tmp_path / "page.html").read_text()
 
 
 @pytest.mark.parametrize("c", [2, 100, 500])

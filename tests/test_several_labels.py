@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from helpers import image_data, row_data, three_colours, tiny_learner
 from torch import nn
 
-from fastclf import BCE, HeadLearner, ImageClassifierData, Learner, mean_average_precision
+from fastclf import BCE, NLL, HeadLearner, ImageClassifierData, Learner, mean_average_precision
 
 AUTOGRAD = partial(torch.optim.SGD, momentum=0.9)
 
@@ -188,6 +188,21 @@ def test_cross_entropy_gets_logits_and_trains_as_the_default(tmp_path, rng):
     ours, theirs = HeadLearner(data, xtra_fc=[8]), HeadLearner(data, xtra_fc=[8], crit=nn.CrossEntropyLoss())
     assert ours.fit(1e-2, 2)[0] == pytest.approx(theirs.fit(1e-2, 2)[0], rel=1e-4)
     np.testing.assert_allclose(ours.predict(), theirs.predict(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("crit", [nn.CrossEntropyLoss(), F.cross_entropy, NLL(), partial(F.cross_entropy)], ids=str)
+@pytest.mark.parametrize("call", [lambda learn: learn.fit(1e-2, 1), lambda learn: learn.lr_find()], ids=["fit", "find"])
+def test_a_loss_of_one_label_is_refused_for_several(tmp_path, rng, crit, call):
+    """It would take zeros and ones as shares of classes that exclude each other, and train on without a word."""
+    with pytest.raises(ValueError, match=r"is for one class per row, and these data have several labels .* BCE\(\)"):
+        call(HeadLearner(labelled(tmp_path, rng), crit=crit))
+
+
+def test_a_loss_of_one_label_is_refused_for_numbers(tmp_path, rng):
+    x, y = rng.standard_normal((20, 4)).astype(np.float32), rng.random((20, 3)).astype(np.float32)
+    data = ImageClassifierData.from_arrays(tmp_path, (x, y), (x, y), bs=8, continuous=True)
+    with pytest.raises(ValueError, match=r"one class per row, and these data have numbers .* nn.MSELoss\(\)"):
+        HeadLearner(data, crit=nn.CrossEntropyLoss()).fit(1e-2, 1)
 
 
 def test_images_too_give_logits_to_such_a_loss(tmp_path):

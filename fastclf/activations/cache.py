@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fastclf.activations.fill import places_for
 from fastclf.activations.segment import NO_KEY, Kind, Segment, SegmentWriter, has_ended, remove, segments_in
 from fastclf.activations.store import older_stores, read_about
-from fastclf.files import check_private
+from fastclf.files import check_private, given_path
 
 _DAY = 24 * 3600.0
 _BESIDE = 36  # bytes of a row's key, and of when it was used
@@ -78,8 +78,12 @@ def prune(
         tmp_name: see `ConvLearner.pretrained`.
 
     Raises:
+        ValueError: a limit is below 0, or no number: nothing is removed then.
         OSError: a folder cannot be changed, or others may have written into it.
     """
+    for name, limit in (("keep", keep), ("older_than", older_than)):
+        if limit is not None and not 0 <= limit < np.inf:
+            raise ValueError(f"prune: {name} must be a number that is not below 0, got {limit}")
     before = sum(store.size for store in cached(path, tmp_name=tmp_name))
     places = [*_places(path, tmp_name)]
     for folder in {place.parent for place in places}:
@@ -127,7 +131,7 @@ def _compact(segments: list[tuple[Segment, NDArray[np.bool_]]]) -> None:
 
 def _places(path: str | os.PathLike[str] | None, tmp_name: str) -> Iterator[Path]:
     """The folders of all stores, and of what is none."""
-    folders = places_for(Path(path or "").absolute() / tmp_name)
+    folders = places_for(given_path(path or "").absolute() / tmp_name)
     for folder in folders if path is not None else folders[1:]:
         check_private(folder)
         yield from sorted(place for place in folder.glob("*") if place.is_dir())

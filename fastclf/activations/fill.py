@@ -9,14 +9,14 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastclf import files
+from fastclf import files, ranks
 from fastclf.activations.segment import (
     NO_KEY,
     Keys,
@@ -79,6 +79,8 @@ def stored(job: Job, folders: Sequence[Path], compute: Compute) -> IndexedRows:
         ActivationFileError: a value is not finite, or neither disk nor memory has space for the rows.
     """
     store = Store([folder / job.kind.name for folder in folders if _is_usable(folder)], job.kind)
+    if ranks.size() > 1:
+        _compute_together(job, store, compute)
     for _ in range(_TRIES):
         rows = store.open(job.keys)
         if rows is not None:
@@ -92,6 +94,17 @@ def stored(job: Job, folders: Sequence[Path], compute: Compute) -> IndexedRows:
                 if len(missing) == len(before):
                     break  # what was written cannot be found again
     raise ActivationFileError(f"activations of {job.what}: other processes keep removing {store.folders[0]}")
+
+
+def _compute_together(job: Job, store: Store, compute: Compute) -> None:
+    """Compute a part of what is missing, and wait until the other processes have computed the rest."""
+    missing = ranks.from_first(lambda: store.missing(job.keys))
+    mine = missing[ranks.share(len(missing))]
+    part = replace(job, unit=f"of {len(missing):,} {job.unit} that {ranks.size()} processes share")
+    with _Sink(replace(part, keys=job.keys[mine]), store, len(mine)) as sink:
+        if len(mine):
+            _compute(part, store, sink, mine, compute)
+    ranks.wait()
 
 
 def _compute(job: Job, store: Store, sink: _Sink, missing: Numbers, compute: Compute) -> None:

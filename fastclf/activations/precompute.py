@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastclf import ranks
 from fastclf.activations.fill import Job, stored
 from fastclf.activations.fingerprint import describe, sha256_of, view_key
 from fastclf.activations.segment import KEY, NO_KEY, Keys, Kind
@@ -59,15 +60,19 @@ def activations(
     kind = Kind(sha256_of(about), net.body.n_features, dtype)
     unit = "images" if views == 1 else "augmented views of images"
     for _ in range(_TRIES):
+        error = ""
         try:
             keys, versions = _keys(loader, views)
             rows = stored(Job(kind, about, keys, what, unit), folders, partial(_blocks, net, loader, what, versions))
             loader.images.check_unchanged(loader.served, versions[loader.served])
+        except ChangedError as changed:
+            error = str(changed)
+        error = next(filter(None, ranks.gather(error)), "") if ranks.size() > 1 else error
+        if not error:
             return rows
-        except ChangedError as error:
-            changed = f"{what}: images were changed while their activations were computed: {error}"
-            log(f"{changed}; computing them again")
-    raise ActivationFileError(changed)
+        message = f"{what}: images were changed while their activations were computed: {error}"
+        log(f"{message}; computing them again")
+    raise ActivationFileError(message)
 
 
 def _keys(loader: ImageLoader, views: int) -> tuple[Keys, Versions]:

@@ -7,6 +7,7 @@ import re
 import time
 from pathlib import Path
 
+from fastclf.files import given_path
 from fastclf.report import show
 
 _UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
@@ -15,7 +16,9 @@ _UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("action", choices=("list", "prune"), help="show what is there, or remove what is not needed")
-    parser.add_argument("data", nargs="?", type=Path, metavar="DATA", help="a data folder, beside this user's cache")
+    parser.add_argument(
+        "data", nargs="?", type=given_path, metavar="DATA", help="a data folder, beside this user's cache"
+    )
     parser.add_argument("--keep", type=_size, metavar="SIZE", help="prune: bytes that may stay, such as 500MB or 2GB")
     parser.add_argument("--older-than", type=float, metavar="DAYS", help="prune: what nobody has used for so long")
 
@@ -34,8 +37,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _listed(data: Path | None) -> str:
     from fastclf.activations import cached
+    from fastclf.interpret.tables import aligned
 
-    lines = []
+    cells = [["activations of", "rows", "MB", "days unused", "folder"]]
     for store in cached(data):
         about = store.about or {"arch": "of another version of fastclf"}
         images = about.get("transforms", {})
@@ -43,14 +47,12 @@ def _listed(data: Path | None) -> str:
         if images:
             what += f", {images['sz']} px{', augmented' * images['train']}, {about['dtype']}"
         days = (time.time() - store.last_used) / (24 * 3600)
-        lines.append(
-            f"{store.rows:>12,} rows {store.size / 1e6:>10,.1f} MB  used {days:.0f} days ago  {what}  {store.folder}"
-        )
-    return "\n".join(lines) or "no activations are kept"
+        cells.append([what, f"{store.rows:,}", f"{store.size / 1e6:,.1f}", f"{days:.0f}", str(store.folder)])
+    return "\n".join(aligned(cells)) if len(cells) > 1 else "no activations are kept"
 
 
 def _size(text: str) -> float:
-    match = re.fullmatch(r"([\d.]+) ?([kmgt]?)b?", text.lower())
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+) ?([kmgt]?)b?", text.lower(), re.ASCII)
     if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size, such as 500MB or 2GB")
+        raise argparse.ArgumentTypeError(f"{text!r} must be a size such as 500MB or 2GB")
     return float(match[1]) * _UNITS[match[2]]

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastclf.files import given_path
+
 if TYPE_CHECKING:
     from fastclf.data.classifier_data import ImageClassifierData
 
@@ -15,7 +17,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data",
         metavar="DATA",
-        type=Path,
+        type=given_path,
         help="a folder with train/<class>/ and, if you like, valid/<class>/; or with <class>/ alone",
     )
     add_table_arguments(parser)
@@ -25,7 +27,9 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of a table that labels the images."""
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="a table of file names and labels, instead of folders")
+    parser.add_argument(
+        "--csv", type=given_path, metavar="FILE", help="a table of file names and labels, instead of folders"
+    )
     parser.add_argument("--folder", default=".", help="with --csv: where the images are, below DATA")
     parser.add_argument("--suffix", default="", help="with --csv: what the names in the table lack, such as .jpg")
 
@@ -35,7 +39,7 @@ def read_data(arguments: argparse.Namespace, tfms: Any, **options: Any) -> Image
     from fastclf.data.classifier_data import ImageClassifierData
     from fastclf.data.sources.listing import look
 
-    path, options = arguments.data.expanduser(), {"bs": arguments.bs, "tfms": tfms, "seed": arguments.seed, **options}
+    path, options = arguments.data, {"bs": arguments.bs, "tfms": tfms, "seed": arguments.seed, **options}
     if arguments.csv is not None:
         table, suffix = arguments.csv, arguments.suffix
         return ImageClassifierData.from_csv(path, arguments.folder, table, suffix=suffix, **options)
@@ -45,3 +49,37 @@ def read_data(arguments: argparse.Namespace, tfms: Any, **options: Any) -> Image
         if len([name for name in look(path)[0] if look(path / name)[1]]) < 2:
             raise
     return ImageClassifierData.from_paths(path, trn_name=".", **options)
+
+
+def add_network_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which body sees the images, and how."""
+    parser.add_argument("--arch", default="efficientnet_lite0", help="such as resnet34, or a timm name")
+    parser.add_argument("--weights", type=given_path, help="a file of weights for the body")
+    add_image_arguments(parser)
+
+
+def add_image_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how images are seen."""
+    parser.add_argument("--sz", type=int, default=224, help="side of the squares that the model sees, in pixels")
+    parser.add_argument("--on-bad", choices=("raise", "skip"), default="raise", help="images that cannot be decoded")
+
+
+def arch_named(name: str) -> Any:
+    """Return the architecture of a name: one of fastclf's, or what `ConvLearner.pretrained` makes of the text."""
+    import fastclf
+    from fastclf.models.archs import Arch
+
+    known = getattr(fastclf, name, name)
+    return known if isinstance(known, Arch) else name
+
+
+def new_folder(path: Path) -> Path:
+    """Return the absolute path of a folder that a command may fill.
+
+    Raises:
+        FileExistsError: something is there.
+    """
+    out = path.absolute()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{path} is there already, and no run is overwritten. Pass -o with a new folder.")
+    return out

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from fastclf.files import given_path
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
@@ -12,10 +14,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "data",
         metavar="DATA",
         nargs="?",
-        type=Path,
+        type=given_path,
         help="a folder with train/<class>/ and, if you like, valid/, test/",
     )
-    parser.add_argument("--out", type=Path, default=Path("demo_data"), help="where digits and plots are written")
+    parser.add_argument("--out", type=given_path, default=Path("demo_data"), help="where digits and plots are written")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 from fastclf.commands.data import add_table_arguments
-from fastclf.files import publish_table
+from fastclf.files import given_path, publish_table
 from fastclf.report import log_to_stderr, show
 
 
@@ -16,9 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="a saved model: models/NAME, or a folder with one, such as a run"
     )
-    parser.add_argument("data", metavar="DATA", type=Path, help="a folder with <class>/, such as photos/valid")
+    parser.add_argument("data", metavar="DATA", type=given_path, help="a folder with <class>/, such as photos/valid")
     add_table_arguments(parser)
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the row of every class as a CSV file")
+    parser.add_argument("--out", type=given_path, metavar="FILE", help="write the row of every class as a CSV file")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument("--on-bad", choices=("raise", "nan"), default="raise", help="images that cannot be decoded")
     parser.add_argument("--bs", type=int, default=64, help="images at once")

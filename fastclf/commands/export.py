@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from fastclf.files import given_path
 from fastclf.report import show
 
 
@@ -13,7 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="a saved model: models/NAME, or a folder with one, such as a run"
     )
-    parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="the file to write (default: beside the model)")
+    parser.add_argument(
+        "-o", "--out", type=given_path, metavar="FILE", help="the file to write (default: beside the model)"
+    )
     parser.add_argument("--format", choices=("onnx", "pt2"), default="onnx", help="ONNX, or a program of torch.export")
 
 

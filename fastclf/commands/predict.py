@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
-from fastclf.files import publish_table
+from fastclf.files import given_path, publish_table
 from fastclf.report import encodable, log_to_stderr, show
 
 
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "images", metavar="IMAGES", nargs="+", help="image files, folders (with all folders in them) or patterns"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write a CSV file instead of lines")
+    parser.add_argument("--out", type=given_path, metavar="FILE", help="write a CSV file instead of lines")
     parser.add_argument("--topk", type=int, default=1, help="how many of the most probable classes are shown")
     parser.add_argument("--all-probs", action="store_true", help="with --out: a column for every class")
     parser.add_argument("--json", action="store_true", help="one JSON object per image, a line each")
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--unknown", type=float, metavar="SHARE", help="answer 'none of these', at this rate of false refusals"
     )
     parser.add_argument(
-        "--csv", type=Path, metavar="FILE", help="a table with a column 'file' of names, below the folder IMAGES"
+        "--csv", type=given_path, metavar="FILE", help="a table with a column 'file' of names, below the folder IMAGES"
     )
     parser.add_argument("--bs", type=int, default=64, help="images at once")
     parser.add_argument("--device", help="cpu or cuda (default: the GPU when there is one)")
@@ -73,11 +73,11 @@ def _named(table: Path, folders: list[str]) -> list[str]:
     """Return the files that a table names, below a folder."""
     if len(folders) != 1:
         raise ValueError("with --csv, IMAGES must be the one folder that the names are relative to")
-    with table.expanduser().open(encoding="utf-8-sig", newline="") as lines:
+    with table.open(encoding="utf-8-sig", newline="") as lines:
         rows = csv.DictReader(lines)
         if "file" not in (rows.fieldnames or ()):
             raise ValueError(f"{table} must have a column 'file', got {rows.fieldnames}")
-        names = [str(Path(folders[0]).expanduser() / row["file"]) for row in rows]
+        names = [str(given_path(folders[0]) / row["file"]) for row in rows]
     if not names:
         raise ValueError(f"{table} has no row")
     return names

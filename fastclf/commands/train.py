@@ -3,6 +3,7 @@
 arguments.json    the arguments, versions of libraries, classes and results
 epochs.csv        training loss, validation loss and metrics of every epoch
 valid.csv         the prediction for every validation image, and what it is
+report.html       the data, the training, figures and mistakes on one page; not where numbers are predicted
 plots/            the loss over batches, the confusion matrix
 model.json, model.*.safetensors    what `fastclf predict RUN` and ``fastclf.load(RUN)`` take
 """
@@ -16,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from fastclf import ranks
 from fastclf.checkpoint import library_versions
-from fastclf.commands.data import add_data_arguments, read_data
-from fastclf.files import publish, publish_table
+from fastclf.commands.data import add_data_arguments, add_network_arguments, arch_named, new_folder, read_data
+from fastclf.files import given_path, publish, publish_table
 from fastclf.report import log
 from fastclf.training.callbacks import Callback
 
@@ -28,10 +30,10 @@ _AUGMENTATIONS = ("none", "basic", "side_on", "top_down")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_data_arguments(parser)
-    parser.add_argument("-o", "--out", type=Path, metavar="RUN", default=Path("run"), help="a new folder for the run")
-    parser.add_argument("--arch", default="efficientnet_lite0", help="such as resnet34, or a timm name")
-    parser.add_argument("--weights", type=Path, help="a file of weights for the body")
-    parser.add_argument("--sz", type=int, default=224, help="side of the squares that the model sees, in pixels")
+    parser.add_argument(
+        "-o", "--out", type=given_path, metavar="RUN", default=Path("run"), help="a new folder for the run"
+    )
+    add_network_arguments(parser)
     parser.add_argument("--epochs", type=int, default=3, help="of the head, on the frozen body")
     parser.add_argument("--lr", type=float, default=1e-2, help="rate of the head")
     parser.add_argument(
@@ -49,7 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--aug", choices=_AUGMENTATIONS, default="side_on", help="augmentations where images are read")
     parser.add_argument("--tta", action="store_true", help="average validation over augmented views as well")
-    parser.add_argument("--on-bad", choices=("raise", "skip"), default="raise", help="images that cannot be decoded")
+    parser.add_argument(
+        "--nproc",
+        type=int,
+        default=1,
+        metavar="N",
+        help="train in so many processes, which torchrun starts: one for each GPU. The result is the same",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -59,13 +67,10 @@ def run(arguments: argparse.Namespace) -> int:
     from fastclf.interpret.figure import save_figure
 
     mpl.use("Agg")
-    out: Path = arguments.out.absolute()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(
-            f"{arguments.out} is there already, and no run is overwritten. Pass -o with a new folder."
-        )
+    out = new_folder(arguments.out)
     if arguments.epochs < 1 or arguments.unfreeze < 0:
         raise ValueError("--epochs must be at least 1, --unfreeze at least 0")
+    ranks.wait()  # before one of them writes there
     learn = _learner(arguments, out)
     table = _EpochTable(out / "epochs.csv", learn)
     learn.fit(arguments.lr, arguments.epochs, cycle_len=1, callbacks=[table])
@@ -76,6 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
         learn.fit(rates, 1, cycle_len=arguments.unfreeze, callbacks=[table])
         save_figure(learn.sched.plot_loss(), out / "plots" / "loss_unfrozen.png")
     learn.save("model")
+    if not learn.data.is_reg:
+        learn.report(arguments.out / "report.html")
     _finish(arguments, out, learn, table)
     log(f"the run is in {arguments.out}: fastclf predict {arguments.out} IMAGES...")
     return 0
@@ -83,10 +90,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _learner(arguments: argparse.Namespace, out: Path) -> Any:
     import fastclf
-    from fastclf.models.archs import Arch
 
-    known = getattr(fastclf, arguments.arch, arguments.arch)
-    arch = known if isinstance(known, Arch) else arguments.arch
+    arch = arch_named(arguments.arch)
     aug = None if arguments.aug == "none" else getattr(fastclf, f"transforms_{arguments.aug}")
     tfms = fastclf.tfms_from_model(arch, arguments.sz, aug_tfms=aug, max_zoom=None if aug is None else 1.1)
     data = read_data(arguments, tfms, on_bad=arguments.on_bad)
@@ -147,7 +152,8 @@ def _finish(arguments: argparse.Namespace, out: Path, learn: Any, table: _EpochT
         "results": results,
     }
     text = json.dumps(summary, indent=1, ensure_ascii=False)
-    publish(out / "arguments.json", lambda file: file.write_text(f"{text}\n", encoding="utf-8"))
+    if ranks.is_first():
+        publish(out / "arguments.json", lambda file: file.write_text(f"{text}\n", encoding="utf-8"))
 
 
 def _scores(learn: Any, predictions: Any, y: Any) -> dict[str, float]:

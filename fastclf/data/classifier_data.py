@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Hashable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, Unpack
 
 import numpy as np
@@ -22,6 +21,7 @@ from fastclf.data.sources.name_labels import label_by
 from fastclf.data.sources.tables.reading import read_csv, read_df
 from fastclf.data.sources.tables.rules import Column, Missing, TableRules
 from fastclf.data.validation.check import warn_imbalance
+from fastclf.files import given_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,11 +74,14 @@ class ImageClassifierData(DataLoaders):
             allow_outside: whether links may lead out of path, and links to folders are followed.
             **options: see `Options`.
 
+        Returns:
+            The data.
+
         Raises:
             FileNotFoundError: a folder, or every image in it, is missing; says what is there instead.
             LabelError: a class has no image, is unknown to train, or is the only one.
         """
-        path, tfms = Path(path), check_tfms(tfms)
+        path, tfms = given_path(path), check_tfms(tfms)
         hold_out = sets.HoldOut(val_pct, options.get("seed", SEED), groups)
         rules = FolderRules(allow_empty, drop_unknown, allow_outside)
         folders = find_sets(path, trn_name, val_name, test_name)
@@ -118,6 +121,9 @@ class ImageClassifierData(DataLoaders):
             groups: see `from_paths`; names are relative to folder.
             allow_outside: see `from_paths`.
             **options: see `Options`.
+
+        Returns:
+            The data.
 
         Raises:
             FileNotFoundError: the folder, or every image in it, is missing.
@@ -179,7 +185,7 @@ class ImageClassifierData(DataLoaders):
             LabelError: a label is no text or empty, or there is a single class.
             ValueError: val_idxs do not fit.
         """
-        path, tfms = Path(path), check_tfms(tfms)
+        path, tfms = given_path(path), check_tfms(tfms)
         hold_out = sets.HoldOut(val_pct, options.get("seed", SEED), groups)
         made = sets.from_names(
             path,
@@ -259,6 +265,9 @@ class ImageClassifierData(DataLoaders):
             allow_outside: see `from_paths`.
             **options: see `Options`.
 
+        Returns:
+            The data.
+
         Raises:
             FileNotFoundError: a folder, the table or the file of a row is missing.
             DataError: the table or a column of it cannot be used.
@@ -270,11 +279,11 @@ class ImageClassifierData(DataLoaders):
         )
         files = {"train": csv_fname, "valid": val_csv, "test": test_csv}
         read = {
-            part: read_csv(file, Path(path), sep, encoding, skip_header=skip_header)
+            part: read_csv(file, given_path(path), sep, encoding, skip_header=skip_header)
             for part, file in files.items()
             if file is not None
         }
-        path, tfms, hold_out = Path(path), check_tfms(tfms), sets.HoldOut(val_pct, options.get("seed", SEED))
+        path, tfms, hold_out = given_path(path), check_tfms(tfms), sets.HoldOut(val_pct, options.get("seed", SEED))
         made = sets.from_tables(
             path, tfms, read, folder, rules, val_idxs, hold_out, test_name, allow_outside=allow_outside
         )
@@ -305,12 +314,15 @@ class ImageClassifierData(DataLoaders):
         allow_outside: bool = False,
         **options: Unpack[Options],
     ) -> Self:
-        """The same as `from_csv`, with a data frame. A cell may hold a list of labels; the index is not used."""
+        """Return data as `from_csv` does, from a data frame ``df``.
+
+        A cell may hold a list of labels; the index is not used. Arguments as there.
+        """
         rules = TableRules(
             "from_df", suffix, continuous, multi, cat_separator, label_delim, fn_col, label_col, split_col, missing
         )
         read = {"train": read_df(df)}
-        path, tfms, hold_out = Path(path), check_tfms(tfms), sets.HoldOut(val_pct, options.get("seed", SEED))
+        path, tfms, hold_out = given_path(path), check_tfms(tfms), sets.HoldOut(val_pct, options.get("seed", SEED))
         made = sets.from_tables(
             path, tfms, read, folder, rules, val_idxs, hold_out, test_name, allow_outside=allow_outside
         )
@@ -345,11 +357,14 @@ class ImageClassifierData(DataLoaders):
             continuous: whether y are numbers to be predicted.
             **options: see `Options`.
 
+        Returns:
+            The data.
+
         Raises:
             ValueError: a shape, a type or a value does not fit; says where.
             LabelError: a label does.
         """
-        sources, labels = checked_sets(Path(path), trn, val, test, classes, continuous=continuous)
+        sources, labels = checked_sets(given_path(path), trn, val, test, classes, continuous=continuous)
         tfms = None if sources[0].holds_rows else check_tfms(tfms)
         return cls._of(path, sets.from_sources(tfms, sources, labels), bs, tfms, options)
 

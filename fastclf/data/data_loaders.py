@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fastclf import ranks
 from fastclf.calls import long_call
 from fastclf.data.bad_images import MAX_PIXELS, OnBad, bind_together
 from fastclf.data.dataset import Dataset
@@ -29,7 +30,7 @@ from fastclf.data.validation.check import CheckReport, check_sets
 from fastclf.data.validation.duplicates import to_drop
 from fastclf.data.validation.scan import ScanReport, scan_sets
 from fastclf.errors import LabelError
-from fastclf.files import require_folder
+from fastclf.files import given_path, require_folder
 from fastclf.ops.arguments import IndexedRows
 from fastclf.philox import check_seed
 from fastclf.report import log
@@ -73,8 +74,9 @@ class DataLoaders:
         max_bad: int | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
+        ranks.wait()  # whoever trains together meets here first
         check_seed("ImageClassifierData", seed)
-        self.path = Path(path).absolute()  # os.chdir may come later
+        self.path = given_path(path).absolute()  # os.chdir may come later
         self._was_there = self.path.is_dir()
         self.trn_ds, self.val_ds, self.test_ds = trn_ds, val_ds, test_ds
         bind_together([ds.bad for ds in self._sets.values()], self.path, on_bad, max_bad, max_pixels)
@@ -148,6 +150,9 @@ class DataLoaders:
     def below(self, name: str) -> Path:
         """Return a folder below the path for files to be kept in.
 
+        Args:
+            name: of the folder.
+
         Raises:
             FileNotFoundError: the path was there when the data were made, and is gone.
         """
@@ -158,6 +163,9 @@ class DataLoaders:
     @long_call("what was decoded is kept; call it again to go on.")
     def scan(self) -> ScanReport:
         """Decode every image in files that no earlier scan has decoded, as `fit` does before it trains on images.
+
+        Returns:
+            What all scans of these images found.
 
         Raises:
             BadImageError: with on_bad="raise", or with more than max_bad; names all bad images of all sets.
@@ -171,6 +179,9 @@ class DataLoaders:
         Names which images of valid or test are in train too, which have two labels, which classes are nearly empty,
         of very different size or alike in name, which files are bad, of unusual shape or left out. Changes nothing,
         and raises nothing for images that cannot be decoded.
+
+        Returns:
+            The findings; printed, a table and a remedy for each problem.
         """
         report = scan_sets([*self._sets.values()], self._options.num_threads, raises=False)
         return check_sets(self._sets, self.sz, report)
@@ -221,16 +232,22 @@ class DataLoaders:
                 "Smaller copies would be enlarged again."
             )
         folder = self.below(inner_name(new_path)) / str(targ)
-        tag_as_cache(folder)
         self.scan()
-        copies = [
-            None if ds is None else resized(ds, int(targ), folder, self._options.num_threads)
-            for ds in (self.trn_ds, self.val_ds, self.test_ds)
-        ]
+        with ranks.first_goes_first():
+            tag_as_cache(folder)
+            copies = [
+                None if ds is None else resized(ds, int(targ), folder, self._options.num_threads)
+                for ds in (self.trn_ds, self.val_ds, self.test_ds)
+            ]
         return self._replaced(copies, self.tfms)
 
     def normalised(self, mean: Sequence[float], std: Sequence[float]) -> Self:
-        """Return the same images, normalised otherwise: for a body that was trained with other statistics."""
+        """Return the same images, normalised otherwise: for a body that was trained with other statistics.
+
+        Args:
+            mean: of red, green and blue, in 0..1.
+            std: their standard deviations.
+        """
         if self.tfms is None:
             raise ValueError("normalised: data must hold images, got rows of activations")
         tfms = (self.tfms[0].normalised(mean, std), self.tfms[1].normalised(mean, std))

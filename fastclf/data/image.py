@@ -17,7 +17,7 @@ from fastclf.data.sources.source import Source
 from fastclf.data.validation.scan_cache import ScanCache, scan_cache
 from fastclf.data.validation.verified import CHANGED, VerifiedImages
 from fastclf.errors import BackendError, BadImageError
-from fastclf.files import user_cache
+from fastclf.files import given_path, user_cache
 
 
 def open_image(fn: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
@@ -38,7 +38,7 @@ def open_image(fn: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
             f"open_image: fn must be the name of a file, got a {type(fn).__name__}. Transforms take pixels and PIL "
             "images as they are."
         )
-    file = Path(fn)
+    file = given_path(fn)
     if not file.exists():
         raise FileNotFoundError(f"open_image: there is no file {file}. Check the path.")
     source = FileSource(Path("/"), [os.path.abspath(file)[1:]])  # noqa: PTH100  # links stay

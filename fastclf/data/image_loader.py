@@ -56,8 +56,8 @@ class ImageLoader(Loader):
         """Return a loader of the same images, augmented alike and normalised otherwise, in data set order."""
         return ImageLoader(self.ds, self.tfms.normalised(mean, std), self._options, self.split)
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        """See `Loader.batches`.
+    def batches_of(self, epoch: int, chunks: Sequence[Rows], *, least: int) -> Iterator[Batch]:
+        """See `Loader.batches_of`.
 
         An image that turns out to be bad is noted in `ds.bad`. Where that says skip, its batch is served without it,
         and later epochs leave it out.
@@ -67,7 +67,7 @@ class ImageLoader(Loader):
         """
         stall = self.input_stall = InputStall(self._options.num_threads)
         stall.asked()
-        flow = _Flow(self, epoch)
+        flow = _Flow(self, epoch, chunks, least)
         try:
             for rows, x in flow:
                 stall.given()
@@ -85,14 +85,6 @@ class ImageLoader(Loader):
     def close(self) -> None:
         """Give back what makes batches, with its threads. The next epoch builds it anew."""
         self._idle.clear()
-
-    def chunks(self, epoch: int) -> list[Rows]:
-        """Return the rows of each batch of an epoch."""
-        return self._chunks(self.order(epoch))
-
-    def is_batch(self, rows: Rows) -> bool:
-        """Return whether what is left of a batch can still be served."""
-        return len(rows) > self._drop_single
 
     def take_renderer(self) -> Renderer:
         """Return a renderer that nobody uses."""
@@ -138,14 +130,18 @@ class ImageLoader(Loader):
 class _Flow:
     """The batches of one epoch. The first few that have not been given are in the making."""
 
-    def __init__(self, loader: ImageLoader, epoch: int) -> None:
-        self._loader, self._epoch = loader, epoch
-        self._chunks = deque(loader.chunks(epoch))  # not yet given
+    def __init__(self, loader: ImageLoader, epoch: int, chunks: Sequence[Rows], least: int) -> None:
+        self._loader, self._epoch, self._least = loader, epoch, least
+        self._chunks = deque(chunks)  # not yet given
         self._fed = 0  # how many of them are in the making
         self._renderer: Renderer | None = None
 
     def __iter__(self) -> Iterator[tuple[Rows, torch.Tensor]]:
         while self._chunks:
+            if not len(self._chunks[0]):
+                sz = self._loader.tfms.sz
+                yield self._chunks.popleft(), torch.empty(0, 3, sz, sz, dtype=torch.float32, device=self._loader.device)
+                continue
             self._feed_ahead()
             x, error = self._take()
             if x is None:
@@ -170,7 +166,7 @@ class _Flow:
         self._renderer = self._renderer or self._loader.take_renderer()
         while self._fed < min(len(self._chunks), max(1, self._renderer.ahead)):
             rows = self._chunks[self._fed]
-            if self._loader.images.bad(rows):
+            if not len(rows) or self._loader.images.bad(rows):
                 return
             self._loader.feed(self._renderer, rows, self._epoch)
             self._fed += 1
@@ -186,5 +182,5 @@ class _Flow:
         """Leave the bad images out of the next batch; it and those after it are fed again."""
         rest = self._loader.images.without_bad(self._chunks.popleft(), error)
         self._fed = 0
-        if self._loader.is_batch(rest):
+        if len(rest) >= self._least:
             self._chunks.appendleft(rest)

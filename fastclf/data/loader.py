@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fastclf import ranks
 from fastclf.data.dataset import Dataset
 from fastclf.data.input_stall import InputStall, available_processors
 from fastclf.philox import STREAM_VIEW, permutation, uniforms
@@ -38,8 +39,8 @@ class LoaderOptions:
 
 
 def available_threads() -> int:
-    """Count the processors this process may use, at most 8."""
-    return min(available_processors(), _MOST_THREADS)
+    """Count the processors this process may use, at most 8; those that train together share a machine's."""
+    return min(max(1, available_processors() // ranks.on_this_machine()), _MOST_THREADS)
 
 
 class Loader:
@@ -49,6 +50,7 @@ class Loader:
         ds: the data set.
         bs: rows per batch.
         shuffle: whether the order is random.
+        drop_single: whether a last batch of one row is left out.
         device: where the batches are.
         epoch: the epoch that the next `iter` will give.
         targets: `Labels.y` of every row, in data set order, on the CPU.
@@ -65,7 +67,7 @@ class Loader:
         self.epoch = 0
         self.input_stall = InputStall()
         self._options = options
-        self._drop_single = drop_single
+        self.drop_single = drop_single
         self.targets = torch.from_numpy(np.ascontiguousarray(ds.y))
 
     @property
@@ -91,7 +93,36 @@ class Loader:
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Yield the batches of an epoch: x on the device, y `[B] int64`, or float32 as `Labels.y` says."""
+        return self.batches_of(epoch, self.chunks(epoch), least=1 + self.drop_single)
+
+    def chunks(self, epoch: int) -> list[Rows]:
+        """Return the rows of each batch of an epoch."""
+        return self._chunks(self.order(epoch))
+
+    def batches_of(self, epoch: int, chunks: Sequence[Rows], *, least: int) -> Iterator[Batch]:
+        """Yield given rows as batches, as they are in an epoch.
+
+        Args:
+            epoch: decides augmentations.
+            chunks: the rows of each batch; there may be none in one.
+            least: a batch that has fewer rows, once its bad images are left out, is left out.
+        """
         raise NotImplementedError
+
+    def part(self, epoch: int) -> list[Rows]:
+        """Return this process's rows of an epoch in batches: of those that train together each serves a part."""
+        order = np.concatenate([np.empty(0, np.int64), *self.chunks(epoch)])
+        mine = order[ranks.share(len(order))]
+        return [mine[i : i + self.bs] for i in range(0, len(mine), self.bs)]
+
+    def slices(self, epoch: int) -> list[Rows]:
+        """Return this process's slice of each batch of an epoch, which may be empty."""
+        return [rows[ranks.share(len(rows))] for rows in self.chunks(epoch)]
+
+    def note_bad_together(self) -> None:
+        """Let all processes know which images each has found to be bad. An epoch, or a pass, begins or ends here."""
+        for reasons in ranks.gather(dict(self.ds.bad.reasons)):
+            self.ds.bad.note(reasons)
 
     def close(self) -> None:
         """Give back what the loader holds beside its data set; it can still be used."""
@@ -102,7 +133,7 @@ class Loader:
 
     def _chunks(self, order: Rows) -> list[Rows]:
         chunks = [order[i : i + self.bs] for i in range(0, len(order), self.bs)]
-        if self._drop_single and chunks and len(chunks[-1]) == 1:
+        if self.drop_single and chunks and len(chunks[-1]) == 1:
             chunks.pop()  # batch normalisation cannot train on a single row
         return chunks
 
@@ -141,10 +172,10 @@ class RowLoader(Loader):
             turn += (u * self._views).astype(np.int64)
         return turn % self._views
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        """See `Loader.batches`."""
+    def batches_of(self, epoch: int, chunks: Sequence[Rows], *, least: int) -> Iterator[Batch]:
+        """See `Loader.batches_of`."""
         from fastclf.ops import gather_rows
 
         assert self.ds.rows is not None
-        for rows in self._chunks(self.order(epoch)):
+        for rows in chunks:
             yield gather_rows(self.ds.rows, rows).to(self.device), self._targets(rows)

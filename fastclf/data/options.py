@@ -9,6 +9,7 @@ from typing import Any, TypedDict, TypeVar
 import numpy as np
 import torch
 
+from fastclf import ranks
 from fastclf.data.bad_images import OnBad
 from fastclf.data.loader import available_threads
 from fastclf.report import warn
@@ -79,11 +80,11 @@ def as_device(device: str | torch.device | None) -> torch.device:
         ValueError: it is none, or a GPU that is not there.
     """
     if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return ranks.gpu() if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"ImageClassifierData: device must be such as 'cpu' or 'cuda', got {device!r}.") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"ImageClassifierData: device must be there, got {device}: torch sees no GPU. Pass 'cpu'.")
-    return device
+    return ranks.gpu() if device == torch.device("cuda") else device

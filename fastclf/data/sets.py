@@ -92,7 +92,8 @@ def from_folders(
         val = _of_files(path, tfms[1], *labelled_by_folder(val_files, labels.classes, rules))
         return _of_files(path, tfms[0], names, labels, ignored), val, test
     val_idxs = hold_out.rows(found, names, labels)
-    log(f"no folder valid: {len(val_idxs)} of {len(names)} images of {folders.train} are for validation")
+    whole = path if folders.train == "." else folders.train
+    log(f"no folder valid: {len(val_idxs)} of {len(names)} images of {whole} are for validation")
     return *_split(path, tfms, names, labels, val_idxs, ignored), test
 
 

@@ -91,6 +91,7 @@ def _inner(x: Any) -> Iterator[Item]:
 
 def _files(name: str) -> Iterable[str]:
     """Return the images of a folder, the files that a pattern matches, or the name itself."""
+    name = os.path.expanduser(name)  # noqa: PTH111  # what is returned stays as it is written else
     folder = Path(name)
     if folder.is_dir():
         return (str(folder / inner) for inner in images_in(find_files(folder, ".", allow_outside=True)))

@@ -16,6 +16,7 @@ from fastclf.interpret.label_errors import estimated_errors, label_errors, of_ea
 from fastclf.interpret.neighbours import RowPool, nearest_others
 from fastclf.interpret.results import ImageModelResults
 from fastclf.interpret.tables import Cells, Table
+from fastclf.report import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -90,13 +91,19 @@ class Audit(Table):
         from fastclf.data.image import decoded
         from fastclf.interpret.images import plots
 
-        found = self.of(finding)[:n]
+        everything = self.of(finding)
+        found = everything[:n]
+        count = f"{len(everything):,}" if len(found) == len(everything) else f"{len(found):,} of {len(everything):,}"
         titles = [
             "\n".join(filter(None, [shorten(f.file.rpartition("/")[2]), _arrow(f), f"{f.confidence:.3f}", f.other]))
             for f in found
         ]
         images = [decoded(self.sets[f.set].source, f.row) for f in found]
-        return plots(images, titles=titles, rows=max(1, -(-len(found) // 4)), maintitle=f"{finding}: {len(found)}")
+        return plots(images, titles=titles, rows=max(1, -(-len(found) // 4)), maintitle=f"{finding}: {count}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything in plain Python types, for JSON, see `Table.to_dict`."""
+        return super().to_dict() | {"expected": self.expected}
 
     def _columns(self) -> list[str]:
         return list(_COLUMNS)
@@ -107,10 +114,11 @@ class Audit(Table):
     def _parts(self) -> tuple[str, list[Cells], list[str]]:
         kinds = {kind: self.of(kind) for kind in ("label", "near duplicate", "outlier")}
         rows = sum(len(ds.bad.good_rows()) for ds in self.sets.values())
+        wrong = len(kinds["label"])
         title = (
-            f"{rows:,} images of {', '.join(self.sets)}: {len(kinds['label']):,} labels are probably wrong (about "
-            f"{self.expected:.0f} estimated), {len(kinds['near duplicate']):,} near duplicates, "
-            f"{len(kinds['outlier']):,} outliers"
+            f"{counted(rows, 'image')} of {', '.join(self.sets)}: {counted(wrong, 'label is', 'labels are')} probably "
+            f"wrong (about {self.expected:.0f} estimated), {counted(len(kinds['near duplicate']), 'near duplicate')}, "
+            f"{counted(len(kinds['outlier']), 'outlier')}"
         )
         labels = [["label", "given", "suggested", "p(given)", "p(suggested)"]]
         labels += [

@@ -117,6 +117,9 @@ def classification_report(y: ArrayLike | Tensor, preds: ArrayLike | Tensor, clas
         preds: the same, predicted.
         classes: names of all classes.
 
+    Returns:
+        The report, which prints as a table.
+
     Raises:
         ValueError: shapes differ, or something is no number of a class.
     """

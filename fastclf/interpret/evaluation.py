@@ -16,6 +16,7 @@ from fastclf.interpret import intervals, measures
 from fastclf.interpret.intervals import Interval
 from fastclf.interpret.measures import Measures
 from fastclf.interpret.tables import Cells, Measured, number, plain
+from fastclf.report import counted
 from fastclf.training.metrics import without_prediction
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def evaluate(
     own = [f"{missing:,} of {len(targs):,} rows have no prediction and are left out"] if missing else []
     names = [printable(str(name)) for name in labels.classes] or [str(k) for k in range(labels.c)]
     return Evaluation(
-        title=f"{len(y):,} rows" + (f", {title}" if title else ""),
+        title=counted(len(y), "row") + (f", {title}" if title else ""),
         names=names,
         overall=found.overall,
         # An interval without width is that of a set without mistakes, in which a bootstrap finds none either.

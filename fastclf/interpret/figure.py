@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from fastclf import ranks
 from fastclf.files import publish
 
 
@@ -27,9 +28,10 @@ class ReturnedFigure(Figure):
 
 
 def save_figure(plot: Any, file: Path) -> None:
-    """Write a figure, or the figure of axes, as PNG, and close it."""
+    """Write a figure, or the figure of axes, as PNG, and close it; of processes that train together the first does."""
     import matplotlib.pyplot as plt
 
     figure = getattr(plot, "figure", plot)
-    publish(file, lambda temporary: figure.savefig(temporary, dpi=100, format="png"))
+    if ranks.is_first():
+        publish(file, lambda temporary: figure.savefig(temporary, dpi=100, format="png"))
     plt.close(figure)

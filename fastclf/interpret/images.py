@@ -70,7 +70,7 @@ def plots_from_files(
     titles: Sequence[str] | None = None,
     maintitle: str | None = None,
 ) -> Figure:
-    """Draw image files side by side; see `plots`.
+    """Draw image files side by side and return the figure. Arguments as those of `plots`.
 
     Raises:
         FileNotFoundError: there is no such file.

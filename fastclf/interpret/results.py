@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from fastclf.data.sources.names import printable
 from fastclf.interpret.images import plots
+from fastclf.report import counted
 from fastclf.training.metrics import NO_PREDICTION
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 Indices = NDArray[np.int64]
 _TITLE_WIDTH = 32  # characters above an image
+_COLUMNS = 3  # of images with the top losses
+_LEAST_LOG = -100.0  # of a probability of 0, as in torch.nn.functional.binary_cross_entropy
 
 
 class ImageModelResults:
@@ -73,14 +77,19 @@ class ImageModelResults:
         preds = self.probs > 0.5 if ds.is_multi else self.probs.argmax(1)
         self.preds: Indices = preds.astype(np.int64)
         self.preds[~self._known] = NO_PREDICTION
+        self._losses = self._loss(values)
 
     def __repr__(self) -> str:
         """Return how many images and classes, and how many images were predicted right."""
         right = (self.preds == self.ds.y).reshape(len(self.preds), -1).all(1).sum()
-        return f"ImageModelResults: {len(self.preds):,} images, {self.ds.c} classes; {right:,} predicted right"
+        return f"ImageModelResults: {counted(len(self.preds), 'image')}, {self.ds.c} classes; {right:,} predicted right"
 
     def most_correct(self, cls: int | str, n: int = 4) -> Indices:
         """Find the rows of a class that were predicted right, the surest first.
+
+        Args:
+            cls: the number or the name of a class.
+            n: how many at most.
 
         Returns:
             ``[n or fewer] int64`` rows of the dataset.
@@ -92,6 +101,10 @@ class ImageModelResults:
         """Find the rows of a class that were taken for another, those with the least of its probability first.
 
         With several labels also those that lack it and were predicted to have it; the surest mistakes first.
+
+        Args:
+            cls: the number or the name of a class.
+            n: how many at most.
 
         Returns:
             ``[n or fewer] int64`` rows of the dataset.
@@ -106,6 +119,10 @@ class ImageModelResults:
 
         With several labels, of all rows those nearest to .5.
 
+        Args:
+            cls: the number or the name of a class.
+            n: how many at most.
+
         Returns:
             ``[n or fewer] int64`` rows of the dataset.
         """
@@ -114,17 +131,74 @@ class ImageModelResults:
         wanted = np.ones(len(self.preds), bool) if self.ds.is_multi else self._has(number)
         return self._rows(wanted, np.abs(self.probs[:, number] - undecided), n)
 
+    def top_losses(self, n: int = 9) -> Indices:
+        """Find the rows of all classes with the highest loss, the highest first.
+
+        The loss of an image is minus the logarithm of the probability of its class; with several labels the mean over
+        labels of minus the logarithm of the probability of what is true, each at most 100.
+
+        Args:
+            n: how many at most.
+
+        Returns:
+            ``[n or fewer] int64`` rows of the dataset.
+        """
+        return self._rows(np.ones(len(self._losses), bool), -self._losses, n)
+
     def plot_most_correct(self, cls: int | str, n: int = 4) -> Figure:
-        """Draw what `most_correct` finds."""
+        """Draw what `most_correct` finds.
+
+        Args:
+            cls: the number or the name of a class.
+            n: how many at most.
+
+        Returns:
+            The figure.
+        """
         return self._plot("Most correct", cls, self.most_correct(cls, n))
 
     def plot_most_incorrect(self, cls: int | str, n: int = 4) -> Figure:
-        """Draw what `most_incorrect` finds."""
+        """Draw what `most_incorrect` finds.
+
+        Args:
+            cls: the number or the name of a class.
+            n: how many at most.
+
+        Returns:
+            The figure.
+        """
         return self._plot("Most incorrect", cls, self.most_incorrect(cls, n))
 
     def plot_most_uncertain(self, cls: int | str, n: int = 4) -> Figure:
-        """Draw what `most_uncertain` finds."""
+        """Draw what `most_uncertain` finds.
+
+        Args:
+            cls: the number or the name of a class.
+            n: how many at most.
+
+        Returns:
+            The figure.
+        """
         return self._plot("Most uncertain", cls, self.most_uncertain(cls, n))
+
+    def plot_top_losses(self, n: int = 9) -> Figure:
+        """Draw what `top_losses` finds, with the true and the predicted class, their probabilities, and the loss.
+
+        With several labels, with all true and all predicted ones, and the label that adds most to the loss.
+
+        Args:
+            n: how many at most.
+
+        Returns:
+            The figure.
+        """
+        rows = self.top_losses(n)
+        return plots(
+            [self._open(row) for row in rows],
+            rows=max(math.ceil(len(rows) / _COLUMNS), 1),
+            titles=[self._loss_title(row) for row in rows],
+            maintitle="Top losses, with probabilities" + ("" if len(rows) else " (none)"),
+        )
 
     def _number(self, cls: int | str) -> int:
         classes = self.ds.classes
@@ -142,6 +216,15 @@ class ImageModelResults:
         """Return which rows were predicted to have it."""
         return np.asarray(self.preds[:, number] > 0 if self.ds.is_multi else self.preds == number)
 
+    def _loss(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the loss of each row, NaN where there is no prediction."""
+        if not self.ds.is_multi:
+            return 0.0 - values[np.arange(len(values)), np.where(self._known, self.ds.y, 0)]
+        with np.errstate(divide="ignore"):
+            logs = np.log(np.where(self.ds.y > 0, values, 1 - values))
+        losses: NDArray[np.float64] = -np.maximum(logs, _LEAST_LOG).mean(1)
+        return losses
+
     def _rows(self, wanted: NDArray[np.bool_], order: NDArray[np.float64], n: int) -> Indices:
         rows = np.flatnonzero(wanted & self._known)
         return rows[np.argsort(order[rows], kind="stable")][:n]
@@ -157,16 +240,30 @@ class ImageModelResults:
         """The true label or labels, what else was predicted, their probabilities, and the file."""
         file = _shortened(self.ds.source.name(row))
         if self.ds.is_multi:
-            true = [printable(self.ds.classes[k]) for k in np.flatnonzero(self.ds.y[row])]
-            lines = textwrap.wrap(f"true: {', '.join(true) or 'none'}", _TITLE_WIDTH)
-            return "\n".join(
-                [*lines, f"probability of {printable(self.ds.classes[number])}: {self.probs[row, number]:.3f}", file]
-            )
+            probability = f"probability of {printable(self.ds.classes[number])}: {self.probs[row, number]:.3f}"
+            return "\n".join([self._names("true", self.ds.y[row]), probability, file])
         guess = self.preds[row]
         lines = [f"true: {self._shown(row, number)}"]
         if guess != number:
             lines.append(f"predicted: {self._shown(row, guess)}")
         return "\n".join([*lines, file])
+
+    def _loss_title(self, row: int) -> str:
+        """Both answers, whether they agree or not, the loss, and the file."""
+        if self.ds.is_multi:
+            worst = int(np.argmax(np.abs((self.ds.y[row] > 0) - self.probs[row])))
+            lines = [self._names("true", self.ds.y[row]), self._names("predicted", self.preds[row])]
+            lines.append(f"probability of {printable(self.ds.classes[worst])}: {self.probs[row, worst]:.3f}")
+        else:
+            lines = [
+                f"true: {self._shown(row, int(self.ds.y[row]))}",
+                f"predicted: {self._shown(row, self.preds[row])}",
+            ]
+        return "\n".join([*lines, f"loss: {self._losses[row]:.3f}", _shortened(self.ds.source.name(row))])
+
+    def _names(self, what: str, has: NDArray[Any]) -> str:
+        names = [printable(self.ds.classes[k]) for k in np.flatnonzero(has > 0)]
+        return "\n".join(textwrap.wrap(f"{what}: {', '.join(names) or 'none'}", _TITLE_WIDTH))
 
     def _shown(self, row: int, number: int) -> str:
         return f"{printable(self.ds.classes[number])} {self.probs[row, number]:.3f}"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.stats
 from numpy.typing import NDArray
 
+from fastclf.interpret.tables import Cells, Table, number, plain
+from fastclf.report import counted
 from fastclf.training.head_runs import HeadSetting
 from fastclf.training.linear_heads import LinearSetting
 
@@ -17,10 +19,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Setting = HeadSetting | LinearSetting
+_KINDS = {HeadSetting: "trained", LinearSetting: "logistic regression"}
 
 
-@dataclass(frozen=True)
-class Sweep:
+@dataclass(frozen=True, repr=False)
+class Sweep(Table):
     """Settings of a head and their out-of-fold losses; prints as a table, best first.
 
     Attributes:
@@ -45,12 +48,6 @@ class Sweep:
         half = scipy.stats.t.ppf(0.975, k - 1) * self.losses.std(1, ddof=1) / np.sqrt(k)
         return np.stack([self.losses.mean(1), half], 1)
 
-    def __repr__(self) -> str:
-        """Return the table."""
-        rows = zip(self.settings, self.intervals(), strict=True)
-        lines = [f"{mean:10.6f} +- {half:.6f}   {setting}" for setting, (mean, half) in rows]
-        return "\n".join(["out-of-fold loss (95 %)     setting", *lines])
-
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the losses with their intervals, best at the top."""
         import matplotlib.pyplot as plt
@@ -63,3 +60,23 @@ class Sweep:
         ax.invert_yaxis()
         ax.set_xlabel("out-of-fold loss")
         return ax
+
+    def _columns(self) -> list[str]:
+        known = dict.fromkeys(name for setting in self.settings for name in asdict(setting))
+        return ["head", "loss", "low", "high", *known]
+
+    def _rows(self) -> list[list[Any]]:
+        columns = self._columns()
+        rows = []
+        for setting, (mean, half) in zip(self.settings, self.intervals(), strict=True):
+            values = {"head": _KINDS[type(setting)], "loss": mean, "low": mean - half, "high": mean + half}
+            rows.append([plain(value) for value in map((values | asdict(setting)).get, columns)])
+        return rows
+
+    def _parts(self) -> tuple[str, list[Cells], list[str]]:
+        cells: Cells = [["setting", "loss", "95 % interval"]]
+        for setting, (mean, half) in zip(self.settings, self.intervals(), strict=True):
+            cells.append([str(setting), number(mean), f"{number(mean - half)} to {number(mean + half)}"])
+        k = self.losses.shape[1]
+        notes = ["a best setting at the end of its grid asks for a wider grid"] if len(self.settings) > 1 else []
+        return f"out-of-fold loss of {counted(len(self.settings), 'setting')}, {k} folds, best first", [cells], notes

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastclf.files import publish_table
+from fastclf.files import given_path, publish_table
 from fastclf.report import encodable
 
 if TYPE_CHECKING:
@@ -99,6 +99,12 @@ class Table(Shown):
     def _rows(self) -> list[list[Any]]:
         raise NotImplementedError
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything in plain Python types, for JSON: title, rows and notes; None for what is undefined."""
+        title, _, notes = self._parts()
+        rows = [dict(zip(self._columns(), map(plain, row), strict=True)) for row in self._rows()]
+        return {"title": title, "rows": rows, "notes": notes}
+
     def to_frame(self) -> DataFrame:
         """Return everything as a pandas frame."""
         from pandas import DataFrame
@@ -110,6 +116,6 @@ class Table(Shown):
 
         Names of files stand in it as they are. Who opens it in a spreadsheet may meet one that begins like a formula.
         """
-        file = Path(path)
+        file = given_path(path)
         publish_table(file, self._columns(), self._rows())
         return file

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import nn
 
+from fastclf.files import given_path
 from fastclf.models import lite, torchvision_nets
 from fastclf.models.body import (
     HALF_STATS,
@@ -203,7 +204,7 @@ def build_body(arch: Architecture, pretrained: bool = True, weights: str | Path 
         BackendError: a package that the architecture or its weights come from is not installed.
     """
     arch = as_arch(arch)
-    file = None if weights is None else Path(weights).expanduser()
+    file = None if weights is None else given_path(weights)
     if arch.source == "timm":
         from fastclf.models import timm_nets
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastclf import ranks
 from fastclf.checkpoint import library_versions
 from fastclf.data.image_transforms import Transforms
 from fastclf.errors import ExportError
@@ -95,7 +96,11 @@ def write_model(
         if not worst <= TOLERANCE:
             raise ExportError(f"export: the file computes other answers than the model, off by {worst:.1e}")
 
-    publish(file, write)
+    try:
+        if ranks.is_first():
+            publish(file, write)
+    finally:
+        ranks.wait()
 
 
 def _tests(whole: FromPixels, tfms: Transforms) -> list[dict[str, Any]]:

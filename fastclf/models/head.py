@@ -26,10 +26,17 @@ class AdaptiveConcatPool2d(nn.Module):
 
 @dataclass
 class StepCounter:
-    """Which masks a head's dropouts apply: a function of seed, step, layer and position, the same on every backend."""
+    """Which masks a head's dropouts apply: a function of seed, step, layer and position, the same on every backend.
+
+    Attributes:
+        seed: of all masks.
+        step: of training.
+        first: the position in the batch of the first row: not 0 where other processes have the rows before it.
+    """
 
     seed: int = 0
     step: int = 0
+    first: int = 0
 
 
 class CounterDropout(nn.Module):
@@ -47,8 +54,9 @@ class CounterDropout(nn.Module):
         if not self.training:
             return x
         rows, cols = x.shape
-        mask = ops.dropout_mask(self.counter.seed, self.counter.step, self.layer, rows, cols, self.p, x.device)
-        return x * mask.to(x.dtype)
+        counter, end = self.counter, self.counter.first + rows
+        mask = ops.dropout_mask(counter.seed, counter.step, self.layer, end, cols, self.p, x.device)
+        return x * mask[counter.first :].to(x.dtype)
 
     def extra_repr(self) -> str:
         """Return what ``print(model)`` shows."""

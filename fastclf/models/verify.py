@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -40,7 +41,7 @@ def verify(file: str | Path, format: str | None = None) -> float:
     Raises:
         ValueError: it holds no test images, or is no file that can be read.
     """
-    path = Path(file)
+    path = Path(os.path.expanduser(file))  # noqa: PTH111  # as the rest of fastclf takes paths
     run, metadata = _opened(path, format or path.suffix.removeprefix("."))
     return largest_difference(run, metadata)
 

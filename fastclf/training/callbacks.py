@@ -26,10 +26,24 @@ class Callback:
         """Before each batch."""
 
     def on_batch_end(self, loss: float) -> bool | None:
-        """After each batch, with the smoothed training loss."""
+        """After each batch, with the smoothed training loss.
+
+        Args:
+            loss: the training loss, smoothed.
+
+        Returns:
+            True to stop the fit.
+        """
 
     def on_epoch_end(self, metrics: list[float]) -> bool | None:
-        """After each epoch, with ``[val_loss, metric, ...]``."""
+        """After each epoch, with ``[val_loss, metric, ...]``.
+
+        Args:
+            metrics: ``[val_loss, metric, ...]``.
+
+        Returns:
+            True to stop the fit.
+        """
 
     def on_train_end(self) -> None:
         """After the last epoch, also when a callback stopped the fit."""
@@ -39,7 +53,11 @@ class Callback:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take what `state_dict` gave."""
+        """Take what `state_dict` gave.
+
+        Args:
+            state: what was saved with the interrupted fit.
+        """
 
 
 def wants_batches(callback: Callback) -> bool:

@@ -9,7 +9,8 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
-from fastclf.data.loader import RowLoader
+from fastclf import ranks
+from fastclf.data.loader import RowLoader, Rows
 from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
 from fastclf.ops import HeadEngine, HeadRates, HeadSpec
@@ -25,7 +26,8 @@ _FLOP_PER_CHUNK = 2e10  # some tenths of a second: how often progress is shown
 class EngineSteps:
     """Forward, backward and update in the native head engine; equal to `AutogradSteps` up to rounding.
 
-    Takes what `unknown_to_engine` has no objection to.
+    Takes what `unknown_to_engine` has no objection to. Of processes that train together the first does it: it takes
+    less time than to share it out.
 
     Attributes:
         chunk: how many batches the loop asks for at once when nothing needs to happen between them.
@@ -62,7 +64,7 @@ class EngineSteps:
             precision=precision,
             threads=threads,
         )
-        self._loader, self._bn = loader, spec.blocks[0].bn
+        self._head, self._loader, self._bn = head, loader, spec.blocks[0].bn
         self._order = loader.order(0)
         self.step = self._done = 0
 
@@ -77,10 +79,17 @@ class EngineSteps:
         """Train on the epoch's next ``n`` batches, or those that there still are, and return their losses."""
         bs = self._loader.bs
         rows = self._order[self._done * bs : (self._done + n) * bs]
-        minimised: list[float] = self._engine.train(rows, bs, self.step, frozen_bn=not self._bn.training).tolist()
+        minimised = ranks.from_first(lambda: self._train(rows))
+        ranks.take_from_first(self._head)
         self._done += n
         self.step += len(minimised)
         return [loss / self._scale for loss in minimised]
+
+    def _train(self, rows: Rows) -> list[float]:
+        losses: list[float] = self._engine.train(
+            rows, self._loader.bs, self.step, frozen_bn=not self._bn.training
+        ).tolist()
+        return losses
 
     def state_dict(self) -> dict[str, Any]:
         """Return momenta and counters, for a fit that goes on later."""

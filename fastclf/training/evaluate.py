@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastclf.data.loader import Loader, RowLoader
+from fastclf import ranks
+from fastclf.data.loader import Batch, Loader, RowLoader
 from fastclf.data.sources.labels import Labels
 from fastclf.losses import NLL, LogitLoss
 from fastclf.models.head import Head
@@ -129,14 +130,40 @@ def scores_of(objective: Objective, loader: Loader, epoch: int = 0, what: str = 
     spec = objective.head_spec
     if spec is not None and isinstance(loader, RowLoader) and loader.ds.rows is not None and not loader.shuffle:
         return _at_their_places(predict(spec, loader.ds.rows, loader.order(epoch)), loader)
-    scores, targets = [], []
-    with torch.inference_mode():
-        for x, y in track(loader.batches(epoch), len(loader), what, "batches"):
-            scores.append(objective.scores(x).cpu())
-            targets.append(y.cpu())
-    found, y = torch.cat(scores), torch.cat(targets)
+    found, y = (_all_scores if ranks.size() == 1 else _shared_scores)(objective, loader, epoch, what)
     found = shaped_as(y, found)
     return (found, y) if loader.shuffle else _at_their_places(found, loader)
+
+
+def _all_scores(objective: Objective, loader: Loader, epoch: int, what: str) -> tuple[Tensor, Tensor]:
+    parts = list(_each(objective, loader.batches(epoch), len(loader), what))
+    scores, targets = zip(*parts, strict=True)
+    return torch.cat(scores), torch.cat(targets)
+
+
+def _shared_scores(objective: Objective, loader: Loader, epoch: int, what: str) -> tuple[Tensor, Tensor]:
+    """Compute scores of a part of the rows, and return those of all, which the other processes compute."""
+    loader.note_bad_together()
+    chunks = loader.part(epoch)
+    parts = list(_each(objective, loader.batches_of(epoch, chunks, least=1), len(chunks), what))
+    loader.note_bad_together()
+    scores, targets = (
+        (ranks.all_rows(torch.cat(part)) for part in zip(*parts, strict=True))
+        if parts
+        else (
+            ranks.all_rows(None),
+            ranks.all_rows(None),
+        )
+    )
+    assert scores is not None
+    assert targets is not None
+    return scores, targets
+
+
+def _each(objective: Objective, batches: Iterator[Batch], total: int, what: str) -> Iterator[tuple[Tensor, Tensor]]:
+    with torch.inference_mode():
+        for x, y in track(batches, total, what, "batches"):
+            yield objective.scores(x).cpu(), y.cpu()
 
 
 def _at_their_places(scores: Tensor, loader: Loader) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from fastclf import ranks
 from fastclf.errors import CheckpointError, DivergedError
 from fastclf.interrupts import Interrupts
 from fastclf.models.freezing import LayerGroups
@@ -66,7 +67,8 @@ def seeded(seed: int, module: nn.Module) -> Iterator[None]:
     try:
         counter.seed, counter.step = seed, 0
         with torch.random.fork_rng():
-            torch.manual_seed(seed)
+            # Rows of other processes get other random numbers.
+            torch.manual_seed(derived_seed(seed, "rank", ranks.rank()) if ranks.rank() else seed)
             yield
     finally:
         counter.seed, counter.step = before
@@ -145,7 +147,15 @@ class TrainLoop:
                 # Fewer batches than there were, where bad images have been found and are skipped.
                 self.done = self.done + n if len(losses) == n else self.batches
                 progress.advance(n)
-                self.interrupts.check()
+                self._check_interrupts()
+
+    def _check_interrupts(self) -> None:
+        """Let a signal through, and a callback stop the fit: in all processes where it is so in one."""
+        if ranks.size() == 1:
+            return self.interrupts.check()
+        number, stopped = ranks.agreed(self.interrupts.waiting or 0, self.stopped)
+        self.stopped = bool(stopped)
+        return self.interrupts.check(number or None)
 
     def _note(self, loss: float, step: int, *, allow_nan: bool) -> None:
         if not (allow_nan or math.isfinite(loss)):
@@ -217,7 +227,7 @@ class TrainLoop:
                     values = validate()
                 self._end_epoch(values, n_epochs, table)
                 self._save(save_state)
-                self.interrupts.check()
+                self._check_interrupts()
         except (KeyboardInterrupt, SystemExit) as stop:
             if self.interrupts.at_rest:
                 self._save(save_state)
@@ -261,6 +271,8 @@ class TrainLoop:
         self.recorder.epoch(values[0], values[1:])
         table.row(self.epoch, [self.recorder.losses[-1], *values])
         self.stopped |= self._call("on_epoch_end", values)
+        if ranks.size() > 1:
+            self.stopped = bool(ranks.agreed(self.stopped)[0])
         self.epoch, self.done = self.epoch + 1, 0
         self.finished = self.stopped or self.epoch == n_epochs
 

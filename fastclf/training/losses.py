@@ -7,6 +7,7 @@ sum over its labels, and so one rate serves one label and many.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -20,6 +21,9 @@ from fastclf.data.sources.labels import Labels
 from fastclf.losses import BCE, L1, NLL, LogitLoss
 
 T = TypeVar("T")
+
+# Losses whose targets are shares of classes that exclude each other: of zeros and ones they would make nonsense.
+_OF_ONE_LABEL = {"CrossEntropyLoss", "SoftTargetCrossEntropy", "cross_entropy"}
 
 # Losses that take logits, by package and name; their subclasses do, too.
 _OF_LOGITS = {
@@ -46,12 +50,32 @@ _OF_LOGITS = {
 
 def wants_logits(crit: object) -> bool:
     """Whether a loss is known to take logits: ours can, and so do those of torch, torchvision and timm that say so."""
-    if isinstance(crit, LogitLoss):
-        return True
-    if isinstance(crit, partial):
-        return wants_logits(crit.func)
-    kinds = [crit] if hasattr(crit, "__name__") else type(crit).__mro__
-    return any(kind.__name__ in _OF_LOGITS.get(kind.__module__.partition(".")[0], ()) for kind in kinds)
+    return isinstance(crit, LogitLoss) or any(name in _OF_LOGITS.get(package, ()) for package, name in _known_as(crit))
+
+
+def _known_as(crit: object) -> Iterator[tuple[str, str]]:
+    """Yield package and name of a function, or of an object's class and the classes that it is derived from."""
+    while isinstance(crit, partial):
+        crit = crit.func
+    for kind in [crit] if hasattr(crit, "__name__") else type(crit).__mro__:
+        yield kind.__module__.partition(".")[0], kind.__name__
+
+
+def check_targets(crit: object, labels: Labels) -> None:
+    """Raise ValueError where a loss of one label per row would take several, or numbers, as shares of classes."""
+    of_one = isinstance(crit, NLL) or any(
+        package in _OF_LOGITS and name in _OF_ONE_LABEL for package, name in _known_as(crit)
+    )
+    if of_one and (labels.is_multi or labels.is_reg):
+        name = getattr(crit, "__name__", type(crit).__name__)
+        what, remedy = (
+            ("several labels per row", "BCE()")
+            if labels.is_multi
+            else ("numbers to be predicted", "L1() or nn.MSELoss()")
+        )
+        raise ValueError(
+            f"crit: {name} is for one class per row, and these data have {what}. Leave crit out, or pass {remedy}."
+        )
 
 
 def gradient_scale(crit: object, columns: int) -> float:

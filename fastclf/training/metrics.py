@@ -65,6 +65,9 @@ def accuracy(preds: Values, targs: Values) -> float:
         preds: ``[N, C]`` log-probabilities or probabilities.
         targs: ``[N]`` class numbers.
 
+    Returns:
+        The share, in 0..1.
+
     Raises:
         ValueError: shapes or targets do not fit.
     """
@@ -74,7 +77,15 @@ def accuracy(preds: Values, targs: Values) -> float:
 
 
 def accuracy_np(preds: Values, targs: Values) -> float:
-    """Share of rows whose most probable class is the right one; the lesson's name for arrays."""
+    """Share of rows whose most probable class is the right one; the lesson's name for arrays.
+
+    Args:
+        preds: ``[N, C]`` log-probabilities or probabilities.
+        targs: ``[N]`` class numbers.
+
+    Returns:
+        The share, in 0..1.
+    """
     return accuracy(preds, targs)
 
 
@@ -99,19 +110,46 @@ def accuracy_thresh(thresh: float) -> Metric:
 
 
 def precision(preds: Values, targs: Values, thresh: float | None = None) -> float:
-    """Share of what was predicted positive that is. ``thresh``: see `fbeta`."""
+    """Share of what was predicted positive that is. ``thresh``: see `fbeta`.
+
+    Args:
+        preds: ``[N, C]`` (log-)probabilities.
+        targs: ``[N]`` class numbers, or ``[N, C]`` of zeros and ones.
+        thresh: see `fbeta`.
+
+    Returns:
+        The share, in 0..1.
+    """
     hits, predicted, _ = _counts("precision", preds, targs, thresh)
     return _mean_ratio(hits, predicted)
 
 
 def recall(preds: Values, targs: Values, thresh: float | None = None) -> float:
-    """Share of what is positive that was predicted so. ``thresh``: see `fbeta`."""
+    """Share of what is positive that was predicted so. ``thresh``: see `fbeta`.
+
+    Args:
+        preds: ``[N, C]`` (log-)probabilities.
+        targs: ``[N]`` class numbers, or ``[N, C]`` of zeros and ones.
+        thresh: see `fbeta`.
+
+    Returns:
+        The share, in 0..1.
+    """
     hits, _, positive = _counts("recall", preds, targs, thresh)
     return _mean_ratio(hits, positive)
 
 
 def f1(preds: Values, targs: Values, thresh: float | None = None) -> float:
-    """Harmonic mean of precision and recall. ``thresh``: see `fbeta`."""
+    """Harmonic mean of precision and recall. ``thresh``: see `fbeta`.
+
+    Args:
+        preds: ``[N, C]`` (log-)probabilities.
+        targs: ``[N]`` class numbers, or ``[N, C]`` of zeros and ones.
+        thresh: see `fbeta`.
+
+    Returns:
+        The score, in 0..1.
+    """
     hits, predicted, positive = _counts("f1", preds, targs, thresh)
     return _mean_ratio(2 * hits, predicted + positive)
 
@@ -125,6 +163,9 @@ def fbeta(beta: float, thresh: float | None = None) -> Metric:
         beta: weight of recall, above 0: 2 for F2.
         thresh: probability above which a label is predicted. Several labels: .5 by default. One label and two classes:
             of the second class; the more probable class by default. One label and more classes: not taken.
+
+    Returns:
+        A function of predictions and targets.
     """
     if not beta > 0:
         raise ValueError(f"fbeta: beta must be above 0, got {beta}. Use 2 for F2.")
@@ -149,6 +190,9 @@ def mean_average_precision(preds: Values, targs: Values) -> float:
         preds: ``[N, C]`` probabilities (or logits).
         targs: ``[N, C]`` of zeros and ones.
 
+    Returns:
+        The mean, in 0..1.
+
     Raises:
         ValueError: shapes do not fit.
     """
@@ -163,6 +207,13 @@ def log_loss(preds: Values, targs: Values) -> float:
 
     Probabilities are kept the machine precision of their type away from 0 and 1, so one certain mistake is costly, not
     infinite.
+
+    Args:
+        preds: ``[N, C]`` (log-)probabilities.
+        targs: ``[N]`` class numbers, or ``[N, C]`` of zeros and ones.
+
+    Returns:
+        The loss, 0 at best.
     """
     p, y = _arrays("log_loss", preds, targs)
     if _has_nan(p):

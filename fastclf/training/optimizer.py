@@ -76,7 +76,11 @@ class SGDR(Optimizer):
         self._others: list[int] = []  # positions of the tensors that are updated one by one
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; see `torch.optim.Optimizer.add_param_group`."""
+        """Add a group; see `torch.optim.Optimizer.add_param_group`.
+
+        Args:
+            param_group: its tensors as ``params``, and what differs from the defaults.
+        """
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         group["schedule"] = as_schedule(group["schedule"])
@@ -94,6 +98,12 @@ class SGDR(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Update every tensor that has a gradient.
+
+        Args:
+            closure: computes the loss and its gradients again.
+
+        Returns:
+            What ``closure`` gives; None without one.
 
         Raises:
             ValueError: a gradient is sparse; a graph is being captured and no such step has been made before, or with
@@ -121,7 +131,11 @@ class SGDR(Optimizer):
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Let every parameter that has an average hold it inside of a `with` block, to evaluate or to save."""
+        """Let every parameter that has an average hold it inside of a `with` block, to evaluate or to save.
+
+        Returns:
+            A context manager.
+        """
         pairs = [(p, state[_AVERAGE]) for p, state in self.state.items() if _AVERAGE in state]
         _exchange(pairs)
         try:

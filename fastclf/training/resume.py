@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastclf import ranks
 from fastclf.checkpoint import load_checkpoint, read_info, save_checkpoint
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.dataset import Dataset
 from fastclf.errors import CheckpointError
 from fastclf.losses import BCE, L1, NLL
-from fastclf.report import log
+from fastclf.report import counted, log
 from fastclf.training.loop import TrainLoop
 from fastclf.training.metrics import name_of
 
@@ -46,6 +47,7 @@ class FitState:
             CheckpointError: the file is damaged, holds a model without a fit, or a fit that cannot go on here because
                 something differs; says what.
         """
+        ranks.wait()  # until the first has written what it was writing
         try:
             fit = read_info(self.path).get("fit")
         except FileNotFoundError:
@@ -70,7 +72,7 @@ class FitState:
             raise CheckpointError(f"fit: the state of the fit in {self.path} is damaged: a counter is not a number")
         loop = state["loop"]
         what = "is over" if loop["finished"] else "goes on"
-        log(f"fit: {self.path.name!r} {what} after {loop['steps']['step']} steps")
+        log(f"fit: {self.path.name!r} {what} after {counted(loop['steps']['step'], 'step')}")
         return state
 
     def write(
@@ -104,8 +106,9 @@ class FitState:
         """
         try:
             loop.load_state_dict(state["loop"])
-            torch.set_rng_state(state["generators"]["cpu"])
-            if device.type == "cuda":
+            if ranks.is_first():  # the others' generators go on as they were seeded
+                torch.set_rng_state(state["generators"]["cpu"])
+            if device.type == "cuda" and ranks.is_first():
                 torch.cuda.set_rng_state(state["generators"]["cuda"], device)
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"fit: the state of the fit in {self.path} is damaged: {error!r}") from error

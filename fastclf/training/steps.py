@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fastclf import ranks
+from fastclf.data.loader import Rows
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.net import head_of
 from fastclf.models.precision import compute_dtype
 from fastclf.ops import rate
 from fastclf.report import warn
 from fastclf.schedules import Schedule
+from fastclf.training.batch_norm import WholeBatchNorm
 from fastclf.training.evaluate import Objective
 from fastclf.training.optimizer import SGDR
 
@@ -50,6 +53,9 @@ class Rates:
 class AutogradSteps:
     """Forward, backward and update, one batch at a time.
 
+    Of processes that train together, each runs the network on its slice of every batch. The loss is that of the whole
+    batch in all of them, whatever the loss function; so their gradients add up to those of the whole batch.
+
     A step whose gradients overflow in fp16 is left out: it changes nothing, and the schedule does not advance.
 
     Attributes:
@@ -69,14 +75,32 @@ class AutogradSteps:
         self.precision = str(dtype).removeprefix("torch.")
         self._scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
         self._epoch: Iterator[tuple[Tensor, Tensor]] = iter(())
-        self._batches: Iterator[tuple[Tensor, Tensor]] = iter(())
+        self._batches: Iterator[tuple[Tensor, Tensor, list[int] | None]] = iter(())
         self._head = head_of(objective.module)
         self.step = self._skipped = 0
 
     def start_epoch(self, epoch: int, done: int = 0) -> None:
         """Begin epoch ``epoch`` of the loader's order, after its first ``done`` batches."""
-        self._epoch = self.loader.batches(epoch)
-        self._batches = islice(self._epoch, done, None)
+        if ranks.size() == 1:
+            self._epoch = self.loader.batches(epoch)
+            self._batches = ((x, y, None) for x, y in islice(self._epoch, done, None))
+            return
+        self.loader.note_bad_together()
+        # Batches that are over are not read; where images of theirs are bad, that is known by now.
+        chunks, slices = self.loader.chunks(epoch)[done:], self.loader.slices(epoch)[done:]
+        self._epoch = self.loader.batches_of(epoch, slices, least=0)
+        self._batches = self._shared(self._epoch, chunks)
+
+    def _shared(
+        self, slices: Iterator[tuple[Tensor, Tensor]], chunks: Sequence[Rows]
+    ) -> Iterator[tuple[Tensor, Tensor, list[int]]]:
+        """Yield this process's slice of each batch, and how many rows of it each process has."""
+        for (x, y), rows in zip(slices, chunks, strict=True):
+            counts = ranks.counts(len(y))
+            if sum(counts) < len(rows):
+                self.loader.note_bad_together()
+            if sum(counts) > self.loader.drop_single:
+                yield x, y, counts
 
     def end_epoch(self) -> None:
         """Give back what the loader uses for an epoch, at once also when the epoch was left early."""
@@ -86,21 +110,38 @@ class AutogradSteps:
 
     def run(self, n: int) -> list[float]:
         """Train on the epoch's next ``n`` batches, or those that there still are, and return their losses."""
-        return [self._one(x, y) for x, y in islice(self._batches, n)]
+        return [self._one(*batch) for batch in islice(self._batches, n)]
 
-    def _one(self, x: Tensor, y: Tensor) -> float:
+    def _one(self, x: Tensor, y: Tensor, counts: Sequence[int] | None) -> float:
         if not isinstance(self.optimizer, SGDR):
             _set_rates(self.optimizer, self.rates, self.step)
         if self._head is not None:
             self._head.counter.step = self.step
-        minimised, loss = self.objective.training_loss(self.objective.scores(x), y)
+        scores, y = self._scores(x, y, counts)
+        minimised, loss = self.objective.training_loss(scores, y)
         self._scaler.scale(minimised).backward()  # type: ignore[no-untyped-call]
+        if counts is not None:
+            ranks.add_up([p.grad for p in self._parameters if p.grad is not None])
         if self.rates.clip is not None:
             self._scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self._parameters, self.rates.clip)
         self._update()
         self.optimizer.zero_grad(set_to_none=True)
         return float(loss.detach())
+
+    def _scores(self, x: Tensor, y: Tensor, counts: Sequence[int] | None) -> tuple[Tensor, Tensor]:
+        """Compute the scores of a batch, and return them with its targets; in several processes those of all rows."""
+        if counts is None:
+            return self.objective.scores(x), y
+        if self._head is not None:
+            self._head.counter.first = sum(counts[: ranks.rank()])
+        try:
+            with WholeBatchNorm():
+                scores = self.objective.scores(x)
+        finally:
+            if self._head is not None:
+                self._head.counter.first = 0
+        return ranks.rows(scores, counts), ranks.rows(y, counts)
 
     def _update(self) -> None:
         scale = self._scaler.get_scale()

@@ -120,20 +120,32 @@ def test_a_folder_that_others_can_write_into_is_not_touched(data):
         prune(data, keep=0)
 
 
+@pytest.mark.parametrize("limit", [-1, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["keep", "older_than"])
+def test_a_limit_that_makes_no_sense_removes_nothing(data, name, limit):
+    before = left(data)
+    with pytest.raises(ValueError, match=f"prune: {name} must be"):
+        prune(data, **{name: limit})
+    assert left(data) == before
+
+
 def test_the_command(data, capsys):
     assert main(["cache", "list", str(data)]) == 0
     shown = capsys.readouterr().out.splitlines()
-    assert len(shown) == 2
-    assert "30 rows" in shown[0]
-    assert "used 0 days ago" in shown[0]
-    assert shown[1].endswith(str(stores_of(data)[1]))
+    assert shown[0].split() == ["activations", "of", "rows", "MB", "days", "unused", "folder"]
+    assert len(shown) == 3
+    assert shown[1].split()[-4:-1] == ["30", "0.0", "0"]
+    assert shown[2].endswith(str(stores_of(data)[1]))
     assert main(["cache", "prune", str(data), "--keep", "1kB", "--older-than", "9.5"]) == 0
     assert capsys.readouterr().out.startswith("freed 0.0 MB\n")
     assert left(data) == [[*range(10)], []]
     assert main(["cache", "prune", "--keep=0"]) == 0
     assert main(["cache", "list", "--keep=0"]) == 1
-    with pytest.raises(SystemExit):
-        main(["cache", "prune", "--keep", "much"])
+    capsys.readouterr()
+    for size in ("much", "1.2.3MB", ".", "-1", "²GB"):
+        with pytest.raises(SystemExit):
+            main(["cache", "prune", f"--keep={size}"])
+        assert f"{size!r} must be a size such as 500MB or 2GB" in capsys.readouterr().err
 
 
 def test_the_list_says_what_rows_were_computed_with(tmp_path, monkeypatch, capsys):

@@ -76,6 +76,42 @@ def test_plots_name_class_prediction_and_probability(results):
     assert results.plot_most_incorrect("dog").get_suptitle() == "Most incorrect: dog (none)"
 
 
+def test_top_losses_are_those_of_scikit_learn(rng, tmp_path):
+    from sklearn.metrics import log_loss
+
+    n = 120
+    probs, y = rng.dirichlet(np.ones(3), n), rng.integers(0, 3, n)
+    probs[11] = np.nan
+    found = ImageModelResults(dataset(blank(tmp_path, n), y), np.log(probs))
+    rows = [i for i in range(n) if i != 11]
+    losses = {i: log_loss(y[i : i + 1], probs[i : i + 1], labels=[0, 1, 2]) for i in rows}
+    assert found.top_losses(20).tolist() == sorted(rows, key=lambda i: -losses[i])[:20]
+    assert len(found.top_losses(500)) == n - 1
+    targets = rng.integers(0, 2, (n, 3)).astype(np.float32)
+    several = ImageModelResults(Dataset(blank(tmp_path, n), Labels(targets, NAMES, is_multi=True)), probs)
+    losses = {i: log_loss(targets[i], probs[i], labels=[0, 1]) for i in rows}
+    assert several.top_losses().tolist() == sorted(rows, key=lambda i: -losses[i])[:9]
+
+
+def test_plot_top_losses_says_what_is_true_and_what_was_predicted(results, tmp_path):
+    figure = results.plot_top_losses(2)
+    assert titles(figure) == [
+        "true: cat 0.010\npredicted: dog 0.900\nloss: 4.605\nrow 3",
+        "true: cat 0.300\npredicted: dog 0.600\nloss: 1.204\nrow 2",
+    ]
+    assert figure.get_suptitle() == "Top losses, with probabilities"
+    assert len(titles(results.plot_top_losses())) == 6
+    several = Dataset(blank(tmp_path, 3), Labels(np.float32([[1, 0, 1], [0, 0, 0], [0, 1, 0]]), NAMES, is_multi=True))
+    found = ImageModelResults(several, np.array([[0.0, 0.6, 0.2], [0.1, 0.4, 0.3], [np.nan] * 3]))
+    loss = (100 - np.log(0.4) - np.log(0.2)) / 3
+    assert titles(found.plot_top_losses()) == [
+        f"true: cat, owl\npredicted: dog\nprobability of cat: 0.000\nloss: {loss:.3f}\nrow 0",
+        f"true: none\npredicted: none\nprobability of dog: 0.400\nloss: {-np.log([0.9, 0.6, 0.7]).mean():.3f}\nrow 1",
+    ]
+    nothing = ImageModelResults(dataset(blank(tmp_path, 0), np.zeros(0, int)), np.zeros((0, 3)))
+    assert nothing.plot_top_losses().get_suptitle() == "Top losses, with probabilities (none)"
+
+
 def test_images_are_read_from_files_and_from_arrays(tmp_path, rng):
     arrays = rng.integers(0, 256, (2, 6, 5, 3), np.uint8)
     for i, image in enumerate(arrays):

@@ -14,6 +14,7 @@ from fastclf.data.sources.arrays import ArraySource, pixels_hint
 from fastclf.data.sources.labels import Labels, check_classes, warn_absent
 from fastclf.data.sources.source import Source
 from fastclf.errors import DataError, LabelError
+from fastclf.files import given_path
 from fastclf.report import log
 
 _BLOCK_BYTES = 1 << 26
@@ -83,7 +84,7 @@ def _as_x(x: Any, name: str) -> npt.NDArray[Any]:
 
 def _mapped(file: str | os.PathLike[str], name: str) -> npt.NDArray[Any]:
     try:
-        return np.lib.format.open_memmap(os.fspath(file), mode="r")
+        return np.lib.format.open_memmap(given_path(file), mode="r")
     except (ValueError, EOFError, SyntaxError) as error:  # numpy reads the header as a Python literal
         raise DataError(
             f"from_arrays: {name} x: {file} is not a .npy file of numbers: {error}. Save it anew."

@@ -131,7 +131,12 @@ class RandomLighting(PixelAugmentation):
         check_range("RandomLighting", "contrast", self.contrast, 0, 10, "Pass a share, e.g. 0.05.")
 
     def parameters(self, u: Floats, sz: int) -> Floats:
-        """Return b and c, ``[N, 2]``."""
+        """Return b and c, ``[N, 2]``.
+
+        Args:
+            u: see `Augmentation.parameters`, as ``sz``.
+            sz: see there.
+        """
         change = (2 * u[:, 1] - 1) * self.contrast
         factor = np.where(change >= 0, 1 + change, 1 / (1 + np.abs(change)))
         return np.stack([(2 * u[:, 0] - 1) * self.balance, factor], axis=1)
@@ -163,7 +168,12 @@ class RandomBlur(PixelAugmentation):
         object.__setattr__(self, "strengths", strengths)
 
     def parameters(self, u: Floats, sz: int) -> npt.NDArray[np.int32]:
-        """Return the width of the Gaussian, ``[N]``; 1 for none."""
+        """Return the width of the Gaussian, ``[N]``; 1 for none.
+
+        Args:
+            u: see `Augmentation.parameters`, as ``sz``.
+            sz: see there.
+        """
         widths = 2 * np.array(self.strengths, np.int32) - 1
         return np.where(u[:, 0] < self.p, widths[(u[:, 1] * len(widths)).astype(np.int64)], np.int32(1))
 
@@ -192,7 +202,12 @@ class Cutout(PixelAugmentation):
         return 2 * self.n_holes
 
     def parameters(self, u: Floats, sz: int) -> Floats:
-        """Return the holes' upper left corners (y, x, y, x, ...), ``[N, 2 n_holes]``."""
+        """Return the holes' upper left corners (y, x, y, x, ...), ``[N, 2 n_holes]``.
+
+        Args:
+            u: see `Augmentation.parameters`, as ``sz``.
+            sz: see there.
+        """
         return np.floor(u * sz) - self.length // 2
 
     def nodes(self, dali: Any, images: Any, parameters: Any, white: float) -> Any:

@@ -148,7 +148,12 @@ class PixelAugmentation(Augmentation):
         raise NotImplementedError
 
     def apply(self, x: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
-        """Return `pixels`, clipped to 0..1; raise ValueError where they are no batch of the same kind."""
+        """Return `pixels`, clipped to 0..1; raise ValueError where they are no batch of the same kind.
+
+        Args:
+            x: crops ``[N, 3, sz, sz]`` of 0..1.
+            parameters: what `parameters` gave for them.
+        """
         with torch.no_grad():
             out = self.pixels(x, parameters)
             if not isinstance(out, torch.Tensor) or out.shape != x.shape or out.dtype != x.dtype:

@@ -76,10 +76,8 @@ class CheckReport:
         alike = [f"{one!r} and {other!r}" for one, other in self.lookalikes]
         uneven = imbalance(trained, UNEVEN)
         if few:
-            yield (
-                f"{len(few)} class(es) have fewer than {NEAR_EMPTY} training images: {_names(few)}. Add images, or put "
-                "what is rare into one class"
-            )
+            remedy = "Add images" if len(few) == len(trained) else "Add images, or put what is rare into one class"
+            yield f"{len(few)} class(es) have fewer than {NEAR_EMPTY} training images: {_names(few)}. {remedy}"
         if unmeasured:
             yield (
                 f"{len(unmeasured)} class(es) have no image in valid, so nothing is measured for them: "

@@ -10,12 +10,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from fastclf import ranks
 from fastclf.data.bad_images import BadImages, note_together
 from fastclf.data.dataset import Dataset
 from fastclf.data.validation.scan_cache import Verdict
 from fastclf.data.validation.verified import VerifiedImages
 from fastclf.errors import BadImageError
-from fastclf.report import Progress
+from fastclf.report import Progress, counted
 
 
 @dataclass
@@ -37,7 +38,7 @@ class ScanReport:
     def __str__(self) -> str:
         """Describe it in one line."""
         odd = "".join(f", {count} {what}" for what, count in self.odd.most_common())
-        return f"{self.n:,} images, {self.decoded:,} decoded now, {len(self.bad)} bad{odd}"
+        return f"{counted(self.n, 'image')}, {self.decoded:,} decoded now, {len(self.bad)} bad{odd}"
 
 
 def scan_sets(sets: Sequence[Dataset], num_threads: int, *, raises: bool = True) -> ScanReport:
@@ -62,6 +63,8 @@ def scan_sets(sets: Sequence[Dataset], num_threads: int, *, raises: bool = True)
         for ds in sets:
             images, rows = VerifiedImages(ds.source, num_threads), ds.bad.good_rows().tolist()
             try:
+                if ranks.size() > 1:
+                    images.share(rows, ds.bad.max_pixels)
                 bad = images.bad(rows, ds.bad.max_pixels, done=progress.advance)
             finally:
                 images.cache.save()

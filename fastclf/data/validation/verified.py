@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fastclf import ranks
 from fastclf.data.dataset import Dataset
 from fastclf.data.decode.process import Decoded, Task, decode
 from fastclf.data.sources.names import printable
@@ -81,6 +83,16 @@ class VerifiedImages:
             self._decode(new, max_pixels, anew, done)
             bad |= {row: why for row in new if (why := self.verdict(row).reason(max_pixels))}
         return bad
+
+    def share(self, rows: Sequence[int], max_pixels: int) -> None:
+        """Decode what is new together with the other processes: each a part, of which all get the verdicts."""
+        mine = rows[ranks.share(len(rows))]
+        self.bad(mine, max_pixels)
+        names = [self._source.name(row) for row in mine]
+        for found in ranks.gather({name: known for name in names if (known := self.cache.get(name)) is not None}):
+            for name, verdict in found.items():
+                if self.cache.get(name) != verdict:
+                    self.cache.put(name, verdict)
 
     def verdict(self, row: int) -> Verdict:
         """Return what is known of an image, after `bad`."""
@@ -264,6 +276,21 @@ class DatasetImages:
         Raises:
             ChangedError: an image cannot be read any more.
         """
+        if ranks.size() == 1:
+            return self._contents(rows)
+        parts = ranks.gather(self._contents_or_error(rows[ranks.share(len(rows))]))
+        for part in parts:
+            if isinstance(part, ChangedError):  # in all processes, wherever it was found
+                raise part
+        return [digest for digests, _ in parts for digest in digests], np.concatenate([part for _, part in parts])
+
+    def _contents_or_error(self, rows: Rows) -> Any:
+        try:
+            return self._contents(rows)
+        except ChangedError as error:
+            return error
+
+    def _contents(self, rows: Rows) -> tuple[list[bytes], Rows]:
         if self._ds.images is not None:
             return [self._ds.source.digest(row) for row in rows.tolist()], np.zeros((len(rows), 3), np.int64)
         versions = [self._verified.verdict(row)[:3] for row in rows.tolist()]

@@ -48,6 +48,8 @@ class FrozenBody:
     def features(self, body: Body, x: Tensor) -> Tensor:
         """Return features ``[B, F]`` of images ``x [B, 3, h, w]``."""
         starts_threads("features")
+        if not len(x):  # a process that has no image of a batch
+            return _in_torch(body, x)
         modules = list(body.modules())
         if any(module.training for module in modules) or not _takes(modules, x):
             self.release()

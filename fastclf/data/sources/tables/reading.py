@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from fastclf.errors import DataError
+from fastclf.files import given_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,7 +90,7 @@ def find_csv(csv_fname: str | os.PathLike[str], path: Path) -> Path:
         FileNotFoundError: it is in neither.
         ValueError: another file of that name is in each.
     """
-    here, there = Path(csv_fname), path / csv_fname
+    here, there = given_path(csv_fname), path / csv_fname
     found = [file for file in (here, there) if file.is_file()]
     if not found:
         where = f"{here}" if here == there else f"{here}, and none {there}"

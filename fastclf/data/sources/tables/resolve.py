@@ -24,7 +24,7 @@ from fastclf.data.sources.tables.parts import TEST, VALID, parts_of
 from fastclf.data.sources.tables.reading import LabelTable, join
 from fastclf.data.sources.tables.rules import TableRules
 from fastclf.errors import LabelError
-from fastclf.report import log, warn
+from fastclf.report import counted, log, warn
 
 MISSING_NAME = "missing_images.csv"
 
@@ -95,7 +95,8 @@ def labelled_by_table(
         result = replace(result, val_idxs=_held_out(table.name, candidates, val_pct, seed))
     unused = len(set(found.images).difference(result.names, result.test_names))
     if unused:
-        log(f"{table.name}: {unused} images in {found.folder} have no row and are not used")
+        verbs = ("has", "is") if unused == 1 else ("have", "are")
+        log(f"{table.name}: {counted(unused, 'image')} in {found.folder} {verbs[0]} no row and {verbs[1]} not used")
     return replace(result, ignored=found.ignored | {"images without a row": unused})
 
 
@@ -192,7 +193,8 @@ def _held_out(name: str, values: Values, val_pct: float, seed: int) -> npt.NDArr
 
 def _say(table: LabelTable, columns: Columns, values: Values, labels: Labels, remarks: Sequence[str]) -> None:
     """Describe in one line how the table was read."""
-    parts = [f"{table.name}: {len(table.rows):,} rows, files in column {table.title(columns.file)}", values.how]
+    rows = counted(len(table.rows), "row")
+    parts = [f"{table.name}: {rows}, files in column {table.title(columns.file)}", values.how]
     if not values.is_reg:
         parts.append(f"{labels.c:,} classes")
     if columns.unused:

@@ -1,0 +1,61 @@
+"""What the commands that answer from cached activations share: options, the learner, and how an answer is shown."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from fastclf.commands.data import add_data_arguments, add_network_arguments, arch_named, new_folder, read_data
+from fastclf.files import given_path
+from fastclf.report import log, log_to_stderr, show
+
+if TYPE_CHECKING:
+    from fastclf.conv_learner import ConvLearner
+    from fastclf.interpret.tables import Table
+
+
+def add_answer_arguments(parser: argparse.ArgumentParser, *, writes: str) -> None:
+    """Add the options of an answer: how it is shown, and the folder that holds ``writes``."""
+    parser.add_argument("-o", "--out", type=given_path, metavar="FOLDER", help=f"a new folder for {writes}")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+
+
+def add_learner_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which images, and which body."""
+    add_data_arguments(parser)
+    add_network_arguments(parser)
+
+
+def start(arguments: argparse.Namespace) -> None:
+    """Keep stdout for the answer, and refuse a folder that is not new before anything is computed."""
+    log_to_stderr()
+    if arguments.out is not None:
+        new_folder(arguments.out)
+
+
+def learner(arguments: argparse.Namespace) -> ConvLearner:
+    """Return a learner with cached activations of the images that the options name."""
+    from fastclf import ConvLearner, tfms_from_model
+
+    arch = arch_named(arguments.arch)
+    data = read_data(arguments, tfms_from_model(arch, arguments.sz), on_bad=arguments.on_bad)
+    log(repr(data))
+    return ConvLearner.pretrained(arch, data, precompute=True, weights=arguments.weights)
+
+
+def answer(arguments: argparse.Namespace, found: Table, plots: Mapping[str, Any]) -> None:
+    """Show an answer; write its table as CSV and its plots, functions by name, where there is a folder for them."""
+    if arguments.out is not None:
+        import matplotlib as mpl
+
+        from fastclf.interpret.figure import save_figure
+
+        mpl.use("Agg")
+        out = new_folder(arguments.out)
+        for name, plot in plots.items():
+            save_figure(plot(), out / "plots" / f"{name}.png")
+        found.to_csv(out / f"{arguments.command}.csv")
+        log(f"saved {arguments.out}")
+    show(json.dumps(found.to_dict(), ensure_ascii=False) if arguments.json else str(found))

@@ -1,0 +1,21 @@
+"""``fastclf curve``."""
+
+from __future__ import annotations
+
+import argparse
+
+from fastclf.commands.answers import add_answer_arguments, add_learner_arguments, answer, learner, start
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_learner_arguments(parser)
+    parser.add_argument("--k", type=int, default=5, help="folds of the training images")
+    add_answer_arguments(parser, writes="curve.csv and the plot")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Show what `learn.learning_curve` finds."""
+    start(arguments)
+    found = learner(arguments).learning_curve(arguments.k)
+    answer(arguments, found, {"curve": found.plot})
