@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -103,7 +104,8 @@ def trained(learn: ConvLearner, epochs: int) -> dict[str, float]:
     seconds = time.perf_counter() - start
     rows = learn.data.trn_ds.rows
     assert rows is not None
-    run = {"loss": loss, "accuracy": metric, "seconds": seconds, "file mb": rows.nbytes / 1e6}
+    mb = math.prod(rows.shape) * rows.dtype.itemsize / 1e6
+    run = {"loss": loss, "accuracy": metric, "seconds": seconds, "file mb": mb}
     if learn.views > 1:
         preds, y = learn.TTA(n_aug=VIEWS)
         run |= averaged(learn, preds, y)

@@ -207,6 +207,28 @@ def unfreeze_table(infos: list[Info]) -> str:
     return _table(("training images", "frozen", *columns), rows)
 
 
+def depth_table(infos: list[Info]) -> str:
+    """Seconds, size and result of training layer group 1 and the head: on feature maps, and on images."""
+    rows = [
+        (
+            f"{info['images']:,} at {info['sz']}",
+            way,
+            f"{run['pass seconds']:.1f}" if run["mb"] else "",
+            f"{run['epoch seconds']:.2f}",
+            f"{run['epoch processor seconds']:.2f}",
+            f"{run['pass seconds'] + info['epochs'] * run['epoch seconds']:.1f}",
+            f"{run['mb']:,.0f} MB" if run["mb"] else "",
+            f"{run['accuracy']:.3f}",
+            f"{run['loss']:.4f}",
+        )
+        for info in infos
+        for way, run in info["runs"].items()
+    ]
+    both = f"with {infos[0]['epochs']} epochs, s"
+    columns = ("images", "from", "pass, s", "epoch, s", "of the processor", both, "maps", "accuracy", "log loss")
+    return _table(columns, rows)
+
+
 def scan_table(infos: list[Info]) -> str:
     """The scan against decoding the same files."""
     rows = [
@@ -231,6 +253,7 @@ KINDS: dict[str, tuple[str, Callable[[list[Info]], str]]] = {
     "tta": ("bench_views", tta_table),
     "scan": ("bench_scan", scan_table),
     "unfreeze": ("bench_unfreeze", unfreeze_table),
+    "depth": ("bench_depth", depth_table),
 }
 """Marker -> how the names of its benchmarks begin, and what makes a table of them."""
 

@@ -108,8 +108,7 @@ class Auditing(Evaluating):
         Raises:
             ValueError: there are none, or the labels are numbers.
         """
-        if not self.data.has_rows:
-            raise ValueError(f"{call}: needs cached activations. Set learn.precompute = True first.")
+        self._need_features(call)
         refuse_numbers(call, self.data.trn_ds.labels)
         return dict(self.data._sets)
 

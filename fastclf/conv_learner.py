@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from fastclf.activations.crossover import rates
 from fastclf.activations.fill import places_for
 from fastclf.activations.precompute import activations
 from fastclf.activations.segment import DTYPES
@@ -30,6 +31,7 @@ from fastclf.models.archs import Architecture, build_bodies
 from fastclf.models.body import Body
 from fastclf.models.export import write_model
 from fastclf.models.freezing import LayerGroups
+from fastclf.models.halves import EarlyBody, early_bodies, late_body, uncut
 from fastclf.models.joined_body import JoinedBody
 from fastclf.models.net import Net
 from fastclf.models.precision import autocast
@@ -56,7 +58,7 @@ class ConvLearner(LearnerWithHead):
 
     Attributes:
         model: the whole network, images to predictions; ``model.body`` and ``model.head`` are its parts.
-        precompute: whether the head trains on cached activations; may be assigned at any time.
+        precompute: whether what is frozen is cached and what trains does so on it; may be assigned at any time.
         views: how many augmented views of every image precompute keeps; 1 for the plain images alone.
     """
 
@@ -79,7 +81,7 @@ class ConvLearner(LearnerWithHead):
         self.head = model.head
         self.views = int(views)
         self._act_dtype, self._tmp_name = act_dtype, tmp_name
-        self._rows: ImageClassifierData | None = None
+        self._cached: Stage | None = None
         self._head_groups = LayerGroups([self.head], heads=1)
         self._trained_with: Statistics | None = None
         model.body.to(memory_format=torch.channels_last)  # faster than channels first, on processors as on GPUs
@@ -112,7 +114,8 @@ class ConvLearner(LearnerWithHead):
                 them, whose features of the same images stand side by side, see `JoinedBody`. The data's transforms are
                 those of the first.
             data: images.
-            precompute: runs the body once, keeps its pooled features in a file, and trains the head on them.
+            precompute: runs the body once, keeps its pooled features in a file, and trains the head on them; see
+                `precompute` for other layers.
             views: with 1, precompute keeps the features of the images as they are, and augmentation has no effect.
                 With K > 1, it keeps those of K augmented views of every training image, the ones that ``trn_dl``
                 samples in epochs 0 to K - 1; each epoch of training takes one view of each image, chosen by
@@ -156,22 +159,79 @@ class ConvLearner(LearnerWithHead):
 
     @property
     def precompute(self) -> bool:
-        """Whether the head trains on cached activations instead of the whole network on images."""
-        return self._rows is not None
+        """Whether what is frozen has been computed once, and what trains does so on that instead of on images.
+
+        While the head alone trains, that are pooled features; after ``freeze_to(1)``, the feature maps that group 1
+        trains on: `freeze`, `freeze_to` and `load` bring those that belong to the new state. Maps are larger by far;
+        their size is logged before they are computed, and afterwards how fast they and the images come.
+
+        Raises:
+            ValueError: nothing is frozen; or group 0 alone is, of a network that cannot be cut there: a transformer, or
+                one of timm.
+        """
+        return self._cached is not None
 
     @precompute.setter
     @long_call("what was computed is kept; do it again to go on.")
     def precompute(self, on: bool) -> None:
         check_flag("ConvLearner", "precompute", on)
-        self._rows = self._cached_rows() if on else None
+        self._cached = self._cached_stage() if on else None
 
     @long_call("what was computed is kept; call it again.")
     def _refresh_rows(self) -> None:
-        """Compute activations again after the body or the data has changed, where they are in use."""
-        if self._rows is not None:
-            self._rows = self._cached_rows()
+        """Compute activations again after the body, what is frozen of it or the data has changed, where in use."""
+        if self._cached is not None:
+            self._cached = None  # an error leaves nothing that is out of date
+            self._cached = self._cached_stage()
 
-    def _cached_rows(self) -> ImageClassifierData:
+    def _cached_stage(self) -> Stage:
+        if self.groups.frozen_to == 0:
+            raise ValueError(
+                "precompute: all layers train, so nothing can be cached. Call learn.freeze() to train the head on "
+                "pooled features, or learn.freeze_to(1) to train group 1 and the head on feature maps."
+            )
+        body, data = self.model.body, self._data
+        if self.groups.frozen_to > 1:
+            # Each body's are kept by themselves, so that another combination computes only what is new.
+            parts = [Net(part, nn.Identity()) for part in body.parts] if len(body.parts) > 1 else [self.model]
+            return Stage(self.head, self._head_groups, self._cached_rows(parts))
+        if uncut(body):
+            raise ValueError(
+                f"precompute: {', '.join(uncut(body))} cannot be cut between its layer groups. Call learn.freeze() to "
+                "train the head on pooled features, or leave precompute off."
+            )
+        assert data.tfms is not None
+        early = early_bodies(body, data.tfms[1].sz)
+        nets = [Net(part, nn.Identity()) for part in early]
+        self._log_size(early)
+        stage = Stage(Net(late_body(body, early), self.head), self.groups, self._cached_rows(nets))
+        self._log_crossover(early, stage.data)
+        return stage
+
+    def _log_size(self, early: Sequence[EarlyBody]) -> None:
+        data, row = self._data, sum(part.n_features for part in early) * np.dtype(self._act_dtype).itemsize
+        others = len(data.val_ds) + (0 if data.test_ds is None else len(data.test_ds))
+        rows = self.views * len(data.trn_ds) + (others if self.views == 1 else (1 + self.views) * others)
+        shapes = " and ".join("{2} x {0} x {1}".format(*part.shape) for part in early)
+        log(f"precompute: feature maps of {shapes}, {row / 1e3:,.0f} KB each, {rows * row / 1e6:,.1f} MB in all")
+
+    def _log_crossover(self, early: Sequence[EarlyBody], rows: ImageClassifierData) -> None:
+        loader, maps = self._data.trn_dl, rows.trn_ds.rows
+        assert isinstance(loader, ImageLoader)
+        assert maps is not None
+        found = rates(JoinedBody(early) if len(early) > 1 else early[0], loader, maps)
+        if found is None:
+            return
+        line = "precompute: feature maps are read at {:,.0f} images/s, and computed from images at {:,.0f}".format(
+            *found
+        )
+        if found[0] > found[1]:
+            log(line)
+        else:
+            warn(f"{line}: training on images is faster. Set learn.precompute = False.")
+
+    def _cached_rows(self, parts: list[Net]) -> ImageClassifierData:
+        """Return the data over what the bodies of ``parts`` give, side by side."""
         data = self._data
         data.scan()
         augments = data.tfms is not None and data.tfms[0].augments
@@ -181,48 +241,47 @@ class ConvLearner(LearnerWithHead):
                     "precompute: random crops and augmentation have no effect on cached activations; pass views=4 to "
                     "cache augmented views, or set learn.precompute = False"
                 )
-            train = self._activations("train", data.fix_dl)
+            train = self._activations(parts, "train", data.fix_dl)
         else:
             if not augments:
                 raise ValueError(
                     f"precompute: views={self.views} needs random transforms, or all views are the same. "
                     "Pass aug_tfms= to tfms_from_model, or views=1."
                 )
-            train = self._activations("train", data.trn_dl, self.views)
-        valid, test = self._activations("valid", data.val_dl), self._activations("test", data.test_dl)
+            train = self._activations(parts, "train", data.trn_dl, self.views)
+        valid, test = self._activations(parts, "valid", data.val_dl), self._activations(parts, "test", data.test_dl)
         if self.views == 1:
             return data.with_rows(train, valid, test)
-        augmented = self._activations("valid", data.aug_dl, self.views)
-        return data.with_rows(train, valid, test, augmented, self._activations("test", data.test_aug_dl, self.views))
+        augmented = self._activations(parts, "valid", data.aug_dl, self.views)
+        test_views = self._activations(parts, "test", data.test_aug_dl, self.views)
+        return data.with_rows(train, valid, test, augmented, test_views)
 
     @overload
-    def _activations(self, name: str, dl: Loader, views: int = 1) -> MappedRows: ...
+    def _activations(self, parts: list[Net], name: str, dl: Loader, views: int = 1) -> MappedRows: ...
     @overload
-    def _activations(self, name: str, dl: Loader | None, views: int = 1) -> MappedRows | None: ...
-    def _activations(self, name: str, dl: Loader | None, views: int = 1) -> MappedRows | None:
+    def _activations(self, parts: list[Net], name: str, dl: Loader | None, views: int = 1) -> MappedRows | None: ...
+    def _activations(self, parts: list[Net], name: str, dl: Loader | None, views: int = 1) -> MappedRows | None:
         if dl is None:
             return None
         assert isinstance(dl, ImageLoader)
         folders = places_for(self._data.below(self._tmp_name))
-        body = self.model.body
-        if not isinstance(body, JoinedBody):
-            return activations(self.model, dl, folders, dtype=self._act_dtype, what=name, views=views)
-        # Each body's are kept by themselves, so that another combination computes only what is new.
-        parts = [
+        if len(parts) == 1:
+            return activations(parts[0], dl, folders, dtype=self._act_dtype, what=name, views=views)
+        found = [
             activations(
-                Net(part, nn.Identity()),
-                dl.normalised(part.mean, part.std),
+                part,
+                dl.normalised(part.body.mean, part.body.std),
                 folders,
                 dtype=self._act_dtype,
-                what=f"{name}, {part.arch}",
+                what=f"{name}, {part.body.arch}",
                 views=views,
             )
-            for part in body.parts
+            for part in parts
         ]
-        return side_by_side(parts, folders)
+        return side_by_side(found, folders)
 
     def _need_rows(self) -> None:
-        if self._rows is None:
+        if not self._stage.has_features:
             self.freeze()
             self.precompute = True
 
@@ -262,21 +321,23 @@ class ConvLearner(LearnerWithHead):
 
     @property
     def _stage(self) -> Stage:
-        return super()._stage if self._rows is None else Stage(self.head, self._head_groups, self._rows)
+        return self._cached or super()._stage
 
     def _how(self) -> dict[str, str]:
         views = "" if self.views == 1 else f", {self.views} views of each"
-        state = f"on: the head trains on cached activations{views}" if self.precompute else "off"
-        return {"precompute": state} | super()._how()
+        what = "the head trains on cached activations"
+        if not self._stage.has_features:
+            what = "group 1 and the head train on cached feature maps"
+        return {"precompute": f"on: {what}{views}" if self.precompute else "off"} | super()._how()
 
     def _loop(self, rates: Rates, hooks: Sequence[Callback], interrupts: Interrupts) -> TrainLoop:
-        if self._rows is None and self._data.tfms is not None:
+        if self._cached is None and self._data.tfms is not None:
             self.model.prepare(self._data.tfms[1].sz)
         return super()._loop(rates, hooks, interrupts)
 
     def _per_group(self, values: ArrayLike, name: str) -> NDArray[np.float64]:
         checked = self.groups.per_group(values, name)
-        if self._rows is None:
+        if not self._stage.has_features:
             return checked
         if np.ndim(values):
             warn(
@@ -288,10 +349,16 @@ class ConvLearner(LearnerWithHead):
     def freeze_to(self, n: int) -> None:
         """Freeze the layer groups before index ``n`` and make the others trainable.
 
-        Where that is more than the head, ``precompute`` is turned off: cached activations cannot train a body.
+        Under precompute, what is frozen then is cached, see `precompute`. Where that is nothing, or the network cannot
+        be cut there, ``precompute`` is turned off.
         """
+        before = self.groups.frozen_to
         super().freeze_to(n)
-        if self.precompute and self.groups.frozen_to < len(self.groups) - 1:
+        if not self.precompute or self.groups.frozen_to == before:
+            return
+        if self.groups.frozen_to and not (self.groups.frozen_to == 1 and uncut(self.model.body)):
+            self._refresh_rows()
+        else:
             log("precompute is off: the body trains on images")
             self.precompute = False
 
@@ -377,7 +444,7 @@ class ConvLearner(LearnerWithHead):
         Raises:
             ValueError: more views are asked for than are cached.
         """
-        if self._rows is None or self.views == 1:
+        if self._cached is None or self.views == 1:
             return super().TTA(n_aug, is_test)
         if n_aug > self.views:
             raise ValueError(
@@ -385,8 +452,9 @@ class ConvLearner(LearnerWithHead):
                 f"Pass views={n_aug} when making the learner, or set precompute = False to read the images."
             )
         first, targets = self.predict_with_targs(is_test)
-        augmented = self._rows.test_aug_dl if is_test else self._rows.aug_dl
-        views = [self._predict(self.head, augmented, view)[0] for view in range(n_aug)]
+        data = self._cached.data
+        augmented = data.test_aug_dl if is_test else data.aug_dl
+        views = [self._predict(self._cached.module, augmented, view)[0] for view in range(n_aug)]
         return np.stack([first, *views]), targets
 
     def _features(self, call: str, images: Any) -> tuple[list[str], Tensor]:
@@ -415,6 +483,11 @@ class ConvLearner(LearnerWithHead):
 
     def _module_for(self, ndim: int) -> nn.Module:
         return self.head if ndim == 2 else self.model
+
+    def _module_for_loader(self, dl: Any) -> nn.Module:
+        stage = self._stage
+        of_stage = any(dl is loader for loader in vars(stage.data).values())
+        return stage.module if of_stage and dl.ds.rows is not None else super()._module_for_loader(dl)
 
     def _info(self) -> dict[str, Any]:
         body = self.model.body

@@ -82,9 +82,8 @@ class CrossValidating(Predicting):
         Raises:
             ValueError: there are none, or heads on their own cannot train so.
         """
+        self._need_features(call)
         ds, head, crit = self.data.trn_ds, self.head, self.crit
-        if ds.rows is None:
-            raise ValueError(f"{call}: heads train on cached activations. Set learn.precompute = True first.")
         refuse_numbers(call, ds.labels)
         if not isinstance(head, Head):
             raise ValueError(f"{call}: the head must be one of fastclf's, got custom_head. Make a learner without it.")

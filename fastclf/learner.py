@@ -394,7 +394,7 @@ class Learner(Reporting, Saving):
         unknown = unknown_to_engine(module, loader, crit, self.opt_fn)
         if unknown is None:
             return EngineSteps(module, loader, crit, self.opt_fn, rates, self.precision)  # type: ignore[arg-type]
-        if stage.data.has_rows:
+        if stage.has_features:
             self._log_once(f"the native engine does not know {unknown}: the head trains through autograd")
         return AutogradSteps(Objective(module, crit), stage.groups, loader, self.opt_fn, rates)
 

@@ -119,6 +119,16 @@ class Predicting:
         scores, targets = scores_of(objective, dl, epoch)
         return self.decision.outputs(objective, scores, several=self._data.is_multi), targets.cpu().numpy()
 
+    def _need_features(self, call: str) -> None:
+        """Raise ValueError where there are no features that a head takes."""
+        if not self.data.has_rows:
+            raise ValueError(f"{call}: needs cached activations. Set learn.precompute = True first.")
+        if not self._stage.has_features:
+            raise ValueError(
+                f"{call}: needs pooled features, and precompute holds the feature maps that group 1 trains on. "
+                "Call learn.freeze() first."
+            )
+
     def _columns(self) -> int | None:
         """Return how many columns the rows have that `predict_array` takes; None where it takes none."""
         rows = self._data.trn_ds.rows

@@ -194,13 +194,17 @@ class Reporting(Evaluating):
 
     def _near(self, is_test: bool) -> dict[str, Any]:
         """Return pairs of train and the set that look the same: activations find them, pixels decide."""
-        rows, data = self._stage.data, self._data
+        stage, data = self._stage, self._data
+        rows = stage.data
         train, ds = rows.trn_ds, rows.test_ds if is_test else rows.val_ds
         assert ds is not None
         if data.tfms is None:
             return {"pairs": [], "near_note": ""}
-        if train.rows is None or ds.rows is None:
-            return {"pairs": [], "near_note": "Looked for where activations are cached: learn.precompute = True."}
+        if not stage.has_features:
+            return {
+                "pairs": [],
+                "near_note": "Looked for where pooled features are cached: learn.freeze() and learn.precompute = True.",
+            }
         ours, theirs, cosines = nearest(train, ds)
         pairs = []
         for place in np.argsort(-cosines, kind="stable")[:_CANDIDATES]:

@@ -8,15 +8,24 @@ from torch import nn
 
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.models.freezing import LayerGroups
+from fastclf.models.net import Net
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A module, its layer groups, and the data that it is fed: the whole network on images, or the head on rows."""
+    """A module, its layer groups, and the data that it is fed.
+
+    That is the whole network on images, the head on pooled features, or all layers after group 0 on feature maps.
+    """
 
     module: nn.Module
     groups: LayerGroups
     data: ImageClassifierData
+
+    @property
+    def has_features(self) -> bool:
+        """Whether the data are features, which a head takes."""
+        return self.data.has_rows and not isinstance(self.module, Net)
 
     @property
     def batches(self) -> int:

@@ -66,7 +66,7 @@ def test_errors_say_what_to_do(tmp_path, rng):
     x, y = rng.standard_normal((2, 40, 6)).astype(np.float32)
     numbers = HeadLearner(ImageClassifierData.from_arrays(tmp_path, (x, y), (x, y), continuous=True, bs=8))
     for what, message in [
-        (images.cross_validate, r"heads train on cached activations. Set learn.precompute = True first"),
+        (images.cross_validate, r"needs cached activations. Set learn.precompute = True first"),
         (own.cross_validate, "got custom_head. Make a learner without it"),
         (numbers.cross_validate, "must be classes, got numbers"),
         (HeadLearner(data, crit=nn.NLLLoss()).cross_validate, "must be the default one, .* got NLLLoss"),

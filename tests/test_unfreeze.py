@@ -110,6 +110,7 @@ def test_a_network_of_ones_own(data, pretrained):
 
 def test_a_head_on_cached_activations_is_no_fine_tuning(data, capsys):
     learn = unfrozen(data, pretrained=True)
+    learn.freeze()
     learn.precompute = True
     modes = Modes(learn)
     learn.fit(1e-2, 1, callbacks=[modes])

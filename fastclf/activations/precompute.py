@@ -1,4 +1,4 @@
-"""Run a frozen body once over a set of images and keep its pooled features."""
+"""Run a frozen body, or its first layer group, once over a set of images and keep what it gives."""
 
 from __future__ import annotations
 
@@ -98,13 +98,14 @@ def _keys(loader: ImageLoader, views: int) -> tuple[Keys, Versions]:
     return keys, of_all
 
 
-class _InOrder(ImageLoader):
+class InOrder(ImageLoader):
     """Serves some images of another loader in a given order; y are their rows ``[B] int64``."""
 
-    def __init__(self, other: ImageLoader) -> None:
+    def __init__(self, other: ImageLoader, most: int | None = None) -> None:
         options = other._options
-        if options.device.type == "cpu":  # larger batches take more memory, and no less time
-            options = replace(options, bs=min(options.bs, _BATCH))
+        if most is None and options.device.type == "cpu":  # larger batches take more memory, and no less time
+            most = _BATCH
+        options = replace(options, bs=min(options.bs, most or options.bs))
         super().__init__(other.ds, other.tfms, options, other.split)
         self.targets = torch.arange(self.n)
         self.rows = self.served
@@ -123,7 +124,7 @@ def _blocks(
         ChangedError: an image has changed since it was read for its key.
     """
     net.eval()
-    images, n, done = _InOrder(loader), loader.n, 0
+    images, n, done = InOrder(loader), loader.n, 0
     with Progress(len(numbers), f"activations of {what}", "images") as progress:
         for run in np.split(numbers, np.flatnonzero(np.diff(numbers // n)) + 1):  # the rows of one view
             view, images.rows, begin = int(run[0]) // n, run % n, done

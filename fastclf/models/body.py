@@ -51,6 +51,11 @@ class Body(nn.Module):
         raise NotImplementedError
 
     @property
+    def parts(self) -> list[Body]:
+        """The bodies that it is made of: itself, or several side by side."""
+        return [self]
+
+    @property
     def stages(self) -> list[nn.Module]:
         """The layers between image and pool, in the order in which they first run."""
         raise NotImplementedError

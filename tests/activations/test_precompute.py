@@ -18,7 +18,7 @@ from PIL import Image
 from fastclf import CropType, ImageClassifierData
 from fastclf.activations import segment
 from fastclf.activations.fill import places_for
-from fastclf.activations.precompute import _features, _InOrder, activations
+from fastclf.activations.precompute import InOrder, _features, activations
 from fastclf.data.sources.arrays import ArraySource
 from fastclf.data.sources.files import FileSource
 from fastclf.data.sources.source import Source, Version
@@ -80,7 +80,7 @@ def test_batches_that_are_given_later_are_the_same(folder, behind):
         return real(x)
 
     learn.model.features = features
-    for number, (values, rows) in enumerate(_features(learn.model, _InOrder(data.fix_dl), 0, behind=behind), 1):
+    for number, (values, rows) in enumerate(_features(learn.model, InOrder(data.fix_dl), 0, behind=behind), 1):
         ahead.append(len(started) - number)
         found.append((values, rows))
     assert np.concatenate([rows for _, rows in found]).tolist() == list(range(N))
@@ -175,7 +175,7 @@ class Counted:
 
     def __call__(self, data):
         before, learn = self.seen.images, tiny_learner(data, precompute=True, act_dtype="float32")
-        for ds, dl in ((learn._rows.trn_ds, data.fix_dl), (learn._rows.val_ds, data.val_dl)):
+        for ds, dl in ((learn.data.trn_ds, data.fix_dl), (learn.data.val_ds, data.val_dl)):
             new = self.seen.images
             np.testing.assert_allclose(ds.rows, expected(learn, dl), rtol=1e-5, atol=1e-6)
             before += self.seen.images - new
