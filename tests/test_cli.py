@@ -266,11 +266,11 @@ def test_a_run(tmp_path, capsys):
     ],
 )
 def test_train_finds_the_best_model_unless_the_lesson_is_asked_for(tmp_path, monkeypatch, typed, called):
-    class Stops(Exception):
+    class StoppedError(Exception):
         pass
 
     def stop(*_):
-        raise Stops
+        raise StoppedError
 
     folder, found = three_colours(tmp_path / "data", n=6, n_valid=4), []
     monkeypatch.setattr(ConvLearner, "fine_tune", lambda _, **given: found.append(("fine_tune", given["unfreeze"])))
@@ -278,7 +278,7 @@ def test_train_finds_the_best_model_unless_the_lesson_is_asked_for(tmp_path, mon
     monkeypatch.setattr(ConvLearner, "save", stop)
     monkeypatch.setattr("fastclf.interpret.figure.save_figure", lambda *_: None)
     monkeypatch.setattr("fastclf.training.recorder.Recorder.plot_loss", lambda _: None)
-    with pytest.raises(Stops):
+    with pytest.raises(StoppedError):
         main(["train", str(folder), "--sz", "32", "--bs", "8", "-o", str(tmp_path / "run"), *typed])
     assert found == called
 
