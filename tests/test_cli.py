@@ -283,6 +283,19 @@ def test_train_finds_the_best_model_unless_the_lesson_is_asked_for(tmp_path, mon
     assert found == called
 
 
+@pytest.mark.parametrize("trained", [False, True])
+def test_ctrl_c_amid_the_trial_keeps_the_head(tmp_path, monkeypatch, capsys, trained):
+    def fine_tune(learn, callbacks, **_):
+        if trained:
+            learn.fit(0.01, 1, callbacks=callbacks)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ConvLearner, "fine_tune", fine_tune)
+    folder, run = three_colours(tmp_path / "data", n=6, n_valid=4), tmp_path / "run"
+    assert main(["train", str(folder), "--sz", "32", "--bs", "8", "-o", str(run)]) == (0 if trained else 130)
+    assert (run / "model.json").exists() == trained
+
+
 # audit, sweep, compare, curve
 
 

@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     if _asks_for_lesson(arguments) or learn.data.is_reg:
         _lesson(arguments, learn, table)
     else:
-        learn.fine_tune(callbacks=[table], unfreeze=arguments.unfreeze is None)
+        _best(arguments, learn, table)
     save_figure(learn.sched.plot_loss(), out / "plots" / "loss.png")
     learn.save("model")
     if not learn.data.is_reg:
@@ -89,6 +89,15 @@ def run(arguments: argparse.Namespace) -> int:
 def _asks_for_lesson(arguments: argparse.Namespace) -> bool:
     rates = (arguments.lr, arguments.epochs)
     return any(value is not None for value in rates) or bool(arguments.unfreeze) or not arguments.precompute
+
+
+def _best(arguments: argparse.Namespace, learn: Any, table: _EpochTable) -> None:
+    try:
+        learn.fine_tune(callbacks=[table], unfreeze=arguments.unfreeze is None)
+    except KeyboardInterrupt:
+        if not table.lines or not learn.precompute:  # no head yet, or amid what would be the model
+            raise
+        log("stopped: the model is the best head on the frozen body")
 
 
 def _lesson(arguments: argparse.Namespace, learn: Any, table: _EpochTable) -> None:
