@@ -18,7 +18,8 @@ def write_report(found: Path) -> None:
     run = json.loads(found.read_text())
     stamp = _stamp(run)
     fresh = {b["name"]: b["extra_info"] for b in run["benchmarks"] if b["extra_info"]}
-    name = f"{stamp['date']}-{re.sub(r'[^A-Za-z0-9]+', '-', stamp['processor'])}.json"
+    # Of one number of threads, as the stamp is that of all results in the file.
+    name = re.sub(r"[^A-Za-z0-9]+", "-", f"{stamp['date']} {stamp['processor']} {stamp['threads']} threads") + ".json"
     target = ROOT / "bench" / "results" / name
     target.parent.mkdir(exist_ok=True)
     known = json.loads(target.read_text())["results"] if target.exists() else {}
@@ -52,6 +53,16 @@ def head_table(infos: list[Info]) -> str:
         "batch": lambda info: f"{info['batch']}",
         "rows/s": lambda info: f"{info['rows_per_second']['ours']:,.0f}",
         "share of GEMM": lambda info: f"{info['share_of_gemm']['median']:.0%}",
+    }
+    return _against_peers(infos, columns)
+
+
+def heads_table(infos: list[Info]) -> str:
+    """Rows of all heads per second, and the ratio to one head after another."""
+    columns = {
+        "F": lambda info: f"{info['columns']}",
+        "hidden": lambda info: f"{info['hidden'] or 'none'}",
+        "rows/s": lambda info: f"{info['rows_per_second']['ours']:,.0f}",
     }
     return _against_peers(infos, columns)
 
@@ -241,6 +252,7 @@ def scan_table(infos: list[Info]) -> str:
 KINDS: dict[str, tuple[str, Callable[[list[Info]], str]]] = {
     "head": ("bench_head_main", head_table),
     "grid": ("bench_head_grid", head_table),
+    "heads": ("bench_heads", heads_table),
     "accuracy": ("bench_accuracy", accuracy_table),
     "optimizer": ("bench_optimizer", optimizer_table),
     "file": ("bench_large_file", file_table),

@@ -261,7 +261,7 @@ def test_what_needs_pooled_features_says_so_and_fine_tune_gets_them(folder):
     for call in (learn.audit, learn.cross_validate, learn.sweep, learn.learning_curve, lambda: learn.similar([])):
         with pytest.raises(ValueError, match=r"needs pooled features, .* Call learn.freeze\(\) first"):
             call()
-    learn.fine_tune()
+    learn.fine_tune(unfreeze=False)
     assert learn.data.trn_ds.rows.shape == (N, 12)
     assert learn.groups.frozen_to == 2
 

@@ -77,5 +77,5 @@ def test_an_array_of_rates_is_searched_for_its_last_group(tmp_path, rng):
 def test_a_loss_that_is_nan_at_once_ends_the_search_without_suggestions(tmp_path, rng, capsys):
     learn = HeadLearner(row_data(tmp_path, rng), crit=lambda out, y: out.sum() * float("nan"))
     assert learn.lr_find().rates() == {}
-    assert "lr_find: 1 steps; no rate suggested" in capsys.readouterr().out
+    assert "lr_find: 1 step; no rate suggested" in capsys.readouterr().out
     learn.sched.plot()
