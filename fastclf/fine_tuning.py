@@ -22,7 +22,7 @@ from fastclf.report import log
 from fastclf.schedules import Constant
 from fastclf.training.epoch_table import EpochTable
 from fastclf.training.head_runs import HeadSetting, make_folds, most_folds, new_head, out_of_fold, predict_rows
-from fastclf.training.linear_heads import LinearSetting, linear_heads
+from fastclf.training.linear_heads import LinearSetting, Scaling, linear_heads
 from fastclf.training.metrics import name_of
 from fastclf.training.recorder import Recorder
 from fastclf.training.scores import FitScores
@@ -30,7 +30,9 @@ from fastclf.training.scores import FitScores
 T = TypeVar("T")
 
 _FOLDS = 5
-_LINEAR = [LinearSetting(decay, way) for way in (False, True) for decay in (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)]
+_SCALINGS: list[Scaling] = ["common", "pareto", "standard"]
+_DECAYS = [10 ** (-half / 2) for half in range(-1, 9)]  # 3.2 to 1e-4
+_LINEAR = [LinearSetting(decay, scaling) for scaling in _SCALINGS for decay in _DECAYS]
 # The lowest out-of-fold losses of 16 with a hidden layer: on rows of photographs, and on those of digits.
 _HIDDEN = [HeadSetting(0.03, 1e-2, 10, 0.5, (512,)), HeadSetting(0.1, 1e-2, 30, None, (512,))]
 
