@@ -29,7 +29,8 @@ from fastclf.training.scores import FitScores
 
 T = TypeVar("T")
 
-_FOLDS = 5
+_FOLDS, _FOLDS_OF_MANY = 5, 3
+_MANY = 8192  # rows from which on chance has little part in a loss: fewer folds choose as well
 _SCALINGS: list[Scaling] = ["common", "pareto", "standard"]
 _DECAYS = [10 ** (-half / 2) for half in range(-1, 9)]  # 3.2 to 1e-4
 _LINEAR = [LinearSetting(decay, scaling) for scaling in _SCALINGS for decay in _DECAYS]
@@ -75,9 +76,9 @@ class FineTuning(CrossValidating, Learner):
 
         Candidates are logistic regressions of several weight decays, on features that are scaled alike or each by its
         own deviation, solved to the end, and heads with a hidden layer trained in one cosine cycle. What has the
-        lowest out-of-fold loss on the training rows, by five folds, is trained on all of them. The validation set
-        has no part in the choice. The head's ``ps`` and ``xtra_fc`` become those of the setting; the body stays as it
-        is. ConvLearner turns ``precompute`` on, see `freeze`.
+        lowest out-of-fold loss on the training rows, by five folds (three of more than 8,192 rows), is trained on all
+        of them. The validation set has no part in the choice. The head's ``ps`` and ``xtra_fc`` become those of the
+        setting; the body stays as it is. ConvLearner turns ``precompute`` on, see `freeze`.
 
         Ctrl-C while settings are compared leaves the learner as it was; later, see `fit`.
 
@@ -121,7 +122,7 @@ class FineTuning(CrossValidating, Learner):
 
     def _compared(self, call: str, ds: Dataset, settings: Sequence[Setting], crit: NLL | BCE) -> Sweep:
         """Return settings by their out-of-fold loss; those that diverged come last."""
-        k = min(_FOLDS, most_folds(ds.labels))
+        k = min(_FOLDS if len(ds) <= _MANY else _FOLDS_OF_MANY, most_folds(ds.labels))
         if k < 2:
             raise ValueError(f"{call}: no class has two rows, so that none can be held out. Add images, or call fit.")
         folds = make_folds(ds.labels, k, seed=self.seed)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
+from torch.linalg import solve_triangular
 from torch.nn.functional import log_softmax, softplus
 
 from fastclf.data.dataset import Dataset
@@ -23,7 +24,9 @@ from fastclf.training.losses import constant_logits, gradient_scale
 
 _MOST_STEPS = 1000
 _CURVATURE = 0.1  # of the loss by a logit, about: p (1 - p) of a model that has learnt something
-_BLOCK = 4096  # rows that are in memory at once, where there are as many rows as features or more
+_BLOCK = 4096  # rows that are multiplied at once
+_KEPT = 2**30  # bytes of centred rows that stay in memory; more are read again at every step
+_SMALL = 2**20  # numbers in the rows of a problem that one thread solves
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -58,7 +61,8 @@ def linear_heads(ds: Dataset, train: Ints, settings: Sequence[LinearSetting], *,
     """Return the head of each setting: the minimum of the loss on some rows plus the penalty, by L-BFGS.
 
     The penalty does not change when the rows are rotated, so that fewer rows than features are solved in their own
-    span, exactly. More rows are read block by block; more than 4,096 are multiplied in float32, else in float64. A
+    span, exactly. Up to 4,096 rows are multiplied in float64; more in float32, block by block, until a step lowers the
+    loss by less than 1e-6. More than 1 GiB of rows are read again at every step. A
     class without rows (a label that all rows have, or none) counts half a row at the mean of all rows, which keeps its
     bias finite. Nothing is random.
 
@@ -74,12 +78,12 @@ def linear_heads(ds: Dataset, train: Ints, settings: Sequence[LinearSetting], *,
     assert ds.rows is not None
     train = np.intersect1d(train, ds.bad.good_rows())
     places = np.concatenate([train + view * len(ds) for view in range(len(ds.rows) // len(ds))])
-    moments = _moments(ds, places)
+    centred = _Centred(ds, places)
     heads: dict[LinearSetting, Head] = {}
     unsolved = 0
     for scaling in dict.fromkeys(setting.scaling for setting in settings):
-        rows = _Rows(ds, places, moments, _POWERS[scaling])
-        problem = _Problem(rows, ds, train, crit)
+        rows = _Rows(centred, _POWERS[scaling])
+        problem = _Problem(rows, ds, train, crit, views=len(ds.rows) // len(ds))
         solution = problem.start
         mine = sorted({s for s in settings if s.scaling == scaling}, key=lambda setting: -setting.decay)
         for setting in mine:
@@ -94,92 +98,85 @@ def linear_heads(ds: Dataset, train: Ints, settings: Sequence[LinearSetting], *,
     return [heads[setting] for setting in settings]
 
 
-@dataclass(frozen=True)
-class _Moments:
-    """Of the features: mean and variance ``[F]``; the covariance ``[F, F]`` where there are rows enough for it."""
+class _Centred:
+    """Rows less their mean, block by block: float64 in one block, or float32 in blocks, kept where they fit.
 
-    mean: Floats
-    variance: Floats
-    covariance: Floats | None
+    Attributes:
+        mean: of the features, ``[F]``.
+        variance: of the features, ``[F]``.
+        covariance: ``[F, F] float64``, where there are as many rows as features or more.
+    """
 
+    def __init__(self, ds: Dataset, places: Ints) -> None:
+        assert ds.rows is not None
+        self._source, self.places = ds.rows, places
+        # The noise of float32 would keep a solver of few rows searching for what it cannot see.
+        self._dtype = torch.float64 if len(places) <= _BLOCK else torch.float32
+        n, features = len(places), ds.rows.shape[1]
+        self.blocks = [slice(begin, begin + _BLOCK) for begin in range(0, n, _BLOCK)]
+        self.mean: Floats = sum(ds.rows[places[b]].sum(0, dtype=np.float64) for b in self.blocks) / n
+        kept = n * features * self._dtype.itemsize <= _KEPT
+        self._blocks = [self._read(b) for b in range(len(self.blocks))] if kept else None
+        squares, products = torch.zeros(features).double(), None
+        if n >= features:
+            products = torch.zeros(features, features).double()
+        for x in map(self.read, range(len(self.blocks))):
+            squares += x.square().sum(0)
+            if products is not None:
+                products += x.T @ x
+        self.variance: Floats = (squares / n).numpy()
+        self.covariance = None if products is None else products / n
 
-def _moments(ds: Dataset, places: Ints) -> _Moments:
-    """Return the moments of some rows, block by block, around the first block's mean."""
-    assert ds.rows is not None
-    first = ds.rows[places[:_BLOCK]].astype(np.float64).mean(0)
-    if len(places) < len(first):
-        return _Moments(first, ds.rows[places].astype(np.float64).var(0), None)
-    total, products = np.zeros_like(first), np.zeros((len(first), len(first)))
-    for begin in range(0, len(places), _BLOCK):
-        x = torch.from_numpy(ds.rows[places[begin : begin + _BLOCK]]).double() - torch.from_numpy(first)
-        total += x.sum(0).numpy()
-        products += (x.T @ x).numpy()
-    mean = total / len(places)
-    covariance = products / len(places) - np.outer(mean, mean)
-    return _Moments(first + mean, np.maximum(covariance.diagonal(), 0), covariance)
+    def read(self, block: int) -> Tensor:
+        """Return a block, ``[b, F]``."""
+        return self._read(block) if self._blocks is None else self._blocks[block]
+
+    def _read(self, block: int) -> Tensor:
+        x = self._source[self.places[self.blocks[block]]].astype(np.float64) - self.mean
+        return torch.from_numpy(x).to(self._dtype)
 
 
 class _Rows:
-    """Scaled rows in the coordinates of their principal axes.
+    """Scaled rows; fewer rows than features in coordinates of their own span.
 
     Attributes:
-        places: the rows, ``[n] int64``.
-        small: whether the rows are in memory: fewer than features, they span fewer axes.
-        variances: along each axis, ``[m]``, by which a solver knows how steep its loss is.
+        covariance: of the coordinates, ``[m, m]``, by which a solver knows how steep its loss is.
     """
 
-    def __init__(self, ds: Dataset, places: Ints, moments: _Moments, power: float) -> None:
-        assert ds.rows is not None
-        self._source, self.places = ds.rows, places
-        self._moments = moments
-        deviation = np.sqrt(moments.variance + torch.nn.BatchNorm1d(1).eps)
+    def __init__(self, centred: _Centred, power: float) -> None:
+        self._moments = centred
+        deviation = np.sqrt(centred.variance + torch.nn.BatchNorm1d(1).eps)
         gamma = deviation ** (1 - power)
         self._gamma = gamma / np.sqrt(np.mean(gamma**2))
-        factor = self._gamma / deviation
-        self.small = moments.covariance is None
-        # The noise of float32 would keep a solver of few rows searching for what it cannot see.
-        self._dtype = torch.float64 if len(places) <= _BLOCK else torch.float32
-        if moments.covariance is None:
-            z = (self._source[places].astype(np.float64) - moments.mean) * factor
-            left, sizes, axes = np.linalg.svd(z, full_matrices=False)
-            self.variances, self.axes = sizes**2 / len(places), axes.T
-            self._z = torch.from_numpy(left * sizes)
+        factor = torch.from_numpy(self._gamma / deviation)
+        self._axes: Tensor | None = None
+        self.blocks, self._read, self._factor = centred.blocks, centred.read, factor[:, None]
+        if centred.covariance is None:
+            z = torch.cat([centred.read(b) for b in range(len(centred.blocks))]).double() * factor
+            self._axes, triangle = torch.linalg.qr(z.T)
+            self.covariance = triangle @ triangle.T / len(z)
+            self._factor = torch.ones(len(triangle), 1).double()
+            columns = triangle.T.contiguous().to(centred.read(0).dtype)
+            self._read = columns.split(_BLOCK).__getitem__
         else:
-            self.variances, self.axes = np.linalg.eigh(moments.covariance * np.outer(factor, factor))
-            self.variances = np.maximum(self.variances, 0)
-            self._to_axes = torch.from_numpy(factor[:, None] * self.axes)
-            self._mean = torch.from_numpy(moments.mean)
+            self.covariance = centred.covariance * torch.outer(factor, factor)
 
-    def blocks(self) -> list[slice]:
-        """Return the places of the blocks that a pass over the rows takes."""
-        size = len(self.places) if self.small else _BLOCK
-        return [slice(begin, begin + size) for begin in range(0, len(self.places), size)]
-
-    def forward(self, weight: Tensor) -> Callable[[slice], tuple[Tensor, Callable[[Tensor], Tensor]]]:
-        """Return what gives a block's logits ``[b, c]`` without bias, and the way back from their gradient."""
-        if self.small:
-            return lambda block: (self._z[block] @ weight, lambda g: self._z[block].T @ g)
-        by_feature = self._to_axes @ weight
-        at_mean, cast = self._mean @ by_feature, by_feature.to(self._dtype)
-
-        def of_block(block: slice) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-            x = torch.from_numpy(self._source[self.places[block]]).to(self._dtype)
-            return (x @ cast).double() - at_mean, lambda g: self._back(x, g)
-
-        return of_block
+    def forward(self, weight: Tensor) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor]]]:
+        """Yield each block's logits ``[b, c]`` without bias, and the way back from their gradient."""
+        scaled = self._factor * weight
+        for block in range(len(self.blocks)):
+            x = self._read(block)
+            yield (x @ scaled.to(x.dtype)).double(), partial(self._back, x)
 
     def _back(self, x: Tensor, gradient: Tensor) -> Tensor:
-        return (x.T @ gradient.to(self._dtype)).double() - torch.outer(self._mean, gradient.sum(0))
-
-    def to_axes(self, gradient: Tensor) -> Tensor:
-        """Return the sum over blocks of what goes back, as a gradient of the weights."""
-        return gradient if self.small else self._to_axes.T @ gradient
+        return self._factor * (gradient.to(x.dtype).T @ x).T.double()
 
     @torch.no_grad()
     def head(self, solution: Floats, c: int, crit: NLL | BCE) -> Head:
         """Return a head that applies weights and bias to rows as they come."""
         weight = solution[:-c].reshape(-1, c)
-        weight = self.axes @ weight
+        if self._axes is not None:
+            weight = self._axes.numpy() @ weight
         final = "log_softmax" if isinstance(crit, NLL) else "sigmoid"
         head = Head(len(self._gamma), c, ps=0, xtra_fc=(), final=final, bias=solution[-c:])
         bn, linear = head.layers
@@ -196,40 +193,55 @@ class _Rows:
 class _Problem:
     """The penalised loss of one scaling's rows, and its minimum."""
 
-    def __init__(self, rows: _Rows, ds: Dataset, train: Ints, crit: NLL | BCE) -> None:
-        y = torch.from_numpy(np.concatenate([ds.y[train]] * (len(rows.places) // len(train))))
+    def __init__(self, rows: _Rows, ds: Dataset, train: Ints, crit: NLL | BCE, *, views: int) -> None:
+        y = torch.from_numpy(np.concatenate([ds.y[train]] * views))
         self._rows, self._crit, self._c = rows, crit, ds.c
         self._y = y.double() if isinstance(crit, BCE) else y
-        self._shares = self._weights_of_rows()
+        self._shares = self._weights_of_blocks()
         self._missing, self._sign = _missing(ds.y[train], ds.c)
         bias = constant_logits(ds.labels.take(train))
-        self.start: Floats = np.concatenate([np.zeros(len(rows.variances) * ds.c), bias])
+        self.start: Floats = np.concatenate([np.zeros(len(rows.covariance) * ds.c), bias])
+        self._tolerance = 1e-10 if len(y) <= _BLOCK else 1e-6  # what float64 and float32 can see
 
-    def _weights_of_rows(self) -> Tensor:
+    def _weights_of_blocks(self) -> Tensor:
         """Return what each block's mean loss counts for in the whole: a weighted mean, where classes have weights."""
         weight = self._crit.weight if isinstance(self._crit, NLL) else None
         per_row = torch.ones(len(self._y), dtype=torch.float64) if weight is None else weight.double().cpu()[self._y]
-        sums = torch.stack([per_row[block].sum() for block in self._rows.blocks()])
-        return sums / sums.sum()
+        sums = torch.stack([per_row[block].sum() for block in self._rows.blocks])
+        return sums / sums.sum() if sums.any() else sums
 
     def solve(self, start: Floats, decay: float) -> tuple[Floats, bool]:
         """Return weights and bias at the minimum, from a start near it, and whether it was reached.
 
-        Each coordinate is scaled by about the root of the loss's second derivative, so that few steps are needed.
+        The solver's coordinates are those in which the loss's second derivative is about 1 along each axis, so that
+        few steps are needed: the weights times the Cholesky factor of the derivative at a constant curvature.
         """
-        scales = np.sqrt(_CURVATURE * self._rows.variances + decay).repeat(self._c)
-        scales = np.concatenate([scales, np.ones(self._c)])
+        steep = _CURVATURE * self._rows.covariance
+        # Rounded products are not quite positive definite.
+        steep.diagonal().add_(decay + 1e-5 * float(steep.diagonal().mean()))
+        factor = torch.linalg.cholesky(steep)
+
+        def there(flat: Floats) -> Floats:
+            return self._by_weight(lambda w: factor.T @ w, flat)
+
+        def back(flat: Floats) -> Floats:
+            return self._by_weight(lambda w: solve_triangular(factor.T, w, upper=True), flat)
 
         def loss(flat: Floats) -> tuple[float, Floats]:
-            total, gradient = self._loss(flat / scales, decay)
-            return total, gradient / scales
+            total, gradient = self._loss(back(flat), decay)
+            return total, self._by_weight(lambda w: solve_triangular(factor, w, upper=False), gradient)
 
-        options = {"maxiter": _MOST_STEPS, "maxfun": 2 * _MOST_STEPS, "ftol": 1e-10, "gtol": 1e-6}
-        # Products of few rows are small: their threads wait for each other longer than they compute.
-        with threadpool_limits(limits=1) if len(self._y) <= _BLOCK else nullcontext():
-            found = minimize(loss, start * scales, jac=True, method="L-BFGS-B", options=options)
+        options = {"maxiter": _MOST_STEPS, "maxfun": 2 * _MOST_STEPS, "ftol": self._tolerance, "gtol": 1e-6}
+        # The solver's own vectors are small: threads wait for each other longer than they compute.
+        with threadpool_limits(limits=1, user_api=None if len(self._y) * len(factor) <= _SMALL else "blas"):
+            found = minimize(loss, there(start), jac=True, method="L-BFGS-B", options=options)
         # Where the line search finds nothing lower (status 2), the loss is at the limit of its precision.
-        return np.asarray(found.x / scales, np.float64), found.status != 1
+        return back(found.x), found.status != 1
+
+    def _by_weight(self, change: Callable[[Tensor], Tensor], flat: Floats) -> Floats:
+        """Return a solution or gradient whose weights ``[m, c]`` are changed, the bias not."""
+        weight = torch.from_numpy(flat[: -self._c]).view(-1, self._c)
+        return np.concatenate([change(weight).numpy().ravel(), flat[-self._c :]])
 
     @torch.enable_grad()
     def _loss(self, flat: Floats, decay: float) -> tuple[float, Floats]:
@@ -238,18 +250,18 @@ class _Problem:
         extra = self._of_missing(bias)
         (of_bias,) = torch.autograd.grad(extra, bias)
         total = float(extra.detach()) + decay / 2 * float(weight.square().sum())
-        scale, forward = gradient_scale(self._crit, self._c), self._rows.forward(weight)
-        through: Tensor | None = None
-        for share, block in zip(self._shares, self._rows.blocks(), strict=True):
-            logits, back = forward(block)
+        of_weight, scale = decay * weight, gradient_scale(self._crit, self._c)
+        for share, block, (logits, back) in zip(
+            self._shares, self._rows.blocks, self._rows.forward(weight), strict=True
+        ):
+            if not share:  # all its classes weigh 0: it has no mean
+                continue
             logits = (logits + bias.detach()).requires_grad_()
             loss = scale * share * self._crit.from_logits(logits, self._y[block])
             (of_logits,) = torch.autograd.grad(loss, logits)
             total += float(loss.detach())
-            through = back(of_logits) if through is None else through + back(of_logits)
+            of_weight = of_weight + back(of_logits)
             of_bias = of_bias + of_logits.sum(0)
-        assert through is not None
-        of_weight = self._rows.to_axes(through) + decay * weight
         return total, torch.cat([of_weight.flatten(), of_bias]).numpy()
 
     def _of_missing(self, bias: Tensor) -> Tensor:
