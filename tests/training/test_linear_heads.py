@@ -32,7 +32,7 @@ def logits_of(ds, decay, crit):
 
 @pytest.fixture(params=["float64", "float32 kept", "float32 read again"])
 def atol(request, monkeypatch):
-    """How far probabilities may be from the reference: few rows in one block, or in blocks of 16 as if they were many."""
+    """How far probabilities may be from the reference: of few rows in one block, or of many in several."""
     if request.param != "float64":
         monkeypatch.setattr(module, "_BLOCK", 16)
     if request.param == "float32 read again":
