@@ -24,15 +24,18 @@ from fastclf.schedules import Constant
 from fastclf.training.callbacks import Callback
 from fastclf.training.epoch_table import EpochTable
 from fastclf.training.head_runs import HeadSetting, make_folds, most_folds, new_head, out_of_fold, predict_rows
-from fastclf.training.linear_heads import LinearSetting, linear_heads
+from fastclf.training.linear_heads import LinearSetting, Scaling, linear_heads
 from fastclf.training.metrics import name_of
 from fastclf.training.recorder import Recorder
 from fastclf.training.scores import FitScores
 
 T = TypeVar("T")
 
-_FOLDS = 5
-_LINEAR = [LinearSetting(decay, way) for way in (False, True) for decay in (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)]
+_FOLDS, _FOLDS_OF_MANY = 5, 3
+_MANY = 8192  # rows from which on chance has little part in a loss: fewer folds choose as well
+_SCALINGS: list[Scaling] = ["common", "pareto", "standard"]
+_DECAYS = [10 ** (-half / 2) for half in range(-1, 9)]  # 3.2 to 1e-4
+_LINEAR = [LinearSetting(decay, scaling) for scaling in _SCALINGS for decay in _DECAYS]
 # The lowest out-of-fold losses of 16 with a hidden layer: on rows of photographs, and on those of digits.
 _HIDDEN = [HeadSetting(0.03, 1e-2, 10, 0.5, (512,)), HeadSetting(0.1, 1e-2, 30, None, (512,))]
 
@@ -75,8 +78,9 @@ class FineTuning(CrossValidating, Learner):
 
         Candidates are logistic regressions of several weight decays, on features that are scaled alike or each by its
         own deviation, solved to the end, and heads with a hidden layer trained in one cosine cycle. What has the
-        lowest out-of-fold loss on the training rows, by five folds, is trained on all of them. The validation set
-        has no part in the choice. The head's ``ps`` and ``xtra_fc`` become those of the setting.
+        lowest out-of-fold loss on the training rows, by five folds (three of more than 8,192 rows), is trained on all
+        of them. The validation set has no part in the choice. The head's ``ps`` and ``xtra_fc`` become those of the
+        setting.
 
         Ctrl-C while settings are compared leaves the learner as it was; later, see `fit`.
 
@@ -126,7 +130,7 @@ class FineTuning(CrossValidating, Learner):
 
     def _compared(self, call: str, ds: Dataset, settings: Sequence[Setting], crit: NLL | BCE) -> Sweep:
         """Return settings by their out-of-fold loss; those that diverged come last."""
-        k = min(_FOLDS, most_folds(ds.labels))
+        k = min(_FOLDS if len(ds) <= _MANY else _FOLDS_OF_MANY, most_folds(ds.labels))
         if k < 2:
             raise ValueError(f"{call}: no class has two rows, so that none can be held out. Add images, or call fit.")
         folds = make_folds(ds.labels, k, seed=self.seed)

@@ -115,7 +115,7 @@ def test_two_bodies_train_on_their_maps_side_by_side(folder):
         learn.precompute = precompute
         learn.fit(RATES, 2)
         preds.append(learn.predict())
-    np.testing.assert_allclose(*preds, rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(*preds, rtol=2e-2, atol=2e-2)  # float16 maps, and two epochs of what follows from them
 
 
 def test_what_is_frozen_decides_what_is_cached(folder, monkeypatch):

@@ -2,11 +2,10 @@ import numpy as np
 import pytest
 import torch
 from helpers import row_data
-from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from fastclf import BCE, NLL, HeadLearner, ImageClassifierData
-from fastclf.training.head_runs import HeadSetting, predict_rows
+from fastclf import BCE, HeadLearner, ImageClassifierData, fine_tuning
+from fastclf.training.head_runs import HeadSetting
 from fastclf.training.linear_heads import LinearSetting, linear_heads
 
 
@@ -20,23 +19,17 @@ def rows_of(folder, rng, n=60, features=90, c=3, several=False):
     return ImageClassifierData.from_arrays(folder, (x[:n], y[:n]), (x[n:], y[n:]), classes=names, bs=16)
 
 
-@pytest.mark.parametrize("features", [7, 90])
-def test_a_linear_head_is_a_logistic_regression(tmp_path, rng, features):
-    data = rows_of(tmp_path, rng, features=features)
-    ds, decay = data.trn_ds, 0.03
-    (head,) = linear_heads(ds, np.arange(60), [LinearSetting(decay, standardise=True)], crit=NLL())
-    x = ds.rows.astype(np.float64)
-    scaled = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
-    scaled = np.column_stack([scaled, np.ones(60)])  # our bias bears the penalty, drawn to 0 where classes are balanced
-    peer = LogisticRegression(C=1 / (decay * 60), fit_intercept=False, tol=1e-10, max_iter=10_000).fit(scaled, ds.y)
-    ours = torch.from_numpy(predict_rows(head, ds, np.arange(60))).double().softmax(1).numpy()
-    np.testing.assert_allclose(ours, peer.predict_proba(scaled), atol=3e-3)
+@pytest.fixture
+def few(monkeypatch):
+    """Two candidates to choose from."""
+    monkeypatch.setattr(fine_tuning, "_LINEAR", [LinearSetting(decay, "pareto") for decay in (0.1, 0.01)])
+    monkeypatch.setattr(fine_tuning, "_HIDDEN", [HeadSetting(0.03, 1e-2, 2, 0.5, (8,))])
 
 
 def test_a_linear_head_is_the_minimum_of_the_weighted_loss(tmp_path, rng):
     data = rows_of(tmp_path, rng, several=True)
     ds, crit = data.trn_ds, BCE(weight=torch.tensor([1.0, 2.0, 0.5]))
-    (head,) = linear_heads(ds, np.arange(60), [LinearSetting(0.1, standardise=True)], crit=crit)
+    (head,) = linear_heads(ds, np.arange(60), [LinearSetting(0.1, "standard")], crit=crit)
     bn, linear = head.layers.double()
     linear.requires_grad_(True)
     loss = 3 * crit.from_logits(linear(bn(torch.from_numpy(ds.rows).double())), torch.from_numpy(ds.y))
@@ -44,7 +37,7 @@ def test_a_linear_head_is_the_minimum_of_the_weighted_loss(tmp_path, rng):
     assert float((gradient + 0.1 * linear.weight).detach().abs().max()) < 1e-3
 
 
-def test_no_validation_label_has_a_part_in_the_choice(tmp_path, rng):
+def test_no_validation_label_has_a_part_in_the_choice(tmp_path, rng, few):
     data = rows_of(tmp_path, rng)
     x, y = data.val_ds.rows, data.val_y
     other = ImageClassifierData.from_arrays(
@@ -60,7 +53,7 @@ def test_no_validation_label_has_a_part_in_the_choice(tmp_path, rng):
 def test_what_was_chosen_is_the_learner(tmp_path, rng, capsys):
     data = rows_of(tmp_path, rng)
     learn = HeadLearner(data)
-    scores = learn.fine_tune(LinearSetting(0.1, standardise=False))
+    scores = learn.fine_tune(LinearSetting(0.1, "common"))
     assert capsys.readouterr().out.splitlines()[0].split() == ["epoch", "trn_loss", "val_loss", "accuracy"]
     assert scores == learn.sched.last()
     before = learn.predict()
@@ -86,7 +79,7 @@ def test_a_sweep_is_sorted_and_leaves_the_learner_alone(tmp_path, rng):
     assert isinstance(found.best, HeadSetting)
 
 
-def test_a_class_of_one_row_is_learnt(tmp_path, rng):
+def test_a_class_of_one_row_is_learnt(tmp_path, rng, few):
     x = rng.standard_normal((12, 5)).astype(np.float32)
     y = np.array([0] * 6 + [1] * 5 + [2])
     data = ImageClassifierData.from_arrays(tmp_path, (x, y), (x, y), classes=["a", "b", "c"], bs=4)

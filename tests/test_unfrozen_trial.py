@@ -22,7 +22,7 @@ def test_all_layers_train_only_where_the_trial_gains(tmp_path, monkeypatch, caps
             scores[0] = 0.0 if helps else 1e9
         return scores
 
-    setting = LinearSetting(0.1, standardise=False)
+    setting = LinearSetting(0.1, "common")
     peer.fine_tune(setting, unfreeze=False)
     monkeypatch.setattr(type(learn), "fit", spoilt)
     scores = learn.fine_tune(setting)
@@ -48,7 +48,7 @@ def test_a_trial_that_diverges_leaves_the_body_frozen(tmp_path, monkeypatch, cap
     learn = tiny_learner(image_data(three_colours(tmp_path)), precompute=True)
     monkeypatch.setattr(unfrozen_trial, "_RATES", (1e30, 1e30, 1e30))
     before = {name: tensor.clone() for name, tensor in learn.model.body.state_dict().items()}
-    learn.fine_tune(LinearSetting(0.1, standardise=False))
+    learn.fine_tune(LinearSetting(0.1, "common"))
     assert "inf with all layers trained: the body stays frozen" in capsys.readouterr().out
     assert learn.precompute
     for name, tensor in learn.model.body.state_dict().items():
