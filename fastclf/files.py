@@ -204,11 +204,24 @@ def publish(path: Path, write: Callable[[Path], object]) -> None:
         on_disk(temporary.unlink, missing_ok=True)
 
 
-def publish_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Publish a CSV file with a line of ``columns`` and one for each row; None is an empty cell.
+def publish_once(path: Path, write: Callable[[Path], object], *, waits: bool = False) -> None:
+    """Publish a file that processes which train together have all made alike: the first of them writes it.
 
-    Of processes that train together the first writes it.
+    Args:
+        path: of the file.
+        write: see `publish`.
+        waits: whether all go on only when it is there, or when the first has failed to write it.
     """
+    try:
+        if ranks.is_first():
+            publish(path, write)
+    finally:
+        if waits:
+            ranks.wait()
+
+
+def publish_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Publish a CSV file with a line of ``columns`` and one for each row, see `publish_once`; None is an empty cell."""
 
     def write(temporary: Path) -> None:
         with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as handle:
@@ -216,8 +229,7 @@ def publish_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[ob
             table.writerow(columns)
             table.writerows(rows)
 
-    if ranks.is_first():
-        publish(path, write)
+    publish_once(path, write)
 
 
 def _remove_left_behind(folder: Path) -> None:

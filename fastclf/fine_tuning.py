@@ -76,8 +76,8 @@ class FineTuning(CrossValidating, Learner):
     def fine_tune(self, setting: Setting | None = None, callbacks: Sequence[Callback] = ()) -> list[float]:
         """Put the best head that is found in place of the learner's, and print a line per epoch.
 
-        Candidates are logistic regressions of several weight decays, on features that are scaled alike or each by its
-        own deviation, solved to the end, and heads with a hidden layer trained in one cosine cycle. What has the
+        Candidates are logistic regressions of several weight decays, on features scaled in three ways
+        (`LinearSetting`), solved to the end, and heads with a hidden layer trained in one cosine cycle. What has the
         lowest out-of-fold loss on the training rows, by five folds (three of more than 8,192 rows), is trained on all
         of them. The validation set has no part in the choice. The head's ``ps`` and ``xtra_fc`` become those of the
         setting.

@@ -11,14 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastclf import ranks
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.dataset import Dataset
 from fastclf.data.image import decoded, open_image
 from fastclf.data.sources.names import printable
 from fastclf.errors import BadImageError
 from fastclf.evaluating import Evaluating
-from fastclf.files import given_path, publish
+from fastclf.files import given_path, publish_once
 from fastclf.interpret import page
 from fastclf.interpret.evaluation import Evaluation, probabilities
 from fastclf.interpret.heatmap import Heatmap, coloured, grad_cam
@@ -101,11 +100,7 @@ class Reporting(Evaluating):
         text = page.render(
             **self._about(found, is_test), **self._answers(ds, preds, targs, known), **self._near(is_test)
         )
-        try:
-            if ranks.is_first():
-                publish(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-        finally:
-            ranks.wait()
+        publish_once(file, lambda temporary: temporary.write_text(text, encoding="utf-8"), waits=True)
         log(f"saved {path}")
         return file
 

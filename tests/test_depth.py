@@ -150,7 +150,7 @@ def test_an_interrupted_change_of_depth_leaves_no_rows_of_the_other(folder, monk
     learn.fit(RATES, 1)
 
 
-def test_size_is_told_before_and_rates_after(folder, capsys, monkeypatch):
+def test_size_is_logged_before_and_rates_after(folder, capsys, monkeypatch):
     at_maps(data_of(folder, sz=17))
     out = capsys.readouterr().out
     size = 59 * 8 * 8 * 4 * 4 / 1e6

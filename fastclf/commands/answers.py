@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from fastclf.interpret.tables import Table
 
 
-def add_answer_arguments(parser: argparse.ArgumentParser, *, writes: str) -> None:
-    """Add the options of an answer: how it is shown, and the folder that holds ``writes``."""
+def add_answer_arguments(parser: argparse.ArgumentParser, *, writes: str, folds: bool = False) -> None:
+    """Add the options of an answer: its folds where they can be chosen, its form, and the folder for ``writes``."""
+    if folds:
+        parser.add_argument("--k", type=int, default=5, help="folds of the training images")
     parser.add_argument("-o", "--out", type=given_path, metavar="FOLDER", help=f"a new folder for {writes}")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
 

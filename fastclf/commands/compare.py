@@ -19,8 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="such as efficientnet_lite0, resnet34, or a timm name; A+B is two side by side",
     )
     add_image_arguments(parser)
-    parser.add_argument("--k", type=int, default=5, help="folds of the training images")
-    add_answer_arguments(parser, writes="compare.csv and the plot")
+    add_answer_arguments(parser, folds=True, writes="compare.csv and the plot")
 
 
 def run(arguments: argparse.Namespace) -> None:

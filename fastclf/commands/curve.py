@@ -10,8 +10,7 @@ from fastclf.commands.answers import add_answer_arguments, add_learner_arguments
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_learner_arguments(parser)
-    parser.add_argument("--k", type=int, default=5, help="folds of the training images")
-    add_answer_arguments(parser, writes="curve.csv and the plot")
+    add_answer_arguments(parser, folds=True, writes="curve.csv and the plot")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from fastclf import ranks
 from fastclf.checkpoint import library_versions
 from fastclf.commands.data import add_data_arguments, add_network_arguments, arch_named, new_folder, read_data
-from fastclf.files import given_path, publish, publish_table
+from fastclf.files import given_path, publish_once, publish_table
 from fastclf.report import log
 from fastclf.training.callbacks import Callback
 
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     save_figure(learn.sched.plot_loss(), out / "plots" / "loss.png")
     learn.save("model")
     if not learn.data.is_reg:
-        learn.report(arguments.out / "report.html")
+        learn.report(out / "report.html")
     _finish(arguments, out, learn, table)
     log(f"the run is in {arguments.out}: fastclf predict {arguments.out} IMAGES...")
     return 0
@@ -172,8 +172,7 @@ def _finish(arguments: argparse.Namespace, out: Path, learn: Any, table: _EpochT
         "results": results,
     }
     text = json.dumps(summary, indent=1, ensure_ascii=False)
-    if ranks.is_first():
-        publish(out / "arguments.json", lambda file: file.write_text(f"{text}\n", encoding="utf-8"))
+    publish_once(out / "arguments.json", lambda file: file.write_text(f"{text}\n", encoding="utf-8"))
 
 
 def _scores(learn: Any, predictions: Any, y: Any) -> dict[str, float]:

@@ -7,8 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from fastclf import ranks
-from fastclf.files import publish
+from fastclf.files import publish_once
 
 
 class ReturnedFigure(Figure):
@@ -32,6 +31,5 @@ def save_figure(plot: Any, file: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure = getattr(plot, "figure", plot)
-    if ranks.is_first():
-        publish(file, lambda temporary: figure.savefig(temporary, dpi=100, format="png"))
+    publish_once(file, lambda temporary: figure.savefig(temporary, dpi=100, format="png"))
     plt.close(figure)

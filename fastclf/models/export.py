@@ -17,11 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastclf import ranks
 from fastclf.checkpoint import library_versions
 from fastclf.data.image_transforms import Transforms
 from fastclf.errors import ExportError
-from fastclf.files import publish, write_new
+from fastclf.files import publish_once, write_new
 from fastclf.models.from_pixels import FromPixels
 from fastclf.models.net import Net
 from fastclf.models.verify import METADATA, TOLERANCE, packed, verify
@@ -96,11 +95,7 @@ def write_model(
         if not worst <= TOLERANCE:
             raise ExportError(f"export: the file computes other answers than the model, off by {worst:.1e}")
 
-    try:
-        if ranks.is_first():
-            publish(file, write)
-    finally:
-        ranks.wait()
+    publish_once(file, write, waits=True)
 
 
 def _tests(whole: FromPixels, tfms: Transforms) -> list[dict[str, Any]]:

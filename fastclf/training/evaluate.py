@@ -147,14 +147,8 @@ def _shared_scores(objective: Objective, loader: Loader, epoch: int, what: str) 
     chunks = loader.part(epoch)
     parts = list(_each(objective, loader.batches_of(epoch, chunks, least=1), len(chunks), what))
     loader.note_bad_together()
-    scores, targets = (
-        (ranks.all_rows(torch.cat(part)) for part in zip(*parts, strict=True))
-        if parts
-        else (
-            ranks.all_rows(None),
-            ranks.all_rows(None),
-        )
-    )
+    mine = (torch.cat(part) for part in zip(*parts, strict=True)) if parts else (None, None)
+    scores, targets = map(ranks.all_rows, mine)
     assert scores is not None
     assert targets is not None
     return scores, targets
