@@ -125,10 +125,13 @@ def test_temperature_is_part_of_the_file(tmp_path, rng, kind, own_head):
         last = nn.LogSoftmax(1) if kind == "one" else nn.Sigmoid()
         learn.model.head = nn.Sequential(nn.Linear(12, 3), last).eval()
     plain = answers(learn, kind)
-    learn.decision = Decision(temperature=0.25)
-    found = onnx_run(learn.export("pets"))(x)
-    np.testing.assert_allclose(found, answers(learn, kind), atol=1e-4)
-    assert np.abs(found - plain).max() > 1e-3
+    moved = []
+    for temperature in (0.125, 16):  # one of them changes the answers, however sure they are
+        learn.decision = Decision(temperature=temperature)
+        found = onnx_run(learn.export("pets"))(x)
+        np.testing.assert_allclose(found, answers(learn, kind), atol=1e-4)
+        moved.append(np.abs(found - plain).max())
+    assert max(moved) > 1e-3
 
 
 # What travels in the file
