@@ -16,7 +16,7 @@ from fastclf.interpret.cross_validation import CrossValidation, cross_validation
 from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
 from fastclf.predicting import Predicting
-from fastclf.training.evaluate import Objective
+from fastclf.training.forward import Objective
 from fastclf.training.head_runs import HeadSetting, make_folds, out_of_fold, refuse_numbers
 from fastclf.training.inputs import check_flag
 from fastclf.training.metrics import mark_without_prediction
