@@ -240,6 +240,21 @@ def depth_table(infos: list[Info]) -> str:
     return _table(columns, rows)
 
 
+def answers_table(infos: list[Info]) -> str:
+    """Seconds of each answer and of its peers, by number of rows."""
+    rows = [
+        (name, *(f"{info['seconds'][name]:.1f}" for info in infos), *(_accuracy(info, name) for info in infos))
+        for name in infos[0]["seconds"]
+    ]
+    peak = ("peak memory of all, GB", *(f"{info['peak GB']:.1f}" for info in infos), *("" for _ in infos))
+    sizes = [f"{info['rows']:,} rows" for info in infos]
+    return _table(("seconds", *sizes, *(f"accuracy, {size}" for size in sizes)), [*rows, peak])
+
+
+def _accuracy(info: Info, name: str) -> str:
+    return f"{info['accuracy'][name]:.3f}" if name in info["accuracy"] else ""
+
+
 def scan_table(infos: list[Info]) -> str:
     """The scan against decoding the same files."""
     rows = [
@@ -266,6 +281,7 @@ KINDS: dict[str, tuple[str, Callable[[list[Info]], str]]] = {
     "scan": ("bench_scan", scan_table),
     "unfreeze": ("bench_unfreeze", unfreeze_table),
     "depth": ("bench_depth", depth_table),
+    "answers": ("bench_answers", answers_table),
 }
 """Marker -> how the names of its benchmarks begin, and what makes a table of them."""
 

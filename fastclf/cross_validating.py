@@ -37,7 +37,7 @@ class CrossValidating(Predicting):
         stratify: bool = True,
         lr: float = HeadSetting.lr,
         wd: float = HeadSetting.wd,
-        epochs: int = HeadSetting.epochs,
+        epochs: int | None = None,
     ) -> CrossValidation:
         """Return how good heads like the learner's are on rows that they have not seen, as an object that prints.
 
@@ -53,7 +53,7 @@ class CrossValidating(Predicting):
             stratify: whether each fold gets its share of each class.
             lr: the highest rate, see `HeadSetting`.
             wd: weight decay.
-            epochs: of each head.
+            epochs: of each head; by default chosen by the number of rows, see `HeadSetting`.
 
         Raises:
             ValueError: there are no cached rows, the head or loss is the user's own, the targets are numbers, or an

@@ -112,7 +112,9 @@ class FineTuning(CrossValidating, Learner):
             ranks.take_from_first(head)
             return self._report_solved(ds, head, crit, callbacks)
         head.become(new_head(setting, head.n_in, ds.labels, crit, self.seed).to(self.data.device))
-        return self.fit(setting.lr, 1, setting.wd, cycle_len=setting.epochs, callbacks=callbacks)
+        return self.fit(
+            setting.lr, 1, setting.wd, cycle_len=setting.epochs_of(self._stage.batches), callbacks=callbacks
+        )
 
     def _report_solved(self, ds: Dataset, head: Head, crit: NLL | BCE, callbacks: Sequence[Callback]) -> FitScores:
         """Print the one line of a head that was solved, and note it, as `fit` does of an epoch."""
