@@ -1,0 +1,61 @@
+"""`fine_tune` against a tuned logistic regression on the same rows, and against the lesson's rates on images."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bench.fine_tune_sets import SETS, ImageSet
+from bench.tuned_regression import log_loss, share_right, tuned
+from fastclf import ConvLearner, ImageClassifierData, accuracy, accuracy_thresh, efficientnet_lite0
+
+SEEDS = range(20, 25)
+each_set = pytest.mark.parametrize("images", SETS, ids=lambda images: images.name.replace(" ", "_"))
+
+
+def learner(data: ImageClassifierData) -> ConvLearner:
+    """A new head on cached activations."""
+    metric = accuracy_thresh(0.5) if data.is_multi else accuracy
+    return ConvLearner.pretrained(efficientnet_lite0, data, precompute=True, metrics=[metric])
+
+
+@each_set
+def bench_fine_tune_head(benchmark: Any, tmp_path: Path, threads: int, quick: bool, images: ImageSet) -> None:
+    torch.set_num_threads(threads)
+    runs: list[dict[str, Any]] = []
+
+    def everything() -> None:
+        seeds = SEEDS[: 1 if quick else None]
+        runs.extend(heads_of(images.data(tmp_path, seed), seed) for seed in seeds)
+
+    benchmark.pedantic(everything, rounds=1)
+    benchmark.extra_info |= {"images": f"{images.name}, {images.train:,}", "held out": images.valid, "runs": runs}
+
+
+def heads_of(data: ImageClassifierData, seed: int) -> dict[str, Any]:
+    """Accuracy, log loss and seconds on the same rows, by way."""
+    learn = learner(data)
+    rows = learn.data  # activations
+    x, held_out = (np.asarray(ds.rows).astype(np.float64) for ds in (rows.trn_ds, rows.val_ds))
+    truth = rows.val_y
+    lesson, lesson_seconds = timed(lambda: learn.fit(1e-2, 3))
+    found: dict[str, Any] = {"lesson": [lesson[1], lesson[0], lesson_seconds]}
+    _, seconds = timed(lambda: learn.fine_tune(unfreeze=False))
+    probs = learn.predict() if data.is_multi else np.exp(learn.predict())
+    found["fine_tune"] = [share_right(probs, truth), log_loss(probs, truth), seconds]
+    peer, seconds = timed(lambda: tuned(x, rows.trn_y, held_out, data.c, seed))
+    found["scikit-learn"] = [share_right(peer.probs, truth), log_loss(peer.probs, truth), seconds]
+    found["chosen"] = [peer.scaling, peer.strength]
+    print(f"\nRESULT {found}", flush=True)
+    return found
+
+
+def timed(call: Any) -> tuple[Any, float]:
+    """What a call returns, and its seconds."""
+    start = time.perf_counter()
+    return call(), time.perf_counter() - start
