@@ -37,6 +37,10 @@ class ImageSet:
     aug: Any
     max_zoom: float = 1.1
 
+    def table(self, folder: Path, seed: int) -> Path:
+        """Where `data` writes which images there are, those to train on first."""
+        return folder / f"{self.name}_{self.train}_{seed}.csv"
+
     def data(self, folder: Path, seed: int, device: str = "cpu") -> ImageClassifierData:
         """Link the images into ``folder``, and split them by ``seed``."""
         labels = {}
@@ -46,7 +50,7 @@ class ImageSet:
             if not (folder / "images" / name).exists():
                 photographs.link(file, folder / "images" / name)
         order = np.random.default_rng(seed).permutation(sorted(labels))[: self.train + self.valid]
-        table = folder / f"{self.name}_{self.train}_{seed}.csv"
+        table = self.table(folder, seed)
         with table.open("w", newline="") as out:
             csv.writer(out).writerows([("file", "label"), *((name, labels[name]) for name in order)])
         tfms = tfms_from_model(efficientnet_lite0, self.sz, aug_tfms=self.aug, max_zoom=self.max_zoom)
@@ -54,6 +58,16 @@ class ImageSet:
         return ImageClassifierData.from_csv(
             folder, "images", table, tfms=tfms, val_idxs=held_out, seed=seed, device=device
         )
+
+
+@dataclass(frozen=True)
+class FineTuneSetting:
+    """What a peer gets: a set that `ImageSet.data` has written."""
+
+    folder: Path
+    images: ImageSet
+    seed: int
+    threads: int
 
 
 def digits(source: Path) -> Labelled:
@@ -94,9 +108,9 @@ def rare(source: Path) -> Labelled:
 
 
 SETS = [
-    ImageSet("digits", digits, 600, 400, 64, transforms_basic),
-    ImageSet("catsdogs", catsdogs, 300, 400, 96, transforms_side_on),
+    ImageSet("digits", digits, 300, 300, 64, transforms_basic),
+    ImageSet("catsdogs", catsdogs, 200, 300, 96, transforms_side_on),
     ImageSet("dogbreeds", dogbreeds, 108, 64, 96, transforms_side_on),
-    ImageSet("scenes", scenes, 600, 400, 64, transforms_top_down, 1.05),
-    ImageSet("rare classes", rare, 450, 222, 96, transforms_side_on),
+    ImageSet("scenes", scenes, 300, 300, 64, transforms_top_down, 1.05),
+    ImageSet("rare classes", rare, 300, 222, 96, transforms_side_on),
 ]
