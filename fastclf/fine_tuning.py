@@ -142,7 +142,7 @@ class FineTuning(CrossValidating, Learner):
         logits = np.full((len(settings), len(ds), ds.c), np.nan, np.float32)
         for fold in range(k):
             rows = np.intersect1d(np.flatnonzero(folds == fold), ds.bad.good_rows())
-            heads = linear_heads(ds, np.flatnonzero(folds != fold), linear, crit=crit, to_compare=True)
+            heads = linear_heads(ds, np.flatnonzero(folds != fold), linear, crit=crit)
             for s, head in enumerate(heads):
                 logits[s, rows] = predict_rows(head, ds, rows)
         logits[len(linear) :] = out_of_fold(

@@ -57,9 +57,7 @@ class LinearSetting:
             )
 
 
-def linear_heads(
-    ds: Dataset, train: Ints, settings: Sequence[LinearSetting], *, crit: NLL | BCE, to_compare: bool = False
-) -> list[Head]:
+def linear_heads(ds: Dataset, train: Ints, settings: Sequence[LinearSetting], *, crit: NLL | BCE) -> list[Head]:
     """Return the head of each setting: the minimum of the loss on some rows plus the penalty, by L-BFGS.
 
     The penalty does not change when the rows are rotated, so that fewer rows than features are solved in their own
@@ -76,8 +74,6 @@ def linear_heads(
         settings: any number; those of one scaling are solved from the highest decay to the lowest, each from where the
             one before it ended.
         crit: the loss, with class weights and label smoothing.
-        to_compare: stops where a step lowers the loss by less than 1e-6 in any case: a third of the steps, for
-            out-of-fold losses within .002 of the exact ones.
     """
     assert ds.rows is not None
     train = np.intersect1d(train, ds.bad.good_rows())
@@ -87,7 +83,7 @@ def linear_heads(
     unsolved = 0
     for scaling in dict.fromkeys(setting.scaling for setting in settings):
         rows = _Rows(centred, _POWERS[scaling])
-        problem = _Problem(rows, ds, train, crit, views=len(ds.rows) // len(ds), coarse=to_compare)
+        problem = _Problem(rows, ds, train, crit, views=len(ds.rows) // len(ds))
         solution = problem.start
         mine = sorted({s for s in settings if s.scaling == scaling}, key=lambda setting: -setting.decay)
         for setting in mine:
@@ -197,7 +193,7 @@ class _Rows:
 class _Problem:
     """The penalised loss of one scaling's rows, and its minimum."""
 
-    def __init__(self, rows: _Rows, ds: Dataset, train: Ints, crit: NLL | BCE, *, views: int, coarse: bool) -> None:
+    def __init__(self, rows: _Rows, ds: Dataset, train: Ints, crit: NLL | BCE, *, views: int) -> None:
         y = torch.from_numpy(np.concatenate([ds.y[train]] * views))
         self._rows, self._crit, self._c = rows, crit, ds.c
         self._y = y.double() if isinstance(crit, BCE) else y
@@ -205,7 +201,7 @@ class _Problem:
         self._missing, self._sign = _missing(ds.y[train], ds.c)
         bias = constant_logits(ds.labels.take(train))
         self.start: Floats = np.concatenate([np.zeros(len(rows.covariance) * ds.c), bias])
-        self._tolerance = 1e-10 if len(y) <= _BLOCK and not coarse else 1e-6  # what float64 and float32 can see
+        self._tolerance = 1e-10 if len(y) <= _BLOCK else 1e-6  # what float64 and float32 can see
 
     def _weights_of_blocks(self) -> Tensor:
         """Return what each block's mean loss counts for in the whole: a weighted mean, where classes have weights."""
