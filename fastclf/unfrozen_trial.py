@@ -45,6 +45,10 @@ class _Judged:
     wrong: float
     temperature: float = 1.0
 
+    def beats(self, other: _Judged) -> bool:
+        """Return whether the loss is lower, and no more answers are wrong."""
+        return self.loss < other.loss and self.wrong <= other.wrong
+
     def __str__(self) -> str:
         return f"loss {self.loss:.4f} and {self.wrong:.1%} wrong"
 
@@ -81,7 +85,7 @@ def temperature_if_unfreezing_helps(learn: ConvLearner, setting: Setting) -> flo
         unfrozen = _judged(trial)
     except DivergedError:
         unfrozen = _DIVERGED
-    helps = unfrozen.loss < frozen.loss and unfrozen.wrong <= frozen.wrong
+    helps = unfrozen.beats(frozen)
     log(
         f"fine_tune: on the {n_judged:,} images {frozen} with the body frozen, {unfrozen} with all layers trained: "
         f"{'now the same on all training images' if helps else 'the body stays frozen'}"

@@ -23,6 +23,11 @@ FROZEN = _Judged(0.5, 0.2)
         (_Judged(0.6, 0.1), False),
     ],
 )
+def test_a_better_model_has_a_lower_loss_and_no_more_wrong_answers(unfrozen, helps):
+    assert unfrozen.beats(FROZEN) == helps
+
+
+@pytest.mark.parametrize(("unfrozen", "helps"), [(_Judged(0.4, 0.2, 1.5), True), (_Judged(0.4, 0.3, 1.5), False)])
 def test_all_layers_train_only_where_the_trial_gains(tmp_path, monkeypatch, capsys, unfrozen, helps):
     """The trial is of the training images alone; a body that stays frozen keeps its bits, and so does the head."""
     data = image_data(three_colours(tmp_path, n=20))
