@@ -86,14 +86,14 @@ def catsdogs(_: Path) -> Labelled:
 def dogbreeds(_: Path) -> Labelled:
     """Photographs of dogs of 12 breeds, 13 to 17 of each."""
     root = photographs.source("dogbreeds")
-    for row in csv.DictReader((root / "labels.csv").open()):
+    for row in csv.DictReader((root / "labels.csv").read_text().splitlines()):
         yield root / "train" / f"{row['id']}.jpg", row["breed"]
 
 
 def scenes(_: Path) -> Labelled:
     """Landscapes with one or several labels."""
     root = photographs.source("scenes")
-    for name, tags in list(csv.reader((root / "train_tags.csv").open()))[1:]:
+    for name, tags in list(csv.reader((root / "train_tags.csv").read_text().splitlines()))[1:]:
         yield root / "train" / f"{name}.jpg", tags
 
 
