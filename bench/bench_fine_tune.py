@@ -44,7 +44,6 @@ def bench_fine_tune_head(benchmark: Any, tmp_path: Path, threads: int, quick: bo
         "runs": runs,
     }
 
-
     lead = np.mean([run["fine_tune"][0] - run["scikit-learn"][0] for run in runs])
     assert quick or lead >= -AS_GOOD
 
