@@ -25,6 +25,7 @@ from fastclf.training.head_runs import (
     predict_rows,
     refuse_numbers,
     train_heads,
+    usual_folds,
 )
 from fastclf.training.inputs import check_count
 
@@ -59,14 +60,14 @@ class Auditing(Evaluating):
         return audits.audit(sets, preds)
 
     @long_call(NOTHING_CHANGED)
-    def learning_curve(self, k: int = 5) -> LearningCurve:
+    def learning_curve(self, k: int | None = None) -> LearningCurve:
         """Measure accuracy on 10 to 100 % of the training rows, and extrapolate it; the validation set is not used.
 
         Every fold is predicted by heads that were trained on growing parts of all others; see
         `fastclf.interpret.learning_curve.fit_curve` for the extrapolation and its interval.
 
         Args:
-            k: folds.
+            k: folds; by default 5, or 3 where there are more than 8,192 training rows.
 
         Returns:
             The curve: ``.accuracy(n)``, ``.gain(cls, more)``, ``.plot()``.
@@ -75,7 +76,7 @@ class Auditing(Evaluating):
             ValueError: there are no cached rows, or they have no classes, or are too few.
         """
         train = self._labelled_rows("learning_curve")["train"]
-        folds = make_folds(train.labels, k, seed=self.seed)
+        folds = make_folds(train.labels, usual_folds(len(train)) if k is None else k, seed=self.seed)
         parts = curves.parts(train, folds, self.seed)
         heads = iter(self._heads_on(train, [part.rows for part in parts]))
         right = [curves.right(_logits(next(heads), train, part.held_out), train, part.held_out) for part in parts]

@@ -23,21 +23,29 @@ from fastclf.report import log
 from fastclf.schedules import Constant
 from fastclf.training.callbacks import Callback
 from fastclf.training.epoch_table import EpochTable
-from fastclf.training.head_runs import HeadSetting, make_folds, most_folds, new_head, out_of_fold, predict_rows
-from fastclf.training.linear_heads import LinearSetting, Scaling, linear_heads
+from fastclf.training.head_runs import (
+    HeadSetting,
+    make_folds,
+    most_folds,
+    new_head,
+    out_of_fold,
+    predict_rows,
+    usual_folds,
+)
+from fastclf.training.linear_heads import LinearPaths, LinearSetting, Scaling, linear_heads
 from fastclf.training.metrics import name_of
 from fastclf.training.recorder import Recorder
 from fastclf.training.scores import FitScores
 
 T = TypeVar("T")
 
-_FOLDS, _FOLDS_OF_MANY = 5, 3
-_MANY = 8192  # rows from which on chance has little part in a loss: fewer folds choose as well
 _SCALINGS: list[Scaling] = ["common", "pareto", "standard"]
 _DECAYS = [10 ** (-half / 2) for half in range(-2, 9)]  # 10 to 1e-4
 _LINEAR = [LinearSetting(decay, scaling) for scaling in _SCALINGS for decay in _DECAYS]
+_HOPELESS = 1.1  # times the lowest loss
+_RACING = 9  # logistic regressions that are tried on more than the first fold
 # The lowest out-of-fold losses of 16 with a hidden layer: on rows of photographs, and on those of digits.
-_HIDDEN = [HeadSetting(0.03, 1e-2, 10, 0.5, (512,)), HeadSetting(0.1, 1e-2, 30, None, (512,))]
+_HIDDEN = [HeadSetting(0.03, 1e-2, 10, 0.5, (512,)), HeadSetting(0.1, 1e-2, None, None, (512,))]
 
 
 class FineTuning(CrossValidating, Learner):
@@ -47,10 +55,10 @@ class FineTuning(CrossValidating, Learner):
     def sweep(
         self,
         lr: float | Sequence[float] = (0.03, 0.1),
-        wd: float | Sequence[float] = 1e-2,
+        wd: float | Sequence[float] = (1e-2, 3e-2),
         ps: float | Sequence[float] | None = None,
         xtra_fc: Sequence[Sequence[int]] = ((512,),),
-        epochs: int | Sequence[int] = (10, 30),
+        epochs: int | Sequence[int] | None = None,
     ) -> Sweep:
         """Try every combination of some settings on folds of the training rows, and return them, best first.
 
@@ -60,7 +68,7 @@ class FineTuning(CrossValidating, Learner):
         Args:
             lr: the highest rate, or several to try, see `HeadSetting`.
             wd: weight decay, or several.
-            epochs: of each head, or several.
+            epochs: of each head, or several; by default chosen by the number of rows, see `HeadSetting`.
             ps: dropout of all linear layers: one probability or several to try; None for the usual ones of a head.
             xtra_fc: widths of the hidden layers: a list of such lists, such as ``[[], [256], [512]]``.
 
@@ -68,6 +76,7 @@ class FineTuning(CrossValidating, Learner):
             ValueError: as `cross_validate` says.
         """
         ds, _, crit = self._head_training("sweep")
+        epochs = HeadSetting().epochs_of(self._stage.batches) if epochs is None else epochs
         grid = product(_several(lr), _several(wd), _several(epochs), _several(ps), (tuple(w) for w in xtra_fc))
         settings = [HeadSetting(*values) for values in grid]
         return self._compared("sweep", ds, settings, crit)
@@ -133,30 +142,55 @@ class FineTuning(CrossValidating, Learner):
         return FitScores(values, names)
 
     def _compared(self, call: str, ds: Dataset, settings: Sequence[Setting], crit: NLL | BCE) -> Sweep:
-        """Return settings by their out-of-fold loss; those that diverged come last."""
-        k = min(_FOLDS if len(ds) <= _MANY else _FOLDS_OF_MANY, most_folds(ds.labels))
+        """Return settings by their out-of-fold loss; those that diverged, or were not tried to the end, come last."""
+        k = min(usual_folds(len(ds)), most_folds(ds.labels))
         if k < 2:
             raise ValueError(f"{call}: no class has two rows, so that none can be held out. Add images, or call fit.")
         folds = make_folds(ds.labels, k, seed=self.seed)
         linear = [setting for setting in settings if isinstance(setting, LinearSetting)]
         trained = [setting for setting in settings if isinstance(setting, HeadSetting)]
         loader = self.data.trn_dl
-        logits = np.full((len(settings), len(ds), ds.c), np.nan, np.float32)
-        for fold in range(k):
-            rows = np.intersect1d(np.flatnonzero(folds == fold), ds.bad.good_rows())
-            heads = linear_heads(ds, np.flatnonzero(folds != fold), linear, crit=crit)
-            for s, head in enumerate(heads):
-                logits[s, rows] = predict_rows(head, ds, rows)
-        logits[len(linear) :] = out_of_fold(
-            ds, trained, folds, crit=crit, bs=loader.bs, seed=self.seed, device=loader.device
-        )
-        found = np.array([[_loss(crit, each[part], ds, part) for part in _parts(folds, ds)] for each in logits])
+        logits = out_of_fold(ds, trained, folds, crit=crit, bs=loader.bs, seed=self.seed, device=loader.device)
+        parts = _parts(folds, ds)
+        of_trained = [[_loss(crit, each[part], ds, part) for part in parts] for each in logits]
+        found = np.concatenate([_linear_losses(ds, linear, parts, crit), np.reshape(of_trained, (-1, len(parts)))])
         means = found.mean(1)
         if np.isnan(means).all():
             raise DivergedError(f"{call}: no setting ends with finite weights. Pass lower rates (lr).")
         order = np.argsort(means)  # NaN last
         ordered = [[*linear, *trained][i] for i in order]
         return Sweep(ordered, found[order])
+
+
+def _linear_losses(
+    ds: Dataset, settings: Sequence[LinearSetting], parts: Sequence[NDArray[np.int64]], crit: NLL | BCE
+) -> NDArray[np.float64]:
+    """Return the loss of each setting on each part, by the rows of all others, ``[S, k]``.
+
+    From high decays to low ones the loss falls, and then rises. The lowest decays take the solver longest, so where it
+    has risen twice in a row and by a tenth, what is left of that path is not tried, and is NaN. After the first part
+    only the best settings go on: neighbours on a path differ little and rank alike on all parts (racing; Maron and
+    Moore, "Hoeffding races", 1994).
+    """
+    found = np.full((len(settings), len(parts)), np.nan)
+    if not settings:
+        return found
+    places = {setting: place for place, setting in enumerate(settings)}
+    racing = settings
+    for fold, part in enumerate(parts):
+        if fold == 1:
+            racing = [settings[place] for place in np.argsort(found[:, 0])[:_RACING]]
+        paths = LinearPaths(ds, np.concatenate([other for other in parts if other is not part]), crit=crit)
+        for scaling in dict.fromkeys(setting.scaling for setting in racing):
+            path: list[float] = []
+            decays = sorted({setting.decay for setting in racing if setting.scaling == scaling}, reverse=True)
+            for setting, head in paths.heads(scaling, decays):
+                path.append(_loss(crit, predict_rows(head, ds, part), ds, part))
+                found[places[setting], fold] = path[-1]
+                if len(path) > 2 and path[-1] > path[-2] > path[-3] and path[-1] > _HOPELESS * min(path):
+                    break
+        paths.warn_of_unsolved()
+    return found
 
 
 def _loss(crit: NLL | BCE, logits: NDArray[np.float32], ds: Dataset, rows: NDArray[np.int64]) -> float:

@@ -5,6 +5,7 @@ import pytest
 from helpers import assert_same, image_data, row_data, state_of, three_colours, tiny_learner
 
 from fastclf import HeadLearner, ImageClassifierData, ImageModelResults
+from fastclf.training import head_runs
 
 
 @pytest.fixture
@@ -135,3 +136,12 @@ def test_similar_takes_images(tmp_path):
     ]
     assert names == ["valid/red/002.png", "train/blue/001.png"]
     found.plot(1)
+
+
+def test_a_curve_of_many_rows_takes_three_folds(data, monkeypatch):
+    monkeypatch.setattr(head_runs, "_MANY", 200)
+    learn = HeadLearner(row_data(data.path / "more", np.random.default_rng(3), n=300))
+    few, five = learn.learning_curve(), learn.learning_curve(5)
+    assert few.to_dict() == learn.learning_curve(3).to_dict()
+    assert few.overall.n[-1] == 200
+    assert five.overall.n[-1] == 240

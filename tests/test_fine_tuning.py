@@ -4,16 +4,16 @@ import torch
 from helpers import row_data
 from torch import nn
 
-from fastclf import BCE, HeadLearner, ImageClassifierData, fine_tuning
+from fastclf import BCE, NLL, HeadLearner, ImageClassifierData, fine_tuning
 from fastclf.training.head_runs import HeadSetting
 from fastclf.training.linear_heads import LinearSetting, linear_heads
 
 
-def rows_of(folder, rng, n=60, features=90, c=3, several=False):
+def rows_of(folder, rng, n=60, features=90, c=3, several=False, spread=2):
     """Rows around a centre per class, more features than rows."""
     centres = rng.standard_normal((c, features))
     labels = np.arange(n + 24) % c
-    x = (centres[labels] + 2 * rng.standard_normal((n + 24, features))).astype(np.float32)
+    x = (centres[labels] + spread * rng.standard_normal((n + 24, features))).astype(np.float32)
     y = np.eye(c, dtype=np.float32)[labels] if several else labels
     names = [f"c{k}" for k in range(c)]
     return ImageClassifierData.from_arrays(folder, (x[:n], y[:n]), (x[n:], y[n:]), classes=names, bs=16)
@@ -95,3 +95,40 @@ def test_what_cannot_be_chosen_says_why(tmp_path, rng):
     own[0] = nn.Linear(data.trn_ds.rows.shape[1], data.c)
     with pytest.raises(ValueError, match="custom_head"):
         HeadLearner(data, custom_head=own).fine_tune()
+
+
+def test_epochs_of_a_sweep_follow_the_number_of_rows(tmp_path, rng):
+    tried = []
+    for n in (60, 1600):
+        found = HeadLearner(row_data(tmp_path / str(n), rng, n=n)).sweep(0.1, 1e-2, xtra_fc=[[]])
+        tried += [setting.epochs for setting in found.settings]
+    assert tried == [30, 5]  # of 4 and 100 batches
+    assert [HeadSetting().epochs_of(batches) for batches in (1, 13, 14, 40, 80, 81, 10_000)] == [
+        30,
+        30,
+        29,
+        10,
+        5,
+        5,
+        5,
+    ]
+    assert HeadSetting(epochs=3).epochs_of(1) == 3
+
+
+def test_hopeless_decays_are_not_tried(tmp_path, rng):
+    """What is tried has the loss of a head solved by itself; the choice is that of trying everything."""
+    data = rows_of(tmp_path, rng, n=90, spread=6)
+    ds, crit = data.trn_ds, NLL()
+    settings = [LinearSetting(10.0**-power, scaling) for scaling in ("common", "standard") for power in range(-2, 7)]
+    parts = np.split(rng.permutation(90), [25, 52])
+    found = fine_tuning._linear_losses(ds, settings, parts, crit)
+    everything = np.empty_like(found)
+    for fold, part in enumerate(parts):
+        heads = linear_heads(ds, np.setdiff1d(np.arange(90), part), settings, crit=crit)
+        x, y = (torch.from_numpy(each[part]) for each in (ds.rows, ds.y))
+        everything[:, fold] = [float(crit.from_logits(head.logits(x).detach().double(), y)) for head in heads]
+    tried = np.isfinite(found)
+    np.testing.assert_allclose(found[tried], everything[tried], rtol=1e-2)
+    assert tried[:, 0].sum() < len(settings)
+    assert tried[:, 1].sum() <= 9
+    assert np.nanmin(found.mean(1)) == pytest.approx(everything.mean(1).min(), rel=0.05)

@@ -11,6 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_learner_arguments(parser)
     add_answer_arguments(parser, folds=True, writes="curve.csv and the plot")
+    parser.set_defaults(k=None)  # the Python call knows what is usual
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_learner_arguments(parser)
     several = {"nargs": "+", "default": argparse.SUPPRESS}  # the Python call knows what is usual
     parser.add_argument("--lr", type=float, **several, help="highest rates to try (default: .03 .1)")  # type: ignore[arg-type]
-    parser.add_argument("--wd", type=float, **several, help="weight decays to try (default: .01)")  # type: ignore[arg-type]
+    parser.add_argument("--wd", type=float, **several, help="weight decays to try (default: .01 .03)")  # type: ignore[arg-type]
     parser.add_argument("--ps", type=float, **several, help="dropout to try (default: the usual of a head)")  # type: ignore[arg-type]
     parser.add_argument(
         "--xtra-fc",
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         **several,  # type: ignore[arg-type]
         help="hidden widths to try, such as: 0 256 512,128; 0 for no hidden layer (default: 512)",
     )
-    parser.add_argument("--epochs", type=int, **several, help="epochs to try (default: 10 30)")  # type: ignore[arg-type]
+    parser.add_argument("--epochs", type=int, **several, help="epochs to try (default: by the number of images)")  # type: ignore[arg-type]
     add_answer_arguments(parser, writes="sweep.csv and the plot")
 
 

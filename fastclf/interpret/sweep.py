@@ -28,7 +28,8 @@ class Sweep(Table):
 
     Attributes:
         settings: best first; those whose training diverged come last.
-        losses: ``[S, k]``, the mean loss on each fold of the heads that have not seen it; NaN where one diverged.
+        losses: ``[S, k]``, the mean loss on each fold of the heads that have not seen it; NaN where one diverged, or
+            was hopeless on the way and not tried.
     """
 
     settings: Sequence[Setting]

@@ -34,6 +34,8 @@ from fastclf.training.steps import Rates
 _SECONDS_TO_SIGNALS = 0.1
 _MOST_TOGETHER = 8  # of what heads share, an eighth is left
 _WEIGHTS_TOGETHER = 1 << 23  # bytes
+_FOLDS, _FOLDS_OF_MANY = 5, 3
+_MANY = 8192  # rows from which on chance has little part in a figure: fewer folds tell as much
 _STEPS, _LEAST_EPOCHS, _MOST_EPOCHS = 400, 5, 30  # of a head
 
 
@@ -83,6 +85,11 @@ class HeadRun:
     setting: HeadSetting
     train: NDArray[np.int64]
     seed: int
+
+
+def usual_folds(n: int) -> int:
+    """Return how many folds suit ``n`` rows: 5, or 3 of more than 8,192."""
+    return _FOLDS if n <= _MANY else _FOLDS_OF_MANY
 
 
 def train_heads(

@@ -58,44 +58,70 @@ class LinearSetting:
 
 
 def linear_heads(ds: Dataset, train: Ints, settings: Sequence[LinearSetting], *, crit: NLL | BCE) -> list[Head]:
-    """Return the head of each setting: the minimum of the loss on some rows plus the penalty, by L-BFGS.
+    """Return the head of each setting: the minimum of the loss on some rows plus the penalty, see `LinearPaths`.
+
+    Args:
+        ds: holds rows, see there.
+        train: the rows to learn from.
+        settings: any number.
+        crit: the loss.
+    """
+    paths = LinearPaths(ds, train, crit=crit)
+    heads: dict[LinearSetting, Head] = {}
+    for scaling in dict.fromkeys(setting.scaling for setting in settings):
+        decays = {setting.decay for setting in settings if setting.scaling == scaling}
+        heads |= paths.heads(scaling, sorted(decays, reverse=True))
+    paths.warn_of_unsolved()
+    return [heads[setting] for setting in settings]
+
+
+class LinearPaths:
+    """Regularised logistic regressions on some rows, solved by L-BFGS, one decay after another.
 
     The penalty does not change when the rows are rotated, so that fewer rows than features are solved in their own
     span, exactly. Up to 4,096 rows are multiplied in float64; more in float32, block by block, until a step lowers the
-    loss by less than 1e-6. More than 1 GiB of rows are read again at every step. A
-    class without rows (a label that all rows have, or none) counts half a row at the mean of all rows, which keeps its
-    bias finite. Nothing is random.
-
-    A warning names how many settings have not converged after 1,000 steps.
-
-    Args:
-        ds: holds rows ``[views * N, F]``; all views of a row count.
-        train: the rows to learn from, ``[n] int64``, two or more; bad ones are left out.
-        settings: any number; those of one scaling are solved from the highest decay to the lowest, each from where the
-            one before it ended.
-        crit: the loss, with class weights and label smoothing.
+    loss by less than 1e-6. More than 1 GiB of rows are read again at every step. A class without rows (a label that all
+    rows have, or none) counts half a row at the mean of all rows, which keeps its bias finite. Nothing is random.
     """
-    assert ds.rows is not None
-    train = np.intersect1d(train, ds.bad.good_rows())
-    places = np.concatenate([train + view * len(ds) for view in range(len(ds.rows) // len(ds))])
-    centred = _Centred(ds, places)
-    heads: dict[LinearSetting, Head] = {}
-    unsolved = 0
-    for scaling in dict.fromkeys(setting.scaling for setting in settings):
-        rows = _Rows(centred, _POWERS[scaling])
-        problem = _Problem(rows, ds, train, crit, views=len(ds.rows) // len(ds))
+
+    def __init__(self, ds: Dataset, train: Ints, *, crit: NLL | BCE) -> None:
+        """Read the rows.
+
+        Args:
+            ds: holds rows ``[views * N, F]``; all views of a row count.
+            train: the rows to learn from, ``[n] int64``, two or more; bad ones are left out.
+            crit: the loss, with class weights and label smoothing.
+        """
+        assert ds.rows is not None
+        self._ds, self._crit, self._train = ds, crit, np.intersect1d(train, ds.bad.good_rows())
+        self._views = len(ds.rows) // len(ds)
+        places = np.concatenate([self._train + view * len(ds) for view in range(self._views)])
+        self._centred = _Centred(ds, places)
+        self._solved = self._unsolved = 0
+
+    def heads(self, scaling: Scaling, decays: Sequence[float]) -> Iterator[tuple[LinearSetting, Head]]:
+        """Yield a setting and its head for each decay, solved when it is asked for, from where the one before ended.
+
+        Args:
+            scaling: of the features.
+            decays: the highest first, since each solution is near the one before.
+        """
+        rows = _Rows(self._centred, _POWERS[scaling])
+        problem = _Problem(rows, self._ds, self._train, self._crit, views=self._views)
         solution = problem.start
-        mine = sorted({s for s in settings if s.scaling == scaling}, key=lambda setting: -setting.decay)
-        for setting in mine:
-            solution, converged = problem.solve(solution, setting.decay)
-            unsolved += not converged
-            heads[setting] = rows.head(solution, ds.c, crit)
-    if unsolved:
-        warn(
-            f"linear_heads: {unsolved} of {len(heads)} logistic regressions have not converged after {_MOST_STEPS:,} "
-            "steps; they are compared as they are. Scale the features, or pass higher decays."
-        )
-    return [heads[setting] for setting in settings]
+        for decay in decays:
+            solution, converged = problem.solve(solution, decay)
+            self._solved += 1
+            self._unsolved += not converged
+            yield LinearSetting(decay, scaling), rows.head(solution, self._ds.c, self._crit)
+
+    def warn_of_unsolved(self) -> None:
+        """Warn how many solutions have not converged after 1,000 steps."""
+        if self._unsolved:
+            warn(
+                f"linear_heads: {self._unsolved} of {self._solved} logistic regressions have not converged after "
+                f"{_MOST_STEPS:,} steps; they are compared as they are. Scale the features, or pass higher decays."
+            )
 
 
 class _Centred:
@@ -231,7 +257,13 @@ class _Problem:
             total, gradient = self._loss(back(flat), decay)
             return total, self._by_weight(lambda w: solve_triangular(factor, w, upper=False), gradient)
 
-        options = {"maxiter": _MOST_STEPS, "maxfun": 2 * _MOST_STEPS, "ftol": self._tolerance, "gtol": 1e-6}
+        options = {
+            "maxiter": _MOST_STEPS,
+            "maxfun": 2 * _MOST_STEPS,
+            "maxcor": 30,
+            "ftol": self._tolerance,
+            "gtol": 1e-6,
+        }
         # The solver's own vectors are small: threads wait for each other longer than they compute.
         with threadpool_limits(limits=1, user_api=None if len(self._y) * len(factor) <= _SMALL else "blas"):
             found = minimize(loss, there(start), jac=True, method="L-BFGS-B", options=options)
