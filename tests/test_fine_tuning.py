@@ -68,7 +68,7 @@ def test_what_was_chosen_is_the_learner(tmp_path, rng, capsys):
 def test_a_sweep_is_sorted_and_leaves_the_learner_alone(tmp_path, rng):
     learn = HeadLearner(rows_of(tmp_path, rng))
     before = learn.predict()
-    found = learn.sweep(lr=[0.01, 0.1], epochs=3, xtra_fc=[[], [8]])
+    found = learn.sweep(lr=[0.01, 0.1], wd=1e-2, epochs=3, xtra_fc=[[], [8]])
     assert len(found.settings) == 4
     assert (np.diff(found.losses.mean(1)) >= 0).all()
     assert str(found).splitlines()[3].startswith(str(found.best))
