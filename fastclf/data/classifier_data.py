@@ -510,7 +510,7 @@ class ImageClassifierData(DataLoaders):
             test: the split for test; without labels, zeros stand in their place.
             image_col: the column of the images.
             label_col: the column of the labels; the names of a ClassLabel are the classes.
-            path: where models and other files are kept; by default the folder of the data set; it must be given for an object.
+            path: where models and other files are kept; by default the data set's folder; an object has none.
             classes: the names of the classes, of which labels are the names or the numbers from 0.
             continuous: whether the labels are numbers to be predicted.
             val_pct: share of every class that is held out without val.

@@ -74,9 +74,7 @@ def splits_of(data: Any, val: str | None, test: str | None) -> tuple[Path | None
         data = _loaded(datasets, folder)
     if isinstance(data, datasets.Dataset):
         if val is not None or test is not None:
-            raise ValueError(
-                "from_hf: val and test name splits of a DatasetDict, and this is one Dataset. Leave them out."
-            )
+            raise ValueError("from_hf: val and test name splits of a DatasetDict, got one Dataset. Leave them out.")
         return folder, {"train": data}
     if not isinstance(data, Mapping) or not all(isinstance(one, datasets.Dataset) for one in data.values()):
         raise TypeError(

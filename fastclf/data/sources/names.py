@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Self, overload
 
@@ -74,7 +75,7 @@ class Names(Sequence[str]):
         """Return them with a text before each."""
         start = prefix.encode("utf-8", "surrogateescape")
         ends = self._ends.tolist()
-        pieces = [self._buffer[first:last] for first, last in zip(ends, ends[1:], strict=False)]
+        pieces = [self._buffer[first:last] for first, last in pairwise(ends)]
         lengths = np.concatenate([np.zeros(1, np.int64), np.diff(self._ends) + len(start)])
         return self._of(start + start.join(pieces) if pieces else b"", np.cumsum(lengths))
 

@@ -187,7 +187,7 @@ def _kind(schema: Any, column: str, file: Path) -> str:
     if types.is_binary(kind) or types.is_large_binary(kind) or "bytes" in fields:
         return "bytes"
     raise DataError(
-        f"from_parquet: column {column!r} of {file} must hold encoded images (binary, or a struct of bytes and path) or "
+        f"from_parquet: column {column!r} of {file} must hold encoded images (binary, or a struct of bytes, path) or "
         f"paths (string), got {kind}. image_col= names another."
     )
 
@@ -199,7 +199,7 @@ def _below(root: Path, file: Path, cell: str | None, row: int) -> str:
     path = os.path.normpath(file.parent / cell)
     if not Path(path).is_relative_to(root):
         raise DataError(
-            f"from_parquet: {file}:{row} names a file outside {root}: {cell!r}. Put the table above the images, or write "
+            f"from_parquet: {file}:{row} names a file outside {root}: {cell!r}. Put the table above the images or write "
             "paths relative to it."
         )
     return Path(path).relative_to(root).as_posix()

@@ -210,7 +210,7 @@ def _images_in(index: TarIndex, file: Path, image: str | None) -> npt.NDArray[np
         key = int(repeated[0])
         those = [index.names[row] for row in rows[index.sample[rows] == key].tolist()]
         raise DataError(
-            f"{file}: {len(repeated)} sample(s) have several images, first {printable(index.keys[key])}: {some(those)}. "
+            f"{file}: {len(repeated)} sample(s) have several images: {printable(index.keys[key])}: {some(those)}. "
             "A sample's name ends at its first dot. Pass image='jpg' to choose, or rename the files."
         )
     return rows

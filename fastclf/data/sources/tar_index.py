@@ -194,8 +194,8 @@ class _Builder:
         """
         if member.issparse():
             raise DataError(
-                f"{self._file}: {printable(member.name)} is stored sparse, so its bytes are not in one piece. Write the "
-                "archive anew without --sparse."
+                f"{self._file}: {printable(member.name)} is stored sparse, so its bytes are not in one piece. Write "
+                "the archive anew without --sparse."
             )
         if member.issym():
             self.links += 1
@@ -210,7 +210,7 @@ class _Builder:
         """The place of the file that a hard link names: tar stores a second name of a file so."""
         if member.linkname not in self._places:
             raise DataError(
-                f"{self._file}: {printable(member.name)} is a link to {printable(member.linkname)}, which is not before "
+                f"{self._file}: {printable(member.name)} is a link to {printable(member.linkname)}, not before "
                 "it in the archive. Write the archive anew with --hard-dereference."
             )
         return self._places[member.linkname]

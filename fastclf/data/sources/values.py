@@ -21,9 +21,7 @@ def needed(module: str, extra: str) -> ModuleType:
     try:
         return import_module(module)
     except ImportError as error:
-        raise BackendError(
-            f"{module} cannot be imported ({error}). Install it: pip install fastclf[{extra}]"
-        ) from error
+        raise BackendError(f"{module} cannot be imported ({error}): pip install fastclf[{extra}]") from error
 
 
 def encoded(value: Any, folder: Path) -> bytes:
@@ -43,4 +41,4 @@ def encoded(value: Any, folder: Path) -> bytes:
         return bytes(value)
     if path is None:
         raise OSError(errno.ENODATA, "no image in this row")
-    return (folder / path).read_bytes()
+    return Path(folder, str(path)).read_bytes()
