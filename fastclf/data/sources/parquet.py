@@ -199,8 +199,8 @@ def _below(root: Path, file: Path, cell: str | None, row: int) -> str:
     path = os.path.normpath(file.parent / cell)
     if not Path(path).is_relative_to(root):
         raise DataError(
-            f"from_parquet: {file}:{row} names a file outside {root}: {cell!r}. Put the table above the images or write "
-            "paths relative to it."
+            f"from_parquet: {file}:{row} names a file outside {root}: {cell!r}. Put the table above the images, or "
+            "write paths relative to it."
         )
     return Path(path).relative_to(root).as_posix()
 

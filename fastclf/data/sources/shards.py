@@ -182,7 +182,10 @@ def _rows_of(
     root: Path, files: Sequence[Path], indexes: Sequence[TarIndex], image: str | None, label: str, field: str | None
 ) -> LabelledRows:
     prefixes = [f"{file.relative_to(root).as_posix()}/" for file in files]
-    names, places, values, ignored = [], [], [], {"samples without an image": 0, "files of no sample": 0}
+    names: list[Names] = []
+    places: list[tuple[npt.NDArray[Any], ...]] = []
+    values: list[Value] = []
+    ignored = {"samples without an image": 0, "files of no sample": 0}
     reader = _LabelReader(label, field)
     for k, (file, prefix, index) in enumerate(zip(files, prefixes, indexes, strict=True)):
         rows = _images_in(index, file, image)

@@ -105,7 +105,7 @@ class TarIndex:
         """Write it as an .npz file."""
         about = [_SCHEMA, *self.stamp, self.extensions, self.links, self.remark]
         with file.open("wb") as handle:
-            np.savez(handle, about=np.frombuffer(json.dumps(about).encode(), np.uint8), **self._arrays())
+            np.savez(handle, about=np.frombuffer(json.dumps(about).encode(), np.uint8), **self._arrays())  # type: ignore[arg-type]
 
     @classmethod
     def read(cls, file: Path) -> TarIndex:
@@ -121,7 +121,9 @@ class TarIndex:
             schema, size, mtime, ctime, extensions, links, remark = json.loads(arrays.pop("about").tobytes())
             if schema != _SCHEMA:
                 raise ValueError(schema)
-            packed = {n: Names.of_packed(arrays.pop(n), arrays.pop(f"{n}_ends")) for n in ("names", "keys", "small")}
+            packed: dict[str, Any] = {
+                n: Names.of_packed(arrays.pop(n), arrays.pop(f"{n}_ends")) for n in ("names", "keys", "small")
+            }
             index = cls(
                 Stamp(size, mtime, ctime), **packed, **arrays, extensions=extensions, links=links, remark=remark
             )
@@ -263,7 +265,7 @@ def _read_headers(file: Path, stamp: Stamp) -> TarIndex:
             builder = _Builder(file)
             while (member := archive.next()) is not None:
                 builder.add(member, handle)
-                archive.members.clear()  # it keeps all it has seen
+                archive.members.clear()  # type: ignore[attr-defined]  # it keeps all it has seen
             remark = _check_end(file, handle, archive.offset)
         return builder.index(stamp, remark)
     except tarfile.TarError as error:
