@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +218,54 @@ def unfreeze_table(infos: list[Info]) -> str:
     return _table(("training images", "frozen", *columns), rows)
 
 
+def fine_tune_head_table(infos: list[Info]) -> str:
+    """Accuracy and log loss over seeds of three heads on the same rows, and the least advantage over scikit-learn."""
+    rows = []
+    for info in infos:
+        runs, peer = info["runs"], "scikit-learn"
+        lead = [run["fine_tune"][0] - run[peer][0] for run in runs]
+        rows.append(
+            (
+                info["images"],
+                *(_mean(run[way][0] for run in runs) for way in ("lesson", peer, "fine_tune")),
+                f"{sum(lead) / len(lead):+.3f} ({min(lead):+.3f} to {max(lead):+.3f})",
+                *(_mean(run[way][1] for run in runs) for way in ("lesson", peer, "fine_tune")),
+                *(f"{sum(run[way][2] for run in runs) / len(runs):.0f}" for way in (peer, "fine_tune")),
+            )
+        )
+    ways = ("lesson", "scikit-learn", "fine_tune")
+    columns = (
+        "training images",
+        *ways,
+        "lead",
+        *(f"log loss: {way}" for way in ways),
+        "s: scikit-learn",
+        "s: fine_tune",
+    )
+    return _table(columns, rows)
+
+
+def fine_tune_layers_table(infos: list[Info]) -> str:
+    """Accuracy and log loss, run by run: the frozen body, with the trial's decision, the lesson's rates and fastai."""
+    rows = [
+        (
+            info["images"],
+            f"{seed}",
+            f"{run['frozen']:.3f}",
+            f"{run['fine_tune'][0]:.3f} ({'all layers' if run['kept'] else 'frozen'})",
+            f"{run['lesson'][0]:.3f}",
+            f"{run['fastai'][0]:.3f}" if "fastai" in run else "",
+            *(f"{run[way][1]:.3f}" if way in run else "" for way in ("fine_tune", "lesson", "fastai")),
+            *(f"{run[way][2]:.0f}" if way in run else "" for way in ("fine_tune", "lesson", "fastai")),
+        )
+        for info in infos
+        for seed, run in zip(info["seeds"], info["runs"], strict=True)
+    ]
+    ways = ("fine_tune", "lesson", "fastai")
+    columns = ("training images", "seed", "unfreeze=False", *ways, *(f"log loss: {way}" for way in ways))
+    return _table((*columns, *(f"s: {way}" for way in ways)), rows)
+
+
 def depth_table(infos: list[Info]) -> str:
     """Seconds, size and result of training layer group 1 and the head: on feature maps, and on images."""
     rows = [
@@ -238,6 +286,21 @@ def depth_table(infos: list[Info]) -> str:
     both = f"with {infos[0]['epochs']} epochs, s"
     columns = ("images", "from", "pass, s", "epoch, s", "of the processor", both, "maps", "accuracy", "log loss")
     return _table(columns, rows)
+
+
+def answers_table(infos: list[Info]) -> str:
+    """Seconds of each answer and of its peers, by number of rows."""
+    rows = [
+        (name, *(f"{info['seconds'][name]:.1f}" for info in infos), *(_accuracy(info, name) for info in infos))
+        for name in infos[0]["seconds"]
+    ]
+    peak = ("peak memory of all, GB", *(f"{info['peak GB']:.1f}" for info in infos), *("" for _ in infos))
+    sizes = [f"{info['rows']:,} rows" for info in infos]
+    return _table(("seconds", *sizes, *(f"accuracy, {size}" for size in sizes)), [*rows, peak])
+
+
+def _accuracy(info: Info, name: str) -> str:
+    return f"{info['accuracy'][name]:.3f}" if name in info["accuracy"] else ""
 
 
 def scan_table(infos: list[Info]) -> str:
@@ -266,6 +329,9 @@ KINDS: dict[str, tuple[str, Callable[[list[Info]], str]]] = {
     "scan": ("bench_scan", scan_table),
     "unfreeze": ("bench_unfreeze", unfreeze_table),
     "depth": ("bench_depth", depth_table),
+    "answers": ("bench_answers", answers_table),
+    "fine_tune_head": ("bench_fine_tune_head", fine_tune_head_table),
+    "fine_tune_layers": ("bench_fine_tune_layers", fine_tune_layers_table),
 }
 """Marker -> how the names of its benchmarks begin, and what makes a table of them."""
 
@@ -297,6 +363,11 @@ def _mark(info: Info) -> str:
 
 def _ratio(found: dict[str, float] | None) -> str:
     return "" if found is None else _spread(found, "{:.2f}")
+
+
+def _mean(values: Iterable[float]) -> str:
+    given = list(values)
+    return f"{sum(given) / len(given):.3f}"
 
 
 def _spread(found: dict[str, float], form: str) -> str:

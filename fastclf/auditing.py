@@ -28,9 +28,7 @@ from fastclf.training.head_runs import (
 )
 from fastclf.training.inputs import check_count
 
-# Chosen by planted errors on other activations than those of the figures: with less decay heads learn wrong labels by
-# heart, and doubt right ones.
-_SETTING = HeadSetting(wd=1e-2)
+_SETTING = HeadSetting()
 
 
 class Auditing(Evaluating):

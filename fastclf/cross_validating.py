@@ -16,7 +16,7 @@ from fastclf.interpret.cross_validation import CrossValidation, cross_validation
 from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
 from fastclf.predicting import Predicting
-from fastclf.training.evaluate import Objective
+from fastclf.training.forward import Objective
 from fastclf.training.head_runs import HeadSetting, make_folds, out_of_fold, refuse_numbers
 from fastclf.training.inputs import check_flag
 from fastclf.training.metrics import mark_without_prediction
@@ -37,7 +37,7 @@ class CrossValidating(Predicting):
         stratify: bool = True,
         lr: float = HeadSetting.lr,
         wd: float = HeadSetting.wd,
-        epochs: int = HeadSetting.epochs,
+        epochs: int | None = None,
     ) -> CrossValidation:
         """Return how good heads like the learner's are on rows that they have not seen, as an object that prints.
 
@@ -53,7 +53,7 @@ class CrossValidating(Predicting):
             stratify: whether each fold gets its share of each class.
             lr: the highest rate, see `HeadSetting`.
             wd: weight decay.
-            epochs: of each head.
+            epochs: of each head; by default chosen by the number of rows, see `HeadSetting`.
 
         Raises:
             ValueError: there are no cached rows, the head or loss is the user's own, the targets are numbers, or an

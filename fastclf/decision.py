@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastclf.models.from_pixels import BELOW_ONE
-from fastclf.training.evaluate import Objective
+from fastclf.training.forward import Objective
 from fastclf.training.metrics import NO_PREDICTION
 
 Array = NDArray[Any]

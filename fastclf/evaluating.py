@@ -75,7 +75,8 @@ class Evaluating(Predicting):
     def calibrate(self) -> float:
         """Find the temperature with which the probabilities of the validation set have the lowest log loss.
 
-        All later predictions have their logits divided by it, which changes no answer of one label (Guo et al., 2017).
+        It is found on the images as they are, not on those of `TTA`. All later predictions, those of `TTA` too, have
+        their logits divided by it, which changes no answer of one label (Guo et al., 2017).
         It also notes how sure the model is of images of these classes, which ``unknown`` of `evaluate` needs.
 
         Returns:

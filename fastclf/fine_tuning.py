@@ -34,7 +34,7 @@ T = TypeVar("T")
 _FOLDS, _FOLDS_OF_MANY = 5, 3
 _MANY = 8192  # rows from which on chance has little part in a loss: fewer folds choose as well
 _SCALINGS: list[Scaling] = ["common", "pareto", "standard"]
-_DECAYS = [10 ** (-half / 2) for half in range(-1, 9)]  # 3.2 to 1e-4
+_DECAYS = [10 ** (-half / 2) for half in range(-2, 9)]  # 10 to 1e-4
 _LINEAR = [LinearSetting(decay, scaling) for scaling in _SCALINGS for decay in _DECAYS]
 # The lowest out-of-fold losses of 16 with a hidden layer: on rows of photographs, and on those of digits.
 _HIDDEN = [HeadSetting(0.03, 1e-2, 10, 0.5, (512,)), HeadSetting(0.1, 1e-2, 30, None, (512,))]
@@ -101,6 +101,8 @@ class FineTuning(CrossValidating, Learner):
         found = self._compared("fine_tune", ds, [*_LINEAR, *_HIDDEN], crit)
         mean, half = found.intervals()[0]
         log(f"fine_tune: {found.best}, out-of-fold loss {mean:.4f} +- {half:.4f}, best of {len(found.settings)}")
+        if isinstance(found.best, LinearSetting) and found.best.decay in (_DECAYS[0], _DECAYS[-1]):
+            log("fine_tune: this decay is at the end of those that were tried; learn.fine_tune(setting) tries another")
         return found.best
 
     def _train_head(self, setting: Setting, callbacks: Sequence[Callback] = ()) -> list[float]:
@@ -112,7 +114,9 @@ class FineTuning(CrossValidating, Learner):
             ranks.take_from_first(head)
             return self._report_solved(ds, head, crit, callbacks)
         head.become(new_head(setting, head.n_in, ds.labels, crit, self.seed).to(self.data.device))
-        return self.fit(setting.lr, 1, setting.wd, cycle_len=setting.epochs, callbacks=callbacks)
+        return self.fit(
+            setting.lr, 1, setting.wd, cycle_len=setting.epochs_of(self._stage.batches), callbacks=callbacks
+        )
 
     def _report_solved(self, ds: Dataset, head: Head, crit: NLL | BCE, callbacks: Sequence[Callback]) -> FitScores:
         """Print the one line of a head that was solved, and note it, as `fit` does of an epoch."""

@@ -7,7 +7,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, TypeAlias
+
+_Handler: TypeAlias = Callable[[int, FrameType | None], Any]
+
+_SOON = 1e-3  # seconds
 
 
 class Interrupts:
@@ -25,24 +29,17 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.at_rest = False
-        self._before: dict[int, Callable[[int, FrameType | None], Any] | int] = {}
+        self._before: dict[int, _Handler | int] = {}
         self._waiting: int | None = None
         self._expected: int | None = None  # has come to another process before this one
         self._released = False
 
     def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                before = signal.getsignal(number)
-                if before is None or before == signal.SIG_IGN:  # None: not set from Python
-                    continue
-                self._before[number] = before
-                signal.signal(number, self._handle)
+        self._before = _replace_handlers(self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, before in reversed(self._before.items()):
-            signal.signal(number, before)
+        _put_back(self._before)
         self.check()
 
     @property
@@ -89,3 +86,38 @@ class Interrupts:
         if not callable(before):
             raise SystemExit(128 + number)
         before(number, frame)
+
+
+@contextmanager
+def postponed() -> Iterator[None]:
+    """Ctrl-C and SIGTERM in the block come just after it: for finalisers, in which an exception would be lost."""
+    came: list[int] = []
+    before = _replace_handlers(lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        _put_back(before)
+        for number in came:
+            timer = threading.Timer(_SOON, signal.raise_signal, [number])
+            timer.daemon = True
+            timer.start()
+
+
+def _replace_handlers(handler: _Handler) -> dict[int, _Handler | int]:
+    """Let a function handle Ctrl-C and SIGTERM, but for signals that are ignored; return the handlers before.
+
+    Outside the main thread, where Python runs no handlers, nothing changes.
+    """
+    before: dict[int, _Handler | int] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            old = signal.getsignal(number)
+            if old is not None and old != signal.SIG_IGN:  # None: not set from Python
+                before[number] = old
+                signal.signal(number, handler)
+    return before
+
+
+def _put_back(handlers: dict[int, _Handler | int]) -> None:
+    for number, handler in reversed(handlers.items()):
+        signal.signal(number, handler)

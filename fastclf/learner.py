@@ -28,11 +28,11 @@ from fastclf.reporting import Reporting
 from fastclf.saving import Saving
 from fastclf.schedules import Constant, RangeTest, RateFunction, Schedule
 from fastclf.stage import Stage
+from fastclf.training.body_policy import clip_for, describe_fine_tuning
 from fastclf.training.callbacks import Callback, EndSearch, SaveBest, SaveCycles
 from fastclf.training.cycles import make_schedule, n_epochs
 from fastclf.training.engine import EngineSteps, check_precision, unknown_to_engine
-from fastclf.training.evaluate import Crit, Objective, check_final_layer, loss_of_constant, validate
-from fastclf.training.fine_tuning import clip_for, describe_fine_tuning
+from fastclf.training.forward import Crit, Objective, check_final_layer, loss_of_constant, validate
 from fastclf.training.inputs import (
     check_batch_norm,
     check_count,

@@ -15,7 +15,7 @@ from fastclf.data.loader import Loader
 from fastclf.decision import Decision
 from fastclf.models.freezing import LayerGroups
 from fastclf.stage import Stage
-from fastclf.training.evaluate import Crit, Objective, scores_of
+from fastclf.training.forward import Crit, Objective, scores_of
 from fastclf.training.inputs import as_batch, check_count, check_flag
 from fastclf.training.memory import explains_gpu_memory
 

@@ -31,7 +31,7 @@ from fastclf.files import given_path
 from fastclf.models.net import Net, head_of
 from fastclf.predictions import Predictions, joined
 from fastclf.report import Progress
-from fastclf.training.evaluate import Objective, scores_of
+from fastclf.training.forward import Objective, scores_of
 from fastclf.training.inputs import check_count
 from fastclf.training.losses import default_loss
 from fastclf.training.metrics import mark_without_prediction

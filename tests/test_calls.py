@@ -12,7 +12,7 @@ from fastclf import Callback, HeadLearner, calls
 from fastclf.activations import precompute, segment
 from fastclf.data import data_loaders, resize
 from fastclf.data.validation import scan_cache
-from fastclf.training import evaluate, loop
+from fastclf.training import forward, loop
 
 
 class At:
@@ -59,8 +59,8 @@ CALLS = {
     "scan": (lambda learn: learn._data.scan(), scan_cache.ScanCache, "put", 3, "scan was stopped: .*again to go on"),
     "check": (lambda learn: learn._data.check(), data_loaders, "check_sets", 1, "check was stopped: "),
     "lr_find": (lambda learn: learn.lr_find(), loop.TrainLoop, "_note", 2, "lr_find was stopped: the model is as it w"),
-    "predict": (lambda learn: learn.predict(), evaluate, "_at_their_places", 1, "predict_with_targs was stopped: not"),
-    "TTA": (lambda learn: learn.TTA(), evaluate, "_at_their_places", 3, "TTA was stopped: nothing was changed"),
+    "predict": (lambda learn: learn.predict(), forward, "_at_their_places", 1, "predict_with_targs was stopped: not"),
+    "TTA": (lambda learn: learn.TTA(), forward, "_at_their_places", 3, "TTA was stopped: nothing was changed"),
     "resize": (lambda learn: learn._data.resize(20), resize, "_write", 2, "resize was stopped: the copies that were"),
     "precompute": (
         cached,

@@ -188,13 +188,21 @@ def test_regression(tmp_path, rng):
     assert learn.predict().shape == (80, 1)
 
 
-def test_class_weights_may_be_assigned(data):
-    learn = HeadLearner(data, ps=0, xtra_fc=[])
-    learn.crit = NLL(weight=torch.tensor([1.0, 0.0, 0.0]))
-    loss, _ = learn.fit(0.05, 10)
-    log_probs, y = learn.predict_with_targs()
-    assert np.exp(log_probs[:, 0]).mean() > 0.5  # the others, two thirds of the rows, count nothing in training
-    assert loss == pytest.approx(-log_probs[np.arange(len(y)), y].astype(np.float64).mean(), rel=1e-4)
+def test_class_weights_may_be_assigned(tmp_path, rng):
+    """Rows of weight 0 count nothing in training, whatever their labels; the loss on valid has no weights."""
+    x, y = rng.standard_normal((60, 10)).astype(np.float32), np.arange(60) % 3
+    found = []
+    for labels in (y, np.array([0, 2, 1])[y]):
+        learn = HeadLearner(ImageClassifierData.from_arrays(tmp_path, (x, labels), (x, y), bs=16), ps=0, xtra_fc=[])
+        learn.crit = NLL(weight=torch.tensor([1.0, 0.0, 0.0]))
+        loss, _ = learn.fit(0.05, 3)
+        log_probs, _ = learn.predict_with_targs()
+        assert loss == pytest.approx(-log_probs[np.arange(60), y].astype(np.float64).mean(), rel=1e-4)
+        found.append(parameters_of(learn))
+    torch.testing.assert_close(*found)
+    learn.crit = NLL()
+    learn.fit(0.05, 3)
+    assert not torch.allclose(found[1], parameters_of(learn), atol=1e-3)
 
 
 def test_class_weights_auto(tmp_path, rng):

@@ -20,7 +20,7 @@ describe stage training
 decision predictions rebuild
 interpret
 saving predicting evaluating reporting auditing cross_validating predictor learner fine_tuning head_learner
-unfrozen_trial conv_learner
+cached_stage unfrozen_trial conv_learner
 comparing loggers
 fastclf
 demo commands cli __main__

@@ -13,7 +13,7 @@ from helpers import assert_same, image_data, row_data, state_of, three_colours, 
 from processes import start
 
 from fastclf import Callback, HeadLearner
-from fastclf.interrupts import Interrupts
+from fastclf.interrupts import Interrupts, postponed
 from fastclf.training import snapshot
 
 
@@ -269,3 +269,37 @@ def test_a_process_that_gets_sigterm(tmp_path, number, on):
     with pytest.raises(KeyboardInterrupt):
         learn.fit(0.01, 100_000, state_name="run", resume=True, callbacks=[SendAtEnd()])
     assert len(learn.sched.val_losses) >= 4
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_in_a_finaliser_is_not_lost(number, error):
+    """Python prints what is raised in ``__del__``, and goes on."""
+    ended = []
+
+    class Held:
+        def __del__(self):
+            with postponed():
+                signal.raise_signal(number)
+                ended.append(True)
+
+    with pytest.raises(error), Interrupts() as interrupts:
+        held = Held()
+        del held
+        assert ended
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            interrupts.check()
+
+
+def test_a_decoder_graph_that_is_dropped_loses_no_signal(monkeypatch):
+    graphs = pytest.importorskip("fastclf.data.decode.graphs")
+
+    def interrupted(pipe, shut_down=graphs.Pipeline._shutdown):
+        signal.raise_signal(signal.SIGINT)
+        shut_down(pipe)
+
+    pipeline = graphs.DecodePipeline(graphs.GraphInput(), 2, 1)
+    monkeypatch.setattr(graphs.Pipeline, "_shutdown", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        del pipeline
+        time.sleep(60)

@@ -60,6 +60,7 @@ def test_wandb_offline(learn, tmp_path, monkeypatch):
     run.finish()
 
 
+@pytest.mark.filterwarnings("ignore")  # of MLflow's own use of its database
 def test_mlflow_in_files(learn, tmp_path):
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed", exc_type=ImportError)
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")

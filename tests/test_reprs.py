@@ -116,6 +116,16 @@ def test_scores_of_a_fit(tmp_path, rng):
     assert printer.shown == f"val_loss {scores[0]:.6g}, accuracy {scores[1]:.6g}"
 
 
+def test_what_a_fit_recorded(tmp_path, rng):
+    learn = HeadLearner(row_data(tmp_path, rng))
+    assert repr(learn.sched) == "Recorder: nothing trained yet"
+    loss, _ = learn.fit(1e-2, 2)
+    assert repr(learn.sched).startswith(f"Recorder: 8 batches, training loss {learn.sched.losses[-1]:.4f}, valid")
+    assert f"validation loss {loss:.4f} after epoch 2. Draw it: plot()" in repr(learn.sched)
+    learn.lr_find()
+    assert "validation" not in repr(learn.sched)
+
+
 @pytest.mark.parametrize("make", ["from_paths", "from_name_re", "from_name_func", "from_csv", "from_arrays"])
 def test_help_shows_each_option(make):
     text = getattr(ImageClassifierData, make).__doc__

@@ -26,6 +26,7 @@ from fastclf.models.net import Net
 from fastclf.models.verify import METADATA, TOLERANCE, packed, verify
 
 FORMATS = ("onnx", "pt2")
+_MOST_BYTES = 2_000_000_000  # a message of protobuf ends at 2 GiB; the graph needs some of it
 INPUT, GIVES = "pixels", {"one": "probabilities", "several": "probabilities", "numbers": "values"}
 _TEST_SHAPES = ((48, 64), (97, 31), (1, 90), (150, 7))  # of the images that travel in a file
 
@@ -119,6 +120,12 @@ def _program(whole: FromPixels, arch: str) -> torch.export.ExportedProgram:
 
 
 def _onnx(program: torch.export.ExportedProgram, metadata: Mapping[str, str], output: str) -> bytes:
+    size = sum(tensor.nbytes for tensor in program.state_dict.values())
+    if size > _MOST_BYTES:
+        raise ExportError(
+            f"export: the weights are {size / 1e9:.1f} GB, and an ONNX file may hold {_MOST_BYTES / 1e9:.1f}. Pass "
+            'format="pt2"'
+        )
     with _silence(), _refused(""):
         made = torch.onnx.export(
             program,

@@ -92,7 +92,8 @@ def _program(file: Path) -> tuple[Run, Mapping[str, str]]:
     import torch
 
     extra = {METADATA: ""}
-    module = torch.export.load(str(file), extra_files=extra).module()
+    with file.open("rb") as stream:  # of a path it wants to know the ending, which a temporary file lacks
+        module = torch.export.load(stream, extra_files=extra).module()
 
     def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.no_grad():

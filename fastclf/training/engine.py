@@ -16,7 +16,7 @@ from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
 from fastclf.ops import HeadEngine, HeadRates, HeadSpec, train_together
 from fastclf.ops.head.spec import Precision
-from fastclf.training.evaluate import Crit
+from fastclf.training.forward import Crit
 from fastclf.training.losses import gradient_scale
 from fastclf.training.optimizer import SGDR
 from fastclf.training.steps import OptFn, Rates

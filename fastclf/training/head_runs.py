@@ -34,6 +34,7 @@ from fastclf.training.steps import Rates
 _SECONDS_TO_SIGNALS = 0.1
 _MOST_TOGETHER = 8  # of what heads share, an eighth is left
 _WEIGHTS_TOGETHER = 1 << 23  # bytes
+_STEPS, _LEAST_EPOCHS, _MOST_EPOCHS = 400, 5, 30  # of a head
 
 
 @dataclass(frozen=True)
@@ -43,24 +44,30 @@ class HeadSetting:
     Attributes:
         lr: the highest rate.
         wd: weight decay, added to the gradient.
-        epochs: over the rows.
+        epochs: over the rows; None for as many as make 400 steps, but 5 at least and 30 at most: few rows need the
+            steps, and of many rows more epochs cost time and gain nothing (bench/README.md).
         ps, xtra_fc: dropout and hidden widths, see `Head`.
     """
 
     lr: float = 0.1
-    wd: float = 1e-3
-    epochs: int = 30
+    wd: float = 1e-2
+    epochs: int | None = None
     ps: float | tuple[float, ...] | None = None
     xtra_fc: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         check_numbers("HeadSetting", "lr", self.lr)
         check_numbers("HeadSetting", "wd", self.wd)
-        check_count("HeadSetting", "epochs", self.epochs)
+        if self.epochs is not None:
+            check_count("HeadSetting", "epochs", self.epochs)
         if self.lr <= 0 or self.wd < 0:
             raise ValueError(
                 f"HeadSetting: lr must be above 0 and wd not below 0, got lr {self.lr:g} and wd {self.wd:g}"
             )
+
+    def epochs_of(self, batches: int) -> int:
+        """Return how many epochs a head trains whose epoch has so many batches."""
+        return self.epochs or min(_MOST_EPOCHS, max(_LEAST_EPOCHS, -(-_STEPS // batches)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -304,6 +311,11 @@ class _HeadWork:
     loader: _RunLoader
 
     @property
+    def epochs(self) -> int:
+        """Over the rows."""
+        return self.setting.epochs_of(len(self.loader))
+
+    @property
     def nbytes(self) -> int:
         """What a step reads and writes of the weights: the engine holds them twice, and their momentum."""
         return sum(3 * p.nbytes for p in self.head.parameters())
@@ -312,7 +324,7 @@ class _HeadWork:
         """Return what heads have in common that share their input: batches (the loader is one object) and masks."""
         spec = HeadSpec.from_layers(self.head.layers)
         assert spec is not None
-        return id(self.loader), self.setting.epochs, spec.blocks[0].p
+        return id(self.loader), self.epochs, spec.blocks[0].p
 
 
 def _loaders(ds: Dataset, runs: Sequence[HeadRun], bs: int, device: torch.device) -> list[_RunLoader]:
@@ -376,7 +388,7 @@ class _Task:
         steps = [self._steps(one) for one in self.work]
         batches = len(self.work[0].loader)
         chunk = max(1, steps[0].chunk // len(steps))
-        for epoch in range(self.work[0].setting.epochs):
+        for epoch in range(self.work[0].epochs):
             for each in steps:
                 each.start_epoch(epoch)
             finite = np.ones(len(steps), bool)
@@ -393,7 +405,7 @@ class _Task:
 
     def _steps(self, one: _HeadWork) -> EngineSteps:
         setting = one.setting
-        rates = Rates(np.array([setting.lr]), Cosine(len(one.loader) * setting.epochs), np.array([setting.wd]))
+        rates = Rates(np.array([setting.lr]), Cosine(len(one.loader) * one.epochs), np.array([setting.wd]))
         return EngineSteps(one.head, one.loader, self.crit, SGDR, rates, "float32", self.threads)
 
 

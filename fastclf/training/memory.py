@@ -11,7 +11,7 @@ from torch import nn
 
 from fastclf.errors import GpuMemoryError
 from fastclf.models.freezing import LayerGroups
-from fastclf.training.evaluate import Crit, Objective
+from fastclf.training.forward import Crit, Objective
 from fastclf.training.snapshot import unchanged
 
 P = ParamSpec("P")

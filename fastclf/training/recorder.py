@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from fastclf.ops import rate
+from fastclf.report import counted
 from fastclf.schedules import Schedule
 
 if TYPE_CHECKING:
@@ -39,6 +40,15 @@ class Recorder:
         self.val_losses: list[float] = []
         self.rec_metrics: list[list[float]] = []
         self.suggestions: RateSuggestions | None = None
+
+    def __repr__(self) -> str:
+        """Describe what there is in one line."""
+        if not self.losses:
+            return "Recorder: nothing trained yet"
+        line = f"Recorder: {counted(len(self.losses), 'batch', 'batches')}, training loss {self.losses[-1]:.4f}"
+        if self.val_losses:
+            line += f", validation loss {self.val_losses[-1]:.4f} after epoch {len(self.val_losses)}"
+        return f"{line}. Draw it: plot(), plot_loss(), plot_lr()"
 
     def batch(self, loss: float, step: int) -> float:
         """Notes the loss of the next batch, trained at ``step`` of the schedule, and returns the smoothed loss."""

@@ -22,7 +22,7 @@ from fastclf.ops import rate
 from fastclf.report import warn
 from fastclf.schedules import Schedule
 from fastclf.training.batch_norm import WholeBatchNorm
-from fastclf.training.evaluate import Objective
+from fastclf.training.forward import Objective
 from fastclf.training.optimizer import SGDR
 
 OptFn = Callable[..., Optimizer]

@@ -1,8 +1,10 @@
 """A classifier as one file: pixels of any size in, the learner's answers out."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,6 +12,7 @@ import pytest
 import torch
 from helpers import tiny_learner
 from networks import randomise
+from PIL import Image
 from torch import nn
 
 import fastclf
@@ -125,10 +128,13 @@ def test_temperature_is_part_of_the_file(tmp_path, rng, kind, own_head):
         last = nn.LogSoftmax(1) if kind == "one" else nn.Sigmoid()
         learn.model.head = nn.Sequential(nn.Linear(12, 3), last).eval()
     plain = answers(learn, kind)
-    learn.decision = Decision(temperature=0.25)
-    found = onnx_run(learn.export("pets"))(x)
-    np.testing.assert_allclose(found, answers(learn, kind), atol=1e-4)
-    assert np.abs(found - plain).max() > 1e-3
+    moved = []
+    for temperature in (0.125, 16):  # one of them changes the answers, however sure they are
+        learn.decision = Decision(temperature=temperature)
+        found = onnx_run(learn.export("pets"))(x)
+        np.testing.assert_allclose(found, answers(learn, kind), atol=1e-4)
+        moved.append(np.abs(found - plain).max())
+    assert max(moved) > 1e-3
 
 
 # What travels in the file
@@ -194,15 +200,35 @@ def test_verify_needs_neither_fastclf_nor_torch(tmp_path, rng):
     assert "the same answers" in ended.stdout
 
 
+def test_the_example_for_python_in_the_documentation(tmp_path, rng, monkeypatch, capsys):
+    _, learn = learner_of(tmp_path, rng)
+    learn.export("pets")
+    learn.export("pets", "pt2")
+    text = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
+    example = re.search(r"## Python\n\n```python\n(.*?)```", text, re.DOTALL)[1]
+    other = re.search(r"With torch: `(.*?)`\.", text)[1]
+    monkeypatch.chdir(tmp_path / "models")
+    pixels = rng.integers(0, 256, (30, 41, 3), np.uint8)
+    Image.fromarray(pixels).save("cat.jpg", quality=100)
+    names = {"torch": torch}
+    exec(example, names)
+    best = learn.predict_array(learn._data.tfms[1](names["np"].asarray(names["image"]))[None])[0]
+    assert capsys.readouterr().out.split()[-1] == str(names["probs"][0].max())
+    np.testing.assert_allclose(names["probs"][0], np.exp(best), atol=1e-4)
+    assert names["classes"] == [str(c) for c in learn._data.classes]
+    np.testing.assert_allclose(eval(other, names).detach().numpy(), names["probs"], atol=1e-4)
+
+
 # What stays as it was, and what is refused
 
 
-def test_exporting_changes_nothing_and_says_nothing(tmp_path, rng, capfd):
+@pytest.mark.parametrize("format", RUNS)
+def test_exporting_changes_nothing_and_says_nothing(tmp_path, rng, capfd, format):
     _, learn = learner_of(tmp_path, rng)
     learn.model.train()
     before = {name: value.clone() for name, value in learn.model.state_dict().items()}
     capfd.readouterr()
-    learn.export("a")
+    learn.export("a", format)
     assert capfd.readouterr() == ("", "")
     assert all(module.training for module in learn.model.modules())
     assert all(torch.equal(before[name], value) for name, value in learn.model.state_dict().items())
@@ -240,3 +266,11 @@ def test_a_file_that_computes_something_else_is_refused(tmp_path, rng, monkeypat
     with pytest.raises(ExportError, match="the file computes other answers than the model, off by"):
         learn.export("a")
     assert not list((tmp_path / "models").glob("a*"))
+
+
+def test_more_than_an_onnx_file_may_hold(tmp_path, rng, monkeypatch):
+    monkeypatch.setattr(export, "_MOST_BYTES", 100)
+    _, learn = learner_of(tmp_path, rng)
+    with pytest.raises(ExportError, match=r"the weights are .* GB, and an ONNX file may hold .* Pass format=.pt2."):
+        learn.export("a")
+    learn.export("a", "pt2")

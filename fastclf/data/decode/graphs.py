@@ -30,6 +30,7 @@ from fastclf.data.decode.decode_error import DecodeError
 from fastclf.data.transforms.sampling import Parameters
 from fastclf.data.transforms.spec import TransformSpec
 from fastclf.errors import BackendError
+from fastclf.interrupts import postponed
 
 try:
     from nvidia import dali
@@ -76,7 +77,8 @@ class _Pipeline(Pipeline):
         if is_forked():
             Pipeline._pipes.discard(weakref.ref(self))  # else DALI complains
         else:
-            super()._shutdown()
+            with postponed():  # mostly called by __del__
+                super()._shutdown()
 
 
 class _Graph:

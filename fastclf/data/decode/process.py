@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastclf.errors import BackendError
+from fastclf.interrupts import postponed
 from fastclf.report import log_once
 
 CRASHED = "the decoder crashed on it"
@@ -130,7 +131,8 @@ class Child:
             self.process = None
 
     def __del__(self) -> None:
-        self.stop()
+        with postponed():
+            self.stop()
 
 
 class _Run:
