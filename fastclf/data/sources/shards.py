@@ -135,7 +135,13 @@ def indexes_of(shards: Sequence[Path]) -> list[TarIndex]:
             for error in errors:
                 if error is not None:  # in all processes, wherever it was found
                     raise error
-        return list(pool.map(tar_index, shards))
+        indexes = list(pool.map(tar_index, shards))
+    for shard, index in zip(shards, indexes, strict=True):
+        if index.remark:
+            warn(f"{printable(str(shard))} {index.remark}.")
+        if index.links:
+            warn(f"{printable(str(shard))}: {index.links:,} symbolic link(s) are left out.")
+    return indexes
 
 
 def _first_error(pool: ThreadPoolExecutor, shards: Sequence[Path]) -> DataError | OSError | None:
@@ -251,17 +257,16 @@ class _LabelReader:
             content = json.loads(text)
             return as_value(self._in_field(content) if isinstance(content, dict) else content)
         except (ValueError, TypeError, KeyError) as error:
-            why = f"has no {error}" if isinstance(error, KeyError) else f"is no label: {error}"
+            why = f"has no {error.args[0]}" if isinstance(error, KeyError) else f"is no label: {error}"
             raise LabelError(
                 f"{file}: {printable(name)} {why}. Pass label='json:field' with the field of the class."
             ) from error
 
     def _in_field(self, content: dict[str, Any]) -> Any:
-        if self._field is not None:
-            return content[self._field]
-        name = next((name for name in _FIELDS if name in content), None)
+        wanted = _FIELDS if self._field is None else (self._field,)
+        name = next((name for name in wanted if name in content), None)
         if name is None:
-            raise KeyError(" or ".join(map(repr, _FIELDS)) + f" among {some([*content])}")
+            raise KeyError(f"{' or '.join(map(repr, wanted))} among {some([*content])}")
         return content[name]
 
 

@@ -24,7 +24,6 @@ from fastclf.data.sources.listing import is_image
 from fastclf.data.sources.names import Names, printable
 from fastclf.errors import DataError
 from fastclf.files import check_private, publish, user_cache
-from fastclf.report import warn
 
 _SCHEMA = 1
 _SMALL = 4096  # bytes: a file that is no image, and no longer, is kept in the index, so that labels need no reading
@@ -157,20 +156,12 @@ def tar_index(file: Path) -> TarIndex:
         check_private(place.parent)
         kept = TarIndex.read(place)
         if kept.stamp == stamp:
-            return _with_remarks(kept, file)
+            return kept
     index = _read_headers(file, stamp)
     with suppress(OSError):  # the next start reads the headers again
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         check_private(place.parent)
         publish(place, index.write)
-    return _with_remarks(index, file)
-
-
-def _with_remarks(index: TarIndex, file: Path) -> TarIndex:
-    if index.remark:
-        warn(f"{printable(str(file))} {index.remark}.")
-    if index.links:
-        warn(f"{printable(str(file))}: {index.links:,} symbolic link(s) are left out.")
     return index
 
 
