@@ -55,8 +55,8 @@ class HfSource(Source):
         return taken
 
 
-def splits_of(data: Any, val: str | None, test: str | None) -> tuple[Path | None, dict[str, Any]]:
-    """Return the folder of a data set, or None, and its splits as 'train', 'valid' and 'test'.
+def splits_of(data: Any, val: str | None, test: str | None) -> tuple[Path | None, dict[str, tuple[str, Any]]]:
+    """Return the folder of a data set, or None, and for 'train', 'valid' and 'test' the name of a split and its rows.
 
     Args:
         data: a folder, a ``Dataset`` or a ``DatasetDict``.
@@ -66,7 +66,7 @@ def splits_of(data: Any, val: str | None, test: str | None) -> tuple[Path | None
     Raises:
         FileNotFoundError: there is no such folder.
         DataError: the folder is no data set.
-        ValueError: there is no such split.
+        ValueError: there is no such split, or it would be two sets.
         TypeError: it is nothing of the three.
     """
     datasets = needed("datasets", "hf")
@@ -76,19 +76,24 @@ def splits_of(data: Any, val: str | None, test: str | None) -> tuple[Path | None
     if isinstance(data, datasets.Dataset):
         if val is not None or test is not None:
             raise ValueError("from_hf: val and test name splits of a DatasetDict, got one Dataset. Leave them out.")
-        return folder, {"train": data}
+        return folder, {"train": ("train", data)}
     if not isinstance(data, Mapping) or not all(isinstance(one, datasets.Dataset) for one in data.values()):
         raise TypeError(
             "from_hf: dataset must be a folder that save_to_disk has written, a Dataset or a DatasetDict, got a "
             f"{type(data).__name__}. Of a stream, keep a part: Dataset.from_list(list(stream.take(n)))."
         )
-    found = {}
+    found: dict[str, tuple[str, Any]] = {}
     for part, given in (("train", None), ("valid", val), ("test", test)):
-        name = given or next((name for name in _SPLITS[part] if name in data), None)
-        if name is not None and name not in data:
+        used = {name for name, _ in found.values()}
+        taken = {*used, val, test} if used else used
+        name = given or next((name for name in _SPLITS[part] if name in data and name not in taken), None)
+        if name is None:
+            continue
+        if name not in data:
             raise ValueError(f"from_hf: there is no split {name!r}, but {some([*data])}.")
-        if name is not None:
-            found[part] = data[name]
+        if name in used:
+            raise ValueError(f"from_hf: val and test must be splits of their own, got {name!r} twice.")
+        found[part] = name, data[name]
     if "train" not in found:
         raise ValueError(f"from_hf: there must be a split 'train', got {some([*data])}. Pass DatasetDict(train=...).")
     return folder, found
@@ -110,12 +115,12 @@ def is_saved(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
-def read_hf(root: Path, splits: dict[str, Any], image_col: str, label_col: str) -> dict[str, LabelledRows]:
+def read_hf(root: Path, splits: dict[str, tuple[str, Any]], image_col: str, label_col: str) -> dict[str, LabelledRows]:
     """Find the images and labels of splits.
 
     Args:
         root: paths are relative to it, and what scans find is kept by it.
-        splits: 'train' and, where there are some, 'valid' and 'test'.
+        splits: see `splits_of`.
         image_col: the column of the images.
         label_col: that of the labels, which a test set may lack.
 
@@ -123,12 +128,11 @@ def read_hf(root: Path, splits: dict[str, Any], image_col: str, label_col: str) 
         DataError: a column cannot be used.
         LabelError: there is no column of labels, or a value in it is none.
     """
-    return {part: _rows_of(root, rows, image_col, label_col, part) for part, rows in splits.items()}
+    return {part: _rows_of(root, *split, image_col, label_col, part == "test") for part, split in splits.items()}
 
 
-def _rows_of(root: Path, rows: Any, image_col: str, label_col: str, part: str) -> LabelledRows:
+def _rows_of(root: Path, split: str, rows: Any, image_col: str, label_col: str, is_test: bool) -> LabelledRows:
     datasets = needed("datasets", "hf")
-    split = part if rows.split is None else str(rows.split)
     if image_col not in rows.features:
         raise DataError(f"from_hf: image_col must be one of {some(rows.column_names)}, got {image_col!r}.")
     kind = rows.features[image_col]
@@ -138,7 +142,7 @@ def _rows_of(root: Path, rows: Any, image_col: str, label_col: str, part: str) -
         raise DataError(f"from_hf: split {split!r} has no row.")
     source = HfSource(root, rows, image_col, split)
     if label_col not in rows.features:
-        if part == "test":
+        if is_test:
             return LabelledRows(source, [None] * len(rows))
         raise LabelError(f"from_hf: label_col must be one of {some(rows.column_names)}, got {label_col!r}.")
     label = rows.features[label_col]
