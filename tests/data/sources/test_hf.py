@@ -85,7 +85,7 @@ def test_one_split_is_divided(folder, tmp_path):
 
 def test_splits_of_one_data_set_have_names_of_their_own(folder, tmp_path):
     """Rows that `train_test_split` has divided all come from the split 'train'."""
-    divided = split_of(folder, "train").train_test_split(6, seed=1)
+    divided = split_of(folder, "train").train_test_split(6, seed=1, stratify_by_column="label")
     data = from_hf(divided, 8, TFMS, val="test", path=tmp_path / "kept")
     assert (data.trn_ds.fnames[0], data.val_ds.fnames[0]) == ("train:0", "test:0")
     with pytest.raises(ValueError, match="must be splits of their own, got 'train' twice"):
