@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, Unpack
 
 import numpy as np
@@ -16,8 +17,13 @@ from fastclf.data.options import SEED, Options, explains_options
 from fastclf.data.sets import Tfms, check_tfms
 from fastclf.data.sources.array_checks import checked_sets
 from fastclf.data.sources.folders import FolderRules
+from fastclf.data.sources.hf import read_hf, splits_of
 from fastclf.data.sources.layout import find_sets
 from fastclf.data.sources.name_labels import label_by
+from fastclf.data.sources.parquet import read_parquet
+from fastclf.data.sources.patterns import Patterns, check_once, common_folder, files_of
+from fastclf.data.sources.row_labels import LabelRules
+from fastclf.data.sources.shards import ShardRules, read_shards
 from fastclf.data.sources.tables.reading import read_csv, read_df
 from fastclf.data.sources.tables.rules import Column, Missing, TableRules
 from fastclf.data.validation.check import warn_imbalance
@@ -369,7 +375,174 @@ class ImageClassifierData(DataLoaders):
         return cls._of(path, sets.from_sources(tfms, sources, labels), bs, tfms, options)
 
     @classmethod
+    @explains_options
+    def from_shards(
+        cls,
+        shards: Patterns,
+        bs: int = 64,
+        tfms: Tfms | None = None,
+        val: Patterns | None = None,
+        test: Patterns | None = None,
+        *,
+        image: str | None = None,
+        label: str | None = None,
+        path: PathLike | None = None,
+        classes: Sequence[str] | None = None,
+        continuous: bool = False,
+        val_pct: float = 0.2,
+        allow_empty: bool = False,
+        **options: Unpack[Options],
+    ) -> Self:
+        """Read images in tar archives by webdataset's convention: the files of a sample share the name up to its dot.
+
+        Any image is read by itself, as an index of each archive is made once and kept in the user's cache folder.
+
+        Args:
+            shards: archives to train on: a name, a glob, a pattern such as 'train-{000..099}.tar', or a list of these.
+            bs: rows per batch.
+            tfms: (training, validation) transforms, from `tfms_from_model`.
+            val: archives for validation.
+            test: archives for test; without labels, zeros stand in their place.
+            image: the extension of the images, several with ';' between them; by default any image.
+            label: the extension of the labels, with a field of JSON after a colon: 'cls', 'txt', 'json:species'; by
+                default the first of cls, txt and json that is there.
+            path: where models and other files are kept; by default the folder that all archives are below.
+            classes: the names of the classes, of which labels are the names or the numbers from 0.
+            continuous: whether the labels are numbers to be predicted.
+            val_pct: share of every class that is held out without val.
+            allow_empty: whether a class may have no training image.
+            **options: see `Options`.
+
+        Returns:
+            The data.
+
+        Raises:
+            FileNotFoundError: files are missing; names them.
+            DataError: a file or a column of it cannot be used; says what helps.
+            LabelError: an image has no label, or one that training does not have; names it.
+        """
+        files = _by_set(shards, val, test, "from_shards")
+        root = common_folder([file for those in files.values() for file in those])
+        rows = read_shards(root, files, ShardRules(image, label))
+        rules = LabelRules("from_shards", classes, continuous, allow_empty)
+        made = sets.from_rows(check_tfms(tfms), rows, rules, sets.HoldOut(val_pct, options.get("seed", SEED)))
+        return cls._of(root if path is None else path, made, bs, tfms, options)
+
+    @classmethod
+    @explains_options
+    def from_parquet(
+        cls,
+        files: Patterns,
+        bs: int = 64,
+        tfms: Tfms | None = None,
+        val: Patterns | None = None,
+        test: Patterns | None = None,
+        *,
+        image_col: str = "image",
+        label_col: str = "label",
+        path: PathLike | None = None,
+        classes: Sequence[str] | None = None,
+        continuous: bool = False,
+        val_pct: float = 0.2,
+        allow_empty: bool = False,
+        **options: Unpack[Options],
+    ) -> Self:
+        """Read images in parquet files: encoded bytes, {bytes, path} as Hugging Face writes them, or paths of files.
+
+        A row group is decoded whole, so that shuffled epochs over large row groups are slow: write groups of 100 rows.
+
+        Args:
+            files: to train on, named as in `from_shards`.
+            bs: rows per batch.
+            tfms: (training, validation) transforms, from `tfms_from_model`.
+            val: files for validation.
+            test: files for test; without labels, zeros stand in their place.
+            image_col: the column of the images.
+            label_col: the column of the labels; lists are several labels per image.
+            path: where models and other files are kept; by default the folder that all files are below.
+            classes: the names of the classes, of which labels are the names or the numbers from 0.
+            continuous: whether the labels are numbers to be predicted.
+            val_pct: share of every class that is held out without val.
+            allow_empty: whether a class may have no training image.
+            **options: see `Options`.
+
+        Returns:
+            The data.
+
+        Raises:
+            FileNotFoundError: files are missing; names them.
+            DataError: a file or a column of it cannot be used; says what helps.
+            LabelError: an image has no label, or one that training does not have; names it.
+        """
+        named = _by_set(files, val, test, "from_parquet")
+        root = common_folder([file for those in named.values() for file in those])
+        rows = read_parquet(root, named, image_col, label_col)
+        rules = LabelRules("from_parquet", classes, continuous, allow_empty)
+        made = sets.from_rows(check_tfms(tfms), rows, rules, sets.HoldOut(val_pct, options.get("seed", SEED)))
+        return cls._of(root if path is None else path, made, bs, tfms, options)
+
+    @classmethod
+    @explains_options
+    def from_hf(
+        cls,
+        dataset: Any,
+        bs: int = 64,
+        tfms: Tfms | None = None,
+        val: str | None = None,
+        test: str | None = None,
+        *,
+        image_col: str = "image",
+        label_col: str = "label",
+        path: PathLike | None = None,
+        classes: Sequence[str] | None = None,
+        continuous: bool = False,
+        val_pct: float = 0.2,
+        allow_empty: bool = False,
+        **options: Unpack[Options],
+    ) -> Self:
+        """Read a Hugging Face data set: a folder that ``save_to_disk`` has written, a Dataset or a DatasetDict.
+
+        Args:
+            dataset: the folder or the object; its split 'train' is trained on.
+            bs: rows per batch.
+            tfms: (training, validation) transforms, from `tfms_from_model`.
+            val: the split for validation; by default 'validation', 'valid', 'val' or 'dev'.
+            test: the split for test; without labels, zeros stand in their place.
+            image_col: the column of the images.
+            label_col: the column of the labels; the names of a ClassLabel are the classes.
+            path: where models and other files are kept; by default the data set's folder; an object has none.
+            classes: the names of the classes, of which labels are the names or the numbers from 0.
+            continuous: whether the labels are numbers to be predicted.
+            val_pct: share of every class that is held out without val.
+            allow_empty: whether a class may have no training image.
+            **options: see `Options`.
+
+        Returns:
+            The data.
+
+        Raises:
+            FileNotFoundError: files are missing; names them.
+            DataError: a file or a column of it cannot be used; says what helps.
+            LabelError: an image has no label, or one that training does not have; names it.
+        """
+        folder, splits = splits_of(dataset, val, test)
+        root = folder if path is None else given_path(path).absolute()
+        if root is None:
+            raise ValueError("from_hf: path must be given for data in memory: models and other files are kept there.")
+        rows = read_hf(folder or root, splits, image_col, label_col)
+        rules = LabelRules("from_hf", classes, continuous, allow_empty)
+        made = sets.from_rows(check_tfms(tfms), rows, rules, sets.HoldOut(val_pct, options.get("seed", SEED)))
+        return cls._of(root if path is None else path, made, bs, tfms, options)
+
+    @classmethod
     def _of(cls, path: PathLike, made: sets.Sets, bs: int, tfms: Tfms | None, options: Options) -> Self:
         trn, val, test = made
         warn_imbalance(trn)
         return cls(path, trn, val, test, bs=bs, tfms=tfms, **options)
+
+
+def _by_set(train: Patterns, val: Patterns | None, test: Patterns | None, call: str) -> dict[str, list[Path]]:
+    named = {"train": train, "valid": val, "test": test}
+    files = {part: files_of(one, f"{call}: {part}") for part, one in named.items() if one is not None}
+    check_once([file for those in files.values() for file in those], call)
+    return files

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -18,8 +18,9 @@ from fastclf.data.sources.labels import Labels, check_trained
 from fastclf.data.sources.layout import SetFolders
 from fastclf.data.sources.listing import Found, find_files, images_in
 from fastclf.data.sources.name_labels import labelled_by_name
+from fastclf.data.sources.row_labels import LabelledRows, LabelRules, labels_of
 from fastclf.data.sources.source import Source
-from fastclf.data.sources.split import check_val_idxs, get_group_idxs, stratified_idxs, warn_single
+from fastclf.data.sources.split import check_val_idxs, get_group_idxs, stratified_idxs, tag_groups, warn_single
 from fastclf.data.sources.tables.reading import LabelTable
 from fastclf.data.sources.tables.resolve import labelled_by_table
 from fastclf.data.sources.tables.rules import TableRules
@@ -169,6 +170,32 @@ def from_sources(tfms: Tfms | None, sources: Sequence[Source], labels: Sequence[
         for i, (source, y) in enumerate(zip(sources, labels, strict=True))
     )
     return trn, val, test[0] if test else None
+
+
+def from_rows(tfms: Tfms, rows: Mapping[str, LabelledRows], rules: LabelRules, hold_out: HoldOut) -> Sets:
+    """See `ImageClassifierData.from_shards`; without 'valid', rows of 'train' are held out."""
+    labels = labels_of(rows, rules)
+    made = {
+        part: Dataset(one.source, labels[part], tfms[0 if part == "train" else 1], ignored=one.ignored)
+        for part, one in rows.items()
+    }
+    trn, test = made["train"], made.get("test")
+    if "valid" in made:
+        return trn, made["valid"], test
+    val_idxs = _held_out(trn.labels, hold_out)
+    log(f"{rules.call}: {len(val_idxs)} of {len(trn)} images are for validation (val_pct=)")
+    others = np.setdiff1d(np.arange(len(trn)), val_idxs)
+    return trn.take(others), replace(trn.take(val_idxs), tfms=tfms[1], ignored={}), test
+
+
+def _held_out(labels: Labels, hold_out: HoldOut) -> npt.NDArray[np.int64]:
+    if labels.is_reg:
+        return stratified_idxs([()] * len(labels), hold_out.val_pct, hold_out.seed)
+    if labels.is_multi:
+        tags = [tuple(labels.classes[i] for i in np.flatnonzero(row)) for row in labels.y]
+        return stratified_idxs(tag_groups(tags), hold_out.val_pct, hold_out.seed)
+    warn_single([labels.classes[i] for i in labels.y])
+    return stratified_idxs(labels.y.tolist(), hold_out.val_pct, hold_out.seed)
 
 
 def _found_in(path: Path, folders: SetFolders, folder: str, rules: FolderRules) -> Found:

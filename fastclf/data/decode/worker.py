@@ -365,7 +365,7 @@ def _read_header(file: _File) -> None:
         bands = image.getbands()
         file.channels = 3 if bands[0] == "P" else len(bands)
         extension = Path(os.fsdecode(file.path)).suffix.lower()
-        file.renamed = extension not in _EXTENSIONS.get(image.format or "", {extension})
+        file.renamed = bool(extension) and extension not in _EXTENSIONS.get(image.format or "", {extension})
         file.direct = _is_direct(image, file.path)
 
 

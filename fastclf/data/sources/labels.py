@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -91,7 +92,7 @@ def check_classes(classes: Sequence[str], where: str, hint: str = "") -> None:
     """
     if len(classes) < 2:
         raise LabelError(f"{where}: there must be at least two classes, got {some(classes)}. Add another class.{hint}")
-    twice = sorted({name for name in classes if classes.count(name) > 1})
+    twice = sorted(name for name, count in Counter(classes).items() if count > 1)
     if twice or "" in classes:
         got = f"{some(twice)} twice" if twice else "an empty one"
         raise LabelError(f"{where}: every class must have a name of its own, got {got}. Rename it.")

@@ -83,7 +83,7 @@ class Source(ABC):
     def take(self, rows: npt.NDArray[np.int64]) -> Self:
         """Return the source of some of the rows."""
         taken = copy.copy(self)
-        taken.names = Names(self.names[row] for row in rows.tolist())
+        taken.names = self.names.take(rows)
         return taken
 
     def digest(self, row: int) -> bytes:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from fastclf import ranks
 from fastclf.data.dataset import Dataset
 from fastclf.data.decode.process import Decoded, Task, decode
+from fastclf.data.sources.listing import is_image
 from fastclf.data.sources.names import printable
 from fastclf.data.sources.source import Source, Version
 from fastclf.data.validation.scan_cache import ScanCache, Verdict, scan_cache
@@ -152,7 +153,7 @@ class VerifiedImages:
                         self._note(row, new[row], Decoded(why=reason(error)))
                         done(1)
                         continue
-                    paths[row] = f"{folder}/{row}{PurePosixPath(self._source.name(row)).suffix}"
+                    paths[row] = f"{folder}/{row}{_image_suffix(self._source.name(row))}"
                     Path(paths[row]).write_bytes(content)
                 self._decode_files(paths, new, max_pixels, pillow, done)
 
@@ -211,6 +212,11 @@ def reason(error: OSError) -> str:
 def _after_change(why: str, known: Verdict | None, version: Version | None = None) -> str:
     changed = known is not None and not (version is not None and known.is_of(version))
     return why + CHANGED if changed else why
+
+
+def _image_suffix(name: str) -> str:
+    """Return the extension of a name that claims a format; empty for the others, such as 'images.parquet:12'."""
+    return PurePosixPath(name).suffix if is_image(name) else ""
 
 
 class DatasetImages:

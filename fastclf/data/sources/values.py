@@ -1,0 +1,44 @@
+"""Encoded images as tables of parquet files and Hugging Face hold them: bytes, a path, or {bytes, path}."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from fastclf.errors import BackendError
+
+
+def needed(module: str, extra: str) -> ModuleType:
+    """Import what an extra of fastclf installs.
+
+    Raises:
+        BackendError: it is not there; says how to install it.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise BackendError(f"{module} cannot be imported ({error}): pip install fastclf[{extra}]") from error
+
+
+def encoded(value: Any, folder: Path) -> bytes:
+    """Return the encoded image that a cell holds.
+
+    Args:
+        value: bytes, or a mapping with ``bytes``, or else with the ``path`` of a file.
+        folder: that paths are relative to.
+
+    Raises:
+        OSError: there is no image, or its file cannot be read.
+    """
+    path = None
+    if isinstance(value, Mapping):
+        value, path = value.get("bytes"), value.get("path")
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    if path is None:
+        raise OSError(errno.ENODATA, "no image in this row")
+    return Path(folder, str(path)).read_bytes()

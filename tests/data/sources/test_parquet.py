@@ -1,0 +1,104 @@
+"""Images in parquet files are served as from folders."""
+
+import numpy as np
+import pytest
+import torch
+from helpers import HALF, image_data, three_colours, tiny_learner
+from odd_images import bad_files
+
+from fastclf import tfms_from_stats
+from fastclf.data.classifier_data import ImageClassifierData
+from fastclf.errors import BadImageError, DataError, LabelError
+
+arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+TFMS = tfms_from_stats(HALF, 16)
+from_parquet = ImageClassifierData.from_parquet
+
+
+def write(folder, part, file, kind="struct", **columns):
+    """Write the images of a set: bytes, as Hugging Face has them, or paths relative to the file."""
+    images = sorted(folder.glob(f"{part}/*/*.png"))
+    cells = {
+        "struct": [{"bytes": image.read_bytes(), "path": None} for image in images],
+        "binary": [image.read_bytes() for image in images],
+        "path": [image.relative_to(file.parent).as_posix() for image in images],
+    }[kind]
+    columns = columns or {"label": [image.parent.name for image in images]}
+    parquet.write_table(arrow.table({"image": cells} | columns), file, row_group_size=5)
+    return file
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return three_colours(tmp_path / "files", 8, 4, 0)
+
+
+def both_of(folder, kind="struct"):
+    """Data over files, and data over the same images in tables."""
+    files = [write(folder, part, folder.parent / f"{part}.parquet", kind) for part in ("train", "valid")]
+    return image_data(folder, augs=()), from_parquet(files[0], 8, TFMS, files[1], path=folder)
+
+
+@pytest.mark.parametrize("kind", ["struct", "binary", "path"])
+def test_batches_are_those_of_folders(folder, kind):
+    files, data = both_of(folder, kind)
+    assert data.classes == files.classes
+    assert data.val_ds.fnames[1] == ("files/valid/blue/001.png" if kind == "path" else "valid.parquet:1")
+    for name in ("trn_dl", "val_dl"):
+        for (x, y), (x_own, y_own) in zip(getattr(files, name), getattr(data, name), strict=True):
+            assert torch.equal(x, x_own)
+            assert torch.equal(y, y_own)
+
+
+def test_activations_checks_and_copies(folder, capsys):
+    files, data = both_of(folder)
+    assert data.check().scan.odd == files.check().scan.odd == {}  # no image is named as another format's
+    expected = tiny_learner(files, precompute=True).predict()
+    capsys.readouterr()
+    learn = tiny_learner(data, precompute=True)
+    assert "computing activations" not in capsys.readouterr().out
+    np.testing.assert_array_equal(learn.predict(), expected)
+    for (x, _), (x_own, _) in zip(*(one.resize(18).val_dl for one in (files, data)), strict=True):
+        assert torch.equal(x, x_own)
+
+
+def test_bad_images_are_named_and_skipped(folder):
+    (folder / "train/blue/003.png").write_bytes(bad_files()["half.png"][0])
+    trn, val = (write(folder, part, folder.parent / f"{part}.parquet") for part in ("train", "valid"))
+    with pytest.raises(BadImageError, match=r"1 of 36 images .*train\.parquet:3: damaged or truncated PNG"):
+        from_parquet(trn, 8, TFMS, val).scan()
+    data = from_parquet(trn, 8, TFMS, val, on_bad="skip")
+    assert sum(len(x) for x, _ in data.fix_dl) == 23
+
+
+def test_a_file_that_changes_is_an_error(folder):
+    _, data = both_of(folder)
+    data.scan()
+    write(folder, "valid", folder.parent / "train.parquet")
+    with pytest.raises(BadImageError, match=r"train\.parquet:0: its file was changed; make the data anew"):
+        list(data.fix_dl)
+
+
+def test_labels(folder, tmp_path):
+    several = [["a", "b"][: i % 2 + 1] for i in range(24)]
+    trn = write(folder, "train", tmp_path / "t.parquet", n=[i % 3 for i in range(24)], tags=several)
+    val = write(folder, "valid", tmp_path / "v.parquet", n=[0, 1, 2] * 4, tags=several[:12])
+    data = from_parquet(trn, 8, TFMS, val, label_col="n", classes=["x", "b", "a"])
+    assert (data.classes, data.val_y.tolist()) == (["x", "b", "a"], [0, 1, 2] * 4)
+    data = from_parquet(trn, 8, TFMS, val, label_col="tags")
+    assert data.trn_y[:2].tolist() == [[1, 0], [1, 1]]
+    data = from_parquet(trn, 8, TFMS, val, label_col="n", continuous=True)
+    assert data.trn_y.ravel().tolist() == [0, 1, 2] * 8
+
+
+def test_what_cannot_be_used_is_named(folder, tmp_path):
+    trn = write(folder, "train", tmp_path / "t.parquet", label=[None, *["a", "b"] * 11, "a"])
+    with pytest.raises(LabelError, match=r"1 of 24 images of train have no label, first t\.parquet:0"):
+        from_parquet(trn, 8, TFMS)
+    with pytest.raises(DataError, match=r"image_col must be one of 'image', 'label' in .*t\.parquet, got 'img'"):
+        from_parquet(trn, 8, TFMS, image_col="img")
+    with pytest.raises(LabelError, match=r"label_col must be one of 'image', 'label' in .*t\.parquet, got 'y'"):
+        from_parquet(trn, 8, TFMS, label_col="y")
+    (tmp_path / "cut.parquet").write_bytes(trn.read_bytes()[:-100])
+    with pytest.raises(DataError, match=r"cut\.parquet is no parquet file, or is damaged"):
+        from_parquet(tmp_path / "cut.parquet", 8, TFMS)
