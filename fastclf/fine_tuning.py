@@ -55,7 +55,7 @@ class FineTuning(CrossValidating, Learner):
     def sweep(
         self,
         lr: float | Sequence[float] = (0.03, 0.1),
-        wd: float | Sequence[float] = (1e-2, 3e-2),
+        wd: float | Sequence[float] = (1e-3, 1e-2),
         ps: float | Sequence[float] | None = None,
         xtra_fc: Sequence[Sequence[int]] = ((512,),),
         epochs: int | Sequence[int] | None = None,
