@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench import photographs
+from bench.race import timed
 from fastclf import ConvLearner, ImageClassifierData, efficientnet_lite0, tfms_from_model
 from fastclf.training.head_runs import HeadSetting, make_folds
 
@@ -30,9 +30,8 @@ def bench_answers(benchmark: Any, tmp_path: Path, threads: int, quick: bool, n: 
     data = ImageClassifierData.from_arrays(
         tmp_path, (x, y), (x[:50], y[:50]), tfms=tfms_from_model(efficientnet_lite0, SZ), device="cpu"
     )
-    start = time.perf_counter()
-    learn = ConvLearner.pretrained(efficientnet_lite0, data, precompute=True)
-    seconds = {"pass": time.perf_counter() - start}
+    taken, learn = timed(lambda: ConvLearner.pretrained(efficientnet_lite0, data, precompute=True))
+    seconds = {"pass": taken}
     rows = np.asarray(learn.data.trn_ds.rows, np.float32)
     folds = make_folds(data.trn_ds.labels, FOLDS, seed=0)
     answers: dict[str, Callable[[], Any]] = {
@@ -125,10 +124,3 @@ def cleaned(x: NDArray[np.float32], y: NDArray[np.int64], folds: NDArray[np.int6
     from cleanlab.filter import find_label_issues
 
     return int(find_label_issues(y, torch_heads(x, y, folds), n_jobs=1).sum())
-
-
-def timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds of a call, and what it returns."""
-    start = time.perf_counter()
-    found = call()
-    return time.perf_counter() - start, found

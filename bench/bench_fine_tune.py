@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 
 from bench.fine_tune_sets import SETS, FineTuneSetting, ImageSet
 from bench.peers.process import PeerProcess
+from bench.race import timed
 from bench.tuned_regression import log_loss, share_right, tuned
 from fastclf import Callback, ConvLearner, ImageClassifierData, accuracy, accuracy_thresh, efficientnet_lite0
 
@@ -75,12 +75,12 @@ def heads_of(data: ImageClassifierData, seed: int) -> dict[str, Any]:
     rows = learn.data  # activations
     x, held_out = (np.asarray(ds.rows).astype(np.float64) for ds in (rows.trn_ds, rows.val_ds))
     truth = rows.val_y
-    lesson, lesson_seconds = timed(lambda: learn.fit(1e-2, 3))
+    lesson_seconds, lesson = timed(lambda: learn.fit(1e-2, 3))
     found: dict[str, Any] = {"lesson": [lesson[1], lesson[0], lesson_seconds]}
-    _, seconds = timed(lambda: learn.fine_tune(unfreeze=False))
+    seconds, _ = timed(lambda: learn.fine_tune(unfreeze=False))
     probs = learn.predict() if data.is_multi else np.exp(learn.predict())
     found["fine_tune"] = [share_right(probs, truth), log_loss(probs, truth), seconds]
-    peer, seconds = timed(lambda: tuned(x, rows.trn_y, held_out, data.c, seed))
+    seconds, peer = timed(lambda: tuned(x, rows.trn_y, held_out, data.c, seed))
     found["scikit-learn"] = [share_right(peer.probs, truth), log_loss(peer.probs, truth), seconds]
     found["chosen"] = [peer.scaling, peer.strength]
     return found
@@ -110,7 +110,7 @@ class Epochs(Callback):
 def layers_of(data: ImageClassifierData) -> dict[str, Any]:
     """Accuracy, log loss and seconds of the best model without a number, and of the lesson's rates."""
     learn, epochs = learner(data), Epochs()
-    _, seconds = timed(lambda: learn.fine_tune(callbacks=[epochs]))
+    seconds, _ = timed(lambda: learn.fine_tune(callbacks=[epochs]))
     kept = not learn.precompute
     probs = learn.predict() if data.is_multi else np.exp(learn.predict())
     found: dict[str, Any] = {
@@ -119,13 +119,7 @@ def layers_of(data: ImageClassifierData) -> dict[str, Any]:
         "kept": kept,
     }
     learn = learner(data)
-    _, head_seconds = timed(lambda: learn.fit(1e-2, 3))
+    head_seconds, _ = timed(lambda: learn.fit(1e-2, 3))
     learn.unfreeze()
-    scores, seconds = timed(lambda: learn.fit([1e-4, 1e-3, 1e-2], 3, cycle_len=1, cycle_mult=2))
+    seconds, scores = timed(lambda: learn.fit([1e-4, 1e-3, 1e-2], 3, cycle_len=1, cycle_mult=2))
     return found | {"lesson": [scores[1], scores[0], head_seconds + seconds]}
-
-
-def timed(call: Any) -> tuple[Any, float]:
-    """What a call returns, and its seconds."""
-    start = time.perf_counter()
-    return call(), time.perf_counter() - start

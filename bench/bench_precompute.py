@@ -15,7 +15,7 @@ import torch
 
 from bench import photographs
 from bench.peers.process import PeerProcess
-from bench.race import PAUSE, ROUNDS, summary
+from bench.race import PAUSE, ROUNDS, summary, timed
 from fastclf import ConvLearner, ImageClassifierData, tfms_from_model
 from fastclf.activations.precompute import activations
 from fastclf.models.net import Net
@@ -38,12 +38,6 @@ def data_in(folder: Path, setting: PassSetting) -> ImageClassifierData:
     return ImageClassifierData.from_paths(
         folder, setting.bs, tfms, test_name=None, device="cpu", num_workers=setting.threads
     )
-
-
-def timed(work: Any) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 class Pass:
@@ -83,12 +77,12 @@ def bench_precompute(benchmark: Any, tmp_path: Path, threads: int, quick: bool) 
 
     def alone() -> tuple[tuple[()], dict[str, Any]]:
         for name in ("decode", "body"):
-            seconds[name].append(timed(getattr(work, name)))
+            seconds[name].append(timed(getattr(work, name))[0])
             time.sleep(PAUSE)
         return (), {}
 
     def whole() -> None:
-        seconds["whole"].append(timed(work.whole))
+        seconds["whole"].append(timed(work.whole)[0])
 
     benchmark.pedantic(whole, setup=alone, rounds=ROUNDS, warmup_rounds=1)
     seconds = {name: taken[1:] for name, taken in seconds.items()}

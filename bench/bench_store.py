@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.race import ROUNDS, summary
+from bench.race import ROUNDS, summary, timed
 from fastclf.activations import segment
 from fastclf.activations.segment import KEY, ROWS, Kind, SegmentWriter
 from fastclf.activations.store import Store
@@ -22,12 +20,6 @@ from fastclf.schedules import Cosine
 
 WIDTH, BLOCK, BATCH, TRAINED = 1280, 32, 256, 60_000
 ASKED = 1.0  # seconds, for a million rows
-
-
-def timed(work: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def bench_store(benchmark: Any, tmp_path: Path, threads: int, quick: bool) -> None:
@@ -50,13 +42,13 @@ def bench_store(benchmark: Any, tmp_path: Path, threads: int, quick: bool) -> No
     def round_() -> None:
         segment._checked.clear()  # as in another process
         for name in ("opened first", "opened again"):
-            seconds[name].append(timed(lambda: Store([tmp_path / kind.name], kind).open(keys[index])))
+            seconds[name].append(timed(lambda: Store([tmp_path / kind.name], kind).open(keys[index]))[0])
         for name, of_order in orders.items():
             spec = HeadSpec.from_layers(Head(WIDTH, 2, ps=[0.25, 0.5], xtra_fc=[512], seed=0).layers)
             assert spec is not None
             rates, targets = HeadRates(1e-3, Cosine(1000, 1)), torch.arange(some) % 2
             engine = HeadEngine(spec, of_order, targets, loss=NLL(), rates=rates, max_batch=BATCH)  # type: ignore[arg-type]
-            seconds[name].append(timed(lambda engine=engine: engine.train(epoch, BATCH, 0)))
+            seconds[name].append(timed(lambda engine=engine: engine.train(epoch, BATCH, 0))[0])
 
     benchmark.pedantic(round_, rounds=ROUNDS, warmup_rounds=1)
     seconds = {name: taken[1:] for name, taken in seconds.items()}

@@ -6,14 +6,23 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 from bench import limits
 from bench.peers.process import PeerProcess, peak_memory_mb
 
+T = TypeVar("T")
+
 ROUNDS = 7
 PAUSE = 0.05  # seconds between runners: their threads go to sleep
 QUIET = 0.85  # a probe below this share of the best one: other work disturbed the round
+
+
+def timed(call: Callable[[], T]) -> tuple[float, T]:
+    """Seconds of a call, and what it returns."""
+    start = time.perf_counter()
+    found = call()
+    return time.perf_counter() - start, found
 
 
 def race(
@@ -56,13 +65,12 @@ def race(
             time.sleep(pause)
         return (number,), {}
 
-    def timed(number: int) -> None:
-        start = time.perf_counter()
-        losses["ours"] = ours(number)
-        seconds["ours"].append(time.perf_counter() - start)
+    def our_round(number: int) -> None:
+        taken, losses["ours"] = timed(lambda: ours(number))
+        seconds["ours"].append(taken)
 
     benchmark.pedantic(
-        timed, setup=others, teardown=lambda _: after.append(_probe(threads)), rounds=rounds, warmup_rounds=1
+        our_round, setup=others, teardown=lambda _: after.append(_probe(threads)), rounds=rounds, warmup_rounds=1
     )
     probes = list(zip(before[1:], after[1:], strict=True))
     return {

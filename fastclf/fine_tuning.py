@@ -32,7 +32,7 @@ from fastclf.training.head_runs import (
     predict_rows,
     usual_folds,
 )
-from fastclf.training.linear_heads import LinearPaths, LinearSetting, Scaling, linear_heads
+from fastclf.training.linear_heads import LinearPaths, LinearSetting, Scaling, decays_by_scaling, linear_heads
 from fastclf.training.metrics import name_of
 from fastclf.training.recorder import Recorder
 from fastclf.training.scores import FitScores
@@ -181,9 +181,8 @@ def _linear_losses(
         if fold == 1:
             racing = [settings[place] for place in np.argsort(found[:, 0])[:_RACING]]
         paths = LinearPaths(ds, np.concatenate([other for other in parts if other is not part]), crit=crit)
-        for scaling in dict.fromkeys(setting.scaling for setting in racing):
+        for scaling, decays in decays_by_scaling(racing).items():
             path: list[float] = []
-            decays = sorted({setting.decay for setting in racing if setting.scaling == scaling}, reverse=True)
             for setting, head in paths.heads(scaling, decays):
                 path.append(_loss(crit, predict_rows(head, ds, part), ds, part))
                 found[places[setting], fold] = path[-1]

@@ -83,6 +83,15 @@ def row_data(path, rng, n=60, n_valid=30, f=10, c=3, bs=16, dtype=np.float32, **
     return ImageClassifierData.from_arrays(path, *sets, bs=bs, classes=[f"class{i}" for i in range(c)], **kwargs)
 
 
+def assert_same_batches(files, data):
+    """The same classes, images and labels, bit for bit."""
+    assert data.classes == files.classes
+    for name in ("trn_dl", "val_dl"):
+        for (x, y), (x_own, y_own) in zip(getattr(files, name), getattr(data, name), strict=True):
+            assert torch.equal(x, x_own)
+            assert torch.equal(y, y_own)
+
+
 class Watches(Callback):
     """Does something amid an epoch, such as to predict."""
 

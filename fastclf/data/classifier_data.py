@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, Unpack
 
@@ -22,7 +22,7 @@ from fastclf.data.sources.layout import find_sets
 from fastclf.data.sources.name_labels import label_by
 from fastclf.data.sources.parquet import read_parquet
 from fastclf.data.sources.patterns import Patterns, check_once, common_folder, files_of
-from fastclf.data.sources.row_labels import LabelRules
+from fastclf.data.sources.row_labels import LabelledRows, LabelRules
 from fastclf.data.sources.shards import ShardRules, read_shards
 from fastclf.data.sources.tables.reading import read_csv, read_df
 from fastclf.data.sources.tables.rules import Column, Missing, TableRules
@@ -421,12 +421,10 @@ class ImageClassifierData(DataLoaders):
             DataError: a file or a column of it cannot be used; says what helps.
             LabelError: an image has no label, or one that training does not have; names it.
         """
-        files = _by_set(shards, val, test, "from_shards")
-        root = common_folder([file for those in files.values() for file in those])
+        root, files = _by_set(shards, val, test, "from_shards")
         rows = read_shards(root, files, ShardRules(image, label))
         rules = LabelRules("from_shards", classes, continuous, allow_empty)
-        made = sets.from_rows(check_tfms(tfms), rows, rules, sets.HoldOut(val_pct, options.get("seed", SEED)))
-        return cls._of(root if path is None else path, made, bs, tfms, options)
+        return cls._of_rows(root if path is None else path, rows, rules, val_pct, bs, tfms, options)
 
     @classmethod
     @explains_options
@@ -474,12 +472,10 @@ class ImageClassifierData(DataLoaders):
             DataError: a file or a column of it cannot be used; says what helps.
             LabelError: an image has no label, or one that training does not have; names it.
         """
-        named = _by_set(files, val, test, "from_parquet")
-        root = common_folder([file for those in named.values() for file in those])
+        root, named = _by_set(files, val, test, "from_parquet")
         rows = read_parquet(root, named, image_col, label_col)
         rules = LabelRules("from_parquet", classes, continuous, allow_empty)
-        made = sets.from_rows(check_tfms(tfms), rows, rules, sets.HoldOut(val_pct, options.get("seed", SEED)))
-        return cls._of(root if path is None else path, made, bs, tfms, options)
+        return cls._of_rows(root if path is None else path, rows, rules, val_pct, bs, tfms, options)
 
     @classmethod
     @explains_options
@@ -531,8 +527,21 @@ class ImageClassifierData(DataLoaders):
             raise ValueError("from_hf: path must be given for data in memory: models and other files are kept there.")
         rows = read_hf(folder or root, splits, image_col, label_col)
         rules = LabelRules("from_hf", classes, continuous, allow_empty)
-        made = sets.from_rows(check_tfms(tfms), rows, rules, sets.HoldOut(val_pct, options.get("seed", SEED)))
-        return cls._of(root if path is None else path, made, bs, tfms, options)
+        return cls._of_rows(root if path is None else path, rows, rules, val_pct, bs, tfms, options)
+
+    @classmethod
+    def _of_rows(
+        cls,
+        path: PathLike,
+        rows: Mapping[str, LabelledRows],
+        rules: LabelRules,
+        val_pct: float,
+        bs: int,
+        tfms: Tfms | None,
+        options: Options,
+    ) -> Self:
+        hold_out = sets.HoldOut(val_pct, options.get("seed", SEED))
+        return cls._of(path, sets.from_rows(check_tfms(tfms), rows, rules, hold_out), bs, tfms, options)
 
     @classmethod
     def _of(cls, path: PathLike, made: sets.Sets, bs: int, tfms: Tfms | None, options: Options) -> Self:
@@ -541,8 +550,12 @@ class ImageClassifierData(DataLoaders):
         return cls(path, trn, val, test, bs=bs, tfms=tfms, **options)
 
 
-def _by_set(train: Patterns, val: Patterns | None, test: Patterns | None, call: str) -> dict[str, list[Path]]:
+def _by_set(
+    train: Patterns, val: Patterns | None, test: Patterns | None, call: str
+) -> tuple[Path, dict[str, list[Path]]]:
+    """Return the folder that all files are below, and the files of each set."""
     named = {"train": train, "valid": val, "test": test}
     files = {part: files_of(one, f"{call}: {part}") for part, one in named.items() if one is not None}
-    check_once([file for those in files.values() for file in those], call)
-    return files
+    every = [file for those in files.values() for file in those]
+    check_once(every, call)
+    return common_folder(every), files

@@ -66,6 +66,15 @@ class HoldOut:
         if self.groups is not None:
             groups = [self.groups(found.inner(name)) for name in names]
             return get_group_idxs(groups, labels.y.tolist(), self.val_pct, self.seed % (1 << 32))
+        return self.stratified(labels)
+
+    def stratified(self, labels: Labels) -> npt.NDArray[np.int64]:
+        """Choose rows of every class, of every combination of labels, or of all rows where these are numbers."""
+        if labels.is_reg:
+            return stratified_idxs([()] * len(labels), self.val_pct, self.seed)
+        if labels.is_multi:
+            tags = [tuple(labels.classes[i] for i in np.flatnonzero(row)) for row in labels.y]
+            return stratified_idxs(tag_groups(tags), self.val_pct, self.seed)
         warn_single([labels.classes[i] for i in labels.y])
         return stratified_idxs(labels.y.tolist(), self.val_pct, self.seed)
 
@@ -182,20 +191,10 @@ def from_rows(tfms: Tfms, rows: Mapping[str, LabelledRows], rules: LabelRules, h
     trn, test = made["train"], made.get("test")
     if "valid" in made:
         return trn, made["valid"], test
-    val_idxs = _held_out(trn.labels, hold_out)
+    val_idxs = hold_out.stratified(trn.labels)
     log(f"{rules.call}: {len(val_idxs)} of {len(trn)} images are for validation (val_pct=)")
     others = np.setdiff1d(np.arange(len(trn)), val_idxs)
     return trn.take(others), replace(trn.take(val_idxs), tfms=tfms[1], ignored={}), test
-
-
-def _held_out(labels: Labels, hold_out: HoldOut) -> npt.NDArray[np.int64]:
-    if labels.is_reg:
-        return stratified_idxs([()] * len(labels), hold_out.val_pct, hold_out.seed)
-    if labels.is_multi:
-        tags = [tuple(labels.classes[i] for i in np.flatnonzero(row)) for row in labels.y]
-        return stratified_idxs(tag_groups(tags), hold_out.val_pct, hold_out.seed)
-    warn_single([labels.classes[i] for i in labels.y])
-    return stratified_idxs(labels.y.tolist(), hold_out.val_pct, hold_out.seed)
 
 
 def _found_in(path: Path, folders: SetFolders, folder: str, rules: FolderRules) -> Found:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastclf.data.sources.folders import labelled_by_folder
-from fastclf.data.sources.labels import Labels
+from fastclf.data.sources.labels import Labels, indicators
 from fastclf.data.sources.listing import find_files, look
 from fastclf.data.sources.names import printable, some
 from fastclf.data.sources.tables.columns import choose
@@ -103,10 +103,7 @@ def of_list(y: Any, like: Labels, n: int) -> Labels:
         raise ValueError(f"evaluate: y must be names of classes or their numbers 0..{like.c - 1}.")
     if not like.is_multi:
         return Labels(np.array([row[0] for row in found], np.int64), like.classes)
-    several = np.zeros((n, like.c), np.float32)
-    for row, numbers in zip(several, found, strict=True):
-        row[numbers] = 1
-    return Labels(several, like.classes, is_multi=True)
+    return Labels(indicators(found, like.c), like.classes, is_multi=True)
 
 
 def _floats(values: list[Any], c: int) -> npt.NDArray[np.float32]:

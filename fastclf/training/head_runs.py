@@ -47,7 +47,7 @@ class HeadSetting:
         lr: the highest rate.
         wd: weight decay, added to the gradient.
         epochs: over the rows; None for as many as make 400 steps, but 5 at least and 30 at most: few rows need the
-            steps, and of many rows more epochs cost time and gain nothing (bench/README.md).
+            steps, and of many rows the first epochs teach most.
         ps, xtra_fc: dropout and hidden widths, see `Head`.
     """
 

@@ -68,11 +68,16 @@ def linear_heads(ds: Dataset, train: Ints, settings: Sequence[LinearSetting], *,
     """
     paths = LinearPaths(ds, train, crit=crit)
     heads: dict[LinearSetting, Head] = {}
-    for scaling in dict.fromkeys(setting.scaling for setting in settings):
-        decays = {setting.decay for setting in settings if setting.scaling == scaling}
-        heads |= paths.heads(scaling, sorted(decays, reverse=True))
+    for scaling, decays in decays_by_scaling(settings).items():
+        heads |= paths.heads(scaling, decays)
     paths.warn_of_unsolved()
     return [heads[setting] for setting in settings]
+
+
+def decays_by_scaling(settings: Sequence[LinearSetting]) -> dict[Scaling, list[float]]:
+    """Return the decays of each scaling, the highest first: the paths that `LinearPaths.heads` takes."""
+    scalings = dict.fromkeys(setting.scaling for setting in settings)
+    return {one: sorted({s.decay for s in settings if s.scaling == one}, reverse=True) for one in scalings}
 
 
 class LinearPaths:

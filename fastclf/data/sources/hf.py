@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fastclf.data.sources.names import Names, some
-from fastclf.data.sources.parquet import fingerprint, read_labels
-from fastclf.data.sources.row_labels import LabelledRows
+from fastclf.data.sources.row_labels import LabelledRows, read_labels
 from fastclf.data.sources.source import Source, Version
-from fastclf.data.sources.values import encoded, needed
+from fastclf.data.sources.values import encoded, fingerprint, needed
 from fastclf.errors import DataError, LabelError
 from fastclf.files import given_path
 
@@ -42,7 +41,7 @@ class HfSource(Source):
             content = self.read(row)
             self._versions[row] = len(content), fingerprint(content)
         size, number = self._versions[row].tolist()
-        return Version(size, 1 + number % _TIMES, 1, number)  # smaller copies are told apart by this time alone
+        return Version(size, 1 + number % _TIMES, 1, number)  # this time alone tells smaller copies apart
 
     def read(self, row: int) -> bytes:
         """See `Source.read`."""
@@ -102,17 +101,12 @@ def splits_of(data: Any, val: str | None, test: str | None) -> tuple[Path | None
 def _loaded(datasets: Any, folder: Path) -> Any:
     if not folder.is_dir():
         raise FileNotFoundError(f"from_hf: there is no folder {folder}. Check the path.")
-    if not is_saved(folder):
+    if not any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
         raise DataError(
             f"from_hf: {folder} is no data set that save_to_disk has written. For parquet files use from_parquet; for "
             "class folders, from_paths."
         )
     return datasets.load_from_disk(str(folder))
-
-
-def is_saved(folder: Path) -> bool:
-    """Return whether `save_to_disk` has written a folder."""
-    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
 def read_hf(root: Path, splits: dict[str, tuple[str, Any]], image_col: str, label_col: str) -> dict[str, LabelledRows]:

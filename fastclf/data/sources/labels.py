@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy.typing as npt
 from fastclf.data.sources.names import some
 from fastclf.errors import LabelError
 from fastclf.report import warn
+
+_WHOLE = re.compile("0|-?[1-9][0-9]{0,15}")  # "01" is a name
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,20 @@ class Labels:
     def zeros(self, n: int) -> Labels:
         """Return labels of the same kind for n rows that have none."""
         return replace(self, y=np.zeros((n, *self.y.shape[1:]), self.y.dtype), known=False)
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return names of classes, each once: sorted, and whole numbers by their value, so that 10 comes after 9."""
+    classes = sorted(set(names))
+    return sorted(classes, key=int) if all(map(_WHOLE.fullmatch, classes)) else classes
+
+
+def indicators(rows: Sequence[Sequence[int]], c: int) -> npt.NDArray[np.float32]:
+    """Return `[N, c]` with 1 at the classes of each row, and 0."""
+    y = np.zeros((len(rows), c), np.float32)
+    for row, numbers in zip(y, rows, strict=True):
+        row[[*numbers]] = 1
+    return y
 
 
 def difference(one: str, other: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import threading
@@ -17,7 +16,7 @@ import numpy.typing as npt
 
 from fastclf.data.sources.files import FileSource
 from fastclf.data.sources.names import Names, some
-from fastclf.data.sources.row_labels import LabelledRows, Value, as_value
+from fastclf.data.sources.row_labels import LabelledRows, Value, read_labels
 from fastclf.data.sources.source import Source, Version
 from fastclf.data.sources.tar_index import Stamp
 from fastclf.data.sources.values import encoded, needed
@@ -160,7 +159,8 @@ def _rows_of(root: Path, files: Sequence[Path], image_col: str, label_col: str, 
                 raise LabelError(f"from_parquet: {file} has other classes than {files[0]}. Load them one by one.")
             classes = names
             if label_col in schema.names:
-                values += _labels(held.read(columns=[label_col]).column(label_col), file, numbered=names is not None)
+                cells = held.read(columns=[label_col]).column(label_col).to_pylist()
+                values += read_labels(cells, str(file), numbered=names is not None)
             elif part == "test":
                 values += [None] * held.metadata.num_rows
             else:
@@ -213,36 +213,3 @@ def _class_names(schema: Any, column: str) -> list[str] | None:
     feature = json.loads(about).get("info", {}).get("features", {}).get(column, {})
     feature = feature.get("feature", feature)  # of a list
     return feature.get("names") if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None
-
-
-def _labels(column: Any, file: Path, *, numbered: bool) -> list[Value]:
-    return read_labels(column.to_pylist(), str(file), numbered=numbered)
-
-
-def read_labels(cells: Sequence[Any], where: str, *, numbered: bool) -> list[Value]:
-    """Return the labels of some cells.
-
-    Args:
-        cells: what a column holds.
-        where: it is, for messages.
-        numbered: whether they are numbers of classes that have names: then -1 is no label.
-
-    Raises:
-        LabelError: a cell is no label; names it.
-    """
-    known: dict[Any, Value] = {}
-    values: list[Value] = []
-    for row, cell in enumerate(cells):
-        key = tuple(cell) if isinstance(cell, list) else cell
-        try:
-            if key not in known:
-                known[key] = None if numbered and key == -1 else as_value(key)
-        except TypeError as error:
-            raise LabelError(f"{where}:{row}: {error}.") from error
-        values.append(known[key])
-    return values
-
-
-def fingerprint(content: bytes) -> int:
-    """Return a number of 63 bits that differs where images do: the version of one that is in no file."""
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") >> 1

@@ -76,7 +76,7 @@ def _files(pattern: str, argument: str) -> Iterator[Path]:
     if given_path(pattern).exists():  # whatever marks are in its name
         yield given_path(pattern)
         return
-    for name in expanded(pattern, argument):
+    for name in _expanded(pattern, argument):
         if glob.has_magic(name) and not given_path(name).exists():
             matches = sorted(glob.glob(str(given_path(name)), recursive=True))  # noqa: PTH207  # sorted as text
             if not matches:
@@ -86,7 +86,7 @@ def _files(pattern: str, argument: str) -> Iterator[Path]:
             yield given_path(name)
 
 
-def expanded(pattern: str, argument: str) -> Iterator[str]:
+def _expanded(pattern: str, argument: str) -> Iterator[str]:
     """Yield the names that a pattern with braces stands for, as a shell does: '{08..10}' counts with its zeros.
 
     Raises:
@@ -100,7 +100,7 @@ def expanded(pattern: str, argument: str) -> Iterator[str]:
         return
     numbers = _RANGE.fullmatch(match[1])
     for one in _counted(numbers[1], numbers[2]) if numbers else _listed(match[1], argument):
-        yield from expanded(pattern[: match.start()] + one + pattern[match.end() :], argument)
+        yield from _expanded(pattern[: match.start()] + one + pattern[match.end() :], argument)
 
 
 def _counted(first: str, last: str) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -10,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fastclf.data.sources.labels import Labels, check_classes, warn_absent
+from fastclf.data.sources.labels import Labels, check_classes, in_order, indicators, warn_absent
 from fastclf.data.sources.names import printable, some
 from fastclf.data.sources.source import Source
 from fastclf.errors import LabelError
@@ -18,7 +17,6 @@ from fastclf.report import warn
 
 Value: TypeAlias = "str | float | tuple[str, ...] | None"
 """A class by name, a number, several classes, or no label."""
-_WHOLE = re.compile("0|-?[1-9][0-9]{0,15}")  # "01" is a name
 
 
 @dataclass(frozen=True)
@@ -54,11 +52,9 @@ def as_value(label: Any) -> Value:
     Raises:
         TypeError: it can be no label.
     """
-    if label is None or label == "" or label is False or label is True:
-        return str(label) if isinstance(label, bool) else None
-    if isinstance(label, str):
-        return label
-    if isinstance(label, int):
+    if label is None or label == "":
+        return None
+    if isinstance(label, str | int):
         return str(label)
     if isinstance(label, float):
         return None if label != label else str(int(label)) if label.is_integer() else label  # NaN
@@ -147,9 +143,9 @@ def _classified(rows: Mapping[str, LabelledRows], rules: LabelRules) -> dict[str
         )
     if empty:
         warn(f"{rules.call}: no training image of {some(empty)}; the model cannot learn these classes.")
-    for part in labels.keys() & {"valid"}:
-        counts = labels[part].counts()
-        warn_absent([name for name, count in zip(classes, counts, strict=True) if not count], part)
+    if "valid" in labels:
+        counts = labels["valid"].counts()
+        warn_absent([name for name, count in zip(classes, counts, strict=True) if not count], "valid")
     return labels
 
 
@@ -163,10 +159,9 @@ def _numbering(rows: Mapping[str, LabelledRows], rules: LabelRules) -> tuple[lis
     Where classes are given, labels are their names, or their numbers: whichever all labels can be.
     """
     present = _distinct(rows["train"].values)
-    whole = all(_WHOLE.fullmatch(label) for label in present)
     given = rules.classes if rules.classes is not None else rows["train"].classes
     if given is None:
-        classes = sorted(present, key=int) if whole else sorted(present)  # class 10 comes after class 9
+        classes = in_order(present)
         check_classes(classes, rules.call)
         return classes, {name: i for i, name in enumerate(classes)}
     classes = [str(name) for name in given]
@@ -206,7 +201,29 @@ def _labels(part: str, rows: LabelledRows, classes: list[str], number: Mapping[s
     if not any(isinstance(value, tuple) for value in rows.values):
         y = np.fromiter((number[str(value)] for value in rows.values), np.int64, len(rows.values))
         return Labels(y, classes)
-    several = np.zeros((len(rows.values), len(classes)), np.float32)
-    for row, value in zip(several, rows.values, strict=True):
-        row[[number[one] for one in value]] = 1  # type: ignore[union-attr]
-    return Labels(several, classes, is_multi=True)
+    several = [[number[one] for one in value] for value in rows.values if isinstance(value, tuple)]
+    return Labels(indicators(several, len(classes)), classes, is_multi=True)
+
+
+def read_labels(cells: Sequence[Any], where: str, *, numbered: bool) -> list[Value]:
+    """Return the labels of some cells.
+
+    Args:
+        cells: what a column holds.
+        where: it is, for messages.
+        numbered: whether they are numbers of classes that have names: then -1 is no label.
+
+    Raises:
+        LabelError: a cell is no label; names it.
+    """
+    known: dict[Any, Value] = {}
+    values: list[Value] = []
+    for row, cell in enumerate(cells):
+        key = tuple(cell) if isinstance(cell, list) else cell
+        try:
+            if key not in known:
+                known[key] = None if numbered and key == -1 else as_value(key)
+        except TypeError as error:
+            raise LabelError(f"{where}:{row}: {error}.") from error
+        values.append(known[key])
+    return values

@@ -243,11 +243,12 @@ class _LabelReader:
 
     def _value(self, index: TarIndex, place: int, file: Path) -> Value:
         text = index.small[place] if index.has_small[place] else _text(index, place, file)
-        if text not in self._known:
-            if not index.has_small[place]:
-                return self._parsed(text, index.names[place], file)
-            self._known[text] = self._parsed(text, index.names[place], file)
-        return self._known[text]
+        if text in self._known:
+            return self._known[text]
+        value = self._parsed(text, index.names[place], file)
+        if index.has_small[place]:
+            self._known[text] = value
+        return value
 
     def _parsed(self, text: str, name: str, file: Path) -> Value:
         text = text.removeprefix("\ufeff").strip()

@@ -176,7 +176,7 @@ class _Builder:
         self._known: set[tuple[int, int]] = set()
         self._names: list[str] = []
         self._numbers: list[tuple[int, int, int, int]] = []
-        self._small: list[bytes] = []
+        self._small: list[bytes | None] = []  # None for other files
         self.links = 0
 
     def add(self, member: tarfile.TarInfo, handle: int) -> None:
@@ -227,15 +227,15 @@ class _Builder:
         self._names.append(name)
         self._numbers.append((*place, sample, number))
         small = not is_image(name) and place[1] <= _SMALL
-        self._small.append(os.pread(handle, place[1], place[0]) if small else b"")
+        self._small.append(os.pread(handle, place[1], place[0]) if small else None)
 
     def index(self, stamp: Stamp, remark: str) -> TarIndex:
         """Return what was collected."""
         numbers = np.array(self._numbers, np.int64).reshape(-1, 4)
         offset, size, sample, extension = np.ascontiguousarray(numbers.T)
-        has_small = np.array([not is_image(name) for name in self._names], bool) & (size <= _SMALL)
+        has_small = np.array([content is not None for content in self._small], bool)
         names, keys = Names(self._names), Names(self._samples)
-        small = Names.of_bytes(self._small)
+        small = Names.of_bytes([content or b"" for content in self._small])
         extensions = [*self._extensions]
         return TarIndex(
             stamp, names, offset, size, sample, extension, keys, extensions, small, has_small, self.links, remark

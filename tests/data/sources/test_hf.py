@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import COLOURS, HALF, image_data, three_colours, tiny_learner
+from helpers import COLOURS, HALF, assert_same_batches, image_data, three_colours, tiny_learner
 from odd_images import bad_files
 
 from fastclf import tfms_from_stats
@@ -33,14 +33,6 @@ def split_of(folder, part):
 
 def splits_of(folder):
     return datasets.DatasetDict(train=split_of(folder, "train"), validation=split_of(folder, "valid"))
-
-
-def assert_same_batches(files, data):
-    assert data.classes == files.classes
-    for name in ("trn_dl", "val_dl"):
-        for (x, y), (x_own, y_own) in zip(getattr(files, name), getattr(data, name), strict=True):
-            assert torch.equal(x, x_own)
-            assert torch.equal(y, y_own)
 
 
 def test_a_saved_folder(folder, tmp_path):

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from helpers import HALF, image_data, three_colours, tiny_body, tiny_learner
+from helpers import HALF, assert_same_batches, image_data, three_colours, tiny_body, tiny_learner
 from odd_images import bad_files
 from PIL import Image
 
@@ -77,12 +77,7 @@ def both(tmp_path):
 
 
 def test_batches_are_those_of_folders(both):
-    files, data = both
-    assert data.classes == files.classes
-    for name in ("trn_dl", "val_dl"):
-        for (x, y), (x_tar, y_tar) in zip(getattr(files, name), getattr(data, name), strict=True):
-            assert torch.equal(x, x_tar)
-            assert torch.equal(y, y_tar)
+    assert_same_batches(*both)
 
 
 def test_the_lesson(both, capsys):
@@ -123,8 +118,8 @@ def test_check_audit_and_copies(both):
 def test_copies_of_data(both):
     _, data = both
     expected = [x.clone() for x, _ in data.val_dl]
-    for twin in (pickle.loads(pickle.dumps(data.val_ds)), copy.deepcopy(data.val_ds)):
-        assert numbers_of(twin) == numbers_of(data.val_ds)
+    for other in (pickle.loads(pickle.dumps(data.val_ds)), copy.deepcopy(data.val_ds)):
+        assert numbers_of(other) == numbers_of(data.val_ds)
     assert [*data.val_ds.take(np.array([5, 2])).fnames] == [data.val_ds.fnames[row] for row in (5, 2)]
     assert all(torch.equal(x, other) for x, (other, _) in zip(expected, data.val_dl, strict=True))
 

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from fastclf.data.sources.labels import Labels, check_classes
+from fastclf.data.sources.labels import Labels, check_classes, in_order, indicators
 from fastclf.data.sources.tables.columns import OFF, ON, Columns, distinct_cells, is_indicator
 from fastclf.data.sources.tables.reading import Cell, LabelTable
 from fastclf.data.sources.tables.rules import TableRules
@@ -225,17 +225,13 @@ def as_labels(values: Values, table: LabelTable, position: int | None) -> Labels
     """
     if values.is_reg:
         return _numbers(values.texts, table)
-    classes = sorted({text for texts in values.texts for text in texts})
-    if all(re.fullmatch("0|-?[1-9][0-9]{0,15}", name) for name in classes):
-        classes.sort(key=int)  # class 10 comes after class 9, so that class numbers count as the labels do
+    classes = in_order(text for texts in values.texts for text in texts)
     check_classes(classes, table.name)
     index = {name: i for i, name in enumerate(classes)}
     if not values.is_multi:
         _check_no_id(len(classes), values, table, position)
         return Labels(np.array([index[text] for (text,) in values.texts], np.int64), classes)
-    y = np.zeros((len(values.texts), len(classes)), np.float32)
-    for row, texts in zip(y, values.texts, strict=True):
-        row[[index[text] for text in texts]] = 1
+    y = indicators([[index[text] for text in texts] for texts in values.texts], len(classes))
     return Labels(y, classes, is_multi=True)
 
 
