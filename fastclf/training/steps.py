@@ -27,6 +27,7 @@ from fastclf.training.optimizer import SGDR
 
 OptFn = Callable[..., Optimizer]
 _MANY_SKIPPED = 10
+_IN_A_ROW = 8  # steps on a GPU before their losses are read, which waits until it has nothing left to do
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ class AutogradSteps:
         dtype = compute_dtype(device)
         self.precision = str(dtype).removeprefix("torch.")
         self._scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
+        if device.type == "cuda" and not self._scaler.is_enabled():  # a scaler waits after each step anyway
+            self.chunk = _IN_A_ROW
         self._epoch: Iterator[tuple[Tensor, Tensor]] = iter(())
         self._batches: Iterator[tuple[Tensor, Tensor, list[int] | None]] = iter(())
         self._head = head_of(objective.module)
@@ -110,9 +113,11 @@ class AutogradSteps:
 
     def run(self, n: int) -> list[float]:
         """Train on the epoch's next ``n`` batches, or those that there still are, and return their losses."""
-        return [self._one(*batch) for batch in islice(self._batches, n)]
+        losses = [self._one(*batch) for batch in islice(self._batches, n)]
+        return [float(loss) for loss in losses]
 
-    def _one(self, x: Tensor, y: Tensor, counts: Sequence[int] | None) -> float:
+    def _one(self, x: Tensor, y: Tensor, counts: Sequence[int] | None) -> Tensor:
+        """Make a step and return its loss, which a GPU may still be computing."""
         if not isinstance(self.optimizer, SGDR):
             _set_rates(self.optimizer, self.rates, self.step)
         if self._head is not None:
@@ -127,7 +132,7 @@ class AutogradSteps:
             nn.utils.clip_grad_norm_(self._parameters, self.rates.clip)
         self._update()
         self.optimizer.zero_grad(set_to_none=True)
-        return float(loss.detach())
+        return loss.detach()
 
     def _scores(self, x: Tensor, y: Tensor, counts: Sequence[int] | None) -> tuple[Tensor, Tensor]:
         """Compute the scores of a batch, and return them with its targets; in several processes those of all rows."""

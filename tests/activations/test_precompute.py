@@ -19,6 +19,7 @@ from fastclf import CropType, ImageClassifierData
 from fastclf.activations import segment
 from fastclf.activations.fill import places_for
 from fastclf.activations.precompute import InOrder, _features, activations
+from fastclf.data import transfer
 from fastclf.data.sources.arrays import ArraySource
 from fastclf.data.sources.files import FileSource
 from fastclf.data.sources.source import Source, Version
@@ -88,10 +89,11 @@ def test_batches_that_are_given_later_are_the_same(folder, behind):
     np.testing.assert_allclose(np.concatenate([values for values, _ in found]), expected(learn, data.fix_dl), rtol=1e-5)
 
 
-@pytest.mark.parametrize("bs", [8, 5])
-def test_an_interrupted_pass_goes_on_where_it_stopped(folder, monkeypatch, bs):
+@pytest.mark.parametrize(("bs", "in_flight"), [(8, 0), (5, 0), (5, 2)])
+def test_an_interrupted_pass_goes_on_where_it_stopped(folder, monkeypatch, bs, in_flight):
+    monkeypatch.setattr(transfer, "in_flight", lambda device: in_flight)  # as on a GPU
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        Features(patch, 3, raise_interrupt)
+        Features(patch, 3 + in_flight, raise_interrupt)
         computed(image_data(folder))
     data = image_data(folder, bs=bs)  # other batches do not matter
     learn = tiny_learner(data)
