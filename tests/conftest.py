@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from fastclf import report as reporting
+from fastclf.data import options
 from fastclf.errors import FastclfError
 
 mpl.use("Agg")
+options.default_device = lambda: torch.device("cpu")  # also beside a GPU, and in fixtures of whole modules
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 
 
@@ -67,6 +69,14 @@ def _own_cache(tmp_path_factory, monkeypatch):
     cache = tmp_path_factory.getbasetemp() / "cache"
     shutil.rmtree(cache / "fastclf" / "activations", ignore_errors=True)  # of the same images, in another test
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+
+
+@pytest.fixture(autouse=True)
+def default_device(request, monkeypatch) -> torch.device:
+    """Where data are unless a test says so: on the processor; see `devices.on_both_devices`."""
+    device = torch.device(getattr(request, "param", "cpu"))
+    monkeypatch.setattr(options, "default_device", lambda: device)
+    return device
 
 
 @pytest.fixture(autouse=True)

@@ -27,7 +27,7 @@ from fastclf.training.optimizer import SGDR
 
 OptFn = Callable[..., Optimizer]
 _MANY_SKIPPED = 10
-_IN_A_ROW = 8  # steps on a GPU before their losses are read, which waits until it has nothing left to do
+_IN_A_ROW = 4  # steps on a GPU before their losses are read: it then runs dry, and until then their batches are held
 
 
 @dataclass(frozen=True)

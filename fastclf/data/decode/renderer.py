@@ -19,6 +19,7 @@ from fastclf.data.decode.gpu_tuning import Tuning, fastest
 from fastclf.data.decode.graphs import DECODER, BatchPipeline, DecodePipeline, GraphInput
 from fastclf.data.decode.native_renderer import NativeRenderer
 from fastclf.data.decode.parts import Images, Parts
+from fastclf.data.transfer import to_device
 from fastclf.data.transforms.base import PixelAugmentation
 from fastclf.data.transforms.sampling import Parameters
 from fastclf.data.transforms.spec import TransformSpec
@@ -155,7 +156,7 @@ class TorchStage:
         x, parameters = self._first.take(), self._parameters.popleft()
         try:
             for name, aug in self._augs.items():
-                x = aug.apply(x, torch.from_numpy(parameters[name]).to(self._mean.device))
+                x = aug.apply(x, to_device(torch.from_numpy(parameters[name]), self._mean.device))
         except Exception:  # of code that is not ours
             self._finish()
             raise
