@@ -1,5 +1,8 @@
 """A body on a GPU without gradients, played on the processor: batches of one size, and what runs outside cuDNN."""
 
+from contextlib import nullcontext
+
+import numpy as np
 import pytest
 import torch
 from helpers import tiny_body
@@ -7,9 +10,18 @@ from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from fastclf.losses import NLL
+from fastclf.models.freezing import LayerGroups
+from fastclf.models.head import Head
 from fastclf.models.net import Net
 from fastclf.models.runtime import frozen
-from fastclf.models.runtime.on_gpu import DepthwiseOutsideCudnn, SteadyBatches
+from fastclf.models.runtime.on_gpu import DepthwiseOutsideCudnn, SteadyBatches, has_depthwise
+from fastclf.schedules import Constant
+from fastclf.training import steps
+from fastclf.training.forward import Objective
+from fastclf.training.optimizer import SGDR
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
@@ -91,7 +103,7 @@ def test_depthwise_convolutions_alone_run_outside_cudnn():
     layers = [
         nn.Conv2d(3, 3, 3, groups=3),
         nn.Conv2d(3, 6, (1, 5), groups=3, stride=2),
-        nn.Conv2d(3, 3, 7, groups=3, padding="same"),  # large
+        nn.Conv2d(3, 3, 7, groups=3, padding=3),  # large
         nn.Conv2d(3, 4, 3),
         nn.Conv2d(4, 4, 3, groups=2),
         nn.Conv2d(4, 4, 1, groups=4),
@@ -107,6 +119,73 @@ def test_depthwise_convolutions_alone_run_outside_cudnn():
         assert watch.seen == [False, False, True, True, True, False, False]
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
     assert torch.backends.cudnn.enabled
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_gradients_of_depthwise_convolutions_are_those_of_torch(bias, autocast):
+    error = 0.03 if autocast else 1e-4
+    for kernel, stride, padding, dilation, width in ((3, 1, 1, 1, 4), (5, 2, 2, 1, 8), ((1, 3), (2, 1), (0, 2), 2, 4)):
+        layers = nn.Sequential(
+            nn.Conv2d(3, 4, 3),
+            nn.Conv2d(4, width, kernel, stride, padding, dilation, groups=4, bias=bias),
+            nn.Tanh(),
+        )
+        layers.to(memory_format=torch.channels_last)
+        x, found = images(5), []
+        for mode in (nullcontext(), DepthwiseOutsideCudnn()):
+            layers.zero_grad()
+            with mode, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                out = layers(x).float()
+                (out.square() * torch.linspace(0, 1, out.shape[-1])).mean().backward()
+            found.append([out.detach(), *(p.grad.clone() for p in layers.parameters())])
+            assert all(p.grad.dtype == torch.float32 for p in layers.parameters())
+        for one, other in zip(*found, strict=True):
+            assert one.stride() == other.stride()
+            assert float((one - other).abs().max() / (1e-3 + other.abs().max())) < error
+    assert has_depthwise(layers)
+    assert not has_depthwise(layers[0])
+
+
+def test_gradients_are_computed_outside_cudnn(monkeypatch):
+    seen, real = [], torch.ops.aten.convolution_backward
+    layer = nn.Conv2d(4, 4, 3, groups=4)
+    with DepthwiseOutsideCudnn():
+        out = layer(images(2).repeat(1, 2, 1, 1)[:, :4])
+
+    def watched(*args):
+        seen.append(torch.backends.cudnn.enabled)
+        return real(*args)
+
+    monkeypatch.setattr(torch.ops.aten, "convolution_backward", watched)
+    out.sum().backward()
+    assert seen == [False]
+    assert torch.backends.cudnn.enabled
+
+
+def test_what_trains_on_a_gpu_uses_them_at_first(monkeypatch):
+    net = Net(tiny_body(), Head(12, 3))
+    net.body.first.conv1 = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, stride=2, groups=4))
+
+    class Loader:
+        bs = 8
+
+        def batches(self, epoch):
+            return ((images(self.bs), torch.arange(self.bs) % 3) for _ in range(5))
+
+    made = steps.AutogradSteps(
+        Objective(net, NLL()), LayerGroups(net.groups), Loader(), SGDR, steps.Rates(np.full(3, 0.01), Constant())
+    )
+    entered, real = [], steps.DepthwiseOutsideCudnn
+    monkeypatch.setattr(steps, "DepthwiseOutsideCudnn", lambda: entered.append(made.step) or real())
+    monkeypatch.setattr(steps, "_WORTH_COMPILING", 3 * 8)
+    for on_gpu in (False, True):
+        assert made._depthwise == on_gpu
+        made.step = 0
+        made.start_epoch(0)
+        assert len(made.run(9)) == 5
+        assert entered == [0, 1, 2] * on_gpu
+        made._depthwise = True
 
 
 def test_cudnn_is_on_again_after_an_error_and_stays_off_where_it_was(monkeypatch):
