@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, overload
@@ -17,6 +18,9 @@ from fastclf.ops.sgd import SgdGroup, Update, Updater, Updates, make_updater, up
 from fastclf.schedules import Constant, Function, RateFunction, Schedule, Table, as_schedule, from_description
 
 _MOMENTUM, _AVERAGE = "momentum_buffer", "average"
+# Below what torch wraps them in for its compiler: the first call would import all of that, which takes 1.4 s.
+_add_param_group = inspect.unwrap(Optimizer.add_param_group)
+_zero_grad = inspect.unwrap(Optimizer.zero_grad)
 _GroupTensor = tuple[int, Tensor, Tensor]  # group number, parameter, gradient
 
 
@@ -83,10 +87,18 @@ class SGDR(Optimizer):
         Args:
             param_group: its tensors as ``params``, and what differs from the defaults.
         """
-        super().add_param_group(param_group)
+        _add_param_group(self, param_group)
         group = self.param_groups[-1]
         group["schedule"] = as_schedule(group["schedule"])
         _check_group(group)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop the gradients; see `torch.optim.Optimizer.zero_grad`.
+
+        Args:
+            set_to_none: whether they are given back, not filled with zeros.
+        """
+        _zero_grad(self, set_to_none)
 
     def rates(self) -> list[float]:
         """Return each group's rate in the next step; waits for the GPU, where the step numbers may be."""

@@ -53,6 +53,22 @@ def test_a_batch_is_filled_up_to_the_largest_before_it(net):
     assert net.sizes[::3] == [2, 7, 7, 7, 7, 7]
 
 
+def test_a_batch_that_memory_does_not_hold_is_not_made_again(net, monkeypatch):
+    real = net.body.forward
+
+    def forward(x):
+        if len(x) > 4:
+            raise torch.OutOfMemoryError
+        return real(x)
+
+    monkeypatch.setattr(net.body, "forward", forward)
+    with torch.inference_mode():
+        for n in (6, 3, 4, 5, 2, 1):
+            with pytest.raises(torch.OutOfMemoryError) if n > 4 else nullcontext():
+                net.features(images(n))
+    assert net.sizes == [3, 4, 2, 2]
+
+
 def test_sizes_of_images_do_not_mix(net):
     with torch.inference_mode():
         for n, sz in ((5, 24), (3, 32), (2, 32), (4, 24)):

@@ -38,11 +38,13 @@ class SteadyBatches:
             modules: all of the body's.
         """
         shape, n = tuple(x.shape[1:]), len(x)
-        largest = self._largest[shape] = max(n, self._largest.get(shape, 0))
+        largest = max(n, self._largest.pop(shape, 0))
+        if n < largest and _is_by_image(modules):
+            x = torch.cat([x, x.new_zeros(largest - n, *shape)])
         with DepthwiseOutsideCudnn():
-            if n == largest or not _is_by_image(modules):
-                return body(x)
-            return body(torch.cat([x, x.new_zeros(largest - n, *shape)]))[:n]
+            features = body(x)[:n]
+        self._largest[shape] = largest  # only now: what exhausts memory is not tried again
+        return features
 
 
 def _is_by_image(modules: Iterable[nn.Module]) -> bool:
