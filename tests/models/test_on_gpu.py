@@ -21,8 +21,6 @@ from fastclf.training import steps
 from fastclf.training.forward import Objective
 from fastclf.training.optimizer import SGDR
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def net(monkeypatch):
