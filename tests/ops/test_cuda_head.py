@@ -14,7 +14,7 @@ from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
 from fastclf.ops import HeadEngine, HeadRates, HeadSpec
 from fastclf.ops.arguments import IndexedRows, RowSource, as_row_source
-from fastclf.ops.head import reference
+from fastclf.ops.head import cuda, cuda_rows, reference
 from fastclf.ops.head.cuda import CudaHead
 from fastclf.ops.head.cuda_rows import Staged
 from fastclf.ops.head.reference import ReferenceHead
@@ -157,7 +157,7 @@ def test_predict(device: torch.device) -> None:
     for block in blocks:
         block.bn.to("cpu", torch.float64)
         block.linear.to("cpu", torch.float64)
-    want = reference.predict(HeadSpec(blocks), lesson.rows, index)
+    want = reference.predict(HeadSpec(blocks), RowSource(lesson.rows), index)
     torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-4)
     assert ops.predict(spec, lesson.rows, index[:0]).shape == (0, 5)
 
@@ -201,3 +201,42 @@ def test_each_form_of_step_is_made_once(device: torch.device) -> None:
     assert len(head._steps) == 4
     head.train(torch.arange(200), 64, 14, frozen_bn=False)
     assert len(head._steps) == 2  # the order has moved: the others would read old memory
+
+
+def test_many_steps_at_once_are_the_same_steps(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    lesson, results = Lesson(12, 6, 2), []
+    order, sizes = torch.randint(lesson.n, (60 * 16 + 5,)), []
+    for worth in (1024, 20):
+        monkeypatch.setattr(cuda, "_WORTH_MANY", worth)
+        spec = lesson.spec(device)
+        head = lesson.kernels(spec)
+        losses = [head.train(part, 16, first, frozen_bn=False) for part, first in ((order[:256], 0), (order[256:], 16))]
+        results.append([*losses, *tensors(spec)])
+        sizes.append([sorted(steps._graphs) for steps in head._steps.values()])
+        assert head.step_counter.tolist() == [61, 45]
+    assert sizes == [[[1], [1]], [[1, 32], [1]]]  # whole batches, and the last
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_rows_that_nobody_can_write_are_copied_once(device: torch.device) -> None:
+    lesson = Lesson(12, 6, 2)
+    files = lesson.rows.numpy()[::-1].copy()
+    rows = IndexedRows(files, np.arange(lesson.n)[::-1].copy())
+    index, before = torch.arange(lesson.n), len(cuda_rows._kept)
+
+    def places(of: IndexedRows) -> set[int]:
+        heads = [lesson.kernels(lesson.spec(device), rows=as_row_source("", of)) for _ in range(2)]
+        return {head.rows.batch(0, index, 8, 8).src.data_ptr() for head in heads}
+
+    assert len(places(rows)) == 2  # somebody could write to the array between two fits
+    assert len(cuda_rows._kept) == before
+    files.setflags(write=False)
+    kept = places(rows)
+    assert len(kept) == 1
+    spec = lesson.spec(device)
+    got = ops.predict(spec, rows)
+    assert torch.equal(got, ops.predict(spec, lesson.rows))
+    assert places(rows) == kept
+    assert len(cuda_rows._kept) == before + 1
+    del rows
+    assert len(cuda_rows._kept) == before

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from types import ModuleType
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fastclf.ops.arguments import RowSource
 from fastclf.ops.cuda import backward, forward
 from fastclf.ops.cuda.arguments import DeviceLoss, Dropout, Moments, RowBatch, Scratch
-from fastclf.ops.head.cuda_rows import row_source
+from fastclf.ops.head.cuda_rows import row_source, rows_on
 from fastclf.ops.head.spec import HeadBlock, HeadSpec, HeadTraining, Precision, WithVelocity
 from fastclf.ops.registry import current
 from fastclf.ops.sgd import DeviceGroups, Update, Updates, UpdateTable
 
 _PREDICT_ROWS = 8192  # rows of one product
+_MANY = 32  # steps of the longer graph
+_WORTH_MANY = 1024  # steps of one form: capturing 32 takes as long as replaying some hundreds saves
 
 
 class CudaHead(WithVelocity):
     """Trains the head where its tensors are: on a GPU, or on the CPU under emulation.
 
     A step's kernels read everything that changes (rows, step number, rates) from device memory, so on a GPU one CUDA
-    graph serves all steps of one batch size.
+    graph serves all steps of one batch size, and one graph may hold many steps.
 
     Args:
         native: the module whose kernels run.
@@ -52,7 +55,7 @@ class CudaHead(WithVelocity):
         self.factor = torch.ones(1, dtype=torch.float32, device=device)
         self._order = torch.empty(0, dtype=torch.int64, device=device)
         self._losses = torch.empty(0, dtype=torch.float32, device=device)
-        self._steps: dict[tuple[int, int, int, bool], Callable[[], None]] = {}
+        self._steps: dict[tuple[int, int, int, bool], _Steps] = {}
 
     def train(self, order: Tensor, batch_size: int, first_step: int, *, frozen_bn: bool) -> Tensor:
         """Return the loss of every batch, on the device; see `HeadEngine.train`."""
@@ -62,9 +65,8 @@ class CudaHead(WithVelocity):
         self.step_counter.copy_(torch.tensor([np.uint32(first_step).astype(np.int32), 0], dtype=torch.int32))
         self.groups.steps.fill_(first_step)
         with current(self.device):
-            for i, slot in enumerate(self.rows.serve(order, batch_size)):
-                rows = min(batch_size, len(order) - i * batch_size)
-                self._step_of(rows, batch_size, slot, frozen_bn)()
+            for batches in self.rows.serve(order, batch_size):
+                self._steps_of(batches.rows, batch_size, batches.slot, frozen_bn).run(batches.steps)
         return self._losses[:n_steps].clone()
 
     def _make_room(self, rows: int, steps: int) -> None:
@@ -73,11 +75,10 @@ class CudaHead(WithVelocity):
             self._losses = torch.empty(steps, dtype=torch.float32, device=self.device)
             self._steps.clear()  # they know the old addresses
 
-    def _step_of(self, rows: int, stride: int, slot: int, frozen: bool) -> Callable[[], None]:
+    def _steps_of(self, rows: int, stride: int, slot: int, frozen: bool) -> _Steps:
         key = (rows, stride, slot, frozen)
         if key not in self._steps:
-            step = partial(self._step, *key)
-            self._steps[key] = _captured(step, self.precision) if self.device.type == "cuda" else step
+            self._steps[key] = _Steps(partial(self._step, *key), self.precision, self.device)
         return self._steps[key]
 
     def _step(self, rows: int, stride: int, slot: int, frozen: bool) -> None:
@@ -187,18 +188,53 @@ def _product(a: Tensor, b: Tensor, out: Tensor) -> None:
         torch.mm(a.float(), b.float(), out=out)
 
 
-def _captured(step: Callable[[], None], precision: Precision) -> Callable[[], None]:
-    """Return the step as a CUDA graph. Capturing does not run it."""
-    square = torch.zeros(8, 8, device="cuda")
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+class _Steps:
+    """Steps of one form. On a GPU a CUDA graph makes one; another, captured after the first 1,024, makes 32."""
+
+    def __init__(self, step: Callable[[], None], precision: Precision, device: torch.device) -> None:
+        self._step, self._precision, self._device = step, precision, device
+        self._graphs: dict[int, Callable[[], None]] = {}
+        self._asked = 0
+
+    def run(self, n: int) -> None:
+        """Make `n` steps."""
+        self._asked += n
+        many, left = divmod(n, _MANY) if self._asked >= _WORTH_MANY else (0, n)
+        for _ in range(many):
+            self._graph(_MANY)()
+        for _ in range(left):
+            self._graph(1)()
+
+    def _graph(self, steps: int) -> Callable[[], None]:
+        if steps not in self._graphs:
+            work = partial(_repeat, self._step, steps)
+            self._graphs[steps] = _captured(work, self._precision) if self._device.type == "cuda" else work
+        return self._graphs[steps]
+
+
+def _repeat(step: Callable[[], None], times: int) -> None:
+    for _ in range(times):
+        step()
+
+
+def _captured(work: Callable[[], None], precision: Precision) -> Callable[[], None]:
+    """Return the work as a CUDA graph. Capturing does not run it."""
+    square, side = torch.zeros(8, 8, device="cuda"), _capture_stream(torch.cuda.current_device())
     side.wait_stream(torch.cuda.current_stream())
     graph = torch.cuda.CUDAGraph()
     with _tf32(precision == "tf32"), torch.cuda.stream(side):
         torch.mm(square, square)  # cuBLAS prepares itself at its first call, which cannot be captured
-        with torch.cuda.graph(graph, stream=side):
-            step()
+        # Other threads, a loader's for one, may allocate meanwhile.
+        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+            work()
     torch.cuda.current_stream().wait_stream(side)
     return graph.replay
+
+
+@cache
+def _capture_stream(device: int) -> torch.cuda.Stream:
+    """Return the stream on which graphs are captured: torch keeps cuBLAS's workspace for each stream that it sees."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -212,14 +248,17 @@ def _tf32(allowed: bool) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def predict(native: ModuleType, spec: HeadSpec, rows: Tensor, index: Tensor) -> Tensor:
-    """Return logits `[M, C]` of rows `index`, where `rows` are, with BatchNorm folded into the weights."""
+def predict(native: ModuleType, spec: HeadSpec, rows: RowSource, index: Tensor) -> Tensor:
+    """Return logits `[M, C]` of rows `index`, on the CPU, with BatchNorm folded into the weights."""
     with current(spec.device):
         folded = [_folded(block) for block in spec.blocks]
-        out = torch.empty(len(index), spec.n_out, dtype=torch.float32, device=rows.device)
+        # A few rows of many are not worth a copy of all.
+        kept = rows_on(rows, spec.device) if 2 * len(index) >= len(rows) else None
+        matrix, places = (rows.matrix, rows.places(index)) if kept is None else (kept, index.to(spec.device))
+        out = torch.empty(len(index), spec.n_out, dtype=torch.float32)
         for first in range(0, len(index), _PREDICT_ROWS):
-            part = index[first : first + _PREDICT_ROWS]
-            x = rows[part].to(spec.device).float()
+            part = places[first : first + _PREDICT_ROWS]
+            x = matrix[part].to(spec.device).float()
             for n, (weight, bias) in enumerate(folded):
                 x = torch.mm(x, weight.t())
                 forward.add_bias(x, bias, relu=n + 1 < len(folded))
