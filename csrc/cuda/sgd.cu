@@ -1,5 +1,8 @@
-// SGD with momentum for all tensors of all groups, and the norm of their gradients.
-#include "cuda/reduce.cuh"
+// SGD with momentum for all tensors of all groups, and the norm of their gradients; and for a head's first layer
+// together with its gradients.
+#include <initializer_list>
+
+#include "cuda/strips.cuh"
 
 namespace fastclf::cuda {
 
@@ -53,8 +56,8 @@ FASTCLF_DEVICE void sgd_tensor(const SgdTensor t, const Rates rates) {
   }
 }
 
-__global__ void sgd_kernel(SgdStep op) {
-  FASTCLF_DYNAMIC_SHARED(Rates, rates);  // [n_groups]
+// Leaves every group's numbers in rates, [n_groups] in shared memory, and counts the step. All threads call it.
+FASTCLF_DEVICE void begin_step(const SgdStep& op, Rates* rates) {
   for (size_t n = threadIdx.x; n < op.n_groups; n += blockDim.x) {
     rates[n].sgd = sgd_at(op.groups[n], op.steps[n]);
     rates[n].share = static_cast<float>(1 - op.groups[n].ema);
@@ -67,7 +70,84 @@ __global__ void sgd_kernel(SgdStep op) {
       ++op.step_counter->batch;
     }
   }
+}
+
+__global__ void sgd_kernel(SgdStep op) {
+  FASTCLF_DYNAMIC_SHARED(Rates, rates);
+  begin_step(op, rates);
   for (size_t i = blockIdx.x; i < op.n_tensors; i += gridDim.x) sgd_tensor(op.tensors[i], rates[op.tensors[i].group]);
+}
+
+FASTCLF_DEVICE void sgd_quad(const Sgd& sgd, const Strip& s, float* param, float* velocity, Quad w, const Quad& g) {
+  Quad m = s.load(velocity);
+  for (int i = 0; i < 4; ++i) sgd_one(sgd, w.v[i], m.v[i], g.v[i]);
+  s.store(velocity, m);
+  s.store(param, w);
+}
+
+struct GammaBeta {
+  Quad gamma, beta;
+};
+
+// Calls use(output, its weights, their gradient) for the outputs of this thread, and returns the other gradients. All
+// threads have read gamma and beta when it returns.
+template <class Use>
+FASTCLF_DEVICE GammaBeta first_layer(const FirstLayer& op, const Strip& s, Use use) {
+  const size_t cols = op.sums ? op.n_in : 2 * op.n_in;
+  const Quad gamma = s.load(op.gamma), beta = s.load(op.beta);
+  GammaBeta d = {};
+  for (size_t o = s.row; o < op.n_out; o += s.step) {
+    const Quad a = s.load(op.products + o * cols), w = s.load(op.weight + o * op.n_in);
+    Quad m, dw;
+    if (op.sums) {
+      for (int i = 0; i < 4; ++i) m.v[i] = op.sums[o];
+    } else {
+      m = s.load(op.products + o * cols + op.n_in);
+    }
+    for (int i = 0; i < 4; ++i) {
+      d.gamma.v[i] += w.v[i] * a.v[i];
+      d.beta.v[i] += w.v[i] * m.v[i];
+      dw.v[i] = op.kept_scale * (gamma.v[i] * a.v[i] + beta.v[i] * m.v[i]);
+    }
+    use(o, w, dw);
+  }
+  d = {strip_sum(d.gamma), strip_sum(d.beta)};
+  for (int i = 0; i < 4; ++i) {
+    d.gamma.v[i] *= op.kept_scale;
+    d.beta.v[i] *= op.kept_scale;
+  }
+  return d;
+}
+
+__global__ void __launch_bounds__(kStripThreads, 1) first_gradient_kernel(FirstGradient op, bool aligned) {
+  const Strip s = strip_of(op.n_in, aligned);
+  const GammaBeta d =
+      first_layer(op, s, [&](size_t o, const Quad&, const Quad& dw) { s.store(op.dweight + o * op.n_in, dw); });
+  if (s.row == 0) {
+    s.store(op.dgamma, d.gamma);
+    s.store(op.dbeta, d.beta);
+  }
+}
+
+// The first blocks have a strip of the first layer each, the others the other tensors.
+__global__ void __launch_bounds__(kStripThreads, 1) first_step_kernel(FirstStep op, unsigned strips, bool aligned) {
+  FASTCLF_DYNAMIC_SHARED(Rates, rates);
+  begin_step(op, rates);
+  if (blockIdx.x >= strips) {
+    for (size_t i = blockIdx.x - strips; i < op.n_tensors; i += gridDim.x - strips) {
+      sgd_tensor(op.tensors[i], rates[op.tensors[i].group]);
+    }
+    return;
+  }
+  const Strip s = strip_of(op.n_in, aligned);
+  const Sgd sgd = rates[0].sgd;
+  const GammaBeta d = first_layer(op, s, [&](size_t o, const Quad& w, const Quad& dw) {
+    sgd_quad(sgd, s, op.weight + o * op.n_in, op.weight_velocity + o * op.n_in, w, dw);
+  });
+  if (s.row == 0) {
+    sgd_quad(sgd, s, op.gamma, op.gamma_velocity, s.load(op.gamma), d.gamma);
+    sgd_quad(sgd, s, op.beta, op.beta_velocity, s.load(op.beta), d.beta);
+  }
 }
 
 __global__ void clip_kernel(ClipFactor op) {
@@ -90,9 +170,22 @@ __global__ void clip_kernel(ClipFactor op) {
 
 namespace {
 
+unsigned tensor_blocks(size_t n_tensors) {
+  return static_cast<unsigned>(n_tensors < 1 ? 1 : n_tensors < kMostBlocks ? n_tensors : kMostBlocks);
+}
+
 Grid grid_for(size_t n_tensors, size_t dynamic_bytes) {
-  const size_t blocks = n_tensors < 1 ? 1 : n_tensors < kMostBlocks ? n_tensors : kMostBlocks;
-  return {dim3(static_cast<unsigned>(blocks)), 32 * kSgdWarps, dynamic_bytes};
+  return {dim3(tensor_blocks(n_tensors)), 32 * kSgdWarps, dynamic_bytes};
+}
+
+bool is_first_aligned(const FirstLayer& op, std::initializer_list<const float*> more) {
+  bool aligned = op.n_in % 4 == 0;
+  for (const float* p : {op.products, static_cast<const float*>(op.weight), static_cast<const float*>(op.gamma),
+                         static_cast<const float*>(op.beta)}) {
+    aligned = aligned && is_aligned(p, 16);
+  }
+  for (const float* p : more) aligned = aligned && is_aligned(p, 16);
+  return aligned;
 }
 
 }  // namespace
@@ -104,6 +197,22 @@ Status clip_factor(const ClipFactor& op, void* stream) {
 Status sgd_step(const SgdStep& op, void* stream) {
   if (op.n_groups > kMostGroups) return {"sgd_step: there may be at most 1024 groups. Join some of them."};
   return launch(sgd_kernel, grid_for(op.n_tensors, op.n_groups * sizeof(Rates)), stream, op);
+}
+
+Status first_gradient(const FirstGradient& op, void* stream) {
+  if (op.n_in == 0) return {};
+  const bool aligned = is_first_aligned(op, {op.dweight, op.dgamma, op.dbeta});
+  return launch(first_gradient_kernel, strip_grid(op.n_out, op.n_in), stream, op, aligned);
+}
+
+Status first_step(const FirstStep& op, void* stream) {
+  if (op.n_groups > kMostGroups) return {"first_step: there may be at most 1024 groups. Join some of them."};
+  Grid grid = strip_grid(op.n_out, op.n_in);
+  const unsigned strips = grid.blocks.x;
+  grid.blocks.x += tensor_blocks(op.n_tensors);
+  grid.dynamic_bytes = op.n_groups * sizeof(Rates);
+  const bool aligned = is_first_aligned(op, {op.weight_velocity, op.gamma_velocity, op.beta_velocity});
+  return launch(first_step_kernel, grid, stream, op, strips, aligned);
 }
 
 }  // namespace fastclf::cuda

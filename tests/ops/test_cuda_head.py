@@ -2,7 +2,11 @@
 
 import copy
 import itertools
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -240,3 +244,35 @@ def test_rows_that_nobody_can_write_are_copied_once(device: torch.device) -> Non
     assert len(cuda_rows._kept) == before + 1
     del rows
     assert len(cuda_rows._kept) == before
+
+
+LAUNCHES = {  # of our kernels, and products by torch
+    (12, 6, 2): (5, 2),
+    (12, 6, 65): (6, 5),
+    (12, 9, 6, 2): (7, 5),
+    (12, 2): (4, 1),
+}
+
+
+@pytest.mark.parametrize("widths", LAUNCHES)
+def test_launches_of_a_step(
+    widths: tuple[int, ...], emulated_module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ops.use_backend("emulated"):
+        lesson = Lesson(*widths)
+        head, launches = lesson.kernels(lesson.spec()), Counter[str]()
+        for name in vars(emulated_module):
+            function = getattr(emulated_module, name)
+            if callable(function):
+                monkeypatch.setattr(emulated_module, name, counted(launches, "kernels", function))
+        monkeypatch.setattr(cuda, "_product", counted(launches, "products", cuda._product))
+        head.train(torch.arange(64), 32, 0, frozen_bn=False)
+    assert (launches["kernels"], launches["products"]) == tuple(2 * n for n in LAUNCHES[widths])
+
+
+def counted(launches: Counter[str], name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **options: Any) -> Any:
+        launches[name] += 1
+        return function(*args, **options)
+
+    return call
