@@ -30,63 +30,61 @@ struct BiasRelu {
   FASTCLF_DEVICE Quad again(size_t b, const Strip& s) const { return s.load(z + b * cols); }
 };
 
-struct MeanRstd {
-  Quad mean, rstd;
+// BatchNorm's numbers for the columns of a strip.
+struct Columns {
+  Quad mean, var;
 };
 
-FASTCLF_DEVICE Quad rstd_of(const Quad& var, float eps) {
-  Quad rstd;
-  for (int i = 0; i < 4; ++i) rstd.v[i] = 1 / sqrtf(var.v[i] + eps);
-  return rstd;
-}
-
-// The statistics of the batch, which change the running ones too. All threads call it.
+// The mean and the variance of the batch. All threads call it.
 template <class Read>
-FASTCLF_DEVICE MeanRstd batch_statistics(const Read& read, const Normalise& op, const Strip& s) {
-  const auto n = static_cast<float>(op.rows);
-  Quad sum = {};
-  for (size_t b = s.row; b < op.rows; b += s.step) {
+FASTCLF_DEVICE Columns batch_statistics(const Read& read, size_t rows, const Strip& s) {
+  const auto n = static_cast<float>(rows);
+  Quad sum = {}, squares = {};
+  for (size_t b = s.row; b < rows; b += s.step) {
     const Quad x = read.first(b, s);
     for (int i = 0; i < 4; ++i) sum.v[i] += x.v[i];
   }
-  Quad mean = strip_sum(sum), squares = {};
+  Quad mean = strip_sum(sum);
   for (int i = 0; i < 4; ++i) mean.v[i] /= n;
-  for (size_t b = s.row; b < op.rows; b += s.step) {
+  for (size_t b = s.row; b < rows; b += s.step) {
     const Quad x = read.again(b, s);
     for (int i = 0; i < 4; ++i) squares.v[i] += (x.v[i] - mean.v[i]) * (x.v[i] - mean.v[i]);
   }
   Quad var = strip_sum(squares);
   for (int i = 0; i < 4; ++i) var.v[i] /= n;
-  if (s.row == 0) {
-    Quad running_mean = s.load(op.running_mean), running_var = s.load(op.running_var);
-    for (int i = 0; i < 4; ++i) {
-      running_mean.v[i] += op.momentum * (mean.v[i] - running_mean.v[i]);
-      running_var.v[i] += op.momentum * (var.v[i] * n / (n - 1) - running_var.v[i]);
-    }
-    s.store(op.running_mean, running_mean);
-    s.store(op.running_var, running_var);
-  }
-  return {mean, rstd_of(var, op.eps)};
+  return {mean, var};
 }
 
 template <class Read, class Out>
 __global__ void __launch_bounds__(kStripThreads, 1)
     normalise_kernel(Read read, Normalise op, DropoutSampler sampler, bool aligned) {
   const Strip s = strip_of(op.cols, aligned);
-  const MeanRstd by = op.frozen ? MeanRstd{s.load(op.running_mean), rstd_of(s.load(op.running_var), op.eps)}
-                                : batch_statistics(read, op, s);
+  // All that is needed later, before the first wait.
+  Columns running = {s.load(op.running_mean), s.load(op.running_var)};
+  const Quad gamma = s.load(op.gamma), beta = s.load(op.beta);
+  const Columns by = op.frozen ? running : batch_statistics(read, op.rows, s);
+  const auto n = static_cast<float>(op.rows);
+  Quad rstd;
+  for (int i = 0; i < 4; ++i) {
+    rstd.v[i] = 1 / sqrtf(by.var.v[i] + op.eps);
+    running.mean.v[i] += op.momentum * (by.mean.v[i] - running.mean.v[i]);
+    running.var.v[i] += op.momentum * (by.var.v[i] * n / (n - 1) - running.var.v[i]);
+  }
   if (s.row == 0) {
     s.store(op.mean, by.mean);
-    s.store(op.rstd, by.rstd);
+    s.store(op.rstd, rstd);
   }
-  const Quad gamma = s.load(op.gamma), beta = s.load(op.beta);
+  if (s.row == 0 && !op.frozen) {
+    s.store(op.running_mean, running.mean);
+    s.store(op.running_var, running.var);
+  }
   for (size_t b = s.row; b < op.rows; b += s.step) {
     Quad x = op.frozen ? read.first(b, s) : read.again(b, s), mask;
     const unsigned keep =
         keep_quad(sampler, op.step_counter->step, static_cast<uint32_t>(b), static_cast<uint32_t>(s.column / 4));
     for (int i = 0; i < 4; ++i) {
       mask.v[i] = static_cast<float>(keep >> i & 1);
-      x.v[i] = keep >> i & 1 ? (x.v[i] - by.mean.v[i]) * by.rstd.v[i] : 0;
+      x.v[i] = keep >> i & 1 ? (x.v[i] - by.mean.v[i]) * rstd.v[i] : 0;
     }
     if (op.factors) {
       Out* row = static_cast<Out*>(op.factors) + b * op.factor_cols;

@@ -56,26 +56,31 @@ FASTCLF_DEVICE void sgd_tensor(const SgdTensor t, const Rates rates) {
   }
 }
 
-// Leaves every group's numbers in rates, [n_groups] in shared memory, and counts the step. All threads call it.
-FASTCLF_DEVICE void begin_step(const SgdStep& op, Rates* rates) {
+// Leaves every group's numbers in rates, [n_groups] in shared memory. All threads call it.
+FASTCLF_DEVICE void read_rates(const SgdStep& op, Rates* rates) {
   for (size_t n = threadIdx.x; n < op.n_groups; n += blockDim.x) {
     rates[n].sgd = sgd_at(op.groups[n], op.steps[n]);
     rates[n].share = static_cast<float>(1 - op.groups[n].ema);
     if (op.scale) rates[n].sgd.scale = *op.scale;
   }
-  if (last_block(op.block_counter, gridDim.x)) {  // all blocks have read the step numbers
-    for (size_t n = threadIdx.x; n < op.n_groups; n += blockDim.x) op.steps[n] += 1;
-    if (op.step_counter && threadIdx.x == 0) {
-      ++op.step_counter->step;
-      ++op.step_counter->batch;
-    }
+  __syncthreads();
+}
+
+// Counts the step once all blocks have read the numbers; last, so that nothing waits for it. All threads call it.
+FASTCLF_DEVICE void count_step(const SgdStep& op) {
+  if (!last_block(op.block_counter, gridDim.x)) return;
+  for (size_t n = threadIdx.x; n < op.n_groups; n += blockDim.x) op.steps[n] += 1;
+  if (op.step_counter && threadIdx.x == 0) {
+    ++op.step_counter->step;
+    ++op.step_counter->batch;
   }
 }
 
 __global__ void sgd_kernel(SgdStep op) {
   FASTCLF_DYNAMIC_SHARED(Rates, rates);
-  begin_step(op, rates);
+  read_rates(op, rates);
   for (size_t i = blockIdx.x; i < op.n_tensors; i += gridDim.x) sgd_tensor(op.tensors[i], rates[op.tensors[i].group]);
+  count_step(op);
 }
 
 FASTCLF_DEVICE void sgd_quad(const Sgd& sgd, const Strip& s, float* param, float* velocity, Quad w, const Quad& g) {
@@ -129,18 +134,8 @@ __global__ void __launch_bounds__(kStripThreads, 1) first_gradient_kernel(FirstG
   }
 }
 
-// The first blocks have a strip of the first layer each, the others the other tensors.
-__global__ void __launch_bounds__(kStripThreads, 1) first_step_kernel(FirstStep op, unsigned strips, bool aligned) {
-  FASTCLF_DYNAMIC_SHARED(Rates, rates);
-  begin_step(op, rates);
-  if (blockIdx.x >= strips) {
-    for (size_t i = blockIdx.x - strips; i < op.n_tensors; i += gridDim.x - strips) {
-      sgd_tensor(op.tensors[i], rates[op.tensors[i].group]);
-    }
-    return;
-  }
+FASTCLF_DEVICE void update_first_layer(const FirstStep& op, const Sgd sgd, bool aligned) {
   const Strip s = strip_of(op.n_in, aligned);
-  const Sgd sgd = rates[0].sgd;
   const GammaBeta d = first_layer(op, s, [&](size_t o, const Quad& w, const Quad& dw) {
     sgd_quad(sgd, s, op.weight + o * op.n_in, op.weight_velocity + o * op.n_in, w, dw);
   });
@@ -148,6 +143,20 @@ __global__ void __launch_bounds__(kStripThreads, 1) first_step_kernel(FirstStep 
     sgd_quad(sgd, s, op.gamma, op.gamma_velocity, s.load(op.gamma), d.gamma);
     sgd_quad(sgd, s, op.beta, op.beta_velocity, s.load(op.beta), d.beta);
   }
+}
+
+// The first blocks have a strip of the first layer each, the others the other tensors.
+__global__ void __launch_bounds__(kStripThreads, 1) first_step_kernel(FirstStep op, unsigned strips, bool aligned) {
+  FASTCLF_DYNAMIC_SHARED(Rates, rates);
+  read_rates(op, rates);
+  if (blockIdx.x < strips) {
+    update_first_layer(op, rates[0].sgd, aligned);
+  } else {
+    for (size_t i = blockIdx.x - strips; i < op.n_tensors; i += gridDim.x - strips) {
+      sgd_tensor(op.tensors[i], rates[op.tensors[i].group]);
+    }
+  }
+  count_step(op);
 }
 
 __global__ void clip_kernel(ClipFactor op) {

@@ -129,11 +129,13 @@ def compare(
     *arguments: object,
     results: int = 1,
     unit: float = 0,
+    matrix_unit: float = 0,
     **options: object,
 ) -> None:
     """Run the operation, its reference in float32, and in float64, and compare all tensors that change: `results`.
 
-    Sums may come near zero, where their roundings do not shrink with them: `unit` says what size they are of.
+    Sums may come near zero, where their roundings do not shrink with them: `unit` says what size they are of, and
+    `matrix_unit` the same of what is no column.
     """
     theirs, exact, ours = ([copied(a, d) for a in arguments] for d in (None, torch.float64, None))
     operation.reference(*theirs, **options)
@@ -147,7 +149,7 @@ def compare(
         if all(torch.equal(old.double().nan_to_num(7), x.double().nan_to_num(7)) for x in (got, want)):
             continue
         changed += 1
-        scale = max(float(want.abs().max()), unit, 1e-30)
+        scale = max(float(want.abs().max()), unit, matrix_unit if want.ndim == 2 else 0, 1e-30)
         error, allowed = (float((x.double() - want.double()).abs().max()) / scale for x in (got, low))
         rounding = ROUNDINGS if got.dtype == torch.float32 else 2**-8
         assert error <= 2 * allowed + rounding, f"{name}: error {error:.2e}, the reference's {allowed:.2e}"
@@ -170,19 +172,13 @@ def test_normalise(samples: Iterator[Sample], operand: torch.dtype, frozen: bool
         x = sample.hidden(relu=False) if hidden else sample.batch()
         empty = torch.full((sample.rows, sample.cols), torch.nan, device=sample.device, dtype=operand)
         factors = torch.cat([empty] * int(sample.rng.choice([1, 2])), 1) if sample.rng.random() < 0.6 else None
-        compare(
-            normalise_with_factors,
-            x,
-            sample.moments(),
-            sample.column(1),
-            sample.column(),
-            dropout,
-            empty,
-            factors,
-            sample.column() if hidden else None,
-            results=3 if frozen else 5,
-            frozen=frozen,
-        )
+        bias, columns = sample.column() if hidden else None, (sample.column(1), sample.column())
+        arguments = (x, sample.moments(), *columns, dropout, empty, factors, bias)
+        rows = x.gathered().float() if bias is None else (x.src + bias).relu()
+        # The mean's rounding is as large as the mean, and comes out as many deviations as that is.
+        size = columns[0].abs().clamp(min=1) * rows.mean(0) / (rows.var(0, correction=0) + 1e-3).sqrt()
+        unit = float(size.max()) / (1 - dropout.p)
+        compare(normalise_with_factors, *arguments, results=3 if frozen else 5, matrix_unit=unit, frozen=frozen)
 
 
 class WithFactors:

@@ -87,6 +87,8 @@ class CudaHead(WithVelocity):
 
     def _make_room(self, rows: int, steps: int) -> None:
         if rows > len(self._order) or steps > len(self._losses):
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)  # a graph may be under way
             self._order = torch.empty(rows, dtype=torch.int64, device=self.device)
             self._losses = torch.empty(steps, dtype=torch.float32, device=self.device)
             self._steps.clear()  # they know the old addresses
