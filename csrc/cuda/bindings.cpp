@@ -60,8 +60,9 @@ void bind_update(py::module_& m) {
   bind(m, "sgd_step", sgd_step, SGD_STEP(SgdStep));
   bind(m, "first_gradient", first_gradient, FIRST_LAYER(FirstGradient), FIELD(FirstGradient, dweight),
        FIELD(FirstGradient, dgamma), FIELD(FirstGradient, dbeta));
-  bind(m, "first_step", first_step, FIRST_LAYER(FirstStep), SGD_STEP(FirstStep), FIELD(FirstStep, weight_velocity),
-       FIELD(FirstStep, gamma_velocity), FIELD(FirstStep, beta_velocity));
+  bind(m, "first_step", first_step, FIRST_LAYER(FirstStep), SGD_STEP(FirstStep), FIELD(FirstStep, d),
+       FIELD(FirstStep, factors), FIELD(FirstStep, factors_dtype), FIELD(FirstStep, rows),
+       FIELD(FirstStep, weight_velocity), FIELD(FirstStep, gamma_velocity), FIELD(FirstStep, beta_velocity));
 }
 
 }  // namespace

@@ -157,6 +157,9 @@ struct SgdStep {
 };
 Status sgd_step(const SgdStep& op, void* stream);
 
+// Most rows whose products FirstStep makes itself.
+constexpr size_t kMostProductRows = 128;
+
 // The first layer, and the products of the gradient of what it gives with the factors that `normalise` has made. Its
 // gradients are dweight = kept_scale (gamma A + beta M), dgamma = kept_scale sum of weight A and dbeta = kept_scale sum
 // of weight M with A = d' (keep xhat) and M = d' keep: that of its input is not needed for them.
@@ -174,8 +177,12 @@ struct FirstGradient : FirstLayer {
 Status first_gradient(const FirstGradient& op, void* stream);
 
 // The first layer's parameters are updated by these gradients, which are not written, as tensors of group 0; all others
-// as by SgdStep.
+// as by SgdStep. The products are made here where they are null.
 struct FirstStep : FirstLayer, SgdStep {
+  const float* d;       // [rows, n_out]; only looked at without products, and so are the next three
+  const void* factors;  // [rows, 2 n_in] factors_dtype, or [rows, n_in] with sums
+  DType factors_dtype;  // float32 or bfloat16
+  size_t rows;          // at most kMostProductRows
   float *weight_velocity, *gamma_velocity, *beta_velocity;
 };
 Status first_step(const FirstStep& op, void* stream);

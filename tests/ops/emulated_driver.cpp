@@ -204,6 +204,12 @@ struct Step {
     step.beta_velocity = beta_velocity.data();
     done(first_step(step, nullptr));
     require(steps == 5 && step_counter.step == 4, "steps are counted wrong");
+    const Floats of_outputs = normals(rows * classes), factors = normals(rows * 2 * cols);
+    step.products = nullptr, step.d = of_outputs.data(), step.rows = rows;
+    step.factors = factors.data(), step.factors_dtype = DType::float32;
+    done(first_step(step, nullptr));
+    step.sums = of_classes.data(), step.factors = narrow.data(), step.factors_dtype = DType::bfloat16;
+    done(first_step(step, nullptr));
   }
 
   template <class Op>

@@ -63,12 +63,13 @@ class Lesson:
         precision: Precision = "float32",
         resident_bytes: int | None = None,
         rows: RowSource | None = None,
+        max_batch: int = 64,
     ) -> CudaHead:
         module = cuda_module(spec.device)
         assert module is not None
         return CudaHead(
             module,
-            replace(self.training(spec, precision), rows=rows or RowSource(self.rows)),
+            replace(self.training(spec, precision), rows=rows or RowSource(self.rows), max_batch=max_batch),
             resident_bytes=resident_bytes,
         )
 
@@ -136,6 +137,22 @@ def test_batches_of_every_size(device: torch.device) -> None:
         plain.train(order, batch, step, frozen_bn=False)
         step += -(-len(order) // batch)
     assert distance(ours, exact) < 1e-4
+
+
+@pytest.mark.parametrize("max_batch", [64, 129, 1025])  # less and less is made by our kernels
+@pytest.mark.parametrize(
+    ("widths", "clip"), [((20, 9, 4), None), ((20, 9, 7, 4), None), ((21, 4), None), ((20, 9, 4), 0.1)]
+)
+def test_every_form_of_the_step(
+    device: torch.device, max_batch: int, widths: tuple[int, ...], clip: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "RATES", replace(RATES, clip=clip))
+    lesson = Lesson(*widths)
+    ours, (exact, plain) = lesson.spec(device), lesson.float64()
+    head, order = lesson.kernels(ours, max_batch=max_batch), torch.randint(lesson.n, (6 * 33 + 2,))
+    got, want = (each.train(order, 33, 0, frozen_bn=False) for each in (head, plain))
+    assert distance(ours, exact) < 1e-4
+    torch.testing.assert_close(got.cpu().double(), want, rtol=1e-4, atol=1e-4)
 
 
 def test_bfloat16_products(device: torch.device) -> None:
@@ -246,11 +263,11 @@ def test_rows_that_nobody_can_write_are_copied_once(device: torch.device) -> Non
     assert len(cuda_rows._kept) == before
 
 
-LAUNCHES = {  # of our kernels, and products by torch
-    (12, 6, 2): (5, 2),
-    (12, 6, 65): (6, 5),
-    (12, 9, 6, 2): (7, 5),
-    (12, 2): (4, 1),
+LAUNCHES = {  # of our kernels, and products by torch: for batches of at most 64 rows, and of more
+    (12, 6, 2): ((5, 1), (5, 2)),
+    (12, 6, 65): ((6, 4), (6, 5)),
+    (12, 9, 6, 2): ((7, 4), (7, 5)),
+    (12, 2): ((4, 0), (4, 1)),
 }
 
 
@@ -259,15 +276,17 @@ def test_launches_of_a_step(
     widths: tuple[int, ...], emulated_module: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ops.use_backend("emulated"):
-        lesson = Lesson(*widths)
-        head, launches = lesson.kernels(lesson.spec()), Counter[str]()
+        lesson, launches = Lesson(*widths), Counter[str]()
+        heads = lesson.kernels(lesson.spec()), lesson.kernels(lesson.spec(), max_batch=129)
         for name in vars(emulated_module):
             function = getattr(emulated_module, name)
             if callable(function):
                 monkeypatch.setattr(emulated_module, name, counted(launches, "kernels", function))
         monkeypatch.setattr(cuda, "_product", counted(launches, "products", cuda._product))
-        head.train(torch.arange(64), 32, 0, frozen_bn=False)
-    assert (launches["kernels"], launches["products"]) == tuple(2 * n for n in LAUNCHES[widths])
+        for head, (kernels, products) in zip(heads, LAUNCHES[widths], strict=True):
+            launches.clear()
+            head.train(torch.arange(64), 32, 0, frozen_bn=False)
+            assert (launches["kernels"], launches["products"]) == (2 * kernels, 2 * products)
 
 
 def counted(launches: Counter[str], name: str, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -19,6 +19,7 @@ from fastclf.losses import BCE, NLL
 from fastclf.ops.cuda import backward, forward
 from fastclf.ops.cuda.arguments import (
     MOST_CLASSES,
+    MOST_PRODUCT_ROWS,
     DeviceLoss,
     Dropout,
     FirstLayer,
@@ -31,7 +32,7 @@ from fastclf.ops.cuda.checks import OPERAND
 from fastclf.ops.cuda.first_layer import first_gradient, first_step
 from fastclf.ops.registry import Operation, cuda_module
 from fastclf.ops.sgd import DeviceGroups, SgdGroup, Update, Updates, UpdateTable
-from fastclf.schedules import Cosine
+from fastclf.schedules import Constant, Cosine
 
 CASES = int(os.environ.get("FASTCLF_KERNEL_CASES", "12"))
 DTYPES = (torch.float16, torch.float32)
@@ -327,6 +328,7 @@ def test_first_step(samples: Iterator[Sample]) -> None:
             pytest.skip("the reference implementation has no kernel")
         results = []
         layer, others = first_layer_of(sample), sample.normal(2, 9001)
+        assert layer.products is not None
         group = SgdGroup(0.1, Cosine(20), 0.9, 1e-2, bool(sample.rng.integers(2)))
         scale = torch.full((1,), 0.5, device=sample.device)
         for fused in (False, True):
@@ -347,6 +349,34 @@ def test_first_step(samples: Iterator[Sample]) -> None:
             assert groups.steps.tolist() == [4]
             results.append([*parameters, *velocities])
         assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("dtype", OPERAND)
+def test_first_step_makes_its_products(samples: Iterator[Sample], dtype: torch.dtype) -> None:
+    for sample in samples:
+        module = cuda_module(sample.device)
+        if module is None:
+            pytest.skip("the reference implementation has no kernel")
+        layer, rows = first_layer_of(sample), int(sample.rng.choice([1, 2, 31, 64, MOST_PRODUCT_ROWS]))
+        assert layer.products is not None
+        d, factors = sample.normal(rows, sample.rows), sample.normal(rows, layer.products.shape[1]).to(dtype)
+        parameters = (layer.weight, layer.gamma, layer.beta)
+        exact = [p.double() for p in parameters]
+        products = d.double().t() @ factors.double()
+        of_layer = FirstLayer(products, *exact, layer.dropout, layer.dbias.double())
+        wanted = [torch.empty_like(p) for p in exact]
+        first_gradient.reference(of_layer, *wanted)
+        group = SgdGroup(1.0, Constant(), 0.0, 0.0, False)
+        table, ones = UpdateTable(module, Updates(sample.device, [])), torch.ones(1, device=sample.device)
+        groups = DeviceGroups([group], [0], sample.device)
+        counter = torch.zeros(2, dtype=torch.int32, device=sample.device)
+        velocities = [torch.full_like(p, 7.0) for p in parameters]  # without momentum they become the gradients
+        mine = replace(layer, products=None)
+        first_step(module, mine, velocities, table, groups, scale=ones, step_counter=counter, made_from=(d, factors))
+        units = [1.0, float(layer.weight.norm(dim=0).max()), float(layer.weight.norm(dim=0).max())]
+        size = float(factors.double().norm(dim=0).max()) * 4 / (1 - layer.dropout.p)
+        for got, want, unit in zip(velocities, wanted, units, strict=True):
+            assert float((got.double() - want).abs().max()) <= ROUNDINGS * max(size * unit, float(want.abs().max()))
 
 
 def test_fold(samples: Iterator[Sample]) -> None:

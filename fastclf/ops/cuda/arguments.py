@@ -10,6 +10,7 @@ from torch import Tensor
 from fastclf.losses import BCE, NLL
 
 MOST_CLASSES = 64  # csrc/cuda/launchers.h: kMostClasses
+MOST_PRODUCT_ROWS = 128  # csrc/cuda/launchers.h: kMostProductRows
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class FirstLayer:
 
     Attributes:
         products: `[O, 2 F] float32`: the gradient of what the layer gives, `[B, O]` transposed, times the factors of
-            `normalise`; `[O, F]` where nothing is dropped.
+            `normalise`; `[O, F]` where nothing is dropped. None where `first_step` makes them.
         weight: `[O, F] float32`.
         gamma: `[F] float32`.
         beta: `[F] float32`.
@@ -134,7 +135,7 @@ class FirstLayer:
         dbias: `[O] float32`, the gradient of the bias.
     """
 
-    products: Tensor
+    products: Tensor | None
     weight: Tensor
     gamma: Tensor
     beta: Tensor

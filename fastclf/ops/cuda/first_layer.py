@@ -12,8 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
+from fastclf.ops.arguments import DTYPES
 from fastclf.ops.cuda.arguments import FirstLayer
 from fastclf.ops.cuda.checks import addresses, check, check_columns
 from fastclf.ops.registry import address, operation, stream_of
@@ -30,6 +32,7 @@ def first_gradient(layer: FirstLayer, dweight: Tensor, dgamma: Tensor, dbeta: Te
         dgamma: `[F] float32`, is written, and so is dbeta.
         dbeta: see dgamma.
     """
+    assert layer.products is not None
     n_in, scale = layer.weight.shape[1], 1 / (1 - layer.dropout.p)
     a = layer.products[:, :n_in]
     m = layer.dbias[:, None].expand_as(a) if layer.dropout.p == 0 else layer.products[:, n_in:]
@@ -42,6 +45,7 @@ def first_gradient(layer: FirstLayer, dweight: Tensor, dgamma: Tensor, dbeta: Te
 def _(layer: FirstLayer, dweight: Tensor, dgamma: Tensor, dbeta: Tensor) -> None:
     (n_out, n_in), device = layer.weight.shape, layer.device
     width = n_in if layer.dropout.p == 0 else 2 * n_in
+    assert layer.products is not None
     check("first_gradient", device, "layer.products", layer.products, (n_out, width))
     check("first_gradient", device, "layer.weight", layer.weight, (n_out, n_in))
     check("first_gradient", device, "layer.dbias", layer.dbias, (n_out,))
@@ -68,6 +72,7 @@ def first_step(
     *,
     scale: Tensor,
     step_counter: Tensor,
+    made_from: tuple[Tensor, Tensor] | None = None,
 ) -> None:
     """Make a step of SGD for the first layer and for all tensors of a table in one launch.
 
@@ -79,19 +84,27 @@ def first_step(
         groups: see `UpdateTable.step`, and so for the others.
         scale: a factor on all gradients.
         step_counter: is advanced.
+        made_from: `[B, O] float32` and the factors of `normalise`, B at most `MOST_PRODUCT_ROWS`, where the layer has
+            no products.
     """
     weight, gamma, beta = velocities
+    d, factors = made_from or (None, None)
     native.first_step(
         **_layer_of(layer),
         **table.arguments(groups, scale, step_counter),
         **addresses({"weight_velocity": weight, "gamma_velocity": gamma, "beta_velocity": beta}),
+        d=address(d),
+        factors=address(factors),
+        factors_dtype=DTYPES[torch.float32 if factors is None else factors.dtype],
+        rows=0 if d is None else len(d),
     )
 
 
 def _layer_of(layer: FirstLayer) -> dict[str, float]:
     n_out, n_in = layer.weight.shape
     return {
-        **addresses({"products": layer.products, "weight": layer.weight, "gamma": layer.gamma, "beta": layer.beta}),
+        **addresses({"weight": layer.weight, "gamma": layer.gamma, "beta": layer.beta}),
+        "products": address(layer.products),
         "sums": address(layer.dbias if layer.dropout.p == 0 else None),
         "n_out": n_out,
         "n_in": n_in,

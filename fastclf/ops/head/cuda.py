@@ -15,6 +15,7 @@ from fastclf.ops.arguments import RowSource
 from fastclf.ops.cuda import backward, forward
 from fastclf.ops.cuda.arguments import (
     MOST_CLASSES,
+    MOST_PRODUCT_ROWS,
     DeviceLoss,
     Dropout,
     FirstLayer,
@@ -31,6 +32,7 @@ from fastclf.ops.sgd import DeviceGroups, Update, Updates, UpdateTable
 
 _FIRST = (0, 2, 3)  # of `HeadSpec.parameters`: the first layer's weight, gamma and beta
 _FUSED_ROWS = 1024
+_PRODUCT_ROWS = {"float32": MOST_PRODUCT_ROWS, "tf32": 64, "bf16": 64}  # more go through tensor cores faster
 _PREDICT_ROWS = 8192  # rows of one product
 _MANY = 32  # steps of the longer graph
 _WORTH_MANY = 1024  # steps of one form: capturing 32 takes as long as replaying some hundreds saves
@@ -110,9 +112,16 @@ class CudaHead(WithVelocity):
         self._backward(inputs, frozen)
         first = self.blocks[0]
         if self.clip is None:
-            velocities = [self.velocity[n] for n in _FIRST]
-            step = partial(first_step, self._native, first.layer(), velocities, self.table, self.groups)
-            step(scale=self.factor, step_counter=self.step_counter)
+            first_step(
+                self._native,
+                first.layer(),
+                [self.velocity[n] for n in _FIRST],
+                self.table,
+                self.groups,
+                scale=self.factor,
+                step_counter=self.step_counter,
+                made_from=(first.d[:rows], first.factors[:rows]) if first.products is None else None,
+            )
             return
         dweight, _, dgamma, dbeta = first.gradients
         first_gradient(first.layer(), dweight, dgamma, dbeta)
@@ -124,7 +133,7 @@ class CudaHead(WithVelocity):
         inputs, bias = [], None
         for n, block in enumerate(self.blocks):
             inputs.append(x)
-            operand, factors = block.operand[: x.rows], None if block.factors is None else block.factors[: x.rows]
+            operand, factors = block.operand[: x.rows], block.factors[: x.rows] if n == 0 else None
             forward.normalise(
                 x,
                 block.moments,
@@ -142,7 +151,7 @@ class CudaHead(WithVelocity):
         return inputs
 
     def _backward(self, inputs: list[RowBatch], frozen: bool) -> None:
-        """From the gradient of the logits to all gradients but the first block's, of which the products are made."""
+        """From the gradient of the logits to all gradients but the first block's, and to what those are made of."""
         rows, last = inputs[0].rows, self.blocks[-1]
         for block, below, h in zip(self.blocks[:0:-1], self.blocks[-2::-1], inputs[:0:-1], strict=True):
             m, (dweight, dbias, dgamma, dbeta) = block.moments, block.gradients
@@ -171,8 +180,8 @@ class CudaHead(WithVelocity):
         if not self._is_fused or len(self.blocks) == 1:
             backward.column_sums(last.d[:rows], last.gradients[1])
         first = self.blocks[0]
-        assert first.factors is not None
-        _product(first.product_gradient(rows).t(), first.factors[:rows], first.products)
+        if first.products is not None:
+            _product(first.product_gradient(rows).t(), first.factors[:rows], first.products)
 
 
 class _Block:
@@ -195,11 +204,11 @@ class _Block:
         self.operand = torch.empty(rows, n_in, dtype=operand, device=device)
         self.narrow_weight = self.weight.bfloat16() if narrow else None
         self.narrow_gradient = torch.empty(rows, n_out, dtype=operand, device=device) if narrow else None
-        self.factors: Tensor | None = None
-        if number == 0:
-            width = n_in if of.p == 0 else 2 * n_in
-            self.factors = torch.empty(rows, width, dtype=operand, device=device)
-            self.products = torch.empty(n_out, width, dtype=torch.float32, device=device)
+        width = n_in if of.p == 0 else 2 * n_in
+        # Of the first block alone.
+        self.factors = torch.empty(rows if number == 0 else 0, width, dtype=operand, device=device)
+        makes = training.rates.clip is None and rows <= _PRODUCT_ROWS[training.precision]
+        self.products = None if makes else torch.empty(n_out, width, dtype=torch.float32, device=device)
 
     def layer(self) -> FirstLayer:
         """Return the first block as the operations take it."""
