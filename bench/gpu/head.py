@@ -184,6 +184,11 @@ def _one(bench: Bench, limits: dict[str, float], batch: int, folder: Path) -> di
         except Exception as error:  # a peer that is missing or does not run must not stop the others
             skipped[name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
     seconds = bench.interleaved(runners)
+    launches = {}
+    try:
+        launches = {name: kernels(lesson, runners[f"ours {name}"]) for name in precisions}
+    except Exception as error:  # a machine may not let its counters be read
+        skipped["launches"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
     rows = lesson.steps * batch
     flop = setting.flop_per_row * rows
     return {
@@ -193,7 +198,7 @@ def _one(bench: Bench, limits: dict[str, float], batch: int, folder: Path) -> di
         "rows_per_second": {name: rows / median(taken) for name, taken in seconds.items()},
         "share_of_products": {o: flop / median(seconds[f"ours {o}"]) / limits[PRECISIONS[o]] for o in precisions},
         "microseconds_per_step": {name: microseconds(lesson, engine) for name, engine in engines.items()},
-        "kernels": {name: kernels(lesson, runners[f"ours {name}"]) for name in precisions},
+        "kernels": launches,
         "ratios": {name: ratio(seconds["ours float32"], seconds[name]) for name in PEERS if name in seconds},
         "skipped": skipped,
         "seconds": seconds,

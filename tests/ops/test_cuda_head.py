@@ -22,7 +22,7 @@ from fastclf.ops.head import cuda, cuda_rows, reference
 from fastclf.ops.head.cuda import CudaHead
 from fastclf.ops.head.cuda_rows import Staged
 from fastclf.ops.head.reference import ReferenceHead
-from fastclf.ops.head.spec import HeadTraining, Precision
+from fastclf.ops.head.spec import HeadTraining, Precision, steps_in
 from fastclf.ops.registry import cuda_module
 
 RATES = HeadRates(0.02, schedules.Cosine(100), weight_decay=1e-3)
@@ -222,6 +222,11 @@ def test_each_form_of_step_is_made_once(device: torch.device) -> None:
     assert len(head._steps) == 4
     head.train(torch.arange(200), 64, 14, frozen_bn=False)
     assert len(head._steps) == 2  # the order has moved: the others would read old memory
+
+
+def test_calls_are_as_long_as_the_device_is_fast() -> None:
+    steps = [steps_in(0.2, torch.device(kind), flop) for kind in ("cpu", "cuda") for flop in (2e8, 1e13)]
+    assert steps == [59, 1, 6666, 1]  # of 64 rows and 1024 x 512 weights
 
 
 def test_many_steps_at_once_are_the_same_steps(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:

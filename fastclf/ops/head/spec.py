@@ -17,7 +17,7 @@ from fastclf.ops.sgd import SgdGroup
 from fastclf.schedules import Function, Schedule
 
 Precision = Literal["float32", "tf32", "bf16"]
-"""What the products of a step multiply; they add up in float32. TF32 and bfloat16 have 10 and 7 bits of 23."""
+"""What the large products of a step multiply; they add up in float32. TF32 and bfloat16 have 10 and 7 bits of 23."""
 _FLOP_PER_SECOND = {"cpu": 6e10, "cuda": 2e13}  # the order of magnitude
 _STEPS_PER_SECOND = {"cpu": 1e5, "cuda": 5e4}  # of the smallest head
 
