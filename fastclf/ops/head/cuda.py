@@ -204,11 +204,11 @@ class _Block:
         self.operand = torch.empty(rows, n_in, dtype=operand, device=device)
         self.narrow_weight = self.weight.bfloat16() if narrow else None
         self.narrow_gradient = torch.empty(rows, n_out, dtype=operand, device=device) if narrow else None
+        # Of the first block alone: what its gradients are made of.
         width = n_in if of.p == 0 else 2 * n_in
-        # Of the first block alone.
         self.factors = torch.empty(rows if number == 0 else 0, width, dtype=operand, device=device)
-        makes = training.rates.clip is None and rows <= _PRODUCT_ROWS[training.precision]
-        self.products = None if makes else torch.empty(n_out, width, dtype=torch.float32, device=device)
+        takes = training.rates.clip is not None or rows > _PRODUCT_ROWS[training.precision]
+        self.products = torch.empty(n_out, width, dtype=torch.float32, device=device) if number == 0 and takes else None
 
     def layer(self) -> FirstLayer:
         """Return the first block as the operations take it."""
