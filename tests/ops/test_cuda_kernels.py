@@ -152,7 +152,7 @@ def compare(
         changed += 1
         scale = max(float(want.abs().max()), unit, matrix_unit if want.ndim == 2 else 0, 1e-30)
         error, allowed = (float((x.double() - want.double()).abs().max()) / scale for x in (got, low))
-        rounding = ROUNDINGS if got.dtype == torch.float32 else 2**-8
+        rounding = ROUNDINGS if got.dtype == torch.float32 else 2**-7  # the distance of two numbers of bfloat16
         assert error <= 2 * allowed + rounding, f"{name}: error {error:.2e}, the reference's {allowed:.2e}"
         worst[name] = max(worst.get(name, 0), error / (allowed + rounding + 1e-30))
     assert changed >= results, f"{name} changed {changed} tensors"
@@ -376,7 +376,8 @@ def test_first_step_makes_its_products(samples: Iterator[Sample], dtype: torch.d
         units = [1.0, float(layer.weight.norm(dim=0).max()), float(layer.weight.norm(dim=0).max())]
         size = float(factors.double().norm(dim=0).max()) * 4 / (1 - layer.dropout.p)
         for got, want, unit in zip(velocities, wanted, units, strict=True):
-            assert float((got.double() - want).abs().max()) <= ROUNDINGS * max(size * unit, float(want.abs().max()))
+            scale = max(size * unit, float(want.abs().max())) * max(1, rows**0.5 / 4)  # one after another is added up
+            assert float((got.double() - want).abs().max()) <= ROUNDINGS * scale
 
 
 def test_fold(samples: Iterator[Sample]) -> None:
