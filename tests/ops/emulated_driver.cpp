@@ -210,6 +210,8 @@ struct Step {
     done(first_step(step, nullptr));
     step.sums = of_classes.data(), step.factors = narrow.data(), step.factors_dtype = DType::bfloat16;
     done(first_step(step, nullptr));
+    for (const float v : velocity) require(std::isfinite(v), "a momentum is not finite");
+    require(std::isfinite(operand[0]), "a momentum is not finite");
   }
 
   template <class Op>
