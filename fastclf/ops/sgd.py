@@ -224,14 +224,18 @@ class UpdateTable:
             step_counter: `[2] int32`; see `RowBatch`.
         """
         with current(self.device):
-            self._native.sgd_step(
-                **self._common(),
-                groups=address(groups.records),
-                steps=address(groups.steps),
-                n_groups=len(groups.steps),
-                scale=address(scale),
-                step_counter=address(step_counter),
-            )
+            self._native.sgd_step(**self.arguments(groups, scale, step_counter))
+
+    def arguments(self, groups: DeviceGroups, scale: Tensor | None, step_counter: Tensor | None) -> dict[str, int]:
+        """Return a step's arguments as launchers take them."""
+        return {
+            **self._common(),
+            "groups": address(groups.records),
+            "steps": address(groups.steps),
+            "n_groups": len(groups.steps),
+            "scale": address(scale),
+            "step_counter": address(step_counter),
+        }
 
     def _common(self) -> dict[str, int]:
         return {
