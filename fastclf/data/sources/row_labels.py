@@ -89,6 +89,22 @@ def labels_of(rows: Mapping[str, LabelledRows], rules: LabelRules) -> dict[str, 
     return labels
 
 
+def known_labels(rows: LabelledRows, rules: LabelRules) -> Labels:
+    """Label images with classes that are known, which need not all be there.
+
+    Args:
+        rows: the images.
+        rules: which classes.
+
+    Raises:
+        LabelError: a row has no label, or none of these; names it.
+    """
+    _check_none_missing("DATA", rows, rules.call)
+    if rules.continuous:
+        return Labels(_numbers(rows, rules.call), [], is_reg=True)
+    return _labels("DATA", rows, *_numbering({"train": rows}, rules), rules.call)
+
+
 def _check_none_missing(part: str, rows: LabelledRows, call: str) -> None:
     without = [row for row, value in enumerate(rows.values) if value is None]
     if without:
