@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -28,12 +28,14 @@ class LabelledRows:
         values: a label for each.
         ignored: how many of each kind are left out.
         classes: the names of the classes 0, 1, ... where the data tell them; None where they do not.
+        groups: what each image belongs to, where that was asked for: rows of one group must not be divided.
     """
 
     source: Source
     values: Sequence[Value]
     ignored: Mapping[str, int] = field(default_factory=dict)
     classes: Sequence[str] | None = None
+    groups: Sequence[Hashable] | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from fastclf import ranks
 from fastclf.data.bad_images import BadImages, note_together
 from fastclf.data.dataset import Dataset
-from fastclf.data.validation.verified import VerifiedImages
+from fastclf.data.validation.verified import AT_ONCE, VerifiedImages
 from fastclf.errors import BadImageError
 from fastclf.report import Progress, counted
 
@@ -60,13 +60,23 @@ def scan_sets(sets: Sequence[Dataset], num_threads: int, *, raises: bool = True)
     with Progress(report.n, "scan", "images") as progress:
         for ds in sets:
             images, rows = VerifiedImages(ds.source, num_threads), ds.bad.good_rows().tolist()
+            mine = rows[ranks.share(len(rows))]
+            bad: dict[int, str] = {}
+            odd: Counter[str] = Counter()
             try:
-                look = images.bad if ranks.size() == 1 else images.share
-                bad = look(rows, ds.bad.max_pixels, done=progress.advance)
+                for start in range(0, len(mine), AT_ONCE):
+                    part = mine[start : start + AT_ONCE]
+                    bad |= images.bad(part, ds.bad.max_pixels, done=progress.advance)
+                    odd += _odd(images, [row for row in part if row not in bad])
             finally:
                 images.cache.save()
+            if ranks.size() > 1:
+                images.exchange(rows)
+                parts = ranks.gather((bad, odd))
+                bad = {row: why for one, _ in parts for row, why in one.items()}
+                odd = sum((one for _, one in parts), Counter())
             report.decoded += images.decoded
-            report.odd += _odd(images, [row for row in rows if row not in bad])
+            report.odd += odd
             found.append((ds.bad, bad))
     try:
         note_together(found)

@@ -21,6 +21,7 @@ _ASKED_AT_ONCE = 512
 _PATIENCE = 60.0  # seconds, while another process writes
 _COLUMNS = "size, mtime_ns, ctime_ns, inode, height, width, channels, renamed, decoded, why, digest"
 _TABLE = f"CREATE TABLE IF NOT EXISTS verdicts (name BLOB PRIMARY KEY, {_COLUMNS}) WITHOUT ROWID"
+_TYPES = (int,) * 9 + (str,) * 2
 _UNUSABLE = (sqlite3.Error, OSError, TypeError, OverflowError)
 
 
@@ -184,9 +185,9 @@ def _key(name: str) -> bytes:
 
 
 def _checked(values: Sequence[Any]) -> Verdict:
-    if [type(value) for value in values] != [int] * 9 + [str] * 2:
+    if tuple(map(type, values)) != _TYPES:
         raise TypeError(values)
-    return Verdict(*values)
+    return Verdict._make(values)
 
 
 @cache

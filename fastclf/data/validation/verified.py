@@ -97,41 +97,31 @@ class VerifiedImages:
             bad |= {row: why for row in new if (why := self.verdict(row).reason(max_pixels))}
         return bad
 
-    def share(self, rows: Sequence[int], max_pixels: int, done: Callable[[int], object] = bool) -> dict[int, str]:
-        """Do what `bad` does together with the other processes: each looks at a part, and all know of all then.
+    def exchange(self, rows: Sequence[int]) -> None:
+        """Let all processes know of all images, of which each has looked at its share.
 
         Only verdicts that a process cannot read from its own cache are sent: none where they share one.
         """
         mine = rows[ranks.share(len(rows))]
-        bad = self.bad(mine, max_pixels, done=done)
-        self.cache.save()
-        own = np.array([self._mark(row) for row in mine], np.int64)
-        marks = np.concatenate(ranks.gather(own))  # now all have saved
-        self.cache.look_again()
+        marks = np.concatenate(ranks.gather(np.array([*map(self._mark, self.verdicts(mine))], np.int64)))
+        self.cache.look_again()  # by now the others have saved
         lacking = self._lacking(rows, marks)
         wanted = np.unique(np.concatenate(ranks.gather(lacking)))
         first = ranks.share(len(rows)).start
-        given = [(i, self.verdict(rows[i])) for i in wanted[(wanted >= first) & (wanted < first + len(mine))].tolist()]
+        wanted = wanted[(wanted >= first) & (wanted < first + len(mine))]
         needed = set(lacking.tolist())
-        for i, verdict in (pair for pairs in ranks.gather(given) for pair in pairs):
-            if i in needed:
-                self.cache.put(self._source.name(rows[i]), verdict)
-        return {row: why for part in ranks.gather(bad) for row, why in part.items()}
+        for pairs in ranks.gather([(i, self.verdict(rows[i])) for i in wanted.tolist()]):
+            for i, verdict in pairs:
+                if i in needed:
+                    self.cache.put(self._source.name(rows[i]), verdict)
 
     def _lacking(self, rows: Sequence[int], marks: Rows) -> Rows:
         """Return the places of the rows on which others have verdicts that this process has not."""
-        found = []
-        for start in range(0, len(rows), AT_ONCE):
-            part = rows[start : start + AT_ONCE]
-            self.cache.look_up([self._source.name(row) for row in part])
-            own = np.array([self._mark(row) for row in part], np.int64)
-            others = marks[start : start + AT_ONCE]
-            found.append(start + np.flatnonzero((own != others) & (others != 0)))
-        return np.concatenate([np.empty(0, np.int64), *found])
+        own = np.fromiter(map(self._mark, self.verdicts(rows)), np.int64, len(rows))
+        return np.flatnonzero((own != marks) & (marks != 0))
 
-    def _mark(self, row: int) -> int:
-        """Return a number that stands for the verdict on an image; 0 for none."""
-        known = self.cache.get(self._source.name(row))
+    def _mark(self, known: Verdict | None) -> int:
+        """Return a number that stands for a verdict; 0 for none."""
         return 0 if known is None else 1 + fingerprint(repr(known[:10]).encode()) // 2
 
     def verdict(self, row: int) -> Verdict:
