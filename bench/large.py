@@ -6,6 +6,7 @@ the growth of the resident memory, at its peak during a step and after it.
 """
 
 import gc
+import hashlib
 import io
 import json
 import os
@@ -109,13 +110,15 @@ def step(name):
 
 def known(data):
     """Write a record of every image, as a scan would that has decoded all."""
-    from fastclf.data.validation.scan_cache import Verdict, scan_cache
+    from fastclf.data.validation.scan_cache import scan_cache
+    from fastclf.data.validation.verdicts import Verdict
 
     for ds in (data.trn_ds, data.val_ds):
         cache = scan_cache(ds.source.root)
         for row in range(len(ds)):
-            verdict = Verdict(*ds.source.stat(row), 10, 10, 3, 0, 1, "", ds.source.digest(row).hex())
-            cache.put(ds.source.name(row), verdict)
+            name = ds.source.name(row)  # a digest of its own: these shall be a million different images
+            digest = hashlib.blake2b(name.encode(), digest_size=32).hexdigest()
+            cache.put(name, Verdict(*ds.source.stat(row), 10, 10, 3, 0, 1, "", digest))
     cache.save()
 
 
@@ -165,9 +168,8 @@ def worker(kind, folder, steps):
     with step("which of 100 batches of 64 are bad"):
         for rows in data.trn_dl.chunks(0)[:100]:
             assert not data.trn_dl.images.bad(rows)
-    if "check" in steps:
-        with step("check"):
-            data.check()
+    with step("check"):
+        data.check()
 
 
 def run(kind, folder, steps):
@@ -193,7 +195,7 @@ def main(folder, n):
     if not (folder / "known").exists():
         run("from_paths", folder, "known")
         (folder / "known").touch()
-    show(run("from_paths", folder, "scan"))
+    show(run("from_paths", folder, "check"))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastclf.data.dataset import Dataset
-from fastclf.data.validation.verified import VerifiedImages
+from fastclf.data.validation.verified import AT_ONCE, VerifiedImages
 
 Place = tuple[str, int]
 """A set, by its name, and a row of it."""
@@ -27,12 +27,15 @@ def same_bytes(sets: Sets) -> list[list[Place]]:
     _, number, counts = np.unique(sizes, return_inverse=True, return_counts=True)
     candidates = np.flatnonzero((counts[number] > 1) & (sizes >= 0))
     places = _Places(rows)
-    digests = np.zeros(len(candidates), "V32")
+    digests, found = np.zeros(len(candidates), "V32"), np.zeros(len(candidates), bool)
     read = {where: VerifiedImages(ds.source, 1) for where, ds in sets.items()}
-    found = np.zeros(len(candidates), bool)
-    for i, (where, row) in enumerate(map(places.at, candidates.tolist())):
-        with suppress(OSError):  # the scan has named it
-            digests[i], found[i] = read[where].digest(row), True
+    for start in range(0, len(candidates), AT_ONCE):
+        part = [places.at(place) for place in candidates[start : start + AT_ONCE].tolist()]
+        for where, images in read.items():
+            images.look_up([row for own, row in part if own == where])
+        for i, (where, row) in enumerate(part, start):
+            with suppress(OSError):  # the scan has named it
+                digests[i], found[i] = read[where].digest(row), True
     for images in read.values():
         images.cache.save()
     return [[places.at(place) for place in group] for group in _equal(digests[found], candidates[found])]

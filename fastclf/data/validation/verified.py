@@ -134,8 +134,12 @@ class VerifiedImages:
         """Yield what is known of many images."""
         for start in range(0, len(rows), AT_ONCE):
             part = rows[start : start + AT_ONCE]
-            self.cache.look_up([self._source.name(row) for row in part])
+            self.look_up(part)
             yield from (self.cache.get(self._source.name(row)) for row in part)
+
+    def look_up(self, rows: Sequence[int]) -> None:
+        """Read what is known of some rows at once, at most `AT_ONCE`."""
+        self.cache.look_up([self._source.name(row) for row in rows])
 
     def digests(self, rows: Sequence[int]) -> list[bytes]:
         """Return the digests of good images, after `bad`: see `Source.digest`. They are kept for unchanged images.
