@@ -13,7 +13,7 @@ import fastclf
 from fastclf import tfms_from_stats
 from fastclf.cli import _parser, main
 from fastclf.commands.data import read_data
-from fastclf.commands.sources import rows_of
+from fastclf.commands.sources import kind_of, rows_of
 from fastclf.data.stream import _folder_of_copies
 
 NAMES = sorted(COLOURS)
@@ -141,6 +141,16 @@ def test_what_does_not_fit_is_an_error(tmp_path, capsys):
     ):
         assert main(typed) == 1
         assert words in capsys.readouterr().err
+
+
+def test_the_archive_beside_the_folders_of_its_images_is_not_the_data(tmp_path):
+    folder = three_colours(tmp_path, 2, 2, 0)
+    write_shard(folder / "train.tar", samples(folder, "train"))
+    assert kind_of(folder) == "images"
+    for own in ("tmp", "models"):
+        (folder / "archives" / own).mkdir(parents=True)
+    (folder / "train.tar").rename(folder / "archives" / "train.tar")
+    assert kind_of(folder / "archives") == "shards"
 
 
 def test_the_cache_of_archives_is_that_of_their_folder(tmp_path, monkeypatch):

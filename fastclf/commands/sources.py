@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from fastclf.data.sources.ignored import OWN_FOLDERS
+from fastclf.data.sources.listing import look
+
 if TYPE_CHECKING:
     from fastclf.data.classifier_data import ImageClassifierData
     from fastclf.data.sources.row_labels import LabelledRows
@@ -20,11 +23,13 @@ _SETS = ("train", "valid", "test")
 
 
 def kind_of(data: Path) -> Kind:
-    """Return what DATA is: by its name, or for a folder by what lies in it."""
+    """Return what DATA is: by its name, or for a folder by what lies in it; one with folders in it has images."""
     if not data.is_dir():
         return _PACKED.get(data.suffix.lower(), "images")
     if any((data / name).is_file() for name in ("dataset_dict.json", "state.json")):
         return "hf"
+    if set(look(data)[0]) - set(OWN_FOLDERS):  # what images were unpacked from may lie beside their folders
+        return "images"
     return next((kind for suffix, kind in _PACKED.items() if any(data.glob(f"*{suffix}"))), "images")
 
 
