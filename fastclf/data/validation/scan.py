@@ -57,7 +57,7 @@ def scan_sets(sets: Sequence[Dataset], num_threads: int, *, raises: bool = True)
         return report
     report.n = sum(len(ds.bad.good_rows()) for ds in sets)
     found: list[tuple[BadImages, dict[int, str]]] = []
-    with Progress(report.n, "scan", "images") as progress:
+    with Progress(report.n // ranks.size(), "scan", "images") as progress:
         for ds in sets:
             images, rows = VerifiedImages(ds.source, num_threads), ds.bad.good_rows().tolist()
             mine = rows[ranks.share(len(rows))]

@@ -7,7 +7,9 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from helpers import COLOURS, image_data, tiny_learner, write_images
 from odd_images import NOISE, bad_files, encoded, odd_files
 from PIL import Image
 
-from fastclf import tfms_from_stats
+from fastclf import ranks, tfms_from_stats
 from fastclf.data.bad_images import MAX_PIXELS, BadImages
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.decode.process import decode
@@ -391,6 +393,49 @@ def test_two_processes_that_scan_keep_what_the_other_has_found(folders):
     second.cache.save()
     scan_cache._in_use.clear()
     assert load(folders).scan().decoded == 5
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_processes_tell_each_other_what_they_cannot_read(folders, tmp_path_factory, monkeypatch, shared):
+    """Two of them, here threads: with one cache nothing is sent, with two each gets what the other has found."""
+    place = tmp_path_factory.mktemp("caches")
+    mine, both, given, sent = threading.local(), threading.Barrier(2), [None, None], []
+
+    def gather(value):
+        given[mine.rank] = value
+        both.wait()
+        found = list(given)
+        both.wait()
+        if isinstance(value, list):
+            sent.extend(value)
+        return found
+
+    monkeypatch.setattr(ranks, "size", lambda: 2)
+    monkeypatch.setattr(ranks, "rank", lambda: mine.rank)
+    monkeypatch.setattr(ranks, "gather", gather)
+    source, rows = load_alone(folders), list(range(12))
+
+    def process(rank):
+        mine.rank = rank
+        cache = scan_cache.ScanCache(place / ("one" if shared else str(rank)))
+        images = VerifiedImages(source, 1, cache)
+        images.bad(rows[ranks.share(12)], MAX_PIXELS)
+        cache.save()
+        images.exchange(rows)
+        return [images.cache.get(source.name(row)) for row in rows], images.decoded
+
+    with ThreadPoolExecutor(2) as pool:
+        (first, one), (second, other) = pool.map(process, range(2))
+    assert first == second
+    assert None not in first
+    assert (one, other) == (6, 6)
+    assert len(sent) == (0 if shared else 12)
+
+
+def load_alone(folders):
+    """The training images, whoever else there is."""
+    names = sorted(str(file.relative_to(folders)) for file in folders.glob("train/*/*.png"))
+    return FileSource(folders, names)
 
 
 def test_each_verdict_is_read_once(folders, monkeypatch):
