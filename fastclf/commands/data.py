@@ -6,10 +6,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastclf.commands.sources import column_options, kind_of, packed_data
 from fastclf.files import given_path
 
 if TYPE_CHECKING:
     from fastclf.data.classifier_data import ImageClassifierData
+
+PACKED = "tar archives ('{000..099}.tar'), parquet files, a folder of these, or a Hugging Face data set on disk"
+"""What commands take beside images in files."""
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,8 +22,13 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         "data",
         metavar="DATA",
         type=given_path,
-        help="a folder with train/<class>/ and, if you like, valid/<class>/; or with <class>/ alone",
+        help="a folder with train/<class>/ and, if you like, valid/<class>/; or with <class>/ alone; or "
+        f"{PACKED}, whose names may begin with train, val and test",
     )
+    parser.add_argument(
+        "--val", metavar="FILES", help="archives or parquet files for validation; of a data set, a split"
+    )
+    parser.add_argument("--test", metavar="FILES", help="the same for test")
     add_table_arguments(parser)
     parser.add_argument("--bs", type=int, default=64, help="images per batch")
     parser.add_argument("--seed", type=int, default=42, help="of the split, the order and the augmentations")
@@ -30,8 +39,23 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--csv", type=given_path, metavar="FILE", help="a table of file names and labels, instead of folders"
     )
+    add_column_arguments(parser)
     parser.add_argument("--folder", default=".", help="with --csv: where the images are, below DATA")
     parser.add_argument("--suffix", default="", help="with --csv: what the names in the table lack, such as .jpg")
+
+
+def add_column_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of what holds the labels and the images."""
+    parser.add_argument(
+        "--label-col",
+        metavar="NAME",
+        help="the column of the labels; of archives, the extension of the labels' files, such as cls or json:species",
+    )
+    parser.add_argument(
+        "--image-col",
+        metavar="NAME",
+        help="the column of the images, or of their files; of archives, the extension of images",
+    )
 
 
 def read_data(arguments: argparse.Namespace, tfms: Any, **options: Any) -> ImageClassifierData:
@@ -40,9 +64,16 @@ def read_data(arguments: argparse.Namespace, tfms: Any, **options: Any) -> Image
     from fastclf.data.sources.listing import look
 
     path, options = arguments.data, {"bs": arguments.bs, "tfms": tfms, "seed": arguments.seed, **options}
+    kind = kind_of(path)
     if arguments.csv is not None:
-        table, suffix = arguments.csv, arguments.suffix
-        return ImageClassifierData.from_csv(path, arguments.folder, table, suffix=suffix, **options)
+        table, suffix, columns = arguments.csv, arguments.suffix, column_options("images", arguments)
+        return ImageClassifierData.from_csv(path, arguments.folder, table, suffix=suffix, **columns, **options)
+    if kind != "images":
+        return packed_data(kind, arguments, options)
+    if any(getattr(arguments, name) is not None for name in ("val", "test", "label_col", "image_col")):
+        raise ValueError(
+            "--val, --test, --label-col and --image-col are for tables, archives, parquet files and data sets"
+        )
     try:
         return ImageClassifierData.from_paths(path, **options)
     except FileNotFoundError:

@@ -11,7 +11,7 @@ from fastclf.data.sources.labels import lookalikes
 from fastclf.data.sources.names import printable
 from fastclf.data.validation.duplicates import Place, Sets, contradicts, same_bytes
 from fastclf.data.validation.scan import ScanReport
-from fastclf.data.validation.scan_cache import scan_cache
+from fastclf.data.validation.verified import VerifiedImages
 from fastclf.report import encodable, warn
 
 NEAR_EMPTY = 10
@@ -210,12 +210,11 @@ def _shapes(sets: Iterable[Dataset], sz: int | None) -> tuple[list[str], list[st
     for ds in sets:
         if not ds.is_encoded:
             continue
-        cache = scan_cache(ds.source.root)
-        for row in ds.bad.good_rows().tolist():
-            name = ds.source.name(row)
-            known = cache.get(name)
+        rows = ds.bad.good_rows().tolist()
+        for row, known in zip(rows, VerifiedImages(ds.source, 1).verdicts(rows), strict=True):
             if known is None or known.why:
                 continue
+            name = ds.source.name(row)
             short, long = sorted((known.height, known.width))
             low, high = min(low, short), max(high, short)
             if long > _ELONGATED * short:
