@@ -7,7 +7,6 @@ from itertools import product
 from typing import TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fastclf import ranks
@@ -15,7 +14,7 @@ from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.cross_validating import CrossValidating
 from fastclf.data.dataset import Dataset
 from fastclf.errors import DivergedError
-from fastclf.interpret.sweep import Setting, Sweep
+from fastclf.interpret.sweep import Sweep
 from fastclf.learner import Learner
 from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
@@ -23,6 +22,7 @@ from fastclf.report import log
 from fastclf.schedules import Constant
 from fastclf.training.callbacks import Callback
 from fastclf.training.epoch_table import EpochTable
+from fastclf.training.head_choice import Setting, mean_loss
 from fastclf.training.head_runs import (
     HeadSetting,
     make_folds,
@@ -132,7 +132,7 @@ class FineTuning(CrossValidating, Learner):
         self._forget_decision()
         names = ["val_loss", *map(name_of, self.metrics)]
         good = ds.bad.good_rows()
-        values, trained = self._validate(), _loss(crit, predict_rows(head, ds, good), ds, good)
+        values, trained = self._validate(), mean_loss(crit, predict_rows(head, ds, good), ds.y[good])
         self.sched = Recorder(Constant(), 0.0)
         self.sched.batch(trained, 0)
         self.sched.epoch(values[0], values[1:])
@@ -152,7 +152,7 @@ class FineTuning(CrossValidating, Learner):
         loader = self.data.trn_dl
         logits = out_of_fold(ds, trained, folds, crit=crit, bs=loader.bs, seed=self.seed, device=loader.device)
         parts = _parts(folds, ds)
-        of_trained = [[_loss(crit, each[part], ds, part) for part in parts] for each in logits]
+        of_trained = [[mean_loss(crit, each[part], ds.y[part]) for part in parts] for each in logits]
         found = np.concatenate([_linear_losses(ds, linear, parts, crit), np.reshape(of_trained, (-1, len(parts)))])
         means = found.mean(1)
         if np.isnan(means).all():
@@ -184,16 +184,12 @@ def _linear_losses(
         for scaling, decays in decays_by_scaling(racing).items():
             path: list[float] = []
             for setting, head in paths.heads(scaling, decays):
-                path.append(_loss(crit, predict_rows(head, ds, part), ds, part))
+                path.append(mean_loss(crit, predict_rows(head, ds, part), ds.y[part]))
                 found[places[setting], fold] = path[-1]
                 if len(path) > 2 and path[-1] > path[-2] > path[-3] and path[-1] > _HOPELESS * min(path):
                     break
         paths.warn_of_unsolved()
     return found
-
-
-def _loss(crit: NLL | BCE, logits: NDArray[np.float32], ds: Dataset, rows: NDArray[np.int64]) -> float:
-    return float(crit.from_logits(torch.from_numpy(logits).double(), torch.from_numpy(ds.y[rows])))
 
 
 def _parts(folds: NDArray[np.int64], ds: Dataset) -> list[NDArray[np.int64]]:
