@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import TypeVar
 
@@ -22,7 +23,7 @@ from fastclf.report import log
 from fastclf.schedules import Constant
 from fastclf.training.callbacks import Callback
 from fastclf.training.epoch_table import EpochTable
-from fastclf.training.head_choice import Setting, mean_loss
+from fastclf.training.head_choice import FEW, Setting, mean_loss, trained_settings
 from fastclf.training.head_runs import (
     HeadSetting,
     make_folds,
@@ -46,6 +47,7 @@ _HOPELESS = 1.1  # times the lowest loss
 _RACING = 9  # logistic regressions that are tried on more than the first fold
 # The lowest out-of-fold losses of 16 with a hidden layer: on rows of photographs, and on those of digits.
 _HIDDEN = [HeadSetting(0.03, 1e-2, 10, 0.5, (512,)), HeadSetting(0.1, 1e-2, None, None, (512,))]
+_HIDDEN_OF_FEW = HeadSetting(0.1, 3e-2, None, None, (512,))
 
 
 class FineTuning(CrossValidating, Learner):
@@ -55,7 +57,7 @@ class FineTuning(CrossValidating, Learner):
     def sweep(
         self,
         lr: float | Sequence[float] = (0.03, 0.1),
-        wd: float | Sequence[float] = (1e-3, 1e-2),
+        wd: float | Sequence[float] | None = None,
         ps: float | Sequence[float] | None = None,
         xtra_fc: Sequence[Sequence[int]] = ((512,),),
         epochs: int | Sequence[int] | None = None,
@@ -67,8 +69,8 @@ class FineTuning(CrossValidating, Learner):
 
         Args:
             lr: the highest rate, or several to try, see `HeadSetting`.
-            wd: weight decay, or several.
-            epochs: of each head, or several; by default chosen by the number of rows, see `HeadSetting`.
+            wd: weight decay, or several; by default those that suit the number of rows.
+            epochs: of each head, or several; by default by the number of rows, and of many rows by the decay.
             ps: dropout of all linear layers: one probability or several to try; None for the usual ones of a head.
             xtra_fc: widths of the hidden layers: a list of such lists, such as ``[[], [256], [512]]``.
 
@@ -76,9 +78,12 @@ class FineTuning(CrossValidating, Learner):
             ValueError: as `cross_validate` says.
         """
         ds, _, crit = self._head_training("sweep")
-        epochs = HeadSetting().epochs_of(self._stage.batches) if epochs is None else epochs
-        grid = product(_several(lr), _several(wd), _several(epochs), _several(ps), (tuple(w) for w in xtra_fc))
-        settings = [HeadSetting(*values) for values in grid]
+        grid = product(_several(lr), _several(wd), _several(epochs), _several(ps), xtra_fc)
+        suited = [
+            trained_settings(len(ds), bs=self.data.bs, wd=decay, epochs=cycle, lr=rate, ps=p, xtra_fc=tuple(widths))
+            for rate, decay, cycle, p, widths in grid
+        ]
+        settings = [replace(one, epochs=one.epochs_of(self._stage.batches)) for each in suited for one in each]
         return self._compared("sweep", ds, settings, crit)
 
     @long_call("the model holds what it has learnt.")
@@ -107,7 +112,9 @@ class FineTuning(CrossValidating, Learner):
 
     def _best_setting(self) -> Setting:
         ds, _, crit = self._head_training("fine_tune")
-        found = self._compared("fine_tune", ds, [*_LINEAR, *_HIDDEN], crit)
+        many = len(ds) > FEW
+        own = trained_settings(len(ds), bs=self.data.bs, xtra_fc=(512,))[0] if many else _HIDDEN_OF_FEW
+        found = self._compared("fine_tune", ds, [*_LINEAR, *_HIDDEN, own], crit)
         mean, half = found.intervals()[0]
         log(f"fine_tune: {found.best}, out-of-fold loss {mean:.4f} +- {half:.4f}, best of {len(found.settings)}")
         if isinstance(found.best, LinearSetting) and found.best.decay in (_DECAYS[0], _DECAYS[-1]):
