@@ -25,7 +25,7 @@ from fastclf.models.export import write_model
 from fastclf.models.halves import uncut
 from fastclf.models.net import Net
 from fastclf.models.precision import autocast
-from fastclf.report import log, warn
+from fastclf.report import counted, log, warn
 from fastclf.stage import Stage
 from fastclf.training.callbacks import Callback
 from fastclf.training.head_choice import Setting
@@ -381,7 +381,9 @@ class ConvLearner(LearnerWithHead):
             if bad:
                 named = {own[row]: why for row, why in sorted(bad.items())}
                 name, why = next(iter(named.items()))
-                raise BadImageError(f"{call}: {len(bad)} image(s) cannot be decoded. First: {name}: {why}", named)
+                raise BadImageError(
+                    f"{call}: {counted(len(bad), 'image')} cannot be decoded. First: {name}: {why}", named
+                )
             names += own
         return names, torch.cat(found)
 

@@ -254,9 +254,10 @@ def _warn_unlearnt(labels: Labels, folds: NDArray[np.int64]) -> None:
     in_folds = sum((has[folds == fold].any(0).astype(int) for fold in np.unique(folds)), np.zeros(labels.c, int))
     alone = [name for name, n in zip(labels.classes, in_folds, strict=True) if n == 1]
     if alone:
+        classes = "class" if len(alone) == 1 else "classes"
         warn(
-            f"make_folds: all rows of the class(es) {some(alone)} are in one fold, and the head that predicts them "
-            "never sees one. Add images of them."
+            f"make_folds: all rows of the {classes} {some(alone)} are in one fold, and the head that predicts them never "
+            "sees one. Add images."
         )
 
 

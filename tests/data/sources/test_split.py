@@ -149,7 +149,7 @@ def test_a_class_of_one_group_stays_in_train():
         ([1, 2, 3], None, 0, "above 0"),
         ([], None, 0.2, r"no split of 0 group\(s\)"),
         ([1] * 9, None, 0.2, r"no split of 1 group\(s\)"),
-        ([1, 1, 2, 2], [0, 0, 1, 1], 0.5, r"no split of 2 group\(s\) leaves every class a training row"),
+        ([1, 1, 2, 2], [0, 0, 1, 1], 0.5, r"no split of 2 groups leaves every class a training row"),
     ],
 )
 def test_groups_that_cannot_be_split(groups, y, val_pct, said):

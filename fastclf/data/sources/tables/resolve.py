@@ -163,12 +163,13 @@ def _without_repeats(
             )
     if differing:
         raise LabelError(
-            f"{table.name}: {len(differing)} row(s) give another label than an earlier row of the same image, first "
+            f"{table.name}: {counted(len(differing), 'row gives', 'rows give')} another label than an earlier row of "
+            f"the same image, first "
             f"{'; '.join(differing[:5])}. Keep one row for each image."
         )
     if len(first) < len(texts):
         n_repeated = len(texts) - len(first)
-        warn(f"{table.name}: {n_repeated} row(s) repeat another and are left out.")
+        warn(f"{table.name}: {counted(n_repeated, 'row repeats', 'rows repeat')} another: left out.")
     return {row: texts[row] for row in first.values()}
 
 
