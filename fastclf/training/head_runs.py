@@ -256,8 +256,8 @@ def _warn_unlearnt(labels: Labels, folds: NDArray[np.int64]) -> None:
     if alone:
         classes = "class" if len(alone) == 1 else "classes"
         warn(
-            f"make_folds: all rows of the {classes} {some(alone)} are in one fold, and the head that predicts them never "
-            "sees one. Add images."
+            f"make_folds: all rows of the {classes} {some(alone)} are in one fold, and the head that predicts them "
+            "never sees one. Add images."
         )
 
 

@@ -117,7 +117,8 @@ def flat(path: Path, folder: str, names: Sequence[str]) -> str:
     return (
         f"{path / folder} holds {counted(len(names), 'image')} in no folder of a class, such as {some(names[:2])}. "
         f"Where the names hold the class: {by_name(folder, names) or _from_name_re(_EXAMPLE, folder)}; or "
-        f"from_name_func, with a function of the name. {where}: {_MAKER}.from_csv(path, {folder!r}, {str(path / (table or 'labels.csv'))!r}, "
+        f"from_name_func, with a function of the name. {where}: {_MAKER}.from_csv(path, {folder!r}, "
+        f"{str(path / (table or 'labels.csv'))!r}, "
         "tfms=tfms)."
     )
 
