@@ -16,8 +16,10 @@ from fastclf.interpret import learning_curve as curves
 from fastclf.interpret.audit import Audit
 from fastclf.interpret.learning_curve import LearningCurve
 from fastclf.interpret.neighbours import RowPool, Similar, nearest
+from fastclf.interpret.suggestion import Suggestion, diverse, doubts
 from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
+from fastclf.ops import HeadSpec, predict
 from fastclf.training.head_choice import (
     Choice,
     Chosen,
@@ -26,12 +28,16 @@ from fastclf.training.head_choice import (
     choose,
     for_fewer,
     head_at,
+    one_thread_each,
     predict_splits,
     splits_of,
     usual_settings,
 )
 from fastclf.training.head_runs import make_folds, predict_rows, refuse_numbers, usual_folds
 from fastclf.training.inputs import check_count
+from fastclf.training.linear_heads import LinearSetting
+
+_SUGGESTING = LinearSetting(0.1, "pareto")  # suits few labels best
 
 
 class Auditing(Evaluating):
@@ -105,6 +111,39 @@ class Auditing(Evaluating):
         pool = RowPool([*sets.values()])
         numbers, similarity = nearest(features, pool, k)
         return Similar(sets, names, [*sets], pool.of[numbers], pool.row[numbers], similarity)
+
+    @long_call(NOTHING_CHANGED)
+    def suggest(self, unlabelled: Any, n: int) -> Suggestion:
+        """Suggest which images to label next: those that a head is unsure of, and that differ from each other.
+
+        A logistic regression on the training rows says how unsure it is, weighted k-means keeps them diverse, see
+        `fastclf.interpret.suggestion.diverse`. Beside as many random images it gained most with few labels; README of
+        the benchmarks.
+
+        Args:
+            unlabelled: rows ``[N, F]`` of activations; or, of a learner of images, anything that `Classifier.predict`
+                takes.
+            n: how many; all where there are fewer.
+
+        Returns:
+            An object that prints as a table; ``.rows`` are places among those given, ``.names`` theirs.
+
+        Raises:
+            ValueError: there are no cached rows, the labels are numbers to be predicted, or n is no count.
+        """
+        check_count("suggest", "n", n)
+        train = self._all_rows("suggest")["train"]
+        names, features = self._features("suggest", unlabelled)
+        with one_thread_each():
+            head = head_at(_SUGGESTING, train, train.bad.good_rows(), self.seed, **self._how_trained())
+            spec = HeadSpec.from_layers(head.layers)
+            assert spec is not None
+            logits = predict(spec, features).numpy()
+            doubt = doubts(logits, several=train.is_multi)
+            rows = diverse(features.numpy(), doubt, min(n, len(names)), self.seed)
+        has = logits[rows] > 0 if train.is_multi else np.eye(train.c, dtype=bool)[logits[rows].argmax(1)]
+        labels = [" ".join(str(train.classes[k]) for k in np.flatnonzero(row)) for row in has]
+        return Suggestion(rows, [names[row] for row in rows], labels, doubt[rows], len(names))
 
     def _all_rows(self, call: str) -> dict[str, Dataset]:
         """Return the sets over rows of activations.

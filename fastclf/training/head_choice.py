@@ -193,7 +193,7 @@ def head_at(
     """Return a head that was trained on some rows."""
     if isinstance(setting, HeadSetting):
         return train_heads(ds, [HeadRun(setting, rows, seed)], crit=crit, bs=bs, device=device)[0]
-    with _one_thread_each():
+    with one_thread_each():
         return linear_heads(ds, rows, [setting], crit=crit)[0]
 
 
@@ -232,7 +232,7 @@ def _predict(
             places.setdefault(split, {})[setting] = i
     tasks = [_Path(ds, split, crit, [*of]) for split, of in places.items()]
     tasks.sort(key=lambda task: -len(task.split.train))
-    with _one_thread_each() as threads:
+    with one_thread_each() as threads:
         run_all(tasks, threads)
     warn_of_unsolved(sum(task.unsolved for task in tasks), sum(len(task.found) for task in tasks))
     for task in tasks:
@@ -278,7 +278,7 @@ class _Path:
 
 
 @contextmanager
-def _one_thread_each() -> Iterator[int]:
+def one_thread_each() -> Iterator[int]:
     """Let torch and BLAS compute on the thread that calls them, and yield how many threads there were.
 
     Problems side by side take less time than one on several threads, and sums do not depend on how many there are.
