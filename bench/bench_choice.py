@@ -37,7 +37,7 @@ class Rows:
 
 def of_set(name: str, n: int) -> Rows:
     images = next(images for images in SETS if images.name == name)
-    return Rows(f"{name}, {n:,}", lambda folder: replace(images, train=n, valid=20).data(folder, 0))
+    return Rows(f"{name}, {n:,}", lambda folder: replace(images, train=n, valid=min(images.valid, 200)).data(folder, 0))
 
 
 def of_crops(n: int) -> Rows:
