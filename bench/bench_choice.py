@@ -138,7 +138,7 @@ def found(learn: Any, share: float, seed: int) -> tuple[float, float, float]:
         y[wrong, columns] = 1 - y[wrong, columns]
     else:
         y[wrong] = (y[wrong] + rng.integers(1, ds.c, size=len(wrong))) % ds.c
-    sets = (np.asarray(ds.rows), y), (np.asarray(ds.rows[:2]), y[:2])
+    sets = (np.asarray(ds.rows), y), (np.asarray(ds.rows[:50]), y[:50])
     data = ImageClassifierData.from_arrays(learn.data.path, *sets, classes=ds.classes, device="cpu")
     seconds, audit = timed(HeadLearner(data).audit)
     listed = {finding.row for finding in audit.of("label") if finding.set == "train"}
