@@ -116,9 +116,9 @@ class Auditing(Evaluating):
     def suggest(self, unlabelled: Any, n: int) -> Suggestion:
         """Suggest which images to label next: those that a head is unsure of, and that differ from each other.
 
-        A logistic regression on the training rows says how unsure it is, weighted k-means keeps them diverse, see
-        `fastclf.interpret.suggestion.diverse`. Beside as many random images it gained most with few labels; README of
-        the benchmarks.
+        A logistic regression on the training rows says how unsure it is, and weighted k-means keeps them diverse, see
+        `fastclf.interpret.suggestion.diverse`. The fewer labels there are, the more it gains over random choice; the
+        figures are in bench/README.md.
 
         Args:
             unlabelled: rows ``[N, F]`` of activations; or, of a learner of images, anything that `Classifier.predict`
