@@ -20,6 +20,7 @@ from fastclf.data.sources.tables.labels import read_values
 from fastclf.data.sources.tables.reading import read_csv
 from fastclf.data.sources.tables.rules import TableRules
 from fastclf.errors import LabelError
+from fastclf.report import counted
 
 
 def of_folder(path: Path, classes: Sequence[str]) -> tuple[list[str], Labels]:
@@ -67,7 +68,7 @@ def of_table(
     found = [files.find(cell) for cell in cells]
     missing = [str(cell) for cell, file in zip(cells, found, strict=True) if file is None]
     if missing:
-        raise FileNotFoundError(f"{read.name}: {len(missing)} row(s) without a file, such as {some(missing)}.")
+        raise FileNotFoundError(f"{read.name}: {counted(len(missing), 'row')} without a file, such as {some(missing)}.")
     texts = read_values(read, columns, rules).texts
     y = texts if like.is_multi or like.is_reg else [text[0] for text in texts]
     return [str(path / file[0]) for file in found if file is not None], of_list(y, like, len(texts))

@@ -161,11 +161,13 @@ def _without_repeats(names: list[str], rows: list[int], texts: list[tuple[str, .
             )
     if differing:
         raise LabelError(
-            f"{table.name}: {len(differing)} row(s) give another label than an earlier row of the same image, first "
+            f"{table.name}: {counted(len(differing), 'row gives', 'rows give')} another label than an earlier row of "
+            f"the same image, first "
             f"{'; '.join(differing[:5])}. Keep one row for each image."
         )
     if len(first) < len(names):
-        warn(f"{table.name}: {len(names) - len(first)} row(s) repeat another and are left out.")
+        n_repeated = len(names) - len(first)
+        warn(f"{table.name}: {counted(n_repeated, 'row repeats', 'rows repeat')} another: left out.")
     return [*first.values()]
 
 
