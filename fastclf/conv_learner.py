@@ -383,6 +383,8 @@ class ConvLearner(LearnerWithHead):
                 name, why = next(iter(named.items()))
                 raise BadImageError(f"{call}: {len(bad)} image(s) cannot be decoded. First: {name}: {why}", named)
             names += own
+        if not found:
+            raise ValueError(f"{call}: images must be one or more, got none.")
         return names, torch.cat(found)
 
     def _columns(self) -> int | None:

@@ -42,6 +42,7 @@ T = TypeVar("T")
 _SCALINGS: list[Scaling] = ["common", "pareto", "standard"]
 _DECAYS = [10 ** (-half / 2) for half in range(-2, 9)]  # 10 to 1e-4
 _LINEAR = [LinearSetting(decay, scaling) for scaling in _SCALINGS for decay in _DECAYS]
+_USUAL = LinearSetting(1.0, "common")  # where nothing can be held out
 _HOPELESS = 1.1  # times the lowest loss
 _RACING = 9  # logistic regressions that are tried on more than the first fold
 # The lowest out-of-fold losses of 16 with a hidden layer: on rows of photographs, and on those of digits.
@@ -76,9 +77,13 @@ class FineTuning(CrossValidating, Learner):
             ValueError: as `cross_validate` says.
         """
         ds, _, crit = self._head_training("sweep")
+        if not all(isinstance(widths, Sequence) for widths in xtra_fc):
+            raise ValueError(f"sweep: xtra_fc must be a list of lists of widths, such as [[], [512]], got {xtra_fc!r}")
         epochs = HeadSetting().epochs_of(self._stage.batches) if epochs is None else epochs
         grid = product(_several(lr), _several(wd), _several(epochs), _several(ps), (tuple(w) for w in xtra_fc))
         settings = [HeadSetting(*values) for values in grid]
+        if not settings:
+            raise ValueError("sweep: lr, wd, ps, xtra_fc and epochs must each have a value to try, got an empty list.")
         return self._compared("sweep", ds, settings, crit)
 
     @long_call("the model holds what it has learnt.")
@@ -107,6 +112,9 @@ class FineTuning(CrossValidating, Learner):
 
     def _best_setting(self) -> Setting:
         ds, _, crit = self._head_training("fine_tune")
+        if most_folds(ds.labels) < 2:
+            log(f"fine_tune: no class has two training rows, so that settings cannot be compared: {_USUAL} it is")
+            return _USUAL
         found = self._compared("fine_tune", ds, [*_LINEAR, *_HIDDEN], crit)
         mean, half = found.intervals()[0]
         log(f"fine_tune: {found.best}, out-of-fold loss {mean:.4f} +- {half:.4f}, best of {len(found.settings)}")
@@ -145,7 +153,7 @@ class FineTuning(CrossValidating, Learner):
         """Return settings by their out-of-fold loss; those that diverged, or were not tried to the end, come last."""
         k = min(usual_folds(len(ds)), most_folds(ds.labels))
         if k < 2:
-            raise ValueError(f"{call}: no class has two rows, so that none can be held out. Add images, or call fit.")
+            raise ValueError(f"{call}: no class has two rows, so that none can be held out. Add images.")
         folds = make_folds(ds.labels, k, seed=self.seed)
         linear = [setting for setting in settings if isinstance(setting, LinearSetting)]
         trained = [setting for setting in settings if isinstance(setting, HeadSetting)]

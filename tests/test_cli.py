@@ -141,7 +141,7 @@ def test_a_folder_that_is_empty_or_missing_is_one_line(command, model, tmp_path,
 def test_predict_refuses_the_unknown(model, capsys):
     path, folder, _ = model
     assert main(["predict", str(path), str(folder), "--unknown", ".05"]) == 1
-    assert "learn.calibrate()" in capsys.readouterr().err
+    assert "fastclf train --calibrate" in capsys.readouterr().err
 
 
 def test_predict_says_unknown_after_calibrate(tmp_path, capsys):

@@ -7,7 +7,7 @@ import re
 import time
 from pathlib import Path
 
-from fastclf.files import given_path
+from fastclf.commands.data import path_argument
 from fastclf.report import show
 
 _UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("action", choices=("list", "prune"), help="show what is there, or remove what is not needed")
     parser.add_argument(
-        "data", nargs="?", type=given_path, metavar="DATA", help="a data folder, beside this user's cache"
+        "data", nargs="?", type=path_argument, metavar="DATA", help="a data folder, beside this user's cache"
     )
     parser.add_argument("--keep", type=_size, metavar="SIZE", help="prune: bytes that may stay, such as 500MB or 2GB")
     parser.add_argument("--older-than", type=float, metavar="DAYS", help="prune: what nobody has used for so long")

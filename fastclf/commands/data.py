@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from fastclf.files import given_path
@@ -12,15 +13,33 @@ if TYPE_CHECKING:
     from fastclf.data.classifier_data import ImageClassifierData
 
 
+def path_argument(text: str) -> Path:
+    """Return the path that an option names.
+
+    Raises:
+        argparse.ArgumentTypeError: it is empty, as a shell variable that is not set.
+    """
+    try:
+        return given_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what the data are."""
     parser.add_argument(
         "data",
         metavar="DATA",
-        type=given_path,
+        type=path_argument,
         help="a folder with train/<class>/ and, if you like, valid/<class>/; or with <class>/ alone",
     )
     add_table_arguments(parser)
+    parser.add_argument(
+        "--name-re", metavar="PATTERN", help="a regular expression whose group is the class in a file's name"
+    )
+    parser.add_argument("--split-col", metavar="COLUMN", help="with --csv: the column of train, valid and test")
+    parser.add_argument("--missing", choices=("raise", "skip"), default="raise", help="with --csv: rows without a file")
+    parser.add_argument("--allow-outside", action="store_true", help="follow links that lead out of DATA")
     parser.add_argument("--bs", type=int, default=64, help="images per batch")
     parser.add_argument("--seed", type=int, default=42, help="of the split, the order and the augmentations")
 
@@ -28,10 +47,18 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of a table that labels the images."""
     parser.add_argument(
-        "--csv", type=given_path, metavar="FILE", help="a table of file names and labels, instead of folders"
+        "--csv", type=path_argument, metavar="FILE", help="a table of file names and labels, instead of folders"
     )
-    parser.add_argument("--folder", default=".", help="with --csv: where the images are, below DATA")
+    parser.add_argument("--folder", default=".", help="with --csv or --name-re: where the images are, below DATA")
     parser.add_argument("--suffix", default="", help="with --csv: what the names in the table lack, such as .jpg")
+    parser.add_argument("--fn-col", metavar="COLUMN", help="with --csv: the column of the files")
+    parser.add_argument("--label-col", metavar="COLUMN", help="with --csv: the column of the labels")
+
+
+def columns_of(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Return the columns of a table that were named; those that are numbers count from 0, as in the Python calls."""
+    named = {name: getattr(arguments, name) for name in names}
+    return {name: int(column) if column and column.isdecimal() else column for name, column in named.items()}
 
 
 def read_data(arguments: argparse.Namespace, tfms: Any, **options: Any) -> ImageClassifierData:
@@ -40,9 +67,13 @@ def read_data(arguments: argparse.Namespace, tfms: Any, **options: Any) -> Image
     from fastclf.data.sources.listing import look
 
     path, options = arguments.data, {"bs": arguments.bs, "tfms": tfms, "seed": arguments.seed, **options}
+    options["allow_outside"] = arguments.allow_outside
     if arguments.csv is not None:
-        table, suffix = arguments.csv, arguments.suffix
-        return ImageClassifierData.from_csv(path, arguments.folder, table, suffix=suffix, **options)
+        columns = columns_of(arguments, "fn_col", "label_col", "split_col")
+        how = {"suffix": arguments.suffix, "missing": arguments.missing} | columns
+        return ImageClassifierData.from_csv(path, arguments.folder, arguments.csv, **how, **options)
+    if arguments.name_re is not None:
+        return ImageClassifierData.from_name_re(path, arguments.name_re, folder=arguments.folder, **options)
     try:
         return ImageClassifierData.from_paths(path, **options)
     except FileNotFoundError:
@@ -54,7 +85,7 @@ def read_data(arguments: argparse.Namespace, tfms: Any, **options: Any) -> Image
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which body sees the images, and how."""
     parser.add_argument("--arch", default="efficientnet_lite0", help="such as resnet34, or a timm name")
-    parser.add_argument("--weights", type=given_path, help="a file of weights for the body")
+    parser.add_argument("--weights", type=path_argument, help="a file of weights for the body")
     add_image_arguments(parser)
 
 
@@ -78,8 +109,17 @@ def new_folder(path: Path) -> Path:
 
     Raises:
         FileExistsError: something is there.
+        OSError: nothing can be written there, which is known now and not after training.
     """
     out = path.absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{path} is there already, and no run is overwritten. Pass -o with a new folder.")
+    above = next(folder for folder in (out, *out.parents) if folder.exists())
+    try:
+        with TemporaryDirectory(prefix=".fastclf-", dir=above):
+            pass
+    except OSError as error:
+        raise type(error)(
+            error.errno, f"cannot be made ({error.strerror}). Pass -o with another folder", str(path)
+        ) from error
     return out

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from fastclf.commands.data import add_table_arguments
-from fastclf.files import given_path, publish_table
+from fastclf.commands.data import add_table_arguments, columns_of, path_argument
+from fastclf.files import publish_table
 from fastclf.report import log_to_stderr, show
 
 
@@ -15,9 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="a saved model: models/NAME, or a folder with one, such as a run"
     )
-    parser.add_argument("data", metavar="DATA", type=given_path, help="a folder with <class>/, such as photos/valid")
+    parser.add_argument("data", metavar="DATA", type=path_argument, help="a folder with <class>/, such as photos/valid")
     add_table_arguments(parser)
-    parser.add_argument("--out", type=given_path, metavar="FILE", help="write the row of every class as a CSV file")
+    parser.add_argument("--out", type=path_argument, metavar="FILE", help="write the row of every class as a CSV file")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument("--on-bad", choices=("raise", "nan"), default="raise", help="images that cannot be decoded")
     parser.add_argument("--bs", type=int, default=64, help="images at once")
@@ -35,6 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
         csv=arguments.csv,
         folder=arguments.folder,
         suffix=arguments.suffix,
+        **columns_of(arguments, "fn_col", "label_col"),
         batch_size=arguments.bs,
         on_bad=arguments.on_bad,
     )
