@@ -110,7 +110,7 @@ class Predictions:
             if self.kind == "numbers":
                 cells = list(label)
             elif self.kind == "several":
-                cells = ["|".join(label)]
+                cells = [str(label) if any("|" in one for one in label) else "|".join(label)]  # `from_csv` reads both
             else:
                 cells = [label, *[cell for pair in self._top_of(i) for cell in pair][1:]]
             yield [name, *cells, *(self.probs[i].tolist() if all_probs else [])]

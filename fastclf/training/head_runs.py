@@ -254,7 +254,7 @@ def _warn_unlearnt(labels: Labels, folds: NDArray[np.int64]) -> None:
     alone = [name for name, n in zip(labels.classes, in_folds, strict=True) if n == 1]
     if alone:
         warn(
-            f"all training rows of the class(es) {some(alone)} are in one fold, and the head that predicts them "
+            f"all rows of the class(es) {some(alone)} are in one fold, and the head that predicts them "
             "never sees one. Add images of them."
         )
 

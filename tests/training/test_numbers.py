@@ -44,6 +44,16 @@ class InterruptAfterEpoch(Callback):
         raise KeyboardInterrupt
 
 
+@pytest.mark.parametrize("kind", ["engine", "autograd"])
+def test_weights_so_large_that_predictions_overflow_are_not_kept(tmp_path, rng, kind):
+    data = row_data(tmp_path, rng, n=16, bs=16)  # one step: the weights are finite after it
+    learn = HeadLearner(data, xtra_fc=[8], opt_fn=SGD if kind == "autograd" else None)
+    expected = state_of(learn)
+    with pytest.raises(DivergedError, match=r"predictions of \d+ of 30 validation rows are NaN after 1 steps"):
+        learn.fit(1e30, 1)
+    assert_same(state_of(learn), expected)
+
+
 @pytest.mark.parametrize("kind", ["engine", "autograd", "images"])
 @pytest.mark.parametrize("where", ["within an epoch", "in its last batch"])
 def test_the_last_good_weights_are_kept(tmp_path, rng, kind, where):
