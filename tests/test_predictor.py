@@ -292,12 +292,14 @@ def test_what_stands_for_no_image(trained, x, error, says):
 def test_a_label_with_a_bar_in_its_name_stays_one(tmp_path):
     outputs = np.array([[0.9, 0.8], [0.9, 0.1], [0.1, 0.9]], np.float32)
     found = Predictions(outputs, ["a|b", "c"], ["0.png", "1.png", "2.png"], "several")
-    assert [row[1] for row in found.rows()] == ["['a|b', 'c']", "['a|b']", "c"]
+    assert [row[1] for row in found.rows()] == ["['a|b', 'c']", "['a|b']", "['c']"]
     write_images(tmp_path, {"in": 3})
     for i in range(3):
         (tmp_path / "in" / f"{i:03d}.png").rename(tmp_path / "in" / f"{i}.png")
     found.to_csv(tmp_path / "t.csv")
-    data = ImageClassifierData.from_csv(tmp_path, "in", "t.csv", tfms=fastclf.tfms_from_stats(HALF, 8), val_idxs=[2], multi=True)
+    data = ImageClassifierData.from_csv(
+        tmp_path, "in", "t.csv", tfms=fastclf.tfms_from_stats(HALF, 8), val_idxs=[2], multi=True
+    )
     assert data.classes == ["a|b", "c"]
     np.testing.assert_array_equal(data.trn_y, outputs[:2] > 0.5)
 
