@@ -298,10 +298,10 @@ def test_a_label_with_a_bar_in_its_name_stays_one(tmp_path):
         (tmp_path / "in" / f"{i:03d}.png").rename(tmp_path / "in" / f"{i}.png")
     found.to_csv(tmp_path / "t.csv")
     data = ImageClassifierData.from_csv(
-        tmp_path, "in", "t.csv", tfms=fastclf.tfms_from_stats(HALF, 8), val_idxs=[2], multi=True
+        tmp_path, "in", "t.csv", tfms=fastclf.tfms_from_stats(HALF, 8), val_idxs=[0], multi=True
     )
     assert data.classes == ["a|b", "c"]
-    np.testing.assert_array_equal(data.trn_y, outputs[:2] > 0.5)
+    np.testing.assert_array_equal(data.trn_y, outputs[1:] > 0.5)
 
 
 @pytest.mark.parametrize("x", ["", Path()])

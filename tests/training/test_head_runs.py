@@ -290,7 +290,6 @@ def test_arguments_are_checked(rng):
         (lambda: make_folds(numbers.labels, 2, seed=0), "must be classes"),
         (lambda: make_folds(ds.labels, 1, seed=0), "k must be a whole number of at least 2"),
         (lambda: make_folds(ds.labels, 51, seed=0), "at most the number of rows, 50"),
-        (lambda: make_folds(ds.labels, 40, seed=0), "rows of the most frequent class"),
         (lambda: make_folds(ds.labels, 3, groups=[0, 1] * 25, seed=0), "at most the number of groups, 2"),
         (lambda: make_folds(ds.labels, 3, groups=[0, 1], seed=0), "one entry per row, 50, got 2"),
     ]:
