@@ -299,6 +299,21 @@ def answers_table(infos: list[Info]) -> str:
     return _table(("seconds", *sizes, *(f"accuracy, {size}" for size in sizes)), [*rows, peak])
 
 
+def store_table(infos: list[Info]) -> str:
+    """Seconds to open the store, and the head's rate on its rows against one plain mapped file."""
+    rows = [
+        (
+            f"{info['rows']:,}",
+            *(f"{info['seconds_to_open'][name]:.2f}" for name in ("opened first", "opened again")),
+            f"{info['rows_per_second']['plain']:,.0f}",
+            *(_ratio(info["times_plain"][name]) for name in ("in order", "scattered")),
+        )
+        for info in infos
+    ]
+    columns = ("rows", "opened first, s", "again, s", "plain file, rows/s", "x in order", "x scattered")
+    return _table(columns, rows)
+
+
 def _accuracy(info: Info, name: str) -> str:
     return f"{info['accuracy'][name]:.3f}" if name in info["accuracy"] else ""
 
@@ -330,6 +345,7 @@ KINDS: dict[str, tuple[str, Callable[[list[Info]], str]]] = {
     "unfreeze": ("bench_unfreeze", unfreeze_table),
     "depth": ("bench_depth", depth_table),
     "answers": ("bench_answers", answers_table),
+    "store": ("bench_store", store_table),
     "fine_tune_head": ("bench_fine_tune_head", fine_tune_head_table),
     "fine_tune_layers": ("bench_fine_tune_layers", fine_tune_layers_table),
 }

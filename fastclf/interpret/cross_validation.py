@@ -131,13 +131,13 @@ def interval(values: Floats, span: Interval) -> Interval | None:
         values: of the measure, ``[k]``.
         span: the lowest and the highest value that the measure can have.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     k = len(values)
     deviation = float(values.std(ddof=1))
     if not deviation > 0:
         return None
-    half = float(t.ppf(0.975, k - 1)) * deviation * np.sqrt(1 / k + 1 / (k - 1))
+    half = float(stdtrit(k - 1, 0.975)) * deviation * np.sqrt(1 / k + 1 / (k - 1))
     mean = float(values.mean())
     return max(mean - half, span[0]), min(mean + half, span[1])
 

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.stats
 from numpy.typing import NDArray
 
 from fastclf.interpret.tables import Cells, Table, number, plain
@@ -45,8 +44,10 @@ class Sweep(Table):
 
         Folds share training rows, so that the interval is only a guide (Bengio and Grandvalet, 2004).
         """
+        from scipy.special import stdtrit
+
         k = self.losses.shape[1]
-        half = scipy.stats.t.ppf(0.975, k - 1) * self.losses.std(1, ddof=1) / np.sqrt(k)
+        half = stdtrit(k - 1, 0.975) * self.losses.std(1, ddof=1) / np.sqrt(k)
         return np.stack([self.losses.mean(1), half], 1)
 
     def plot(self, ax: Axes | None = None) -> Axes:

@@ -10,7 +10,6 @@ from typing import Literal, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.linalg import solve_triangular
@@ -247,6 +246,8 @@ class _Problem:
         The solver's coordinates are those in which the loss's second derivative is about 1 along each axis, so that
         few steps are needed: the weights times the Cholesky factor of the derivative at a constant curvature.
         """
+        from scipy.optimize import minimize
+
         steep = _CURVATURE * self._rows.covariance
         # Rounded products are not quite positive definite.
         steep.diagonal().add_(decay + 1e-5 * float(steep.diagonal().mean()))

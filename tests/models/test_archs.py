@@ -25,9 +25,6 @@ from fastclf.models.weights import SkipInit
 LITE_SIZES = (32, 33, 64, 97)
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 class LastPoolInput(TorchFunctionMode):
     """Keeps what the last averaging over positions saw."""
 

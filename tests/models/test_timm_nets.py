@@ -18,7 +18,6 @@ from fastclf.models.weights import SkipInit
 from fastclf.models.whole_body import OWN
 
 timm = pytest.importorskip("timm")
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 # One of each family, the smallest. Where the network takes no other size, it is its own.
 OWN_POOL = {

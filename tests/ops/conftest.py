@@ -61,8 +61,3 @@ def kernel_device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
         request.getfixturevalue("emulated_module")
     with ops.use_backend("native" if request.param == "cuda" else request.param):
         yield torch.device("cuda" if request.param == "cuda" else "cpu")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(one_thread: None) -> None:
-    """Small float64 references run many times faster so; tests of threads set their own number."""

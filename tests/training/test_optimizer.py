@@ -9,8 +9,6 @@ from fastclf import ops, schedules
 from fastclf.ops import rate
 from fastclf.training.optimizer import SGDR
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(params=["reference", "native"])
 def backend(request: pytest.FixtureRequest) -> Any:
