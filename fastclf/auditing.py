@@ -149,13 +149,13 @@ class Auditing(Evaluating):
         """Return the sets over rows of activations.
 
         Raises:
-            ValueError: there are none, or the labels are numbers.
+            ValueError: there are none.
         """
         self._need_features(call)
-        refuse_numbers(call, self.data.trn_ds.labels)
         return dict(self.data._sets)
 
     def _labelled_rows(self, call: str) -> dict[str, Dataset]:
+        refuse_numbers(call, self.data.trn_ds.labels)
         return {name: ds for name, ds in self._all_rows(call).items() if ds.labels.known}
 
     def _how_trained(self) -> dict[str, Any]:

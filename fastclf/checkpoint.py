@@ -7,6 +7,7 @@ Nothing is pickled.
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -173,7 +174,7 @@ def read_info(path: Path) -> dict[str, Any]:
     """Return the description of model ``path`` (without suffix) without its tensors; raises as `load_checkpoint`."""
     manifest = _manifest_of(path)
     if not manifest.is_file():
-        there = sorted(p.stem for p in path.parent.glob("*.json")) if path.parent.is_dir() else []
+        there = [place.name for place in models_in(path.parent)]
         raise FileNotFoundError(f"load: there is no model {manifest}; saved models: {', '.join(there) or 'none'}")
     try:
         info: dict[str, Any] = json.loads(manifest.read_bytes().decode("utf-8", "surrogatepass"))
@@ -183,7 +184,8 @@ def read_info(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"load: {manifest} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"load: {manifest} is not a description of a model: {error!r}") from error
+        what = f"it lacks {error}" if isinstance(error, KeyError) else repr(error)
+        raise CheckpointError(f"load: {manifest} is not a description of a model: {what}") from error
     if entries["format"] != FORMAT:
         raise CheckpointError(f"load: {manifest} has format {entries['format']!r}, this version reads format {FORMAT}")
     if not whole:
@@ -194,6 +196,16 @@ def read_info(path: Path) -> dict[str, Any]:
     if not _is_file_name(entries["weights"]):
         raise CheckpointError(f"load: {manifest} points to {entries['weights']!r}, which is not beside it")
     return info
+
+
+def models_in(folder: Path) -> list[Path]:
+    """Return the places of the saved models in a folder: what has weights beside its description."""
+    found = []
+    for file in sorted(folder.glob("*.json")):
+        place = file.with_suffix("")
+        if any(folder.glob(f"{glob.escape(place.name)}.*.safetensors")):
+            found.append(place)
+    return found
 
 
 def _is_file_name(text: str) -> bool:

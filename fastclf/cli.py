@@ -12,10 +12,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.metadata import version
 
 from fastclf import ranks
+from fastclf.commands.remedies import as_options
 from fastclf.errors import FastclfError
-from fastclf.report import show, warnings_as_lines
+from fastclf.report import rephrased, show, warnings_as_lines
 
 COMMANDS = {
     "train": "train a classifier on folders of images or a table, into a run folder",
@@ -34,6 +36,10 @@ COMMANDS = {
 }
 
 
+_CALLS = {"load", "evaluate", "fine_tune", "learning_curve", "cross_validate", "ConvLearner", "from_csv", "HeadSetting"}
+"""Python calls that messages name, and who runs a command has not made."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that ``argv`` (the process's own by default) names; return its exit code."""
     parser = _parser()
@@ -45,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if processes != 1 and ranks.size() == 1:
         return _in_processes(arguments.command, processes, sys.argv[1:] if argv is None else argv)
     command = import_module(f"fastclf.commands.{arguments.command}")
-    with warnings_as_lines():
+    with warnings_as_lines(), rephrased(as_options):
         try:
             return int(command.run(arguments) or 0)
         except KeyboardInterrupt as interrupt:
@@ -53,7 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BrokenPipeError:  # whoever reads our output has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
-        except (FastclfError, OSError, ValueError) as error:
+        except OSError as error:
+            known = error.filename is not None and error.strerror is not None
+            return _failed(arguments.command, f"{error.filename}: {error.strerror}" if known else str(error), 1)
+        except (FastclfError, ValueError) as error:
             return _failed(arguments.command, str(error), 1)
 
 
@@ -90,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="fastclf COMMAND --help describes a command. Example: fastclf train photos -o run && "
         "fastclf predict run new/*.jpg --out predictions.csv",
     )
+    parser.add_argument("--version", action="version", version=f"fastclf {version('fastclf')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, what in COMMANDS.items():
         described = f"{what[0].upper()}{what[1:]}."
@@ -99,5 +109,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _failed(command: str, text: str, code: int) -> int:
-    show(f"fastclf {command}: {text.removeprefix(f'{command}: ')}", sys.stderr)
+    said, _, rest = text.partition(": ")
+    show(f"fastclf {command}: {rest if said in _CALLS or said == command else text}", sys.stderr)
     return code

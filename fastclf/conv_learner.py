@@ -385,6 +385,8 @@ class ConvLearner(LearnerWithHead):
                     f"{call}: {counted(len(bad), 'image')} cannot be decoded. First: {name}: {why}", named
                 )
             names += own
+        if not found:
+            raise ValueError(f"{call}: images must be one or more, got none.")
         return names, torch.cat(found)
 
     def _columns(self) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastclf.models.from_pixels import BELOW_ONE
+from fastclf.report import log_once
 from fastclf.training.forward import Objective
 from fastclf.training.metrics import NO_PREDICTION
 
@@ -95,7 +97,7 @@ class Decision:
 
         As few images of the known classes are refused as ``unknown`` says, in the mean over validation sets: the
         threshold is a rank among the validation rows (split conformal prediction; Papadopoulos et al., 2002). With few
-        rows no rank is so low: 19 are needed for .05, and with fewer nothing is refused.
+        rows no rank is so low: 19 are needed for .05, and with fewer nothing is refused, which is logged.
 
         Args:
             unknown: share of images of the known classes that may be refused, in 0..1.
@@ -108,6 +110,12 @@ class Decision:
         if self.confidences is None:
             raise ValueError("unknown: how sure the model is of known images is not known. Call learn.calibrate().")
         rank = int(unknown * (len(self.confidences) + 1) + 1e-9)
+        if rank == 0 and unknown > 0:
+            needed = math.ceil(1 / unknown - 1 - 1e-9)
+            log_once(
+                f"unknown={unknown:g}: nothing is refused, as that needs {needed:,} validation rows, and the model was "
+                f"calibrated on {len(self.confidences):,}. Pass a larger share, or calibrate on more."
+            )
         return self.confidences[rank - 1] if rank else 0.0
 
     def answers(self, probs: Array, unknown: float | None = None) -> NDArray[np.int64]:

@@ -47,7 +47,16 @@ def user_cache() -> Path:
 
 
 def given_path(path: str | os.PathLike[str]) -> Path:
-    """Return a path that the user gave; a leading ``~`` or ``~name`` is the home folder, where there is one."""
+    """Return a path that the user gave; a leading ``~`` or ``~name`` is the home folder, where there is one.
+
+    Raises:
+        TypeError: it is no path.
+        ValueError: it is empty. pathlib takes that for the working folder, which nobody means.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"a path must be a string or a pathlib.Path, got {path!r}")
+    if os.fspath(path) == "":
+        raise ValueError("a path must not be empty, got ''. Pass '.' for the working folder.")
     return Path(os.path.expanduser(path))  # noqa: PTH111  # Path.expanduser refuses a file named ~$notes.jpg
 
 
@@ -191,7 +200,11 @@ def publish(path: Path, write: Callable[[Path], object]) -> None:
 
     After an error or an interrupt, ``path`` is what it was before, and no temporary file is left. Files left in the
     folder by processes that were killed are removed.
+
+    Raises:
+        IsADirectoryError: ``path`` is a folder.
     """
+    check_is_no_folder(path)
     on_disk(path.parent.mkdir, parents=True, exist_ok=True)
     _remove_left_behind(path.parent)
     temporary = temporary_sibling(path)
@@ -200,6 +213,10 @@ def publish(path: Path, write: Callable[[Path], object]) -> None:
         sync(temporary)
         on_disk(temporary.replace, path)
         sync(path.parent)
+    except OSError as error:
+        if error.filename is not None and os.fspath(error.filename) == str(temporary):
+            error.filename = str(path)  # the name that the user knows
+        raise
     finally:
         on_disk(temporary.unlink, missing_ok=True)
 
@@ -249,6 +266,12 @@ def require_folder(folder: Path) -> None:
         raise FileNotFoundError(
             f"the data's folder {folder} is not found: it was moved or removed. Make the data from where it is now."
         )
+
+
+def check_is_no_folder(path: Path) -> None:
+    """Raise IsADirectoryError where a file cannot be written, as there is a folder."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "it is a folder; pass the name of a file", str(path))
 
 
 def check_private(folder: Path) -> None:

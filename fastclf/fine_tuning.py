@@ -43,6 +43,7 @@ T = TypeVar("T")
 _SCALINGS: list[Scaling] = ["common", "pareto", "standard"]
 _DECAYS = [10 ** (-half / 2) for half in range(-2, 9)]  # 10 to 1e-4
 _LINEAR = [LinearSetting(decay, scaling) for scaling in _SCALINGS for decay in _DECAYS]
+_USUAL = LinearSetting(1.0, "common")  # where nothing can be held out
 _HOPELESS = 1.1  # times the lowest loss
 _RACING = 9  # logistic regressions that are tried on more than the first fold
 # The lowest out-of-fold losses of 16 with a hidden layer: on rows of photographs, and on those of digits.
@@ -78,12 +79,16 @@ class FineTuning(CrossValidating, Learner):
             ValueError: as `cross_validate` says.
         """
         ds, _, crit = self._head_training("sweep")
+        if not all(isinstance(widths, Sequence) for widths in xtra_fc):
+            raise ValueError(f"sweep: xtra_fc must be a list of lists of widths, such as [[], [512]], got {xtra_fc!r}")
         grid = product(_several(lr), _several(wd), _several(epochs), _several(ps), xtra_fc)
         suited = [
             trained_settings(len(ds), bs=self.data.bs, wd=decay, epochs=cycle, lr=rate, ps=p, xtra_fc=tuple(widths))
             for rate, decay, cycle, p, widths in grid
         ]
         settings = [replace(one, epochs=one.epochs_of(self._stage.batches)) for each in suited for one in each]
+        if not settings:
+            raise ValueError("sweep: lr, wd, ps, xtra_fc and epochs must each have a value to try, got an empty list.")
         return self._compared("sweep", ds, settings, crit)
 
     @long_call("the model holds what it has learnt.")
@@ -112,6 +117,9 @@ class FineTuning(CrossValidating, Learner):
 
     def _best_setting(self) -> Setting:
         ds, _, crit = self._head_training("fine_tune")
+        if most_folds(ds.labels) < 2:
+            log(f"fine_tune: no class has two training rows, so that settings cannot be compared: {_USUAL} it is")
+            return _USUAL
         many = len(ds) > FEW
         own = trained_settings(len(ds), bs=self.data.bs, xtra_fc=(512,))[0] if many else _HIDDEN_OF_FEW
         found = self._compared("fine_tune", ds, [*_LINEAR, *_HIDDEN, own], crit)
@@ -152,7 +160,7 @@ class FineTuning(CrossValidating, Learner):
         """Return settings by their out-of-fold loss; those that diverged, or were not tried to the end, come last."""
         k = min(usual_folds(len(ds)), most_folds(ds.labels))
         if k < 2:
-            raise ValueError(f"{call}: no class has two rows, so that none can be held out. Add images, or call fit.")
+            raise ValueError(f"{call}: no class has two rows, so that none can be held out. Add images.")
         folds = make_folds(ds.labels, k, seed=self.seed)
         linear = [setting for setting in settings if isinstance(setting, LinearSetting)]
         trained = [setting for setting in settings if isinstance(setting, HeadSetting)]

@@ -103,6 +103,7 @@ class Predictions:
             all_probs: see `to_frame`.
         """
         width = len(self.columns(all_probs)) - 1
+        as_lists = any("|" in name for name in self.classes)  # `from_csv` reads both
         for i, (name, label) in enumerate(zip(self.files, self.labels, strict=True)):
             if label is None:
                 yield [name, *[None] * width]
@@ -110,7 +111,7 @@ class Predictions:
             if self.kind == "numbers":
                 cells = list(label)
             elif self.kind == "several":
-                cells = ["|".join(label)]
+                cells = [str(label) if as_lists else "|".join(label)]
             else:
                 cells = [label, *[cell for pair in self._top_of(i) for cell in pair][1:]]
             yield [name, *cells, *(self.probs[i].tolist() if all_probs else [])]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import glob
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from fastclf import rebuild
 from fastclf.calls import NOTHING_CHANGED, long_call
-from fastclf.checkpoint import read_info
+from fastclf.checkpoint import models_in, read_info
 from fastclf.data import truth
 from fastclf.data.dataset import Dataset
 from fastclf.data.loader import LoaderOptions, RowLoader
@@ -26,6 +25,7 @@ from fastclf.data.sources.arrays import ArraySource
 from fastclf.data.sources.labels import Labels
 from fastclf.data.sources.names import printable
 from fastclf.data.sources.row_labels import LabelledRows
+from fastclf.data.sources.tables.rules import Column
 from fastclf.data.stream import ImageBlock, blocks, items, row_blocks
 from fastclf.errors import BadImageError, CheckpointError, GpuMemoryError
 from fastclf.files import given_path
@@ -178,6 +178,8 @@ class Classifier:
         csv: str | os.PathLike[str] | None = None,
         folder: str = ".",
         suffix: str = "",
+        fn_col: Column | None = None,
+        label_col: Column | Sequence[Column] | None = None,
         topk: int = 5,
         unknown: float | None = None,
         batch_size: int = 64,
@@ -193,6 +195,8 @@ class Classifier:
             csv: a table of file names and labels.
             folder: with ``csv``, where the images are, below x.
             suffix: with ``csv``, what the names in the table lack, such as ``".jpg"``.
+            fn_col: with ``csv``, the column of the files, by name or counted from 0, as in `from_csv`.
+            label_col: with ``csv``, the column of the labels; or a list of columns of 0 and 1.
             topk: see `Learner.evaluate`, as ``unknown``.
             unknown: see there.
             batch_size: see `predict`, as ``on_bad``; images that cannot be decoded are left out of all figures.
@@ -214,7 +218,7 @@ class Classifier:
         elif y is None and csv is None:
             x, labels = truth.of_folder(given_path(x), self.classes)
         elif csv is not None:
-            x, labels = truth.of_table(given_path(x), given_path(csv), like, folder, suffix)
+            x, labels = truth.of_table(given_path(x), given_path(csv), like, folder, suffix, fn_col, label_col)
         made = self.predict(x, batch_size=batch_size, on_bad=on_bad)
         if y is not None:
             labels = truth.of_list(y, like, len(made))
@@ -223,22 +227,26 @@ class Classifier:
         return evaluate(made.outputs, targets.numpy(), labels, self.decision, topk=topk, unknown=unknown, title=kind)
 
     @long_call("nothing was written; call it again.")
-    def export(self, path: str | os.PathLike[str] | None = None, format: str = "onnx") -> Path:
+    def export(self, path: str | os.PathLike[str] | None = None, format: str | None = None) -> Path:
         """Write the classifier as one file, see `fastclf.models.export.write_model`; return its path.
 
         Args:
             path: the file; by default ``NAME.onnx`` or ``NAME.pt2`` beside the saved model.
-            format: ``"onnx"``, or ``"pt2"`` for a program of torch.export.
+            format: ``"onnx"``, or ``"pt2"`` for a program of torch.export; by default what the path's ending says, and
+                ONNX where it says nothing.
 
         Raises:
             ExportError: the network does something that cannot be written, or the file computes something else.
-            ValueError: there is no such format, or the model takes activations, or is wholly your own.
+            ValueError: there is no such format, the path's ending is another's, or the model takes activations, or
+                is wholly your own.
         """
-        from fastclf.models.export import write_model
+        from fastclf.models.export import format_for, write_model
 
         if self.tfms is None or not isinstance(self.model, Net):
             raise ValueError("export: the model must be a network of fastclf's that takes images")
-        file = self.place.with_name(f"{self.place.name}.{format}") if path is None else given_path(path)
+        default = self.place.with_name(f"{self.place.name}.{format or 'onnx'}")
+        file = default if path is None else given_path(path)
+        format = format_for(file, format)
         write_model(file, self.model, self.tfms, self.classes, self.kind, self.decision.to_dict(), format)
         return file
 
@@ -318,7 +326,7 @@ def _find(path: Path) -> Path:
     if path.suffix == ".safetensors" and path.is_file():
         return _pointing_to(path)
     if path.is_dir() and not path.with_name(f"{path.name}.json").is_file():
-        models = _models_in(path) or _models_in(path / "models")
+        models = models_in(path) or models_in(path / "models")
         if len(models) != 1:
             there = ", ".join(model.name for model in models) or "none"
             raise FileNotFoundError(f"load: {path} must hold one saved model, or name one of them; there: {there}")
@@ -331,18 +339,8 @@ def _is_model(place: Path) -> bool:
     return place.with_name(f"{place.name}.json").is_file()
 
 
-def _models_in(folder: Path) -> list[Path]:
-    """Return the places of the saved models in a folder: what has weights beside its description."""
-    found = []
-    for file in sorted(folder.glob("*.json")):
-        place = file.with_suffix("")
-        if any(folder.glob(f"{glob.escape(place.name)}.*.safetensors")):
-            found.append(place)
-    return found
-
-
 def _pointing_to(weights: Path) -> Path:
-    for place in _models_in(weights.parent):
+    for place in models_in(weights.parent):
         if read_info(place)["weights"] == weights.name:
             return place
     raise CheckpointError(f"load: {weights} are weights alone: the model's .json, saved with them, is not beside them")

@@ -13,7 +13,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO, TypeVar
 
@@ -28,6 +28,7 @@ _PACKAGE = __name__.partition(".")[0]
 _lines = logging.getLogger(_PACKAGE)
 _progress = logging.getLogger(f"{_PACKAGE}.progress")
 _logged: set[Hashable] = set()
+_rephrased: list[Callable[[str], str]] = []
 
 
 class _Stream(logging.Handler):
@@ -121,6 +122,16 @@ def warnings_as_lines() -> Iterator[None]:
         warnings.showwarning = before
 
 
+@contextmanager
+def rephrased(words: Callable[[str], str]) -> Iterator[None]:
+    """Print every line as ``words`` puts it: a command has other words than the Python calls that it makes."""
+    _rephrased.append(words)
+    try:
+        yield
+    finally:
+        _rephrased.pop()
+
+
 def warn(text: str) -> None:
     """Warn with the line of the user's code that called the library, not one inside it."""
     level = 1
@@ -138,6 +149,8 @@ def encodable(text: str, stream: TextIO | None = None) -> str:
 
 def _print(text: str, stream: TextIO | None) -> None:
     if stream is not None:
+        for words in _rephrased:
+            text = words(text)
         with suppress(OSError):  # the reader has gone, or its disk is full: no reason to end a fit
             stream.write(f"{encodable(text, stream)}\n")
             stream.flush()

@@ -67,10 +67,13 @@ def temperature_if_unfreezing_helps(learn: ConvLearner, setting: Setting) -> flo
     that, each is judged at its own best one.
 
     Returns:
-        The temperature that the trained network needs; None where the body had better stay frozen.
+        The temperature that the trained network needs; None where the body had better stay frozen, or no
+        class has two images.
     """
     data = learn._data
     labels = data.trn_ds.labels
+    if most_folds(labels) < 2:  # no image can be held out to judge by
+        return None
     held_out = make_folds(labels, min(_FOLDS, most_folds(labels)), seed=learn.seed) == 0
     trial = copy.deepcopy(learn)
     trial.set_data(data.judged_on(np.flatnonzero(held_out)))

@@ -34,6 +34,20 @@ def test_no_command_shows_the_commands(capsys):
     assert all(f" {name} " in shown for name in COMMANDS)
 
 
+@pytest.mark.parametrize("typed", [["--epochs", "0"], ["--lr", "0"], ["--lr", "nan"], ["--unfreeze", "-1"]])
+def test_a_number_that_makes_no_sense_is_no_default(typed, tmp_path, capsys):
+    assert main(["train", str(tmp_path), "-o", str(tmp_path / "run"), *typed]) == 1
+    assert f"{typed[0]} must be" in capsys.readouterr().err
+
+
+def test_where_nothing_can_be_written_is_known_before_training(tmp_path, capsys):
+    assert main(["train", str(tmp_path), "-o", "/proc/run"]) == 1
+    assert "/proc/run: cannot be made" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert main(["train", str(tmp_path), "-o", str(tmp_path / "file" / "run")]) == 1
+    assert "cannot be made" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_reads(command, capsys):
     with pytest.raises(SystemExit) as exit_:
@@ -140,7 +154,7 @@ def test_a_folder_that_is_empty_or_missing_is_one_line(command, model, tmp_path,
 def test_predict_refuses_the_unknown(model, capsys):
     path, folder, _ = model
     assert main(["predict", str(path), str(folder), "--unknown", ".05"]) == 1
-    assert "learn.calibrate()" in capsys.readouterr().err
+    assert "fastclf train --calibrate" in capsys.readouterr().err
 
 
 def test_predict_says_unknown_after_calibrate(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """The user's cache folder, whoever the user is, and the one seam for what changes on disk."""
 
 import ast
+import errno
 import os
 import re
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 from processes import ENVIRONMENT
 
 import fastclf
-from fastclf.files import user_cache
+from fastclf.files import given_path, publish, user_cache
 
 
 @pytest.mark.parametrize("home", [None, "/nowhere/at/all", "/proc"])
@@ -36,6 +37,28 @@ def test_without_a_home_folder_a_temporary_one_is_taken_and_logged_once(home):
     assert said.startswith("no home folder to write in: caches lie in ")
     assert folder in said
     assert not Path(folder).exists()  # it goes with its process
+
+
+def test_a_path_is_what_a_user_means():
+    assert given_path("a/b") == Path("a/b")
+    with pytest.raises(ValueError, match="empty"):
+        given_path("")
+    for nothing in (None, 3, b"a"):
+        with pytest.raises(TypeError, match="a path must be a string"):
+            given_path(nothing)
+
+
+def test_errors_name_the_file_that_was_asked_for(tmp_path, monkeypatch):
+    with pytest.raises(IsADirectoryError, match="it is a folder") as caught:
+        publish(tmp_path, lambda file: file.write_text("a"))
+    assert caught.value.filename == str(tmp_path)
+
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device", str(file))
+
+    with pytest.raises(OSError, match="No space") as caught:
+        publish(tmp_path / "a.csv", full)
+    assert caught.value.filename == str(tmp_path / "a.csv")
 
 
 def test_a_home_folder_is_taken(tmp_path, monkeypatch):

@@ -51,6 +51,26 @@ def test_no_validation_label_has_a_part_in_the_choice(tmp_path, rng, few):
         assert torch.equal(one, two)
 
 
+def test_one_row_per_class_is_enough(tmp_path, rng, capsys):
+    x = rng.standard_normal((6, 9)).astype(np.float32)
+    data = ImageClassifierData.from_arrays(tmp_path, (x[:3], np.arange(3)), (x[3:], np.arange(3)), classes=list("abc"))
+    learn = HeadLearner(data)
+    learn.fine_tune()
+    assert "no class has two training rows" in capsys.readouterr().out
+    assert (learn.predict_dl(data.fix_dl).argmax(1) == np.arange(3)).all()
+    with pytest.raises(ValueError, match="no class has two rows"):
+        learn.sweep(lr=0.1, wd=0)
+
+
+@pytest.mark.parametrize("grid", [{"lr": []}, {"wd": ()}, {"ps": []}, {"epochs": []}, {"xtra_fc": []}])
+def test_a_sweep_needs_values(tmp_path, rng, grid):
+    learn = HeadLearner(rows_of(tmp_path, rng))
+    with pytest.raises(ValueError, match="must each have a value to try"):
+        learn.sweep(**grid)
+    with pytest.raises(ValueError, match="xtra_fc must be a list of lists"):
+        learn.sweep(xtra_fc=[512])
+
+
 def test_what_was_chosen_is_the_learner(tmp_path, rng, capsys):
     data = rows_of(tmp_path, rng)
     learn = HeadLearner(data)

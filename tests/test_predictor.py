@@ -34,6 +34,7 @@ from fastclf import (
 from fastclf.checkpoint import load_checkpoint, save_checkpoint
 from fastclf.models.head import Head
 from fastclf.models.net import Net
+from fastclf.predictions import Predictions
 
 NAMES = sorted(COLOURS)
 
@@ -286,6 +287,48 @@ def test_nothing_gives_nothing(trained):
 def test_what_stands_for_no_image(trained, x, error, says):
     with pytest.raises(error, match=says):
         trained[2].predict(x)
+
+
+def test_a_label_with_a_bar_in_its_name_stays_one(tmp_path):
+    outputs = np.array([[0.9, 0.8], [0.9, 0.1], [0.1, 0.9]], np.float32)
+    found = Predictions(outputs, ["a|b", "c"], ["0.png", "1.png", "2.png"], "several")
+    assert [row[1] for row in found.rows()] == ["['a|b', 'c']", "['a|b']", "['c']"]
+    write_images(tmp_path, {"in": 3})
+    for i in range(3):
+        (tmp_path / "in" / f"{i:03d}.png").rename(tmp_path / "in" / f"{i}.png")
+    found.to_csv(tmp_path / "t.csv")
+    data = ImageClassifierData.from_csv(
+        tmp_path, "in", "t.csv", tfms=fastclf.tfms_from_stats(HALF, 8), val_idxs=[0], multi=True
+    )
+    assert data.classes == ["a|b", "c"]
+    np.testing.assert_array_equal(data.trn_y, outputs[1:] > 0.5)
+
+
+@pytest.mark.parametrize("x", ["", Path()])
+def test_an_empty_path_is_not_the_working_folder(trained, files, monkeypatch, x):
+    monkeypatch.chdir(Path(files[0]).parent)
+    if x == "":
+        for call in (trained[2].predict, trained[2].evaluate, fastclf.load, trained[2].export):
+            with pytest.raises(ValueError, match="a path must not be empty"):
+                call(x)
+    else:
+        assert len(trained[2].predict(x)) > 0  # Path() is '.'
+
+
+def test_rows_without_a_name_keep_their_place(trained, files, monkeypatch):
+    monkeypatch.chdir(Path(files[0]).parent)  # where an empty name would bring images
+    names = pd.Series([files[0], None, files[1], "", np.nan, pd.NA, files[2]], dtype=object)
+    found = trained[2].predict(names, on_bad="nan")
+    assert [label is None for label in found.labels] == [False, True, False, True, True, True, False]
+    assert found.files == [files[0], None, files[1], None, None, None, files[2]]
+    assert set(found.bad) == {1, 3, 4, 5}
+    np.testing.assert_allclose(found.outputs[[0, 2, 6]], trained[2].predict(files[:3]).outputs, atol=1e-5)
+    with pytest.raises(BadImageError, match="image 1: no name of a file"):
+        trained[2].predict(names)
+
+
+def test_names_are_plain_text(trained, files):
+    assert {type(name) for name in trained[2].predict(np.array(files[:2])).files} == {str}
 
 
 def test_wrong_arguments(trained, files):

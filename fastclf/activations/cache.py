@@ -131,7 +131,7 @@ def _compact(segments: list[tuple[Segment, NDArray[np.bool_]]]) -> None:
 
 def _places(path: str | os.PathLike[str] | None, tmp_name: str) -> Iterator[Path]:
     """The folders of all stores, and of what is none."""
-    folders = places_for(given_path(path or "").absolute() / tmp_name)
+    folders = places_for(given_path(path or ".").absolute() / tmp_name)
     for folder in folders if path is not None else folders[1:]:
         check_private(folder)
         yield from sorted(place for place in folder.glob("*") if place.is_dir())

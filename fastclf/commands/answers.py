@@ -7,8 +7,14 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fastclf.commands.data import add_data_arguments, add_network_arguments, arch_named, new_folder, read_data
-from fastclf.files import given_path
+from fastclf.commands.data import (
+    add_data_arguments,
+    add_network_arguments,
+    arch_named,
+    new_folder,
+    path_argument,
+    read_data,
+)
 from fastclf.report import log, log_to_stderr, show
 
 if TYPE_CHECKING:
@@ -20,7 +26,7 @@ def add_answer_arguments(parser: argparse.ArgumentParser, *, writes: str, folds:
     """Add the options of an answer: its folds where they can be chosen, its form, and the folder for ``writes``."""
     if folds:
         parser.add_argument("--k", type=int, default=5, help="folds of the training images")
-    parser.add_argument("-o", "--out", type=given_path, metavar="FOLDER", help=f"a new folder for {writes}")
+    parser.add_argument("-o", "--out", type=path_argument, metavar="FOLDER", help=f"a new folder for {writes}")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
 
 

@@ -7,8 +7,8 @@ import re
 import time
 from pathlib import Path
 
+from fastclf.commands.data import path_argument
 from fastclf.commands.sources import files_by_set, kind_of
-from fastclf.files import given_path
 from fastclf.report import show
 
 _UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data",
         nargs="?",
-        type=given_path,
+        type=path_argument,
         metavar="DATA",
         help="a data folder, or archives or parquet files, beside this user's cache",
     )

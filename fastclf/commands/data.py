@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from fastclf.commands.sources import column_options, kind_of, packed_data
+from fastclf.commands.sources import kind_of, packed_data
 from fastclf.files import given_path
 
 if TYPE_CHECKING:
@@ -16,12 +17,24 @@ PACKED = "tar archives ('{000..099}.tar'), parquet files, a folder of these, or 
 """What commands take beside images in files."""
 
 
+def path_argument(text: str) -> Path:
+    """Return the path that an option names.
+
+    Raises:
+        argparse.ArgumentTypeError: it is empty, as a shell variable that is not set.
+    """
+    try:
+        return given_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what the data are."""
     parser.add_argument(
         "data",
         metavar="DATA",
-        type=given_path,
+        type=path_argument,
         help="a folder with train/<class>/ and, if you like, valid/<class>/; or with <class>/ alone; or "
         f"{PACKED}, whose names may begin with train, val and test",
     )
@@ -30,6 +43,12 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--test", metavar="FILES", help="the same for test")
     add_table_arguments(parser)
+    parser.add_argument(
+        "--name-re", metavar="PATTERN", help="a regular expression whose group is the class in a file's name"
+    )
+    parser.add_argument("--split-col", metavar="COLUMN", help="with --csv: the column of train, valid and test")
+    parser.add_argument("--missing", choices=("raise", "skip"), default="raise", help="with --csv: rows without a file")
+    parser.add_argument("--allow-outside", action="store_true", help="follow links that lead out of DATA")
     parser.add_argument("--bs", type=int, default=64, help="images per batch")
     parser.add_argument("--seed", type=int, default=42, help="of the split, the order and the augmentations")
 
@@ -37,24 +56,31 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of a table that labels the images."""
     parser.add_argument(
-        "--csv", type=given_path, metavar="FILE", help="a table of file names and labels, instead of folders"
+        "--csv", type=path_argument, metavar="FILE", help="a table of file names and labels, instead of folders"
     )
-    add_column_arguments(parser)
-    parser.add_argument("--folder", default=".", help="with --csv: where the images are, below DATA")
+    parser.add_argument("--folder", default=".", help="with --csv or --name-re: where the images are, below DATA")
     parser.add_argument("--suffix", default="", help="with --csv: what the names in the table lack, such as .jpg")
+    parser.add_argument("--fn-col", metavar="COLUMN", help="with --csv: the column of the files")
+    add_column_arguments(parser)
+
+
+def columns_of(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Return the columns of a table that were named; those that are numbers count from 0, as in the Python calls."""
+    named = {name: getattr(arguments, name) for name in names}
+    return {name: int(column) if column and column.isdecimal() else column for name, column in named.items()}
 
 
 def add_column_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of what holds the labels and the images."""
     parser.add_argument(
         "--label-col",
-        metavar="NAME",
+        metavar="COLUMN",
         help="the column of the labels; of archives, the extension of the labels' files, such as cls or json:species",
     )
     parser.add_argument(
         "--image-col",
-        metavar="NAME",
-        help="the column of the images, or of their files; of archives, the extension of images",
+        metavar="COLUMN",
+        help="of parquet files and data sets the column of the images; of archives the extension of images",
     )
 
 
@@ -64,11 +90,16 @@ def read_data(arguments: argparse.Namespace, tfms: Any, **options: Any) -> Image
     from fastclf.data.sources.listing import look
 
     path, options = arguments.data, {"bs": arguments.bs, "tfms": tfms, "seed": arguments.seed, **options}
-    kind = kind_of(path)
+    options["allow_outside"] = arguments.allow_outside
     if arguments.csv is not None:
-        table, suffix, columns = arguments.csv, arguments.suffix, column_options("images", arguments)
-        return ImageClassifierData.from_csv(path, arguments.folder, table, suffix=suffix, **columns, **options)
+        columns = columns_of(arguments, "fn_col", "label_col", "split_col")
+        how = {"suffix": arguments.suffix, "missing": arguments.missing} | columns
+        return ImageClassifierData.from_csv(path, arguments.folder, arguments.csv, **how, **options)
+    if arguments.name_re is not None:
+        return ImageClassifierData.from_name_re(path, arguments.name_re, folder=arguments.folder, **options)
+    kind = kind_of(path)
     if kind != "images":
+        del options["allow_outside"]
         return packed_data(kind, arguments, options)
     if any(getattr(arguments, name) is not None for name in ("val", "test", "label_col", "image_col")):
         raise ValueError(
@@ -85,7 +116,7 @@ def read_data(arguments: argparse.Namespace, tfms: Any, **options: Any) -> Image
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which body sees the images, and how."""
     parser.add_argument("--arch", default="efficientnet_lite0", help="such as resnet34, or a timm name")
-    parser.add_argument("--weights", type=given_path, help="a file of weights for the body")
+    parser.add_argument("--weights", type=path_argument, help="a file of weights for the body")
     add_image_arguments(parser)
 
 
@@ -109,8 +140,17 @@ def new_folder(path: Path) -> Path:
 
     Raises:
         FileExistsError: something is there.
+        OSError: nothing can be written there, which is known now and not after training.
     """
     out = path.absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{path} is there already, and no run is overwritten. Pass -o with a new folder.")
+    above = next(folder for folder in (out, *out.parents) if folder.exists())
+    try:
+        with TemporaryDirectory(prefix=".fastclf-", dir=above):
+            pass
+    except OSError as error:
+        raise type(error)(
+            error.errno, f"cannot be made ({error.strerror}). Pass -o with another folder", str(path)
+        ) from error
     return out

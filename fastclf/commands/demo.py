@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fastclf.files import given_path
+from fastclf.commands.data import path_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,10 +14,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "data",
         metavar="DATA",
         nargs="?",
-        type=given_path,
+        type=path_argument,
         help="a folder with train/<class>/ and, if you like, valid/, test/",
     )
-    parser.add_argument("--out", type=given_path, default=Path("demo_data"), help="where digits and plots are written")
+    parser.add_argument(
+        "--out", type=path_argument, default=Path("demo_data"), help="where digits and plots are written"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

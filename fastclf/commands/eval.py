@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 
-from fastclf.commands.data import PACKED, add_table_arguments
+from fastclf.commands.data import PACKED, add_table_arguments, columns_of, path_argument
 from fastclf.commands.sources import rows_of
-from fastclf.files import given_path, publish_table
+from fastclf.files import publish_table
 from fastclf.report import log_to_stderr, show
 
 
@@ -17,10 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model", metavar="MODEL", help="a saved model: models/NAME, or a folder with one, such as a run"
     )
     parser.add_argument(
-        "data", metavar="DATA", type=given_path, help=f"a folder with <class>/, such as photos/valid; or {PACKED}"
+        "data", metavar="DATA", type=path_argument, help=f"a folder with <class>/, such as photos/valid; or {PACKED}"
     )
     add_table_arguments(parser)
-    parser.add_argument("--out", type=given_path, metavar="FILE", help="write the row of every class as a CSV file")
+    parser.add_argument("--out", type=path_argument, metavar="FILE", help="write the row of every class as a CSV file")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument("--on-bad", choices=("raise", "nan"), default="raise", help="images that cannot be decoded")
     parser.add_argument("--bs", type=int, default=64, help="images at once")
@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
         found = clf.evaluate(rows, **how)
     else:
         table = {"csv": arguments.csv, "folder": arguments.folder, "suffix": arguments.suffix}
+        table |= columns_of(arguments, "fn_col", "label_col")
         found = clf.evaluate(arguments.data, **table, **how)
     each = found.to_dict()["each"]
     if arguments.out is not None:

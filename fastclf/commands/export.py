@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from fastclf.files import given_path
+from fastclf.commands.data import path_argument
 from fastclf.report import show
 
 
@@ -14,9 +14,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model", metavar="MODEL", help="a saved model: models/NAME, or a folder with one, such as a run"
     )
     parser.add_argument(
-        "-o", "--out", type=given_path, metavar="FILE", help="the file to write (default: beside the model)"
+        "-o", "--out", type=path_argument, metavar="FILE", help="the file to write (default: beside the model)"
     )
-    parser.add_argument("--format", choices=("onnx", "pt2"), default="onnx", help="ONNX, or a program of torch.export")
+    parser.add_argument(
+        "--format", choices=("onnx", "pt2"), help="ONNX, or a program of torch.export (default: by the file's ending)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

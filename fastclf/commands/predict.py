@@ -11,10 +11,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
-from fastclf.commands.data import PACKED, add_column_arguments
+from fastclf.commands.data import PACKED, add_column_arguments, path_argument
 from fastclf.commands.sources import rows_of
 from fastclf.files import given_path, publish_table
-from fastclf.report import encodable, log_to_stderr, show
+from fastclf.report import counted, encodable, log_to_stderr, show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,15 +29,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"image files, folders (with all folders in them) or patterns; or {PACKED}",
     )
     add_column_arguments(parser)
-    parser.add_argument("--out", type=given_path, metavar="FILE", help="write a CSV file instead of lines")
+    parser.add_argument("--out", type=path_argument, metavar="FILE", help="write a CSV file instead of lines")
     parser.add_argument("--topk", type=int, default=1, help="how many of the most probable classes are shown")
     parser.add_argument("--all-probs", action="store_true", help="with --out: a column for every class")
     parser.add_argument("--json", action="store_true", help="one JSON object per image, a line each")
     parser.add_argument(
-        "--unknown", type=float, metavar="SHARE", help="answer 'none of these', at this rate of false refusals"
+        "--unknown",
+        type=float,
+        metavar="SHARE",
+        help="answer 'none of these', at this rate of false refusals; needs a model of train --calibrate",
     )
     parser.add_argument(
-        "--csv", type=given_path, metavar="FILE", help="a table with a column 'file' of names, below the folder IMAGES"
+        "--csv",
+        type=path_argument,
+        metavar="FILE",
+        help="a table with a column 'file' of names, below the folder IMAGES",
     )
     parser.add_argument("--bs", type=int, default=64, help="images at once")
     parser.add_argument("--device", help="cpu or cuda (default: the GPU when there is one)")
@@ -70,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         first = next(found)
         rows = chain.from_iterable(part.rows(everything) for part in chain([first], found))
         publish_table(arguments.out, first.columns(everything), rows)
-        show(f"{n:,} predictions written to {arguments.out}", sys.stderr)
+        show(f"{counted(n, 'prediction')} written to {arguments.out}", sys.stderr)
     else:
         _print(parts(), _as_json if arguments.json else _as_text, sys.stdout)
     for name, why in bad.items():

@@ -72,10 +72,8 @@ def packed_data(kind: Kind, arguments: argparse.Namespace, options: Mapping[str,
 
 def column_options(kind: Kind, arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what --label-col and --image-col are called in Python."""
-    names = {
-        "images": {"label_col": "label_col", "image_col": "fn_col"},
-        "shards": {"label_col": "label", "image_col": "image"},
-    }.get(kind, {"label_col": "label_col", "image_col": "image_col"})
+    shards = {"label_col": "label", "image_col": "image"}
+    names = shards if kind == "shards" else {"label_col": "label_col", "image_col": "image_col"}
     given = {name: getattr(arguments, option) for option, name in names.items()}
     return {name: value for name, value in given.items() if value is not None}
 

@@ -19,8 +19,15 @@ import numpy as np
 
 from fastclf import ranks
 from fastclf.checkpoint import library_versions
-from fastclf.commands.data import add_data_arguments, add_network_arguments, arch_named, new_folder, read_data
-from fastclf.files import given_path, publish_once, publish_table
+from fastclf.commands.data import (
+    add_data_arguments,
+    add_network_arguments,
+    arch_named,
+    new_folder,
+    path_argument,
+    read_data,
+)
+from fastclf.files import publish_once, publish_table
 from fastclf.report import log
 from fastclf.training.callbacks import Callback
 
@@ -31,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_data_arguments(parser)
     parser.add_argument(
-        "-o", "--out", type=given_path, metavar="RUN", default=Path("run"), help="a new folder for the run"
+        "-o", "--out", type=path_argument, metavar="RUN", default=Path("run"), help="a new folder for the run"
     )
     add_network_arguments(parser)
     parser.add_argument("--epochs", type=int, help="the lesson's recipe: so many of the head, on the frozen body (3)")
@@ -52,6 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--aug", choices=_AUGMENTATIONS, default="side_on", help="augmentations where images are read")
     parser.add_argument("--tta", action="store_true", help="average validation over augmented views as well")
     parser.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="find a temperature for the probabilities on the validation images; predict --unknown needs it",
+    )
+    parser.add_argument(
         "--nproc",
         type=int,
         default=1,
@@ -68,8 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     mpl.use("Agg")
     out = new_folder(arguments.out)
-    if (arguments.epochs or 1) < 1 or (arguments.unfreeze or 0) < 0:
-        raise ValueError("--epochs must be at least 1, --unfreeze at least 0")
+    _check(arguments)
     ranks.wait()  # before one of them writes there
     learn = _learner(arguments, out)
     table = _EpochTable(out / "epochs.csv", learn)
@@ -78,12 +89,25 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _best(arguments, learn, table)
     save_figure(learn.sched.plot_loss(), out / "plots" / "loss.png")
+    if arguments.calibrate:
+        learn.calibrate()
     learn.save("model")
     if not learn.data.is_reg:
         learn.report(out / "report.html")
     _finish(arguments, out, learn, table)
     log(f"the run is in {arguments.out}: fastclf predict {arguments.out} IMAGES...")
     return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raise ValueError for numbers that make no sense, before anything is computed."""
+    least = {"epochs": (1, "at least 1"), "unfreeze": (0, "at least 0")}
+    for name, (lowest, rule) in least.items():
+        given = getattr(arguments, name)
+        if given is not None and given < lowest:
+            raise ValueError(f"--{name} must be {rule}, got {given}")
+    if arguments.lr is not None and not 0 < arguments.lr < float("inf"):
+        raise ValueError(f"--lr must be above 0, got {arguments.lr}")
 
 
 def _asks_for_lesson(arguments: argparse.Namespace) -> bool:
@@ -101,7 +125,8 @@ def _best(arguments: argparse.Namespace, learn: Any, table: _EpochTable) -> None
 
 
 def _lesson(arguments: argparse.Namespace, learn: Any, table: _EpochTable) -> None:
-    lr, epochs = arguments.lr or 1e-2, arguments.epochs or 3
+    lr = 1e-2 if arguments.lr is None else arguments.lr
+    epochs = 3 if arguments.epochs is None else arguments.epochs
     learn.fit(lr, epochs, cycle_len=1, callbacks=[table])
     if arguments.unfreeze:
         learn.unfreeze()

@@ -12,7 +12,6 @@ import torch
 from fastclf import ranks
 from fastclf.data.bad_images import OnBad
 from fastclf.data.loader import available_threads
-from fastclf.report import warn
 
 SEED = 42
 _Make = TypeVar("_Make", bound=Callable[..., Any])
@@ -48,15 +47,13 @@ def explains_options(make: _Make) -> _Make:
 
 
 def as_batch_size(bs: int, n: int) -> int:
-    """Check a batch size against a training set of n rows.
+    """Return the batch size of a training set of n rows, of which a batch holds n at most.
 
     Raises:
         ValueError: bs is no whole number of at least 1.
     """
     if isinstance(bs, bool) or not isinstance(bs, int | np.integer) or bs < 1:
         raise ValueError(f"bs must be a whole number of at least 1, got {bs!r}. Pass e.g. bs=64.")
-    if bs > n:
-        warn(f"bs={bs} is more than the {n} training rows: {n} is used.")
     return min(int(bs), n)
 
 
@@ -89,7 +86,7 @@ def as_device(device: str | torch.device | None) -> torch.device:
     try:
         device = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"ImageClassifierData: device must be such as 'cpu' or 'cuda', got {device!r}.") from error
+        raise ValueError(f"device must be such as 'cpu' or 'cuda', got {device!r}.") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"ImageClassifierData: device must be there, got {device}: torch sees no GPU. Pass 'cpu'.")
+        raise ValueError(f"device must be there, got {device}: torch sees no GPU. Pass 'cpu'.")
     return ranks.gpu() if device == torch.device("cuda") else device

@@ -16,7 +16,7 @@ from fastclf.data.sources.files import FileSource
 from fastclf.data.sources.folders import FolderRules, labelled_by_folder
 from fastclf.data.sources.labels import Labels, check_trained
 from fastclf.data.sources.layout import SetFolders
-from fastclf.data.sources.listing import Found, find_files, images_in
+from fastclf.data.sources.listing import Found, find_files, images_in, nothing_in
 from fastclf.data.sources.name_labels import labelled_by_name
 from fastclf.data.sources.row_labels import LabelledRows, LabelRules, labels_of
 from fastclf.data.sources.source import Source
@@ -112,6 +112,10 @@ def from_folders(
         if hold_out.groups is not None:
             raise ValueError(f"groups: {path / folders.valid} is the validation set already. Leave groups out.")
         val_files = _found_in(path, folders, folders.valid, rules)
+        if not val_files.images:
+            raise FileNotFoundError(
+                f"{nothing_in(val_files)} Without that folder, a part of train is held out instead."
+            )
         val = _of_files(path, tfms[1], *labelled_by_folder(val_files, labels.classes, rules))
         return _of_files(path, tfms[0], names, labels, ignored), val, test
     val_idxs = hold_out.rows(found, names, labels)

@@ -24,11 +24,12 @@ from fastclf.data.sources.labels import Labels
 from fastclf.data.sources.listing import find_files, images_in
 from fastclf.data.sources.source import Source, Version
 from fastclf.data.validation.verified import image_suffix, reason
-from fastclf.files import temporary_folder
+from fastclf.files import given_path, temporary_folder
 
 _BATCHES = 64  # of a block
 _PIXELS = 1 << 26  # of a block of images in memory, unless one batch alone has more
 _ROWS = 1 << 14  # of activations, of a block
+_NO_NAME, _ZERO = "no name of a file", "a zero byte in its name"
 _ROOT = Path("/")  # files from anywhere make one data set
 
 
@@ -116,8 +117,8 @@ def _inner(x: Any) -> Iterator[Item]:
     from PIL import Image
 
     if isinstance(x, str | os.PathLike):
-        for name in _files(os.fspath(x)):
-            yield Item(name, why="a zero byte in its name" if "\0" in name else "")
+        for name in _files(os.fspath(x)) if os.fspath(x) else [None]:
+            yield Item(None, why=_NO_NAME) if name is None else Item(str(name), why=_ZERO if "\0" in name else "")
     elif isinstance(x, Image.Image):
         yield _of_image(x)
     elif isinstance(x, torch.Tensor):
@@ -131,13 +132,18 @@ def _inner(x: Any) -> Iterator[Item]:
         )
     else:
         for one in x:
-            yield from _inner(one)
+            yield from [Item(None, why=_NO_NAME)] if _is_none(one) else _inner(one)
+
+
+def _is_none(cell: Any) -> bool:
+    """Return whether a cell of a column, or an entry of a list, is None, NaN or pandas' NA."""
+    return cell is None or type(cell).__name__ == "NAType" or (isinstance(cell, float) and math.isnan(cell))
 
 
 def _files(name: str) -> Iterable[str]:
     """Return the images of a folder, the files that a pattern matches, or the name itself."""
+    folder = given_path(name)
     name = os.path.expanduser(name)  # noqa: PTH111  # what is returned stays as it is written else
-    folder = Path(name)
     if folder.is_dir():
         return (str(folder / inner) for inner in images_in(find_files(folder, ".", allow_outside=True)))
     if glob.has_magic(name) and not os.path.lexists(name):

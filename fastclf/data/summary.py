@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastclf.data.sources.names import printable
+from fastclf.data.sources.names import printable, shorten
 from fastclf.data.validation.duplicates import Sets
 
 _SHOWN = 12
@@ -20,7 +20,7 @@ def summary(name: str, path: Path, sets: Sets, sz: int | None, bs: int) -> str:
     if trn.is_reg:
         return "\n".join([*lines, f"  {trn.c} number(s) to predict"])
     counts = sorted(zip(trn.labels.counts().tolist(), trn.classes, strict=True), key=lambda pair: -pair[0])
-    shown = [f"{printable(label)} {count:,}" for count, label in counts[:_SHOWN]]
+    shown = [f"{shorten(printable(label))} {count:,}" for count, label in counts[:_SHOWN]]
     more = [f"{len(counts) - _SHOWN} more"] if len(counts) > _SHOWN else []
     several = ", several of them per row" if trn.is_multi else ""
     return "\n".join([*lines, f"  {trn.c} classes{several}; in train: {', '.join([*shown, *more])}"])

@@ -18,7 +18,7 @@ from fastclf.data.sources.tables.columns import choose
 from fastclf.data.sources.tables.files import Files
 from fastclf.data.sources.tables.labels import read_values
 from fastclf.data.sources.tables.reading import read_csv
-from fastclf.data.sources.tables.rules import TableRules
+from fastclf.data.sources.tables.rules import Column, TableRules
 from fastclf.errors import LabelError
 from fastclf.report import counted
 
@@ -44,7 +44,13 @@ def of_folder(path: Path, classes: Sequence[str]) -> tuple[list[str], Labels]:
 
 
 def of_table(
-    path: Path, table: str | Path, like: Labels, folder: str = ".", suffix: str = ""
+    path: Path,
+    table: str | Path,
+    like: Labels,
+    folder: str = ".",
+    suffix: str = "",
+    fn_col: Column | None = None,
+    label_col: Column | Sequence[Column] | None = None,
 ) -> tuple[list[str], Labels]:
     """Return the images that a CSV file names, and their labels.
 
@@ -54,13 +60,15 @@ def of_table(
         like: labels of the model's kind and classes.
         folder: where the images are, below ``path``.
         suffix: what the names in the table lack.
+        fn_col: the column of the files, see `ImageClassifierData.from_csv`.
+        label_col: the column of the labels.
 
     Raises:
         FileNotFoundError: the folder, the table or a row's file is missing.
         DataError: the table or a column of it cannot be used.
         LabelError: a row cannot be used, or has a class that the model does not know.
     """
-    rules = TableRules("from_csv", suffix, continuous=like.is_reg, multi=like.is_multi or None)
+    rules = TableRules("from_csv", suffix, like.is_reg, like.is_multi or None, fn_col=fn_col, label_col=label_col)
     read = read_csv(table, path, None, "utf-8")
     files = Files(find_files(path, folder, allow_outside=True), suffix)
     columns = choose(read, files, rules)

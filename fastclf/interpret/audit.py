@@ -26,6 +26,7 @@ SAME = 0.93
 _NEIGHBOURS = 10
 _FAR_OUT = 3.0  # interquartile ranges above the upper quartile
 _SHOWN = 10
+_KINDS = ("label", "near duplicate", "outlier")
 _COLUMNS = ("finding", "set", "row", "file", "label", "suggested", "confidence", "suggested_confidence", "other")
 
 
@@ -78,6 +79,8 @@ class Audit(Table):
 
     def of(self, finding: str) -> list[Finding]:
         """Return the findings of one kind: ``"label"``, ``"near duplicate"`` or ``"outlier"``."""
+        if finding not in _KINDS:
+            raise ValueError(f"finding must be one of {', '.join(map(repr, _KINDS))}, got {finding!r}")
         return [found for found in self.findings if found.finding == finding]
 
     def results(self, name: str) -> ImageModelResults:
@@ -112,7 +115,7 @@ class Audit(Table):
         return [[getattr(f, name) for name in _COLUMNS] for f in self.findings]
 
     def _parts(self) -> tuple[str, list[Cells], list[str]]:
-        kinds = {kind: self.of(kind) for kind in ("label", "near duplicate", "outlier")}
+        kinds = {kind: self.of(kind) for kind in _KINDS}
         rows = sum(len(ds.bad.good_rows()) for ds in self.sets.values())
         wrong = len(kinds["label"])
         title = (

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fastclf.checkpoint import library_versions
 from fastclf.data.image_transforms import Transforms
 from fastclf.errors import ExportError
-from fastclf.files import publish_once, write_new
+from fastclf.files import check_is_no_folder, publish_once, write_new
 from fastclf.models.from_pixels import FromPixels
 from fastclf.models.net import Net
 from fastclf.models.verify import METADATA, TOLERANCE, packed, verify
@@ -29,6 +29,21 @@ FORMATS = ("onnx", "pt2")
 _MOST_BYTES = 2_000_000_000  # a message of protobuf ends at 2 GiB; the graph needs some of it
 INPUT, GIVES = "pixels", {"one": "probabilities", "several": "probabilities", "numbers": "values"}
 _TEST_SHAPES = ((48, 64), (97, 31), (1, 90), (150, 7))  # of the images that travel in a file
+
+
+def format_for(path: Path, format: str | None) -> str:
+    """Return the format of a file: the one that was asked for, else what its ending names, else ONNX.
+
+    Raises:
+        ValueError: there is no such format, or the ending names another.
+    """
+    named = path.suffix.removeprefix(".").lower()
+    if format is None:
+        return named if named in FORMATS else "onnx"
+    check_format(format)
+    if named in FORMATS and named != format:
+        raise ValueError(f"export: path must end in .{format}, as format is {format!r}, got {path}")
+    return format
 
 
 def check_format(format: str) -> None:
@@ -68,9 +83,11 @@ def write_model(
     Raises:
         ExportError: a package is missing, the network does something that cannot be written, or the file computes
             something else.
+        IsADirectoryError: there is a folder of this name.
         ValueError: there is no such format.
     """
     check_format(format)
+    check_is_no_folder(file)
     if format == "onnx" and not all(map(find_spec, ("onnx", "onnxscript"))):
         raise ExportError("export: onnx and onnxscript are not installed. pip install onnx onnxscript")
     whole = FromPixels(copy.deepcopy(net).cpu(), tfms, kind, tuned.get("temperature", 1.0)).eval().requires_grad_(False)

@@ -15,6 +15,7 @@ from fastclf.data import transfer
 from fastclf.data.loader import Batch, Loader, RowLoader
 from fastclf.data.sources.labels import Labels
 from fastclf.data.transfer import Returning
+from fastclf.errors import DivergedError
 from fastclf.losses import NLL, LogitLoss
 from fastclf.models.head import Head
 from fastclf.models.net import Net, head_of
@@ -189,11 +190,17 @@ def validate(objective: Objective, loader: Loader, metrics: Sequence[Callable[..
     """``[loss, metric, ...]`` of the whole set that ``loader`` serves: each exact, none a mean of batch means.
 
     The loss is that without class weights, which can be compared with and without them.
+
+    Raises:
+        DivergedError: predictions are NaN, as those of weights so large that they overflow.
     """
     scores, targets = scores_of(objective, loader, what="validate")
     if len(loader.served) < loader.n:
         served = torch.from_numpy(loader.served)
         scores, targets = scores[served], targets[served]
+    lost = int(scores.isnan().reshape(len(scores), -1).any(1).sum()) if len(scores) else 0
+    if lost:
+        raise DivergedError(f"predictions of {lost:,} of {len(scores):,} validation rows are NaN")
     loss = float(replace(objective, crit=unweighted(objective.crit)).loss(scores, targets).detach())
     output = objective.output(scores)
     return [loss, *(evaluate_metric(metric, output, targets) for metric in metrics)]

@@ -188,7 +188,7 @@ def make_folds(
     Args:
         labels: of the rows. Where a row may have several, its combination of labels counts as its class, or its rarest
             label where that combination is rare, see `tag_groups`.
-        k: number of folds.
+        k: number of folds; at most as many as the most frequent class has rows are made, where they are stratified.
         groups: one entry per row; a group is never divided between folds.
         stratify: whether each fold gets its share of each class.
         seed: of the shuffle, 0 <= seed < 2**64.
@@ -197,26 +197,26 @@ def make_folds(
         The fold of each row, ``[N] int64`` in ``0..k-1``.
 
     Raises:
-        ValueError: the labels are numbers to be predicted; there are fewer rows, groups, or rows of the most frequent
-            class than folds; the groups do not fill them, or are not one per row.
+        ValueError: the labels are numbers to be predicted; there are fewer rows or groups than folds; no class has two
+            rows; the groups do not fill the folds, or are not one per row.
     """
-    refuse_numbers("make_folds", labels)
-    check_count("make_folds", "k", k, least=2)
-    check_seed("make_folds", seed)
+    refuse_numbers("folds", labels)
+    check_count("folds", "k", k, least=2)
+    check_seed("folds", seed)
     n = len(labels)
     if groups is not None and len(groups) != n:
-        raise ValueError(f"make_folds: groups must have one entry per row, {n:,}, got {len(groups):,}")
+        raise ValueError(f"groups must have one entry per row, {n:,}, got {len(groups):,}")
+    strata = _strata(labels) if stratify else np.zeros(n, np.int64)
+    largest = int(np.bincount(strata).max())
+    if largest < 2:
+        raise ValueError("no class has two training rows, so that none can be held out. Add images.")
     units = n if groups is None else len(set(groups))
     if k > units:
         what = "rows" if groups is None else "groups"
-        raise ValueError(f"make_folds: k must be at most the number of {what}, {units:,}, got {k}")
-    strata = _strata(labels) if stratify else np.zeros(n, np.int64)
-    largest = int(np.bincount(strata).max())
+        raise ValueError(f"k must be at most the number of {what}, {units:,}, got {k}")
     if k > largest:
-        raise ValueError(
-            f"make_folds: k must be at most the rows of the most frequent class, {largest:,}, got {k}; or pass "
-            "stratify=False"
-        )
+        warn(f"k={k} folds are more than the {largest:,} rows of the most frequent class: {largest} are made.")
+        k = largest
     folds = _dealt(k, strata, groups, derived_seed(seed, "folds") % 2**32)
     _warn_unlearnt(labels, folds)
     return folds
@@ -237,7 +237,7 @@ def _dealt(k: int, strata: NDArray[np.int64], groups: Sequence[Hashable] | None,
         for fold, (_, rows) in enumerate(dealer.split(strata, strata, None if groups is None else numbered(groups))):
             folds[rows] = fold
             if len(rows) == 0:
-                raise ValueError(f"make_folds: the groups do not fill {k} folds: a few hold most rows. Pass a lower k.")
+                raise ValueError(f"the groups do not fill {k} folds: a few hold most rows. Pass a lower k.")
     return folds
 
 
@@ -256,8 +256,8 @@ def _warn_unlearnt(labels: Labels, folds: NDArray[np.int64]) -> None:
     if alone:
         classes = "class" if len(alone) == 1 else "classes"
         warn(
-            f"make_folds: all rows of the {classes} {some(alone)} are in one fold, and the head that predicts them "
-            "never sees one. Add images."
+            f"all rows of the {classes} {some(alone)} are in one fold, and the head that predicts them "
+            "never sees one. Add images of them."
         )
 
 

@@ -217,14 +217,13 @@ class TrainLoop:
         """
         table = EpochTable(("trn_loss", "val_loss", *names), constant)
         good = LastGood(self.groups.groups[self.groups.frozen_to :])
-        if not good.take(self.steps.step):
+        if not good.finite():
             raise DivergedError("fit: the model holds values that are not finite; load a saved model first.")
+        good.take(self.steps.step)
         self._call("on_train_begin")
         try:
             while not self.finished:
-                self._run_safely(good)
-                with self.interrupts.released():
-                    values = validate()
+                values = self._run_safely(good, validate)
                 self._end_epoch(values, n_epochs, table)
                 self._save(save_state)
                 self._check_interrupts()
@@ -256,13 +255,20 @@ class TrainLoop:
         )
         return f"{where}; the model holds what it has learnt. {hint}."
 
-    def _run_safely(self, good: LastGood) -> None:
-        """Train for an epoch; where it diverges, the modules hold the last good values again."""
+    def _run_safely(self, good: LastGood, validate: Callable[[], list[float]]) -> list[float]:
+        """Train for an epoch and validate; where it diverges, the modules hold the last good values again."""
         try:
             self.run_epoch()
-            if not good.take(self.steps.step):
-                step = self.steps.step
+            step = self.steps.step
+            if not good.finite():
                 raise DivergedError(f"fit: the weights are not finite after {step} steps at {self._rate(step)}")
+            with self.interrupts.released():
+                try:
+                    values = validate()
+                except DivergedError as error:
+                    raise DivergedError(f"fit: {error} after {step} steps at {self._rate(step)}") from None
+            good.take(step)
+            return values
         except DivergedError as error:
             good.restore()
             raise DivergedError(f"{error}. {_advice(good.step, first=not self.recorder.lrs)}") from None

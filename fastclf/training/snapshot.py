@@ -66,16 +66,17 @@ class LastGood:
         # Page-locked for a GPU: copies then take their turn among what runs there, and nobody waits for them.
         self._copies = [torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda) for tensor in self._tensors]
 
-    def take(self, step: int) -> bool:
-        """Keep the values that the modules hold now, unless one of them is not finite; return whether it did."""
+    def finite(self) -> bool:
+        """Return whether all values that the modules hold now are finite."""
         # A sum is finite only if all that it adds is: one pass, and nothing as large as the tensor is made.
         sums = [tensor.sum(dtype=torch.float32) for tensor in self._tensors if tensor.is_floating_point()]
-        if sums and not bool(torch.stack(sums).isfinite().all()):
-            return False
+        return not sums or bool(torch.stack(sums).isfinite().all())
+
+    def take(self, step: int) -> None:
+        """Keep the values that the modules hold now."""
         for copy, tensor in zip(self._copies, self._tensors, strict=True):
             copy.copy_(tensor, non_blocking=True)
         self.step = step
-        return True
 
     def restore(self) -> None:
         """Make the modules hold them again."""

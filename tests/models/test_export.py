@@ -276,3 +276,25 @@ def test_more_than_an_onnx_file_may_hold(tmp_path, rng, monkeypatch):
     with pytest.raises(ExportError, match=r"the weights are .* GB, and an ONNX file may hold .* Pass format=.pt2."):
         learn.export("a")
     learn.export("a", "pt2")
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "expected"),
+    [
+        ("a.onnx", None, "onnx"),
+        ("a.pt2", None, "pt2"),
+        ("a.PT2", None, "pt2"),
+        ("a", None, "onnx"),
+        ("a", "pt2", "pt2"),
+        ("v1.0", None, "onnx"),
+        ("a.onnx", "pt2", None),
+        ("a.pt2", "onnx", None),
+        ("a", "tflite", None),
+    ],
+)
+def test_the_format_is_that_of_the_ending(name, format, expected):
+    if expected is None:
+        with pytest.raises(ValueError, match="export: "):
+            export.format_for(Path(name), format)
+    else:
+        assert export.format_for(Path(name), format) == expected

@@ -44,6 +44,17 @@ class InterruptAfterEpoch(Callback):
         raise KeyboardInterrupt
 
 
+@pytest.mark.parametrize("kind", ["engine", "autograd"])
+def test_predictions_that_overflow_are_no_result(tmp_path, rng, kind):
+    data = row_data(tmp_path, rng)
+    data.val_ds.rows[:7] = 3e38  # finite, and not after the first layer
+    learn = HeadLearner(data, xtra_fc=[8], opt_fn=SGD if kind == "autograd" else None)
+    expected = state_of(learn)
+    with pytest.raises(DivergedError, match="fit: predictions of 7 of 30 validation rows are NaN after 4 steps"):
+        learn.fit(0.01, 1)
+    assert_same(state_of(learn), expected)
+
+
 @pytest.mark.parametrize("kind", ["engine", "autograd", "images"])
 @pytest.mark.parametrize("where", ["within an epoch", "in its last batch"])
 def test_the_last_good_weights_are_kept(tmp_path, rng, kind, where):

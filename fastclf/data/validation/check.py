@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from fastclf.data.dataset import Dataset
 from fastclf.data.sources.labels import lookalikes
-from fastclf.data.sources.names import printable
+from fastclf.data.sources.names import printable, shorten
 from fastclf.data.validation.duplicates import Place, Sets, contradicts, same_bytes
 from fastclf.data.validation.scan import ScanReport
 from fastclf.data.validation.verified import VerifiedImages
@@ -123,7 +123,7 @@ class CheckReport:
 def _table(counts: Mapping[str, tuple[int, int]]) -> list[str]:
     """Rows of train and valid by class, most first; of many classes the first and the last."""
     rows = sorted(counts.items(), key=lambda item: -item[1][0])
-    shown = [(printable(name), f"{train:,}", f"{valid:,}") for name, (train, valid) in rows]
+    shown = [(shorten(printable(name)), f"{train:,}", f"{valid:,}") for name, (train, valid) in rows]
     if len(shown) > _MAX_CLASSES:
         left_out = len(shown) - _MAX_CLASSES + 1
         shown[_MAX_CLASSES // 2 : _MAX_CLASSES // 2 + left_out] = [(f"... {left_out} more", "", "")]
