@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
+import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -96,11 +99,28 @@ def postponed() -> Iterator[None]:
     try:
         yield
     finally:
-        _put_back(before)
         for number in came:
-            timer = threading.Timer(_SOON, signal.raise_signal, [number])
-            timer.daemon = True
-            timer.start()
+            threading.Thread(target=_send_after, args=(_finaliser(), number), daemon=True).start()
+        _put_back(before)
+
+
+def _finaliser() -> FrameType:
+    """Return the frame of the outermost finaliser that is running; of the caller where there is none."""
+    found = frame = sys._getframe(1)
+    while frame.f_back is not None:
+        frame = frame.f_back
+        found = frame if frame.f_code.co_name == "__del__" else found
+    return found
+
+
+def _send_after(frame: FrameType, number: int) -> None:
+    """Send a signal to the main thread once a frame of it has returned."""
+    main = threading.main_thread().ident
+    assert main is not None
+    while any(one is frame for one, _ in traceback.walk_stack(sys._current_frames()[main])):
+        time.sleep(_SOON)
+    time.sleep(_SOON)  # this thread has just been let run because the main one waits: it may be about to, and oversleep
+    signal.pthread_kill(main, number)
 
 
 def _replace_handlers(handler: _Handler) -> dict[int, _Handler | int]:

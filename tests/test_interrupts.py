@@ -282,7 +282,8 @@ def test_a_signal_in_a_finaliser_is_not_lost(number, error):
         def __del__(self):
             with postponed():
                 signal.raise_signal(number)
-                ended.append(True)
+            time.sleep(0.05)
+            ended.append(True)
 
     with pytest.raises(error), Interrupts() as interrupts:
         held = Held()
