@@ -132,10 +132,11 @@ def test_a_bad_image_is_named_with_its_place(tmp_path, model, capsys):  # noqa: 
 
 def test_what_does_not_fit_is_an_error(tmp_path, capsys):
     folder = three_colours(tmp_path / "files", 2, 2, 0)
-    write_shard(tmp_path / "train-0.tar", samples(folder, "train"))
-    write_shard(tmp_path / "more.tar", samples(folder, "train"))
+    (tmp_path / "tar").mkdir()
+    write_shard(tmp_path / "tar" / "train-0.tar", samples(folder, "train"))
+    write_shard(tmp_path / "tar" / "more.tar", samples(folder, "train"))
     for typed, words in (
-        (["check", str(tmp_path)], "must begin with train, val or test, or none of them, got"),
+        (["check", str(tmp_path / "tar")], "must begin with train, val or test, or none of them, got"),
         (["check", str(folder), "--label-col", "x"], "--label-col and --image-col are for tables"),
         (["check", str(tmp_path / "{0..3}.tar")], "4 of 4 files are not there"),
     ):
