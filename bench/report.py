@@ -314,6 +314,35 @@ def store_table(infos: list[Info]) -> str:
     return _table(columns, rows)
 
 
+def choice_table(infos: list[Info]) -> str:
+    """Accuracy, log loss and seconds out of fold, by way."""
+    ways = ("cross_validate", "audit", "scikit-learn")
+    rows = [
+        (
+            info["rows"],
+            *(f"{info['runs'][way][0]:.3f}" for way in ways),
+            *(f"{info['runs'][way][1]:.3f}" for way in ways),
+            *(f"{info['runs'][way][2]:.1f}" for way in ways),
+            *(f"{seconds:.1f}" for seconds in info["runs"]["learning_curve"] or ()),
+        )
+        for info in infos
+    ]
+    columns = ("training images", *ways, *(f"log loss: {way}" for way in ways), *(f"s: {way}" for way in ways))
+    rows = [(*row, "") if len(row) == len(columns) else row for row in rows]
+    return _table((*columns, "s: learning_curve"), rows)
+
+
+def planted_table(infos: list[Info]) -> str:
+    """Precision and recall of an audit's list of planted labels, means over seeds."""
+    rows = []
+    for info in infos:
+        for share in sorted({run[0] for run in info["planted"]}):
+            of = [run[1:] for run in info["planted"] if run[0] == share]
+            precision, recall, seconds = (_mean(column) for column in zip(*of, strict=True))
+            rows.append((info["images"], f"{share:.0%}", precision, recall, f"{float(seconds):.1f}"))
+    return _table(("images", "planted", "precision", "recall", "s"), rows)
+
+
 def _accuracy(info: Info, name: str) -> str:
     return f"{info['accuracy'][name]:.3f}" if name in info["accuracy"] else ""
 
@@ -346,6 +375,8 @@ KINDS: dict[str, tuple[str, Callable[[list[Info]], str]]] = {
     "depth": ("bench_depth", depth_table),
     "answers": ("bench_answers", answers_table),
     "store": ("bench_store", store_table),
+    "choice": ("bench_choice", choice_table),
+    "planted": ("bench_planted", planted_table),
     "fine_tune_head": ("bench_fine_tune_head", fine_tune_head_table),
     "fine_tune_layers": ("bench_fine_tune_layers", fine_tune_layers_table),
 }

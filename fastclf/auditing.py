@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,21 +16,28 @@ from fastclf.interpret import learning_curve as curves
 from fastclf.interpret.audit import Audit
 from fastclf.interpret.learning_curve import LearningCurve
 from fastclf.interpret.neighbours import RowPool, Similar, nearest
+from fastclf.interpret.suggestion import Suggestion, diverse, doubts
 from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
-from fastclf.training.head_runs import (
-    HeadRun,
-    HeadSetting,
-    make_folds,
-    out_of_fold,
-    predict_rows,
-    refuse_numbers,
-    train_heads,
-    usual_folds,
+from fastclf.ops import HeadSpec, predict
+from fastclf.training.head_choice import (
+    Choice,
+    Chosen,
+    Logits,
+    Split,
+    choose,
+    for_fewer,
+    head_at,
+    one_thread_each,
+    predict_splits,
+    splits_of,
+    usual_settings,
 )
+from fastclf.training.head_runs import make_folds, predict_rows, refuse_numbers, usual_folds
 from fastclf.training.inputs import check_count
+from fastclf.training.linear_heads import LinearSetting
 
-_SETTING = HeadSetting()
+_SUGGESTING = LinearSetting(0.1, "pareto")  # suits few labels best
 
 
 class Auditing(Evaluating):
@@ -42,7 +50,8 @@ class Auditing(Evaluating):
         """Find labels that are probably wrong, near duplicates and outliers; returns an object that prints as tables.
 
         Training rows are predicted out of fold, validation rows, and test rows with labels, by a head that was trained
-        on the training rows. See `fastclf.interpret.audit.audit` for the methods.
+        on the training rows; its setting is chosen by the loss on rows that it has not seen, see
+        `fastclf.training.head_choice`. See `fastclf.interpret.audit.audit` for the methods.
 
         Args:
             k: folds.
@@ -52,11 +61,13 @@ class Auditing(Evaluating):
         """
         sets = self._labelled_rows("audit")
         train = sets["train"]
-        head = self._heads_on(train, [train.bad.good_rows()])[0] if len(sets) > 1 else None
-        preds = {"train": _outputs(self._out_of_fold(train, k), train)}
-        for name, ds in sets.items():
-            if head is not None and name != "train":
-                preds[name] = _outputs(_logits(head, ds, ds.bad.good_rows()), ds)
+        splits = splits_of(train, make_folds(train.labels, k, seed=self.seed), self.seed)
+        found = self._chosen(train, splits)
+        preds = {"train": _outputs(found.all_logits(splits, train), train)}
+        others = {name: ds for name, ds in sets.items() if name != "train"}
+        if others:
+            head = head_at(found.best, train, train.bad.good_rows(), self.seed, **self._how_trained())
+            preds |= {name: _outputs(_logits(head, ds, ds.bad.good_rows()), ds) for name, ds in others.items()}
         return audits.audit(sets, preds)
 
     @long_call(NOTHING_CHANGED)
@@ -78,8 +89,8 @@ class Auditing(Evaluating):
         train = self._labelled_rows("learning_curve")["train"]
         folds = make_folds(train.labels, usual_folds(len(train)) if k is None else k, seed=self.seed)
         parts = curves.parts(train, folds, self.seed)
-        heads = iter(self._heads_on(train, [part.rows for part in parts]))
-        right = [curves.right(_logits(next(heads), train, part.held_out), train, part.held_out) for part in parts]
+        logits = self._of_parts(train, [Split(part.rows, part.held_out, self.seed) for part in parts])
+        right = [curves.right(one, train, part.held_out) for one, part in zip(logits, parts, strict=True)]
         return curves.learning_curve(train, parts, right)
 
     @long_call(NOTHING_CHANGED)
@@ -101,6 +112,39 @@ class Auditing(Evaluating):
         numbers, similarity = nearest(features, pool, k)
         return Similar(sets, names, [*sets], pool.of[numbers], pool.row[numbers], similarity)
 
+    @long_call(NOTHING_CHANGED)
+    def suggest(self, unlabelled: Any, n: int) -> Suggestion:
+        """Suggest which images to label next: those that a head is unsure of, and that differ from each other.
+
+        A logistic regression on the training rows says how unsure it is, and weighted k-means keeps them diverse, see
+        `fastclf.interpret.suggestion.diverse`. The fewer labels there are, the more it gains over random choice; the
+        figures are in bench/README.md.
+
+        Args:
+            unlabelled: rows ``[N, F]`` of activations; or, of a learner of images, anything that `Classifier.predict`
+                takes.
+            n: how many; all where there are fewer.
+
+        Returns:
+            An object that prints as a table; ``.rows`` are places among those given, ``.names`` theirs.
+
+        Raises:
+            ValueError: there are no cached rows, the labels are numbers to be predicted, or n is no count.
+        """
+        check_count("suggest", "n", n)
+        train = self._all_rows("suggest")["train"]
+        names, features = self._features("suggest", unlabelled)
+        with one_thread_each():
+            head = head_at(_SUGGESTING, train, train.bad.good_rows(), self.seed, **self._how_trained())
+            spec = HeadSpec.from_layers(head.layers)
+            assert spec is not None
+            logits = predict(spec, features).numpy()
+            doubt = doubts(logits, several=train.is_multi)
+            rows = diverse(features.numpy(), doubt, min(n, len(names)), self.seed)
+        has = logits[rows] > 0 if train.is_multi else np.eye(train.c, dtype=bool)[logits[rows].argmax(1)]
+        labels = [" ".join(str(train.classes[k]) for k in np.flatnonzero(row)) for row in has]
+        return Suggestion(rows, [names[row] for row in rows], labels, doubt[rows], len(names))
+
     def _all_rows(self, call: str) -> dict[str, Dataset]:
         """Return the sets over rows of activations.
 
@@ -117,14 +161,25 @@ class Auditing(Evaluating):
     def _how_trained(self) -> dict[str, Any]:
         return {"crit": BCE() if self.data.is_multi else NLL(), "bs": self.data.bs, "device": self.data.device}
 
-    def _heads_on(self, ds: Dataset, parts: list[NDArray[np.int64]]) -> list[Head]:
-        runs = [HeadRun(_SETTING, rows, self.seed) for rows in parts]
-        return train_heads(ds, runs, **self._how_trained())
+    def _chosen(self, ds: Dataset, splits: Sequence[Split]) -> Chosen:
+        settings = usual_settings(max(len(split.train) for split in splits), self.data.bs)
+        return choose(ds, Choice(splits, settings), **self._how_trained())
 
-    def _out_of_fold(self, ds: Dataset, k: int) -> NDArray[np.float32]:
-        folds = make_folds(ds.labels, k, seed=self.seed)
-        logits: NDArray[np.float32] = out_of_fold(ds, [_SETTING], folds, seed=self.seed, **self._how_trained())[0]
-        return logits
+    def _of_parts(self, ds: Dataset, splits: Sequence[Split]) -> list[Logits]:
+        """Return the logits of what each part of a curve holds out: the setting is that of the fold's whole."""
+        whole: dict[int, Split] = {}
+        for split in splits:  # those of a fold follow each other, the largest last
+            whole[id(split.held_out)] = split
+        found = self._chosen(ds, [*whole.values()])
+        setting_of = dict(zip(whole, found.settings, strict=True))
+        known = dict(zip(whole.values(), found.logits, strict=True))
+        smaller = [split for split in splits if split not in known]
+        jobs = []
+        for split in smaller:
+            key = id(split.held_out)
+            jobs.append((for_fewer(setting_of[key], len(whole[key].train), len(split.train), self.data.bs), split))
+        known |= dict(zip(smaller, predict_splits(ds, jobs, **self._how_trained()), strict=True))
+        return [known[split] for split in splits]
 
     def _features(self, call: str, images: Any) -> tuple[list[str], Any]:
         """Return names and rows ``[N, F] float32`` of what a caller passes."""

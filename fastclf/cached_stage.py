@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import TypeAlias, overload
 
 import numpy as np
 from torch import nn
@@ -24,6 +24,8 @@ from fastclf.models.joined_body import JoinedBody
 from fastclf.models.net import Net
 from fastclf.report import log, log_once, warn
 from fastclf.stage import Stage
+
+_Part: TypeAlias = tuple[Net, str]  # and the hash of its body
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,10 @@ class CachedActivations:
         shapes = " and ".join("{2} x {0} x {1}".format(*part.shape) for part in early)
         log(f"precompute: feature maps of {shapes}, {row / 1e3:,.0f} KB each, {rows * row / 1e6:,.1f} MB in all")
 
-    def _rows(self, parts: list[Net], data: ImageClassifierData) -> ImageClassifierData:
-        """Return the data over what the bodies of ``parts`` give, side by side."""
+    def _rows(self, nets: list[Net], data: ImageClassifierData) -> ImageClassifierData:
+        """Return the data over what the bodies of ``nets`` give, side by side."""
         data.scan()
+        parts = [(net, net.body.state_sha256()) for net in nets]  # once for all sets
         augments = data.tfms is not None and data.tfms[0].augments
         if self.views == 1:
             if augments:
@@ -105,30 +108,32 @@ class CachedActivations:
         return data.with_rows(train, valid, test, augmented, test_views)
 
     @overload
-    def _of_set(self, parts: list[Net], data: ImageClassifierData, name: str, dl: Loader, views: int = 1) -> Rows: ...
+    def _of_set(self, parts: list[_Part], data: ImageClassifierData, name: str, dl: Loader, views: int = 1) -> Rows: ...
     @overload
     def _of_set(
-        self, parts: list[Net], data: ImageClassifierData, name: str, dl: Loader | None, views: int = 1
+        self, parts: list[_Part], data: ImageClassifierData, name: str, dl: Loader | None, views: int = 1
     ) -> Rows | None: ...
     def _of_set(
-        self, parts: list[Net], data: ImageClassifierData, name: str, dl: Loader | None, views: int = 1
+        self, parts: list[_Part], data: ImageClassifierData, name: str, dl: Loader | None, views: int = 1
     ) -> Rows | None:
         if dl is None:
             return None
         assert isinstance(dl, ImageLoader)
         folders = places_for(data.below(self.tmp_name))
         if len(parts) == 1:
-            return activations(parts[0], dl, folders, dtype=self.dtype, what=name, views=views)
+            (net, weights), *_ = parts
+            return activations(net, dl, folders, dtype=self.dtype, what=name, views=views, weights=weights)
         found = [
             activations(
-                part,
-                dl.normalised(part.body.mean, part.body.std),
+                net,
+                dl.normalised(net.body.mean, net.body.std),
                 folders,
                 dtype=self.dtype,
-                what=f"{name}, {part.body.arch}",
+                what=f"{name}, {net.body.arch}",
                 views=views,
+                weights=weights,
             )
-            for part in parts
+            for net, weights in parts
         ]
         return side_by_side(found, folders)
 

@@ -18,13 +18,13 @@ from fastclf.interpret.intervals import Interval, of_share
 from fastclf.interpret.tables import Cells, Table
 from fastclf.losses import BCE, NLL
 from fastclf.models.archs import Architecture, as_list, stats_of
-from fastclf.training.head_runs import HeadSetting, make_folds, out_of_fold
+from fastclf.training.head_choice import Choice, choose, splits_of, usual_settings
+from fastclf.training.head_runs import make_folds
 from fastclf.training.inputs import check_data
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_SETTING = HeadSetting()
 _TIMED = 3  # batches
 
 
@@ -100,8 +100,9 @@ def compare(
 ) -> Comparison:
     """Compare pretrained bodies by the cross-validated accuracy of a head on their cached activations.
 
-    Only training images count; the validation set stays untouched for the model that is chosen. The activations are
-    kept, so a learner with a body that was compared starts at once. Images are normalised for each body.
+    The head's setting is chosen for each fold by the loss on others. Only training images count; the validation set
+    stays untouched for the model that is chosen. The activations are kept, so a learner with a body that was compared
+    starts at once. Images are normalised for each body.
 
     Args:
         data: images with classes.
@@ -133,15 +134,9 @@ def _measured(
     learn = ConvLearner.pretrained(arch, data, precompute=True, **kwargs)
     ds = learn.data.trn_ds
     crit = BCE() if data.is_multi else NLL()
-    logits = out_of_fold(
-        ds,
-        [_SETTING],
-        folds,
-        crit=crit,
-        bs=data.bs,
-        seed=learn.seed,
-        device=data.device,
-    )[0]
+    splits = splits_of(ds, folds, learn.seed)
+    choice = Choice(splits, usual_settings(max(len(split.train) for split in splits), data.bs))
+    logits = choose(ds, choice, crit=crit, bs=data.bs, device=data.device).all_logits(splits, ds)
     good = ds.bad.good_rows()
     good = good[np.isfinite(logits[good]).all(1)]
     z, y = torch.from_numpy(logits[good]).double(), torch.from_numpy(ds.y[good])

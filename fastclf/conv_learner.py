@@ -18,7 +18,6 @@ from fastclf.data.served import block_server
 from fastclf.data.stream import blocks, items
 from fastclf.errors import BadImageError
 from fastclf.head_learner import LearnerWithHead, describe_head, make_head, metrics_for
-from fastclf.interpret.sweep import Setting
 from fastclf.interrupts import Interrupts
 from fastclf.models.archs import Architecture, build_bodies
 from fastclf.models.body import Body
@@ -26,9 +25,10 @@ from fastclf.models.export import write_model
 from fastclf.models.halves import uncut
 from fastclf.models.net import Net
 from fastclf.models.precision import autocast
-from fastclf.report import log, warn
+from fastclf.report import counted, log, warn
 from fastclf.stage import Stage
 from fastclf.training.callbacks import Callback
+from fastclf.training.head_choice import Setting
 from fastclf.training.inputs import check_count, check_data, check_flag
 from fastclf.training.loop import TrainLoop
 from fastclf.training.metrics import Metric
@@ -381,7 +381,9 @@ class ConvLearner(LearnerWithHead):
             if bad:
                 named = {own[row]: why for row, why in sorted(bad.items())}
                 name, why = next(iter(named.items()))
-                raise BadImageError(f"{call}: {len(bad)} image(s) cannot be decoded. First: {name}: {why}", named)
+                raise BadImageError(
+                    f"{call}: {counted(len(bad), 'image')} cannot be decoded. First: {name}: {why}", named
+                )
             names += own
         if not found:
             raise ValueError(f"{call}: images must be one or more, got none.")

@@ -16,8 +16,10 @@ from fastclf.interpret.cross_validation import CrossValidation, cross_validation
 from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
 from fastclf.predicting import Predicting
+from fastclf.report import counted
 from fastclf.training.forward import Objective
-from fastclf.training.head_runs import HeadSetting, make_folds, out_of_fold, refuse_numbers
+from fastclf.training.head_choice import Choice, Setting, choose, splits_of, trained_settings
+from fastclf.training.head_runs import HeadSetting, make_folds, refuse_numbers
 from fastclf.training.inputs import check_flag
 from fastclf.training.metrics import mark_without_prediction
 
@@ -36,15 +38,17 @@ class CrossValidating(Predicting):
         groups: Sequence[Hashable] | None = None,
         stratify: bool = True,
         lr: float = HeadSetting.lr,
-        wd: float = HeadSetting.wd,
+        wd: float | None = None,
         epochs: int | None = None,
     ) -> CrossValidation:
         """Return how good heads like the learner's are on rows that they have not seen, as an object that prints.
 
         The rows are those of the training set; validation and test set have no part in it, so they stay what they are
         for: the last word. They are dealt out into k folds, and each fold is predicted by a new head, made as the
-        learner's own (``ps``, ``xtra_fc``, loss and class weights), that has trained on the others. The learner itself
-        stays as it is. One image in two folds makes figures look better than they are: see ``data.check()``.
+        learner's own (``ps``, ``xtra_fc``, loss and class weights), that has trained on the others. Weight decay and
+        epochs that are not given are chosen for each fold by the loss on others, see `fastclf.training.head_choice`:
+        no row has a part in the choice of what predicts it. The learner itself stays as it is. One image in two folds
+        makes figures look better than they are: see ``data.check()``.
 
         Args:
             k: number of folds.
@@ -52,8 +56,8 @@ class CrossValidating(Predicting):
                 rows of one group are in one fold.
             stratify: whether each fold gets its share of each class.
             lr: the highest rate, see `HeadSetting`.
-            wd: weight decay.
-            epochs: of each head; by default chosen by the number of rows, see `HeadSetting`.
+            wd: weight decay; by default chosen.
+            epochs: of each head; by default by the number of rows, and of many rows chosen.
 
         Raises:
             ValueError: there are no cached rows, the head or loss is the user's own, the targets are numbers, or an
@@ -63,10 +67,13 @@ class CrossValidating(Predicting):
         check_flag("cross_validate", "stratify", stratify)
         ds, head, crit = self._head_training("cross_validate")
         loader = self.data.trn_dl
-        setting = HeadSetting(lr, wd, epochs, tuple(head.ps), tuple(head.widths))
         folds = make_folds(ds.labels, k, groups=groups, stratify=stratify, seed=self.seed)
-        found = out_of_fold(ds, [setting], folds, crit=crit, bs=loader.bs, seed=self.seed, device=loader.device)
-        logits = torch.from_numpy(found[0])
+        splits = splits_of(ds, folds, self.seed)
+        like_own = {"lr": lr, "ps": tuple(head.ps), "xtra_fc": tuple(head.widths)}
+        n = max(len(split.train) for split in splits)
+        settings = trained_settings(n, bs=loader.bs, wd=wd, epochs=epochs, **like_own)
+        found = choose(ds, Choice(splits, settings), crit=crit, bs=loader.bs, device=loader.device)
+        logits = torch.from_numpy(found.all_logits(splits, ds))
         good = torch.from_numpy(ds.bad.good_rows())
         if not logits[good].isfinite().all():
             raise DivergedError(f"cross_validate: a head's weights are not finite at rate {lr:g}. Pass a lower lr.")
@@ -74,7 +81,8 @@ class CrossValidating(Predicting):
         bad = torch.ones(len(ds), dtype=torch.bool)
         bad[good] = False
         targets = mark_without_prediction(torch.from_numpy(np.array(ds.y)), bad).numpy()
-        return cross_validation(preds, targets, folds, ds.labels)
+        chosen = _described(found.settings) if len(settings) > 1 else []
+        return cross_validation(preds, targets, folds, ds.labels, chosen)
 
     def _head_training(self, call: str) -> tuple[Dataset, Head, NLL | BCE]:
         """Return the rows that heads train on, a head to be like, and the loss.
@@ -91,3 +99,14 @@ class CrossValidating(Predicting):
             name = getattr(crit, "__name__", type(crit).__name__)
             raise ValueError(f"{call}: the loss must be the default one, with class weights or without, got {name}")
         return ds, head, crit
+
+
+def _described(settings: Sequence[Setting]) -> list[str]:
+    """Return a line that says what was chosen."""
+    ways = [
+        f"wd {s.wd:g}" + (f" and {counted(s.epochs, 'epoch')}" if s.epochs else "")
+        for s in settings
+        if isinstance(s, HeadSetting)
+    ]
+    each = ", ".join(f"{way} ({counted(ways.count(way), 'fold')})" for way in dict.fromkeys(ways))
+    return [f"chosen by the loss on other folds: {each}"]

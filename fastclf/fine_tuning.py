@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fastclf import ranks
@@ -15,7 +15,7 @@ from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.cross_validating import CrossValidating
 from fastclf.data.dataset import Dataset
 from fastclf.errors import DivergedError
-from fastclf.interpret.sweep import Setting, Sweep
+from fastclf.interpret.sweep import Sweep
 from fastclf.learner import Learner
 from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
@@ -23,6 +23,7 @@ from fastclf.report import log
 from fastclf.schedules import Constant
 from fastclf.training.callbacks import Callback
 from fastclf.training.epoch_table import EpochTable
+from fastclf.training.head_choice import FEW, Setting, mean_loss, trained_settings
 from fastclf.training.head_runs import (
     HeadSetting,
     make_folds,
@@ -47,6 +48,7 @@ _HOPELESS = 1.1  # times the lowest loss
 _RACING = 9  # logistic regressions that are tried on more than the first fold
 # The lowest out-of-fold losses of 16 with a hidden layer: on rows of photographs, and on those of digits.
 _HIDDEN = [HeadSetting(0.03, 1e-2, 10, 0.5, (512,)), HeadSetting(0.1, 1e-2, None, None, (512,))]
+_HIDDEN_OF_FEW = HeadSetting(0.1, 3e-2, None, None, (512,))
 
 
 class FineTuning(CrossValidating, Learner):
@@ -56,7 +58,7 @@ class FineTuning(CrossValidating, Learner):
     def sweep(
         self,
         lr: float | Sequence[float] = (0.03, 0.1),
-        wd: float | Sequence[float] = (1e-3, 1e-2),
+        wd: float | Sequence[float] | None = None,
         ps: float | Sequence[float] | None = None,
         xtra_fc: Sequence[Sequence[int]] = ((512,),),
         epochs: int | Sequence[int] | None = None,
@@ -68,8 +70,8 @@ class FineTuning(CrossValidating, Learner):
 
         Args:
             lr: the highest rate, or several to try, see `HeadSetting`.
-            wd: weight decay, or several.
-            epochs: of each head, or several; by default chosen by the number of rows, see `HeadSetting`.
+            wd: weight decay, or several; by default those that suit the number of rows.
+            epochs: of each head, or several; by default by the number of rows, and of many rows by the decay.
             ps: dropout of all linear layers: one probability or several to try; None for the usual ones of a head.
             xtra_fc: widths of the hidden layers: a list of such lists, such as ``[[], [256], [512]]``.
 
@@ -79,9 +81,12 @@ class FineTuning(CrossValidating, Learner):
         ds, _, crit = self._head_training("sweep")
         if not all(isinstance(widths, Sequence) for widths in xtra_fc):
             raise ValueError(f"sweep: xtra_fc must be a list of lists of widths, such as [[], [512]], got {xtra_fc!r}")
-        epochs = HeadSetting().epochs_of(self._stage.batches) if epochs is None else epochs
-        grid = product(_several(lr), _several(wd), _several(epochs), _several(ps), (tuple(w) for w in xtra_fc))
-        settings = [HeadSetting(*values) for values in grid]
+        grid = product(_several(lr), _several(wd), _several(epochs), _several(ps), xtra_fc)
+        suited = [
+            trained_settings(len(ds), bs=self.data.bs, wd=decay, epochs=cycle, lr=rate, ps=p, xtra_fc=tuple(widths))
+            for rate, decay, cycle, p, widths in grid
+        ]
+        settings = [replace(one, epochs=one.epochs_of(self._stage.batches)) for each in suited for one in each]
         if not settings:
             raise ValueError("sweep: lr, wd, ps, xtra_fc and epochs must each have a value to try, got an empty list.")
         return self._compared("sweep", ds, settings, crit)
@@ -115,7 +120,9 @@ class FineTuning(CrossValidating, Learner):
         if most_folds(ds.labels) < 2:
             log(f"fine_tune: no class has two training rows, so that settings cannot be compared: {_USUAL} it is")
             return _USUAL
-        found = self._compared("fine_tune", ds, [*_LINEAR, *_HIDDEN], crit)
+        many = len(ds) > FEW
+        own = trained_settings(len(ds), bs=self.data.bs, xtra_fc=(512,))[0] if many else _HIDDEN_OF_FEW
+        found = self._compared("fine_tune", ds, [*_LINEAR, *_HIDDEN, own], crit)
         mean, half = found.intervals()[0]
         log(f"fine_tune: {found.best}, out-of-fold loss {mean:.4f} +- {half:.4f}, best of {len(found.settings)}")
         if isinstance(found.best, LinearSetting) and found.best.decay in (_DECAYS[0], _DECAYS[-1]):
@@ -140,7 +147,7 @@ class FineTuning(CrossValidating, Learner):
         self._forget_decision()
         names = ["val_loss", *map(name_of, self.metrics)]
         good = ds.bad.good_rows()
-        values, trained = self._validate(), _loss(crit, predict_rows(head, ds, good), ds, good)
+        values, trained = self._validate(), mean_loss(crit, predict_rows(head, ds, good), ds.y[good])
         self.sched = Recorder(Constant(), 0.0)
         self.sched.batch(trained, 0)
         self.sched.epoch(values[0], values[1:])
@@ -160,7 +167,7 @@ class FineTuning(CrossValidating, Learner):
         loader = self.data.trn_dl
         logits = out_of_fold(ds, trained, folds, crit=crit, bs=loader.bs, seed=self.seed, device=loader.device)
         parts = _parts(folds, ds)
-        of_trained = [[_loss(crit, each[part], ds, part) for part in parts] for each in logits]
+        of_trained = [[mean_loss(crit, each[part], ds.y[part]) for part in parts] for each in logits]
         found = np.concatenate([_linear_losses(ds, linear, parts, crit), np.reshape(of_trained, (-1, len(parts)))])
         means = found.mean(1)
         if np.isnan(means).all():
@@ -192,16 +199,12 @@ def _linear_losses(
         for scaling, decays in decays_by_scaling(racing).items():
             path: list[float] = []
             for setting, head in paths.heads(scaling, decays):
-                path.append(_loss(crit, predict_rows(head, ds, part), ds, part))
+                path.append(mean_loss(crit, predict_rows(head, ds, part), ds.y[part]))
                 found[places[setting], fold] = path[-1]
                 if len(path) > 2 and path[-1] > path[-2] > path[-3] and path[-1] > _HOPELESS * min(path):
                     break
         paths.warn_of_unsolved()
     return found
-
-
-def _loss(crit: NLL | BCE, logits: NDArray[np.float32], ds: Dataset, rows: NDArray[np.int64]) -> float:
-    return float(crit.from_logits(torch.from_numpy(logits).double(), torch.from_numpy(ds.y[rows])))
 
 
 def _parts(folds: NDArray[np.int64], ds: Dataset) -> list[NDArray[np.int64]]:

@@ -23,7 +23,7 @@ from fastclf.models.head import check_outputs
 from fastclf.models.summary import summary_table
 from fastclf.ops.head.spec import Precision
 from fastclf.philox import check_seed
-from fastclf.report import counted, log, show
+from fastclf.report import counted, log, log_once, show
 from fastclf.reporting import Reporting
 from fastclf.saving import Saving
 from fastclf.schedules import Constant, RangeTest, RateFunction, Schedule
@@ -262,6 +262,7 @@ class Learner(Reporting, Saving):
         }
         if ranks.size() > 1:
             ranks.check_same("fit", self._setting(plan, rates))
+            self._tell_of_random_layers()
         state = None if state_name is None else FitState(self._model_path(state_name), self._setting(plan, rates))
         saved = state.read() if state is not None and resume else None
         fits = self._fits + 1 if saved is None else saved["fits"]
@@ -278,6 +279,13 @@ class Learner(Reporting, Saving):
                 return self._run(loop, epochs, state)
             finally:
                 self._epochs = loop.next_epoch
+
+    def _tell_of_random_layers(self) -> None:
+        if layers := self._stage.groups.random_layers():
+            log_once(
+                f"fit: {', '.join(layers)} sample random numbers of torch's own, other ones on each of the "
+                f"{ranks.size()} processes: losses are as good as those of one process, and not the same"
+            )
 
     def _run(self, loop: TrainLoop, epochs: int, state: FitState | None) -> FitScores:
         """Train to the end, and report what the epochs gave and whether images came too slowly."""

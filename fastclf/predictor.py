@@ -24,13 +24,14 @@ from fastclf.data.served import BlockServer, block_server
 from fastclf.data.sources.arrays import ArraySource
 from fastclf.data.sources.labels import Labels
 from fastclf.data.sources.names import printable
+from fastclf.data.sources.row_labels import LabelledRows
 from fastclf.data.sources.tables.rules import Column
 from fastclf.data.stream import ImageBlock, blocks, items, row_blocks
 from fastclf.errors import BadImageError, CheckpointError, GpuMemoryError
 from fastclf.files import given_path
 from fastclf.models.net import Net, head_of
 from fastclf.predictions import Predictions, joined
-from fastclf.report import Progress
+from fastclf.report import Progress, counted
 from fastclf.training.forward import Objective, scores_of
 from fastclf.training.inputs import check_count
 from fastclf.training.losses import default_loss
@@ -128,7 +129,8 @@ class Classifier:
             x: a folder, which is searched with all folders in it; a file; a pattern such as ``"new/*.jpg"``; a PIL
                 image; pixels, ``[H, W, 3]`` or ``[N, H, W, 3]`` as array, ``[3, H, W]`` or ``[N, 3, H, W]`` as tensor,
                 uint8 or floats in 0..1, of any size; or anything that yields these, such as a list, a column of a
-                data frame, or a generator. For a model of activations, rows ``[N, F]``.
+                data frame, or a generator; or a `Source` of encoded images. For a model of activations, rows
+                ``[N, F]``.
             topk: how many of the most probable classes tables show.
             batch_size: images at once.
             on_bad: what happens when an image cannot be decoded: ``"raise"`` names it, ``"nan"`` goes on: its outputs
@@ -186,7 +188,8 @@ class Classifier:
         """Return how good the predictions are for labelled images, as `Learner.evaluate` does.
 
         Args:
-            x: a folder with a folder per class; with ``csv``, the images' folder; with ``y``, what `predict` takes.
+            x: a folder with a folder per class; with ``csv``, the images' folder; with ``y``, what `predict` takes;
+                or images that came with their labels (`fastclf.data.sources.row_labels.LabelledRows`).
             y: what the images are: names or numbers of classes; of several labels lists of names, or 0 and 1
                 ``[N, C]``; in a regression numbers.
             csv: a table of file names and labels.
@@ -206,11 +209,13 @@ class Classifier:
         """
         from fastclf.interpret.evaluation import evaluate
 
-        is_path = isinstance(x, str | os.PathLike)
-        if (y is None and not is_path) or (y is not None and csv is not None):
+        packed = isinstance(x, LabelledRows)
+        if (y is None and not isinstance(x, str | os.PathLike) and not packed) or (y is not None and csv is not None):
             raise ValueError("evaluate: pass a folder of class folders, a folder and csv=, or images and y=.")
         like = Labels(np.zeros((0, self.info["c"])), self.classes, self.kind == "several", self.kind == "numbers")
-        if y is None and csv is None:
+        if packed:
+            x, labels = x.source, truth.of_rows(x, like)
+        elif y is None and csv is None:
             x, labels = truth.of_folder(given_path(x), self.classes)
         elif csv is not None:
             x, labels = truth.of_table(given_path(x), given_path(csv), like, folder, suffix, fn_col, label_col)
@@ -308,7 +313,7 @@ def _raise_bad(files: list[str | None], reasons: dict[int, str]) -> None:
     named = {files[row] or f"image {row}": why for row, why in sorted(reasons.items())}
     shown = "; ".join(f"{printable(name)}: {why}" for name, why in list(named.items())[:_SHOWN])
     raise BadImageError(
-        f'predict: {len(named)} image(s) cannot be decoded. First: {shown}. Pass on_bad="nan" to go on: their '
+        f'predict: {counted(len(named), "image")} cannot be decoded. First: {shown}. Pass on_bad="nan" to go on: their '
         "predictions are NaN.",
         named,
     )

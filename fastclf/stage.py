@@ -9,6 +9,7 @@ from torch import nn
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.net import Net
+from fastclf.report import counted
 
 
 @dataclass(frozen=True)
@@ -32,5 +33,5 @@ class Stage:
         """Training batches of an epoch."""
         n = len(self.data.trn_dl)
         if n == 0:
-            raise ValueError(f"fit: no training batch: {self.data.trn_dl.n} training row(s) are too few")
+            raise ValueError(f"fit: no training batch: {counted(self.data.trn_dl.n, 'training row')}, too few")
         return n

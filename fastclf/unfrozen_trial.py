@@ -13,10 +13,10 @@ import numpy as np
 from fastclf.decision import Decision
 from fastclf.errors import DivergedError
 from fastclf.interpret.evaluation import calibration, probabilities, with_predictions
-from fastclf.interpret.sweep import Setting
 from fastclf.interpret.tuning import best_temperature
 from fastclf.report import describe_seconds, log
 from fastclf.training.callbacks import Callback
+from fastclf.training.head_choice import Setting
 from fastclf.training.head_runs import make_folds, most_folds
 
 if TYPE_CHECKING:

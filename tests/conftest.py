@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from fastclf import report as reporting
+from fastclf.data import options
 from fastclf.errors import FastclfError
 
 mpl.use("Agg")
+options.default_device = lambda: torch.device("cpu")  # also beside a GPU, and in fixtures of whole modules
 # Small tensors cost more to share out than to compute, most of all on a busy machine. Tests of threads set their own.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start
@@ -70,6 +72,14 @@ def _own_cache(tmp_path_factory, monkeypatch):
     cache = tmp_path_factory.getbasetemp() / "cache"
     shutil.rmtree(cache / "fastclf" / "activations", ignore_errors=True)  # of the same images, in another test
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+
+
+@pytest.fixture(autouse=True)
+def default_device(request, monkeypatch) -> torch.device:
+    """Where data are unless a test says so: on the processor; see `devices.on_both_devices`."""
+    device = torch.device(getattr(request, "param", "cpu"))
+    monkeypatch.setattr(options, "default_device", lambda: device)
+    return device
 
 
 @pytest.fixture(autouse=True)

@@ -43,6 +43,12 @@ def image_data(folder, sz=16, bs=8, augs=(RandomFlip(),), crop_type=None, **kwar
     return ImageClassifierData.from_paths(folder, bs=bs, tfms=tfms, **kwargs)
 
 
+def packed_data(folder, bs=8):
+    """Images in archives 'train-0.tar', 'train-1.tar', 'train-2.tar' and 'val.tar'."""
+    tfms = tfms_from_stats(HALF, 16, aug_tfms=[RandomFlip()])
+    return ImageClassifierData.from_shards(folder / "train-{0..2}.tar", bs, tfms, folder / "val.tar")
+
+
 def tiny_body(seed=0, pretrained=False):
     """Two groups of a convolution with BatchNorm, 6 feature maps; pretrained, on noise that is no image here."""
     with torch.random.fork_rng():

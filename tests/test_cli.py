@@ -14,7 +14,6 @@ from processes import lines_of
 import fastclf
 from fastclf import ConvLearner, HeadLearner, ImageClassifierData, efficientnet_lite0, tfms_from_model
 from fastclf.cli import COMMANDS, main
-from fastclf.training.head_runs import HeadSetting
 
 NAMES = sorted(COLOURS)
 
@@ -367,8 +366,7 @@ def test_widths_that_make_no_sense_are_refused(widths, capsys):
     assert "or 0 for no hidden layer" in capsys.readouterr().err
 
 
-def test_bodies_are_compared(colours, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(fastclf.comparing, "_SETTING", HeadSetting(epochs=2))
+def test_bodies_are_compared(colours, tmp_path, capsys):
     lite = "efficientnet_lite0"
     typed = ["compare", str(colours), lite, "--sz", "32", "--k", "2", "--json"]
     assert main([*typed, "-o", str(tmp_path / "out")]) == 0

@@ -2,14 +2,8 @@ import numpy as np
 import pytest
 from helpers import image_data, row_data, three_colours
 
-from fastclf import compare, comparing
+from fastclf import compare
 from fastclf.models.archs import efficientnet_lite0, resnet18
-from fastclf.training.head_runs import HeadSetting
-
-
-@pytest.fixture(autouse=True)
-def _short(monkeypatch):
-    monkeypatch.setattr(comparing, "_SETTING", HeadSetting(epochs=3))
 
 
 def test_lists_bodies_the_best_first(tmp_path):

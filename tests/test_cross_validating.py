@@ -15,17 +15,17 @@ from fastclf.training.head_runs import HeadSetting, make_folds, out_of_fold
 def test_rows_are_predicted_by_heads_like_the_learners(tmp_path, rng):
     learn = HeadLearner(row_data(tmp_path, rng), ps=0.1, xtra_fc=[8], class_weights=[1, 2, 1])
     before = state_of(learn)
-    found = learn.cross_validate(k=4, lr=0.05, epochs=15)
+    found = learn.cross_validate(k=4, lr=0.05, wd=1e-2, epochs=15)
     assert_same(before, state_of(learn))
     ds = learn.data.trn_ds
     assert found["accuracy"] > 0.9
     assert found.preds.shape == (60, 3)
     np.testing.assert_array_equal(found.targets, ds.y)
     np.testing.assert_array_equal(found.folds, make_folds(ds.labels, 4, seed=learn.seed))
-    setting = HeadSetting(0.05, epochs=15, ps=(0.1, 0.1), xtra_fc=(8,))
+    setting = HeadSetting(0.05, 1e-2, 15, ps=(0.1, 0.1), xtra_fc=(8,))
     logits = out_of_fold(ds, [setting], found.folds, crit=learn.crit, bs=16, seed=learn.seed)[0]
     np.testing.assert_array_equal(found.preds, torch.from_numpy(logits).log_softmax(1))
-    np.testing.assert_array_equal(learn.cross_validate(k=4, lr=0.05, epochs=15).preds, found.preds)
+    np.testing.assert_array_equal(learn.cross_validate(k=4, lr=0.05, wd=1e-2, epochs=15).preds, found.preds)
 
 
 def test_what_was_tuned_for_other_weights_has_no_part(tmp_path, rng):

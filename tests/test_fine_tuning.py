@@ -24,6 +24,7 @@ def few(monkeypatch):
     """Two candidates to choose from."""
     monkeypatch.setattr(fine_tuning, "_LINEAR", [LinearSetting(decay, "pareto") for decay in (0.1, 0.01)])
     monkeypatch.setattr(fine_tuning, "_HIDDEN", [HeadSetting(0.03, 1e-2, 2, 0.5, (8,))])
+    monkeypatch.setattr(fine_tuning, "_HIDDEN_OF_FEW", HeadSetting(0.1, 1e-2, 2, 0.5, (8,)))
 
 
 def test_a_linear_head_is_the_minimum_of_the_weighted_loss(tmp_path, rng):

@@ -11,8 +11,9 @@ ROOT = Path(fastclf.__file__).parent
 LEFT_TO_RIGHT = """
 errors report ranks interrupts philox losses schedules calls files autotune
 ops
-data.sources data.input_stall data.transforms data.decode data.bad_images data.dataset data.image_transforms
-data.validation data.loader data.image_loader data.image data.options data.resize data.sets data.summary
+data.sources data.input_stall data.transfer data.transforms data.decode data.bad_images data.dataset
+data.image_transforms data.validation data.loader data.image_loader data.image data.options data.resize data.sets
+data.summary
 data.data_loaders data.stream data.served data.truth data.classifier_data data
 checkpoint models
 activations

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from devices import on_both_devices
 from helpers import assert_same, image_data, row_data, state_of, three_colours, tiny_learner
 from processes import start
 
@@ -48,6 +49,7 @@ class Stop(Callback):
         return self.seen == self.at
 
 
+@on_both_devices
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
 def test_a_fit_ends_after_the_step(tmp_path, rng, number, error):
     data = row_data(tmp_path, rng)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from devices import on_both_devices
 
 import fastclf as fc
 from fastclf import (
@@ -149,6 +150,7 @@ def lesson(path):
     return learn
 
 
+@on_both_devices
 def test_every_call_in_the_order_of_the_lesson(few_catsdogs):
     lesson(few_catsdogs)
 

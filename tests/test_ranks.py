@@ -12,15 +12,17 @@ import runpy
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 import warnings
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import image_data, three_colours, tiny_learner
+from helpers import image_data, packed_data, three_colours, tiny_learner
 from processes import ENVIRONMENT
 
 from fastclf import ranks
@@ -106,7 +108,7 @@ def lessons(tmp_path_factory):
 
 
 @pytest.mark.parametrize("n", [2, 3])
-@pytest.mark.parametrize("what", ["frozen", "unfrozen", "batch_norm", "own", "adam", "head", "lr_find"])
+@pytest.mark.parametrize("what", ["frozen", "unfrozen", "batch_norm", "own", "adam", "head", "maps", "lr_find"])
 def test_losses_are_those_of_one_process(lessons, what, n):
     one = lessons[1][0][0][what]
     assert len(one) > 3
@@ -117,7 +119,7 @@ def test_losses_are_those_of_one_process(lessons, what, n):
 
 
 @pytest.mark.parametrize("n", [2, 3])
-@pytest.mark.parametrize("what", ["tta", "valid", "test", "two", "train"])
+@pytest.mark.parametrize("what", ["tta", "valid", "test", "two", "train", "maps valid"])
 def test_predictions_are_those_of_one_process_on_every_rank(lessons, what, n):
     one = np.array(lessons[1][0][0][what])
     for other in lessons[n][0]:
@@ -168,6 +170,82 @@ def test_a_fit_goes_on_with_other_numbers_of_ranks(tmp_path):
     np.testing.assert_allclose(found[-1]["values"], learn.sched.val_losses, rtol=ROUNDING)
 
 
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """What the same script finds on packed images in 1 and 2 processes."""
+    found = {}
+    kinds = ["shards"]
+    for module, kind in (("pyarrow", "parquet"), ("datasets", "hf")):
+        with contextlib.suppress(ImportError):
+            import_module(module)
+            kinds.append(kind)
+    for n in (1, 2):
+        tmp_path = tmp_path_factory.mktemp(f"packed{n}")
+        write_packed(three_colours(tmp_path / "images", n=11, n_valid=5), tmp_path / "packed", kinds)
+        run = in_this_process if n == 1 else partial(in_ranks, n)
+        found[n], _ = run(tmp_path, "packed", tmp_path / "packed", ",".join(kinds))
+    return found
+
+
+def write_packed(folder, out, kinds):
+    """Archives of 11 images and their labels, tables in row groups of 4, and a data set."""
+    out.mkdir()
+    images = {
+        part: [(one.read_bytes(), one.parent.name) for one in sorted(folder.glob(f"{part}/*/*.png"))]
+        for part in ("train", "valid")
+    }
+    archives = {f"train-{k}": images["train"][k::3] for k in range(3)} | {"val": images["valid"]}
+    for name, members in archives.items():
+        with tarfile.open(out / f"{name}.tar", "w") as archive:
+            for i, pair in enumerate(members):
+                for ending, content in zip(("png", "cls"), (pair[0], pair[1].encode()), strict=True):
+                    info = tarfile.TarInfo(f"{i:03d}.{ending}")
+                    info.size = len(content)
+                    archive.addfile(info, io.BytesIO(content))
+    columns = {
+        part: {"image": [image for image, _ in those], "label": [name for _, name in those]}
+        for part, those in images.items()
+    }
+    if "parquet" in kinds:
+        arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
+        for part, name in (("train", "train"), ("valid", "val")):
+            parquet.write_table(arrow.table(columns[part]), out / f"{name}.parquet", row_group_size=4)
+    if "hf" in kinds:
+        datasets = import_module("datasets")
+        sets = {part: datasets.Dataset.from_dict(one) for part, one in columns.items()}
+        datasets.DatasetDict(sets).save_to_disk(out / "hf")
+
+
+def test_packed_images_give_what_they_give_in_one_process(packed):
+    one = packed[1][0]
+    for other in packed[2]:
+        for what in one:
+            if what.endswith(("losses", "head")):
+                np.testing.assert_allclose(other[what], one[what], rtol=ROUNDING, atol=ROUNDING)
+            elif what.endswith("predictions"):
+                np.testing.assert_allclose(other[what], one[what], rtol=1e-4, atol=1e-5)
+    kinds = [what.split()[0] for what in one if what.endswith("predictions")]
+    for kind in kinds:  # and in archives, tables and data sets the same
+        assert len(one[f"{kind} predictions"]) == 15
+
+
+def test_each_reads_its_share_of_packed_images(packed):
+    """What two read together is what one does, each image once; and of archives each reads the headers of a part."""
+    one, two = packed[1][0], packed[2]
+    for what in one:
+        if what.endswith(("scan", "fit", "predict", "precompute", "computed")):
+            together = sorted(name for other in two for name in other[what])
+            if what.startswith("hf"):  # a rank that serves an image another has scanned reads it for its hash as well
+                assert set(together) == set(one[what])
+                assert len(together) <= len(one[what]) * 2
+            else:
+                assert together == one[what], what
+            assert np.ptp([len(other[what]) for other in two]) <= len(one[what]) * 0.1 + 4, what
+            assert len(one[what]) > 10
+    assert sorted(name for other in two for name in other["headers"]) == one["headers"]
+    assert max(len(other["headers"]) for other in two) < 4
+
+
 def test_an_error_of_one_ends_all_and_is_shown(tmp_path):
     folder = three_colours(tmp_path / "images")
     _, errors = ended(process := torchrun(2, tmp_path, SCRIPTS / "dies.py", folder, "step", 1, "raises"))
@@ -179,6 +257,9 @@ def test_an_error_of_one_ends_all_and_is_shown(tmp_path):
 @pytest.mark.parametrize(("place", "rank"), [("block", 1), ("write", 0)])
 def test_a_killed_one_ends_the_others_and_leaves_what_can_be_used(tmp_path, place, rank):
     folder = three_colours(tmp_path / "images")
+    if place == "block":  # of images in archives
+        write_packed(folder, tmp_path / "packed", ())
+        folder = tmp_path / "packed"
     processes = started(2, tmp_path, "dies", folder, place, rank, "kill")
     errors = [ended(process)[1] for process in processes]
     assert time.time() - float((folder / "died").read_text()) < 30
@@ -187,7 +268,8 @@ def test_a_killed_one_ends_the_others_and_leaves_what_can_be_used(tmp_path, plac
     # The same calls go on, in one process.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-        learn = tiny_learner(image_data(folder), pretrained=True)
+        data = packed_data(folder) if place == "block" else image_data(folder)
+        learn = tiny_learner(data, pretrained=True)
         learn.fit(0.1, 3, state_name="state", resume=True)
         learn.precompute = True
         learn.fit(0.1, 2)

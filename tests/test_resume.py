@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from devices import on_both_devices
 from helpers import image_data, row_data, three_colours, tiny_learner
 from torch import nn
 
@@ -72,6 +73,7 @@ FITS = {
 }
 
 
+@on_both_devices
 @pytest.mark.parametrize("clip", [None, 0.3])
 @pytest.mark.parametrize("how", FITS)
 def test_rows(tmp_path, rng, how, clip):

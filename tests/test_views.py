@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from devices import on_both_devices
 from helpers import image_data, three_colours, tiny_learner
 from torch import nn
 
@@ -65,6 +66,7 @@ def test_training_rows_and_targets_are_those_of_the_views(folder):
     np.testing.assert_allclose(data.trn_ds.rows[2 * N + served[rows]], features, rtol=1e-4, atol=1e-5)
 
 
+@on_both_devices
 def test_the_native_engine_trains_on_views(folder, monkeypatch):
     ran = []
     real = EngineSteps.run
@@ -83,6 +85,7 @@ def test_engine_and_autograd_train_on_the_same_views(folder):
     assert native.sched.losses == pytest.approx(autograd.sched.losses, rel=1e-4)
 
 
+@on_both_devices
 def test_same_seed_same_numbers_bit_for_bit(folder):
     def run(seed):
         learn = viewed(folder, seed=seed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -24,6 +23,8 @@ from fastclf.schedules import Constant
 
 BATCHES = (64, 256, 1024, 4096)
 STEPS = 100  # of a round
+WARM_ROUNDS = 11  # after 1,024 steps many go into one graph
+LONG = 2_000  # steps, to see the time of one
 PRECISIONS = {
     "float32": "float32_flop_per_second",
     "tf32": "tf32_flop_per_second",
@@ -44,12 +45,12 @@ class Lesson:
         self.on_device = tuple(t.to(bench.device) for t in (self.rows, self.targets, self.order))
 
 
-def ours(lesson: Lesson, precision: str) -> Callable[[], Tensor]:
-    setting, step = lesson.setting, 0
+def engine_of(lesson: Lesson, precision: str) -> HeadEngine:
+    setting = lesson.setting
     head = Head(setting.columns, setting.classes, ps=DROPOUT, xtra_fc=[HIDDEN]).to(lesson.bench.device)
     spec = HeadSpec.from_layers(head.layers)
     assert spec is not None
-    engine = HeadEngine(
+    return HeadEngine(
         spec,
         lesson.rows,
         lesson.targets,
@@ -59,13 +60,38 @@ def ours(lesson: Lesson, precision: str) -> Callable[[], Tensor]:
         precision=precision,  # type: ignore[arg-type]
     )
 
+
+def ours(lesson: Lesson, engine: HeadEngine) -> Callable[[], Tensor]:
+    step = 0
+
     def run() -> Tensor:
         nonlocal step
-        losses = engine.train(lesson.order, setting.batch, step)
+        losses = engine.train(lesson.order, lesson.setting.batch, step)
         step += lesson.steps
         return losses
 
+    for _ in range(1 if lesson.bench.small else WARM_ROUNDS):
+        run()
     return run
+
+
+def microseconds(lesson: Lesson, engine: HeadEngine) -> float:
+    """A step's time in one long call, without what every call takes."""
+    steps = 2 if lesson.bench.small else LONG
+    order = torch.randint(lesson.setting.n, (steps * lesson.setting.batch,))
+    return lesson.bench.fastest(lambda: engine.train(order, lesson.setting.batch, 0)) / steps * 1e6
+
+
+def kernels(lesson: Lesson, run: Work) -> dict[str, list[float]]:
+    """What the device runs: launches per step, and the microseconds of one."""
+    on_gpu = lesson.bench.device.type == "cuda"
+    kind = torch.profiler.ProfilerActivity.CUDA if on_gpu else torch.profiler.ProfilerActivity.CPU
+    with torch.profiler.profile(activities=[kind]) as found:
+        run()
+        lesson.bench.wait()
+    name = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    events = ((e.key, e.count, getattr(e, name)) for e in found.key_averages())
+    return {key: [count / lesson.steps, time / count] for key, count, time in events if time > 0}
 
 
 def torch_step(lesson: Lesson) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
@@ -109,7 +135,8 @@ def torch_graph(lesson: Lesson) -> Work:
     with torch.cuda.graph(graph):
         loss = step(index)
 
-    def run() -> Tensor:
+    def run(_keeps: object = step) -> Tensor:
+        """Holds the step, too: with its model, gradients and optimizer goes the memory that the graph works on."""
         losses = []
         for part in parts:
             index.copy_(part)
@@ -134,18 +161,14 @@ def jax_scan(lesson: Lesson) -> Work:
 PEERS = {"torch eager": torch_eager, "torch graph": torch_graph, "torch compile": torch_compiled, "jax scan": jax_scan}
 
 
-def race(bench: Bench, limits: dict[str, float]) -> list[dict[str, Any]]:
-    """Every batch size; peers that do not run here are skipped by name, with the reason."""
-    with tempfile.TemporaryDirectory() as folder:
-        return [_one(bench, limits, batch, Path(folder)) for batch in (BATCHES[:1] if bench.small else BATCHES)]
-
-
-def _one(bench: Bench, limits: dict[str, float], batch: int, folder: Path) -> dict[str, Any]:
+def race(batch: int, bench: Bench, limits: dict[str, float], folder: Path) -> dict[str, Any]:
+    """One batch size; peers that do not run here are skipped by name, with the reason."""
     setting = HeadSetting(64 if bench.small else 1024, 10, batch, folder, threads=1, n=500 if bench.small else 50_000)
     setting.prepare()
     lesson, skipped, runners = Lesson(bench, setting), {}, {}
     precisions = ["float32"] if bench.small else list(PRECISIONS)
-    runners |= {f"ours {name}": ours(lesson, name) for name in precisions}
+    engines = {name: engine_of(lesson, name) for name in precisions}
+    runners |= {f"ours {name}": ours(lesson, engine) for name, engine in engines.items()}
     for name, make in PEERS.items():
         try:
             if bench.small and make is not torch_eager:
@@ -156,6 +179,11 @@ def _one(bench: Bench, limits: dict[str, float], batch: int, folder: Path) -> di
         except Exception as error:  # a peer that is missing or does not run must not stop the others
             skipped[name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
     seconds = bench.interleaved(runners)
+    launches = {}
+    try:
+        launches = {name: kernels(lesson, runners[f"ours {name}"]) for name in precisions}
+    except Exception as error:  # a machine may not let its counters be read
+        skipped["launches"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
     rows = lesson.steps * batch
     flop = setting.flop_per_row * rows
     return {
@@ -163,7 +191,11 @@ def _one(bench: Bench, limits: dict[str, float], batch: int, folder: Path) -> di
         "columns": setting.columns,
         "classes": setting.classes,
         "rows_per_second": {name: rows / median(taken) for name, taken in seconds.items()},
-        "share_of_products": {o: flop / median(seconds[f"ours {o}"]) / limits[PRECISIONS[o]] for o in precisions},
+        "share_of_products": {
+            o: flop / median(seconds[f"ours {o}"]) / limits[PRECISIONS[o]] for o in precisions if limits
+        },
+        "microseconds_per_step": {name: microseconds(lesson, engine) for name, engine in engines.items()},
+        "kernels": launches,
         "ratios": {name: ratio(seconds["ours float32"], seconds[name]) for name in PEERS if name in seconds},
         "skipped": skipped,
         "seconds": seconds,

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import itertools
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
-from bench.gpu.timing import Bench, Work, ratio
+from bench.gpu.photographs import written
+from bench.gpu.timing import REHEARSED_ARCH, Bench, Work, ratio
 from bench.images_setting import MAX_ZOOM, MEAN, STD
 from fastclf import ConvLearner, ImageClassifierData, tfms_from_stats, transforms_side_on
 from fastclf.errors import BackendError
@@ -23,23 +21,14 @@ ARCH = "torchvision:resnet50"
 PEER = "torchvision CUDA"
 
 
-def write_images(folder: Path, n: int, size: tuple[int, int]) -> None:
-    """JPEGs of smooth noise, about as large as photographs of their size; the same files in every run."""
-    rng = np.random.default_rng(0)
-    for i in range(n):
-        small = Image.fromarray(rng.integers(0, 256, (size[0] // 4, size[1] // 4, 3), dtype=np.uint8))
-        target = folder / ("valid" if i < 2 else "train") / "ab"[i % 2] / f"{i:05}.jpg"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        small.resize((size[1], size[0]), Image.Resampling.BICUBIC).save(target, quality=85)
-
-
 class Images:
     """The files, and ways to go through those of the training set once."""
 
     def __init__(self, bench: Bench, folder: Path) -> None:
-        self.bench, self.folder = bench, folder
+        self.bench = bench
         self.sz, self.bs = (32, 4) if bench.small else (224, 128)
-        write_images(folder, 12 if bench.small else 4000, (60, 80) if bench.small else (375, 500))
+        folder = written(bench, folder, *((12, 2) if bench.small else (4000, 2)))
+        self.folder = folder
         tfms = tfms_from_stats((MEAN, STD), self.sz, transforms_side_on, MAX_ZOOM)
         self.data = ImageClassifierData.from_paths(folder, self.bs, tfms, test_name=None, device=bench.device)
 
@@ -57,7 +46,8 @@ class Images:
     def whole_pass(self) -> Work:
         def run() -> None:
             shutil.rmtree(self.folder / "tmp", ignore_errors=True)
-            ConvLearner.pretrained(ARCH, self.data, precompute=True, pretrained=False)
+            arch = REHEARSED_ARCH if self.bench.small else ARCH
+            ConvLearner.pretrained(arch, self.data, precompute=True, pretrained=False)
 
         return run
 
@@ -82,13 +72,12 @@ class Images:
         return run
 
 
-def race(bench: Bench) -> dict[str, Any]:
+def race(bench: Bench, _limits: dict[str, float], folder: Path) -> dict[str, Any]:
     """Images per second of each way; the reason alone where DALI is missing."""
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            return _race(bench, Images(bench, Path(folder)))
-        except BackendError as error:
-            return {"skipped": {"images": str(error)}}
+    try:
+        return _race(bench, Images(bench, folder))
+    except BackendError as error:
+        return {"skipped": {"images": str(error)}}
 
 
 def _race(bench: Bench, images: Images) -> dict[str, Any]:

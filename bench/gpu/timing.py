@@ -10,6 +10,7 @@ from statistics import median
 import torch
 
 Work = Callable[[], object]
+REHEARSED_ARCH = "timm:test_resnet"  # in place of each network
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,17 @@ class Bench:
         self.wait()
         return time.perf_counter() - start
 
-    def interleaved(self, runners: Mapping[str, Work]) -> dict[str, list[float]]:
-        """Return the seconds of every round of each implementation, after one that warms up and compiles."""
+    def interleaved(self, runners: Mapping[str, Work], rounds: int | None = None) -> dict[str, list[float]]:
+        """Return the seconds of every round of each implementation, after one that warms up and compiles.
+
+        Args:
+            runners: the implementations, by name.
+            rounds: of each; as many as `rounds` says by default.
+        """
         for work in runners.values():
             self.seconds(work)
         found: dict[str, list[float]] = {name: [] for name in runners}
-        for _ in range(self.rounds):
+        for _ in range(rounds or self.rounds):
             for name, work in runners.items():
                 found[name].append(self.seconds(work))
         return found

@@ -3,8 +3,7 @@
 //
 // A training step is a few of these around the products (fastclf/ops/head/cuda.py). What changes from step to step lies
 // in device memory too, so that one captured graph serves all steps. Sums are made in a fixed order: the same bits in
-// every run. `block_counter` is [ceil(cols / 32)] or [1] and zero between launches: the last block to add to it
-// finishes the sums.
+// every run. `block_counter` is [1] and zero between launches: the last block to add to it finishes the sums.
 #pragma once
 
 #include "api.h"
@@ -26,15 +25,6 @@ struct BatchRows {
   size_t stride, rows, cols;
 };
 
-// BatchNorm's statistics: mean and 1 / sqrt(variance + eps) of the batch, and what it makes of the running ones.
-struct Statistics {
-  float *mean, *rstd;                 // [cols]
-  float *running_mean, *running_var;  // [cols]
-  float momentum, eps;
-  float* partial;           // [ceil(rows / 32), 2, cols]
-  unsigned* block_counter;  // [ceil(cols / 32)]
-};
-
 // Element (b, j) of layer `layer` in step step_counter->step is dropped with probability p (device/philox.h).
 struct Dropout {
   uint64_t seed;
@@ -50,29 +40,30 @@ struct DropoutMask : Dropout {
 };
 Status dropout_mask(const DropoutMask& op, void* stream);
 
-// Statistics of a batch of rows, gathered while they are read.
-struct BatchMoments : BatchRows, Statistics {};
-Status batch_moments(const BatchMoments& op, void* stream);
-
-// z becomes max(z + bias, 0); and its statistics.
-struct ReluMoments : Statistics {
-  float* z;           // [rows, cols]
-  const float* bias;  // [cols]
-  size_t rows, cols;
-};
-Status relu_moments(const ReluMoments& op, void* stream);
-
-// out = keep ? scale * (gamma * (x - mean) * rstd + beta) : 0, the left operand of a product.
+// out = keep ? scale * (gamma * xhat + beta) : 0, the left operand of a product; xhat = (x - mean) * rstd with mean and
+// 1 / sqrt(variance + eps) of the batch, which change the running ones; with the running ones where `frozen`.
 struct Normalise : BatchRows, Dropout {
-  const float *mean, *rstd, *gamma, *beta;  // [cols]
-  void* out;                                // [rows, cols] out_dtype
-  DType out_dtype;                          // float32 or bfloat16
+  const float* bias;  // [cols], or null; with it src is float32, without order, and becomes max(src + bias, 0) first
+  float *running_mean, *running_var;  // [cols]
+  float momentum, eps;
+  bool frozen;
+  float *mean, *rstd;         // [cols], written
+  const float *gamma, *beta;  // [cols]
+  void* out;                  // [rows, cols] out_dtype
+  DType out_dtype;            // float32 or bfloat16
+  void* factors;  // [rows, factor_cols] out_dtype, or null: keep * xhat, and keep behind it where factor_cols is 2 cols
+  size_t factor_cols;
 };
 Status normalise(const Normalise& op, void* stream);
 
-// z becomes the gradient of the batch's loss with respect to z + bias, the logits.
+// z becomes the gradient of the batch's loss with respect to z + bias, the logits; z is made first, as the product of
+// rows and matrix, where these are given.
 struct LossGradient {
   Loss loss;
+  const void* left;    // [rows, inner] left_dtype, or null
+  DType left_dtype;    // float32 or bfloat16
+  const float* right;  // [classes, inner]
+  size_t inner;
   float* z;             // [rows, classes]
   const float* bias;    // [classes]
   const void* targets;  // nll: int64 [n]; bce: float [n, classes]
@@ -93,37 +84,34 @@ Status loss_gradient(const LossGradient& op, void* stream);
 struct ColumnSums {
   const float* x;  // [rows, cols]
   size_t rows, cols;
-  float* out;               // [cols]
-  float* partial;           // [ceil(rows / 32), cols]
-  unsigned* block_counter;  // [ceil(cols / 32)]
+  float* out;  // [cols]
 };
 Status column_sums(const ColumnSums& op, void* stream);
 
-// From the gradient of a product's left operand: g = keep ? scale * g : 0, dgamma = sum of g * xhat, dbeta = sum of g.
-struct AffineGradient : BatchRows, Dropout {
-  float* g;                  // [rows, cols]
-  bool write;                // whether g is written back
-  const float *mean, *rstd;  // [cols]
-  float *dgamma, *dbeta;     // [cols]
-  float* partial;            // [ceil(rows / 32), 2, cols]
-  unsigned* block_counter;   // [ceil(cols / 32)]
-};
-Status affine_gradient(const AffineGradient& op, void* stream);
+// Most classes that HiddenGradient multiplies itself.
+constexpr size_t kMostClasses = 64;
 
-// g, with respect to BatchNorm's affine output, becomes the gradient of what went into the ReLU before; h is what came
-// out of it. `frozen`: the statistics do not depend on h.
-struct InputGradient {
-  float* g;        // [rows, cols]
+// From a layer's left operand back through dropout, BatchNorm and the ReLU before. g, the gradient of the operand, lies
+// in d, or is the product of the gradient of the logits and the last layer's weight; that layer's gradients are then
+// made as well. d becomes the gradient of what went into the ReLU; h is what came out of it.
+struct HiddenGradient : Dropout {
+  const float* logits;            // [rows, classes] gradient, or null: the next five are not looked at
+  size_t classes;                 // at most kMostClasses
+  const float* weight;            // [classes, cols]
+  const void* operand;            // [rows, cols] operand_dtype
+  DType operand_dtype;            // float32 or bfloat16
+  float *dweight, *dweight_bias;  // [classes, cols], [classes]
+  const StepCounter* step_counter;
+  float* d;        // [rows, cols]
   const float* h;  // [rows, cols]
   size_t rows, cols;
-  const float *mean, *rstd, *gamma, *dgamma, *dbeta;  // [cols]
-  bool frozen;
-  float* dbias;             // [cols], the sums of g's columns
-  uint16_t* copy;           // [rows, cols] bfloat16 of g, or null
-  float* partial;           // [ceil(rows / 32), cols]
-  unsigned* block_counter;  // [ceil(cols / 32)]
+  const float *mean, *rstd, *gamma;  // [cols]
+  bool frozen;                       // the statistics do not depend on h
+  float *dgamma, *dbeta;             // [cols]
+  float* dbias;                      // [cols], the sums of d's columns
+  uint16_t* copy;                    // [rows, cols] bfloat16 of d, or null
 };
-Status input_gradient(const InputGradient& op, void* stream);
+Status hidden_gradient(const HiddenGradient& op, void* stream);
 
 // A linear layer with the BatchNorm before it folded in, for evaluation.
 struct Fold {
@@ -168,5 +156,35 @@ struct SgdStep {
   unsigned* block_counter;    // [1]
 };
 Status sgd_step(const SgdStep& op, void* stream);
+
+// Most rows whose products FirstStep makes itself.
+constexpr size_t kMostProductRows = 128;
+
+// The first layer, and the products of the gradient of what it gives with the factors that `normalise` has made. Its
+// gradients are dweight = kept_scale (gamma A + beta M), dgamma = kept_scale sum of weight A and dbeta = kept_scale sum
+// of weight M with A = d' (keep xhat) and M = d' keep: that of its input is not needed for them.
+struct FirstLayer {
+  const float* products;         // [n_out, 2 n_in] A | M, or [n_out, n_in] A
+  const float* sums;             // [n_out], the sums of d's columns: all of M where nothing is dropped; or null
+  float *weight, *gamma, *beta;  // [n_out, n_in], [n_in]
+  size_t n_out, n_in;
+  float kept_scale;  // 1 / (1 - p)
+};
+
+struct FirstGradient : FirstLayer {
+  float *dweight, *dgamma, *dbeta;  // [n_out, n_in], [n_in], written
+};
+Status first_gradient(const FirstGradient& op, void* stream);
+
+// The first layer's parameters are updated by these gradients, which are not written, as tensors of group 0; all others
+// as by SgdStep. The products are made here where they are null.
+struct FirstStep : FirstLayer, SgdStep {
+  const float* d;       // [rows, n_out]; only looked at without products, and so are the next three
+  const void* factors;  // [rows, 2 n_in] factors_dtype, or [rows, n_in] with sums
+  DType factors_dtype;  // float32 or bfloat16
+  size_t rows;          // at most kMostProductRows
+  float *weight_velocity, *gamma_velocity, *beta_velocity;
+};
+Status first_step(const FirstStep& op, void* stream);
 
 }  // namespace fastclf::cuda

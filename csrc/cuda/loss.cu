@@ -1,10 +1,10 @@
-// The loss of a batch of logits and its gradient, in place: a warp per row.
+// The loss of a batch of logits and its gradient, in place: a warp per row, which can make the logits too.
 #include "cuda/reduce.cuh"
 #include "device/number.h"
 
 namespace fastclf::cuda {
 
-constexpr unsigned kLossWarps = 4;
+constexpr unsigned kLossWarps = 4, kTogether = 4;  // classes of a product
 
 FASTCLF_DEVICE size_t target_row(const LossGradient& op, size_t b) {
   return static_cast<size_t>(op.order[op.step_counter->batch * op.stride + b]);
@@ -75,11 +75,43 @@ struct BinaryLoss {
   }
 };
 
-template <class Kind>
-__global__ void loss_kernel(LossGradient op) {
+// Row b of the product; each lane writes the classes that it reads later. All lanes call it.
+template <class T>
+FASTCLF_DEVICE void make_row(const LossGradient& op, size_t b, bool aligned) {
+  const T* left = static_cast<const T*>(op.left) + b * op.inner;
+  for (size_t first = 0; first < op.classes; first += kTogether) {
+    float sum[kTogether] = {};
+    for (size_t at = 4 * lane(); at < op.inner; at += 4 * 32) {
+      const size_t count = op.inner - at;
+      const Quad x = load_quad(left + at, count, aligned);
+      for (unsigned k = 0; k < kTogether; ++k) {
+        if (first + k >= op.classes) break;
+        const Quad w = load_quad(op.right + (first + k) * op.inner + at, count, aligned);
+        for (int i = 0; i < 4; ++i) sum[k] += x.v[i] * w.v[i];
+      }
+    }
+    for (unsigned k = 0; k < kTogether; ++k) {
+      const float total = warp_sum(sum[k]);
+      if (first + k < op.classes && lane() == (first + k) % 32) op.z[b * op.classes + first + k] = total;
+    }
+  }
+}
+
+// Given logits.
+struct NoProduct {
+  static FASTCLF_DEVICE void row(const LossGradient&, size_t, bool) {}
+};
+template <class T>
+struct Product {
+  static FASTCLF_DEVICE void row(const LossGradient& op, size_t b, bool aligned) { make_row<T>(op, b, aligned); }
+};
+
+template <class Kind, class Logits>
+__global__ void loss_kernel(LossGradient op, bool aligned) {
   const float mean = Kind::mean_factor(op);
   const size_t b = size_t{blockIdx.x} * kLossWarps + warp();
   if (b < op.rows) {  // the same for all lanes of a warp
+    Logits::row(op, b, aligned);
     const float loss = Kind::row(op, b, mean);
     if (lane() == 0) op.row_loss[b] = loss;
   }
@@ -90,11 +122,23 @@ __global__ void loss_kernel(LossGradient op) {
   if (threadIdx.x == 0) op.losses[op.step_counter->batch] = total;
 }
 
+namespace {
+
+template <class Logits>
+Status launch_loss(const LossGradient& op, void* stream) {
+  const Grid grid = {dim3(blocks_for(op.rows, kLossWarps)), 32 * kLossWarps};
+  const bool aligned = op.inner % 4 == 0 && is_aligned(op.left, 16) && is_aligned(op.right, 16);
+  const auto kernel = op.loss == Loss::nll ? loss_kernel<ClassLoss, Logits> : loss_kernel<BinaryLoss, Logits>;
+  return launch(kernel, grid, stream, op, aligned);
+}
+
+}  // namespace
+
 Status loss_gradient(const LossGradient& op, void* stream) {
   if (op.rows == 0) return {};
-  const Grid grid = {dim3(blocks_for(op.rows, kLossWarps)), 32 * kLossWarps};
-  const auto kernel = op.loss == Loss::nll ? loss_kernel<ClassLoss> : loss_kernel<BinaryLoss>;
-  return launch(kernel, grid, stream, op);
+  if (!op.left) return launch_loss<NoProduct>(op, stream);
+  return op.left_dtype == DType::bfloat16 ? launch_loss<Product<BFloat16>>(op, stream)
+                                          : launch_loss<Product<float>>(op, stream);
 }
 
 }  // namespace fastclf::cuda

@@ -1,7 +1,7 @@
 // Reading the rows of a batch, and the dropout laid over them.
 #pragma once
 
-#include "cuda/columns.cuh"
+#include "cuda/reduce.cuh"
 #include "device/number.h"
 #include "device/philox.h"
 
@@ -45,21 +45,6 @@ FASTCLF_DEVICE unsigned keep_quad(const DropoutSampler& sampler, uint32_t step, 
   }
   unsigned keep = 0;
   for (unsigned i = 0; i < 4; ++i) keep |= static_cast<unsigned>(x[i] >= sampler.drop_below) << i;
-  return keep;
-}
-
-// Bit i: the element in this thread's column and row tile_row(i) is kept. Four lanes share four samples. All lanes call
-// it.
-FASTCLF_DEVICE unsigned keep_column(const DropoutSampler& sampler, const StepCounter* step_counter) {
-  if (sampler.drop_below == 0) return 15;
-  static_assert(kRowsEach == 4);
-  const auto row = static_cast<uint32_t>(tile_row(lane() % 4)), quad = static_cast<uint32_t>(tile_column() / 4);
-  const unsigned own = keep_quad(sampler, step_counter->step, row, quad);
-  unsigned keep = 0;
-  for (unsigned i = 0; i < 4; ++i) {
-    const unsigned theirs = __shfl_sync(kFullMask, own, (lane() & ~3u) + i);
-    keep |= (theirs >> lane() % 4 & 1u) << i;
-  }
   return keep;
 }
 

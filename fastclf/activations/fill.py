@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastclf import files, ranks
+from fastclf.activations.in_turn import InTurn
 from fastclf.activations.segment import (
     NO_KEY,
     Keys,
@@ -66,7 +67,7 @@ def places_for(folder: Path) -> list[Path]:
     return [folder / "activations", files.user_cache() / "activations"]
 
 
-def stored(job: Job, folders: Sequence[Path], compute: Compute) -> IndexedRows:
+def stored(job: Job, folders: Sequence[Path], compute: Compute, in_flight: int = 0) -> IndexedRows:
     """Return the rows ``[N, F]`` of ``job``; what no folder has is computed, and kept in the first that takes it.
 
     Args:
@@ -74,13 +75,15 @@ def stored(job: Job, folders: Sequence[Path], compute: Compute) -> IndexedRows:
         folders: where activations are kept, best first.
         compute: yields, for row numbers in their order, blocks of rows: their numbers ``[B]``, values ``[B, F]``, and
             how many of the numbers have been dealt with by then. Those that were passed over cannot be computed.
+        in_flight: blocks that are rounded, checked and written by a thread of their own while ``compute`` goes on; 0
+            for none, so that each is kept before the next is computed.
 
     Raises:
         ActivationFileError: a value is not finite, or neither disk nor memory has space for the rows.
     """
     store = Store([folder / job.kind.name for folder in folders if _is_usable(folder)], job.kind)
     if ranks.size() > 1:
-        _compute_together(job, store, compute)
+        _compute_together(job, store, compute, in_flight)
     for _ in range(_TRIES):
         rows = store.open(job.keys)
         if rows is not None:
@@ -88,7 +91,7 @@ def stored(job: Job, folders: Sequence[Path], compute: Compute) -> IndexedRows:
         missing = store.missing(job.keys)
         with _Sink(job, store, len(missing)) as sink:
             while len(missing):
-                _compute(job, store, sink, missing, compute)
+                _compute(job, store, sink, missing, compute, in_flight)
                 sink.check()
                 before, missing = missing, store.missing(job.keys)
                 if len(missing) == len(before):
@@ -96,30 +99,34 @@ def stored(job: Job, folders: Sequence[Path], compute: Compute) -> IndexedRows:
     raise ActivationFileError(f"activations of {job.what}: other processes keep removing {store.folders[0]}")
 
 
-def _compute_together(job: Job, store: Store, compute: Compute) -> None:
+def _compute_together(job: Job, store: Store, compute: Compute, in_flight: int) -> None:
     """Compute a part of what is missing, and wait until the other processes have computed the rest."""
     missing = ranks.from_first(lambda: store.missing(job.keys))
     mine = missing[ranks.share(len(missing))]
     part = replace(job, unit=f"of {len(missing):,} {job.unit} that {ranks.size()} processes share")
     with _Sink(replace(part, keys=job.keys[mine]), store, len(mine)) as sink:
         if len(mine):
-            _compute(part, store, sink, mine, compute)
+            _compute(part, store, sink, mine, compute, in_flight)
     ranks.wait()
 
 
-def _compute(job: Job, store: Store, sink: _Sink, missing: Numbers, compute: Compute) -> None:
-    """Compute missing rows up to where another process has begun."""
+def _compute(job: Job, store: Store, sink: _Sink, missing: Numbers, compute: Compute, in_flight: int) -> None:
+    """Compute missing rows up to where another process has begun; those in flight are kept whatever ends it."""
+
+    def keep(keys: Keys, values: NDArray[np.float32], numbers: Numbers) -> None:
+        sink.write(keys, as_block(values, job.kind.dtype, numbers))
+
     others = Others(store, sink.place)
     order = _from_the_middle(missing) if others.at_work() else missing
     pace, done = _Pace(job.what, len(order)), 0
     try:
-        with Interrupts() as interrupts:
+        with Interrupts() as interrupts, InTurn(in_flight) as writing:
             source = compute(order)
             while done < len(order) and not others.have(job.keys[order[done]]):
                 with interrupts.released():
                     numbers, values, until = next(source, (order[:0], None, len(order)))
                 if values is not None:
-                    sink.write(job.keys[numbers], as_block(values, job.kind.dtype, numbers))
+                    writing.call(keep, job.keys[numbers], values, numbers)
                     pace.advance(len(numbers))
                 job.keys[np.setdiff1d(order[done:until], numbers)] = NO_KEY
                 done = until

@@ -12,17 +12,20 @@ from fastclf.data.decode import PIPELINE_VERSION
 from fastclf.models.body import Body
 
 
-def describe(body: Body, transforms: Mapping[str, Any], *, dtype: str, precision: str) -> dict[str, Any]:
+def describe(
+    body: Body, transforms: Mapping[str, Any], *, dtype: str, precision: str, weights: str | None = None
+) -> dict[str, Any]:
     """Return everything that decides the row of an image, as JSON values.
 
     That is the architecture, every weight and buffer of the body and how it pools, the transforms, the versions of the
-    image pipeline and of the store, and the dtypes of the forward pass and of the rows.
+    image pipeline and of the store, and the dtypes of the forward pass and of the rows. The weights are hashed where
+    ``weights`` is None.
     """
     return {
         "schema": SCHEMA,
         "pipeline": PIPELINE_VERSION,
         "arch": body.arch,
-        "weights": body.state_sha256(),
+        "weights": body.state_sha256() if weights is None else weights,
         "pooling": body.pooling,
         "width": body.n_features,
         "transforms": transforms,

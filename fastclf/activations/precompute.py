@@ -18,8 +18,10 @@ from fastclf import ranks
 from fastclf.activations.fill import Job, stored
 from fastclf.activations.fingerprint import describe, sha256_of, view_key
 from fastclf.activations.segment import KEY, NO_KEY, Keys, Kind
+from fastclf.data import transfer
 from fastclf.data.image_loader import ImageLoader
 from fastclf.data.loader import Rows
+from fastclf.data.transfer import Returning
 from fastclf.data.validation.verified import ChangedError
 from fastclf.errors import ActivationFileError
 from fastclf.models.net import Net
@@ -35,7 +37,14 @@ _malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of the GNU C l
 
 
 def activations(
-    net: Net, loader: ImageLoader, folders: Sequence[Path], *, dtype: str, what: str, views: int = 1
+    net: Net,
+    loader: ImageLoader,
+    folders: Sequence[Path],
+    *,
+    dtype: str,
+    what: str,
+    views: int = 1,
+    weights: str | None = None,
 ) -> IndexedRows:
     """Return the features ``[views * N, F]`` of every image of a loader's data set, in its order, from a mapped store.
 
@@ -51,19 +60,22 @@ def activations(
         dtype: of the rows, ``float16`` or ``float32``.
         what: the set's name, for messages.
         views: epochs of the loader that are kept; more than one for transforms that augment.
+        weights: the body's hash, `Body.state_sha256`, where the caller has it.
 
     Raises:
         ActivationFileError: a feature is not finite, there is no place for the rows, or the images keep changing.
         BadImageError: images cannot be decoded, and ``on_bad`` makes that an error.
     """
-    about = describe(net.body, loader.tfms.describe(), dtype=dtype, precision=str(compute_dtype(loader.device)))
+    precision = str(compute_dtype(loader.device))
+    about = describe(net.body, loader.tfms.describe(), dtype=dtype, precision=precision, weights=weights)
     kind = Kind(sha256_of(about), net.body.n_features, dtype)
     unit = "images" if views == 1 else "augmented views of images"
     for _ in range(_TRIES):
         error = ""
         try:
             keys, versions = _keys(loader, views)
-            rows = stored(Job(kind, about, keys, what, unit), folders, partial(_blocks, net, loader, what, versions))
+            job, compute = Job(kind, about, keys, what, unit), partial(_blocks, net, loader, what, versions)
+            rows = stored(job, folders, compute, in_flight=transfer.in_flight(loader.device))
             loader.images.check_unchanged(loader.served, versions[loader.served])
         except ChangedError as changed:
             error = str(changed)
@@ -99,7 +111,7 @@ def _keys(loader: ImageLoader, views: int) -> tuple[Keys, Versions]:
 
 
 class InOrder(ImageLoader):
-    """Serves some images of another loader in a given order; y are their rows ``[B] int64``."""
+    """Serves some images of another loader in a given order; y are their rows ``[B] int64``, in main memory."""
 
     def __init__(self, other: ImageLoader, most: int | None = None) -> None:
         options = other._options
@@ -107,12 +119,16 @@ class InOrder(ImageLoader):
             most = _BATCH
         options = replace(options, bs=min(options.bs, most or options.bs))
         super().__init__(other.ds, other.tfms, options, other.split)
-        self.targets = torch.arange(self.n)
         self.rows = self.served
+        if options.device.type == "cuda" and options.bs == other.bs:  # a graph takes .2 s to build there
+            self.shares_renderers(other)
 
     def order(self, epoch: int) -> Rows:
         """See `Loader.order`."""
         return self.rows
+
+    def _targets(self, rows: Rows) -> torch.Tensor:
+        return torch.from_numpy(rows)
 
 
 def _blocks(
@@ -128,11 +144,12 @@ def _blocks(
     with Progress(len(numbers), f"activations of {what}", "images") as progress:
         for run in np.split(numbers, np.flatnonzero(np.diff(numbers // n)) + 1):  # the rows of one view
             view, images.rows, begin = int(run[0]) // n, run % n, done
-            for features, rows in _features(net, images, view, behind=int(loader.device.type == "cuda")):
+            for features, rows in _features(net, images, view, behind=transfer.in_flight(loader.device)):
                 loader.images.check_unchanged(rows, versions[rows])
                 before, done = done, begin + int(np.flatnonzero(images.rows == rows[-1])[0]) + 1
                 yield view * n + rows, features, done
-                _give_back()
+                if loader.device.type == "cpu":  # elsewhere images are not decoded into the heap
+                    _give_back()
                 progress.advance(done - before)
             done = begin + len(run)
     line = images.input_stall.line(f"activations of {what}")
@@ -149,32 +166,17 @@ def _give_back() -> None:
         _malloc_trim(0)
 
 
-class _Returning:
-    """Features on their way to the processor: from a GPU, while other work goes on there."""
-
-    def __init__(self, features: torch.Tensor) -> None:
-        self._host, self._done = features, None
-        if features.is_cuda:
-            self._host = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
-            self._host.copy_(features, non_blocking=True)
-            self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._done.record()
-
-    def wait(self) -> NDArray[np.float32]:
-        if self._done is not None:
-            self._done.synchronize()
-        return self._host.numpy()
-
-
 def _features(net: Net, images: ImageLoader, view: int, *, behind: int) -> Iterator[tuple[NDArray[np.float32], Rows]]:
     """Features and rows of each batch, given when ``behind`` more batches have been started."""
-    started: deque[tuple[_Returning, Rows]] = deque()
-    for x, y in images.batches(view):
-        rows = y.cpu().numpy()  # before the body, which it would wait for
+    started: deque[Returning] = deque()
+    for x, rows in images.batches(view):
         with torch.inference_mode(), autocast(x.device):
-            started.append((_Returning(net.features(x).float()), rows))
+            started.append(Returning(net.features(x).float(), rows))
         if len(started) > behind:
-            features, rows = started.popleft()
-            yield features.wait(), rows
-    for features, rows in started:
-        yield features.wait(), rows
+            yield _arrived(started.popleft())
+    yield from map(_arrived, started)
+
+
+def _arrived(batch: Returning) -> tuple[NDArray[np.float32], Rows]:
+    features, rows = batch.wait()
+    return features.numpy(), rows.numpy()

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from fastclf.commands.data import path_argument
+from fastclf.commands.sources import files_by_set, kind_of
 from fastclf.report import show
 
 _UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
@@ -17,7 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("action", choices=("list", "prune"), help="show what is there, or remove what is not needed")
     parser.add_argument(
-        "data", nargs="?", type=path_argument, metavar="DATA", help="a data folder, beside this user's cache"
+        "data",
+        nargs="?",
+        type=path_argument,
+        metavar="DATA",
+        help="a data folder, or archives or parquet files, beside this user's cache",
     )
     parser.add_argument("--keep", type=_size, metavar="SIZE", help="prune: bytes that may stay, such as 500MB or 2GB")
     parser.add_argument("--older-than", type=float, metavar="DAYS", help="prune: what nobody has used for so long")
@@ -26,7 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Show the stores; or remove rows, and show how much that freed."""
     from fastclf.activations import prune
+    from fastclf.data.sources.patterns import common_folder
 
+    if arguments.data is not None and kind_of(arguments.data) in ("shards", "parquet"):
+        arguments.data = common_folder([file for files in files_by_set(arguments.data).values() for file in files])
     limits = {"keep": arguments.keep, "older_than": arguments.older_than}
     if arguments.action == "prune":
         show(f"freed {prune(arguments.data, **limits) / 1e6:,.1f} MB")

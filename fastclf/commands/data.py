@@ -7,10 +7,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from fastclf.commands.sources import kind_of, packed_data
 from fastclf.files import given_path
 
 if TYPE_CHECKING:
     from fastclf.data.classifier_data import ImageClassifierData
+
+PACKED = "tar archives ('{000..099}.tar'), parquet files, a folder of these, or a Hugging Face data set on disk"
+"""What commands take beside images in files."""
 
 
 def path_argument(text: str) -> Path:
@@ -31,8 +35,13 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         "data",
         metavar="DATA",
         type=path_argument,
-        help="a folder with train/<class>/ and, if you like, valid/<class>/; or with <class>/ alone",
+        help="a folder with train/<class>/ and, if you like, valid/<class>/; or with <class>/ alone; or "
+        f"{PACKED}, whose names may begin with train, val and test",
     )
+    parser.add_argument(
+        "--val", metavar="FILES", help="archives or parquet files for validation; of a data set, a split"
+    )
+    parser.add_argument("--test", metavar="FILES", help="the same for test")
     add_table_arguments(parser)
     parser.add_argument(
         "--name-re", metavar="PATTERN", help="a regular expression whose group is the class in a file's name"
@@ -52,13 +61,27 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", default=".", help="with --csv or --name-re: where the images are, below DATA")
     parser.add_argument("--suffix", default="", help="with --csv: what the names in the table lack, such as .jpg")
     parser.add_argument("--fn-col", metavar="COLUMN", help="with --csv: the column of the files")
-    parser.add_argument("--label-col", metavar="COLUMN", help="with --csv: the column of the labels")
+    add_column_arguments(parser)
 
 
 def columns_of(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
     """Return the columns of a table that were named; those that are numbers count from 0, as in the Python calls."""
     named = {name: getattr(arguments, name) for name in names}
     return {name: int(column) if column and column.isdecimal() else column for name, column in named.items()}
+
+
+def add_column_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of what holds the labels and the images."""
+    parser.add_argument(
+        "--label-col",
+        metavar="COLUMN",
+        help="the column of the labels; of archives, the extension of the labels' files, such as cls or json:species",
+    )
+    parser.add_argument(
+        "--image-col",
+        metavar="COLUMN",
+        help="of parquet files and data sets the column of the images; of archives the extension of images",
+    )
 
 
 def read_data(arguments: argparse.Namespace, tfms: Any, **options: Any) -> ImageClassifierData:
@@ -74,6 +97,14 @@ def read_data(arguments: argparse.Namespace, tfms: Any, **options: Any) -> Image
         return ImageClassifierData.from_csv(path, arguments.folder, arguments.csv, **how, **options)
     if arguments.name_re is not None:
         return ImageClassifierData.from_name_re(path, arguments.name_re, folder=arguments.folder, **options)
+    kind = kind_of(path)
+    if kind != "images":
+        del options["allow_outside"]
+        return packed_data(kind, arguments, options)
+    if any(getattr(arguments, name) is not None for name in ("val", "test", "label_col", "image_col")):
+        raise ValueError(
+            "--val, --test, --label-col and --image-col are for tables, archives, parquet files and data sets"
+        )
     try:
         return ImageClassifierData.from_paths(path, **options)
     except FileNotFoundError:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from fastclf.commands.data import add_table_arguments, columns_of, path_argument
+from fastclf.commands.data import PACKED, add_table_arguments, columns_of, path_argument
+from fastclf.commands.sources import rows_of
 from fastclf.files import publish_table
 from fastclf.report import log_to_stderr, show
 
@@ -15,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="a saved model: models/NAME, or a folder with one, such as a run"
     )
-    parser.add_argument("data", metavar="DATA", type=path_argument, help="a folder with <class>/, such as photos/valid")
+    parser.add_argument(
+        "data", metavar="DATA", type=path_argument, help=f"a folder with <class>/, such as photos/valid; or {PACKED}"
+    )
     add_table_arguments(parser)
     parser.add_argument("--out", type=path_argument, metavar="FILE", help="write the row of every class as a CSV file")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
@@ -30,15 +33,14 @@ def run(arguments: argparse.Namespace) -> None:
     from fastclf.predictor import load
 
     clf = load(arguments.model, device=arguments.device)
-    found = clf.evaluate(
-        arguments.data,
-        csv=arguments.csv,
-        folder=arguments.folder,
-        suffix=arguments.suffix,
-        **columns_of(arguments, "fn_col", "label_col"),
-        batch_size=arguments.bs,
-        on_bad=arguments.on_bad,
-    )
+    how = {"batch_size": arguments.bs, "on_bad": arguments.on_bad}
+    rows = None if arguments.csv is not None else rows_of(arguments, arguments.data, labelled=True)
+    if rows is not None:
+        found = clf.evaluate(rows, **how)
+    else:
+        table = {"csv": arguments.csv, "folder": arguments.folder, "suffix": arguments.suffix}
+        table |= columns_of(arguments, "fn_col", "label_col")
+        found = clf.evaluate(arguments.data, **table, **how)
     each = found.to_dict()["each"]
     if arguments.out is not None:
         columns = list(each[0])

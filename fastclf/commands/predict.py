@@ -11,7 +11,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
-from fastclf.commands.data import path_argument
+from fastclf.commands.data import PACKED, add_column_arguments, path_argument
+from fastclf.commands.sources import rows_of
 from fastclf.files import given_path, publish_table
 from fastclf.report import counted, encodable, log_to_stderr, show
 
@@ -22,8 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model", metavar="MODEL", help="a saved model: models/NAME, or a folder with one, such as a run"
     )
     parser.add_argument(
-        "images", metavar="IMAGES", nargs="+", help="image files, folders (with all folders in them) or patterns"
+        "images",
+        metavar="IMAGES",
+        nargs="+",
+        help=f"image files, folders (with all folders in them) or patterns; or {PACKED}",
     )
+    add_column_arguments(parser)
     parser.add_argument("--out", type=path_argument, metavar="FILE", help="write a CSV file instead of lines")
     parser.add_argument("--topk", type=int, default=1, help="how many of the most probable classes are shown")
     parser.add_argument("--all-probs", action="store_true", help="with --out: a column for every class")
@@ -53,6 +58,9 @@ def run(arguments: argparse.Namespace) -> int:
     images = arguments.images[0] if len(arguments.images) == 1 else arguments.images
     if arguments.csv is not None:
         images = _named(arguments.csv, arguments.images)
+    elif len(arguments.images) == 1:
+        packed = rows_of(arguments, given_path(arguments.images[0]), labelled=False)
+        images = images if packed is None else packed.source
     bad: dict[str, str] = {}
     n = 0
 

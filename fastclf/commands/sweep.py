@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_learner_arguments(parser)
     several = {"nargs": "+", "default": argparse.SUPPRESS}  # the Python call knows what is usual
     parser.add_argument("--lr", type=float, **several, help="highest rates to try (default: .03 .1)")  # type: ignore[arg-type]
-    parser.add_argument("--wd", type=float, **several, help="weight decays to try (default: .001 .01)")  # type: ignore[arg-type]
+    parser.add_argument("--wd", type=float, **several, help="weight decays to try (default: by the number of images)")  # type: ignore[arg-type]
     parser.add_argument("--ps", type=float, **several, help="dropout to try (default: the usual of a head)")  # type: ignore[arg-type]
     parser.add_argument(
         "--xtra-fc",

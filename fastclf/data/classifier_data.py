@@ -8,13 +8,10 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, Unpack
 
-import numpy as np
-import numpy.typing as npt
-
 from fastclf.data import sets
 from fastclf.data.data_loaders import DataLoaders
 from fastclf.data.options import SEED, Options, explains_options
-from fastclf.data.sets import Tfms, check_tfms
+from fastclf.data.sets import Tfms, ValIdxs, check_tfms
 from fastclf.data.sources.array_checks import checked_sets
 from fastclf.data.sources.folders import FolderRules
 from fastclf.data.sources.hf import read_hf, splits_of
@@ -33,7 +30,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PathLike: TypeAlias = str | os.PathLike[str]
-ValIdxs: TypeAlias = Sequence[int] | npt.NDArray[np.int64] | None
 
 
 class ImageClassifierData(DataLoaders):
@@ -390,6 +386,8 @@ class ImageClassifierData(DataLoaders):
         classes: Sequence[str] | None = None,
         continuous: bool = False,
         val_pct: float = 0.2,
+        val_idxs: ValIdxs = None,
+        groups: Callable[[str], Hashable] | None = None,
         allow_empty: bool = False,
         **options: Unpack[Options],
     ) -> Self:
@@ -410,6 +408,8 @@ class ImageClassifierData(DataLoaders):
             classes: the names of the classes, of which labels are the names or the numbers from 0.
             continuous: whether the labels are numbers to be predicted.
             val_pct: share of every class that is held out without val.
+            val_idxs: rows for validation, counted from 0 in the order of the data, instead.
+            groups: see `from_paths`; names are those of ``data.trn_ds.fnames``, such as 'train-003.tar/cat/12.jpg'.
             allow_empty: whether a class may have no training image.
             **options: see `Options`.
 
@@ -420,11 +420,12 @@ class ImageClassifierData(DataLoaders):
             FileNotFoundError: files are missing; names them.
             DataError: a file or a column of it cannot be used; says what helps.
             LabelError: an image has no label, or one that training does not have; names it.
+            ValueError: val_idxs or groups do not fit.
         """
         root, files = _by_set(shards, val, test, "from_shards")
         rows = read_shards(root, files, ShardRules(image, label))
         rules = LabelRules("from_shards", classes, continuous, allow_empty)
-        return cls._of_rows(root if path is None else path, rows, rules, val_pct, bs, tfms, options)
+        return cls._of_rows(root if path is None else path, rows, rules, (val_idxs, val_pct, groups), bs, tfms, options)
 
     @classmethod
     @explains_options
@@ -442,12 +443,15 @@ class ImageClassifierData(DataLoaders):
         classes: Sequence[str] | None = None,
         continuous: bool = False,
         val_pct: float = 0.2,
+        val_idxs: ValIdxs = None,
+        groups: str | None = None,
         allow_empty: bool = False,
         **options: Unpack[Options],
     ) -> Self:
         """Read images in parquet files: encoded bytes, {bytes, path} as Hugging Face writes them, or paths of files.
 
-        A row group is decoded whole, so that shuffled epochs over large row groups are slow: write groups of 100 rows.
+        A row group is decoded whole. Where shuffled epochs want more of them than 256 MB hold, decoded copies are made
+        in tmp/row_groups, in the folder that all files are below, as large as the images.
 
         Args:
             files: to train on, named as in `from_shards`.
@@ -461,6 +465,8 @@ class ImageClassifierData(DataLoaders):
             classes: the names of the classes, of which labels are the names or the numbers from 0.
             continuous: whether the labels are numbers to be predicted.
             val_pct: share of every class that is held out without val.
+            val_idxs: rows for validation, counted from 0 in the order of the data, instead.
+            groups: a column: rows of the same value, such as a person, stay in one set when `val_pct` is held out.
             allow_empty: whether a class may have no training image.
             **options: see `Options`.
 
@@ -471,11 +477,12 @@ class ImageClassifierData(DataLoaders):
             FileNotFoundError: files are missing; names them.
             DataError: a file or a column of it cannot be used; says what helps.
             LabelError: an image has no label, or one that training does not have; names it.
+            ValueError: val_idxs or groups do not fit.
         """
         root, named = _by_set(files, val, test, "from_parquet")
-        rows = read_parquet(root, named, image_col, label_col)
+        rows = read_parquet(root, named, image_col, label_col, groups)
         rules = LabelRules("from_parquet", classes, continuous, allow_empty)
-        return cls._of_rows(root if path is None else path, rows, rules, val_pct, bs, tfms, options)
+        return cls._of_rows(root if path is None else path, rows, rules, (val_idxs, val_pct, None), bs, tfms, options)
 
     @classmethod
     @explains_options
@@ -493,6 +500,8 @@ class ImageClassifierData(DataLoaders):
         classes: Sequence[str] | None = None,
         continuous: bool = False,
         val_pct: float = 0.2,
+        val_idxs: ValIdxs = None,
+        groups: str | None = None,
         allow_empty: bool = False,
         **options: Unpack[Options],
     ) -> Self:
@@ -510,6 +519,8 @@ class ImageClassifierData(DataLoaders):
             classes: the names of the classes, of which labels are the names or the numbers from 0.
             continuous: whether the labels are numbers to be predicted.
             val_pct: share of every class that is held out without val.
+            val_idxs: rows for validation, counted from 0 in the order of the data, instead.
+            groups: a column: rows of the same value, such as a person, stay in one set when `val_pct` is held out.
             allow_empty: whether a class may have no training image.
             **options: see `Options`.
 
@@ -520,14 +531,15 @@ class ImageClassifierData(DataLoaders):
             FileNotFoundError: files are missing; names them.
             DataError: a file or a column of it cannot be used; says what helps.
             LabelError: an image has no label, or one that training does not have; names it.
+            ValueError: val_idxs or groups do not fit.
         """
         folder, splits = splits_of(dataset, val, test)
         root = folder if path is None else given_path(path).absolute()
         if root is None:
             raise ValueError("from_hf: path must be given for data in memory: models and other files are kept there.")
-        rows = read_hf(folder or root, splits, image_col, label_col)
+        rows = read_hf(folder or root, splits, image_col, label_col, groups)
         rules = LabelRules("from_hf", classes, continuous, allow_empty)
-        return cls._of_rows(root if path is None else path, rows, rules, val_pct, bs, tfms, options)
+        return cls._of_rows(root if path is None else path, rows, rules, (val_idxs, val_pct, None), bs, tfms, options)
 
     @classmethod
     def _of_rows(
@@ -535,13 +547,15 @@ class ImageClassifierData(DataLoaders):
         path: PathLike,
         rows: Mapping[str, LabelledRows],
         rules: LabelRules,
-        val_pct: float,
+        chosen: tuple[ValIdxs, float, Callable[[str], Hashable] | None],
         bs: int,
         tfms: Tfms | None,
         options: Options,
     ) -> Self:
-        hold_out = sets.HoldOut(val_pct, options.get("seed", SEED))
-        return cls._of(path, sets.from_rows(check_tfms(tfms), rows, rules, hold_out), bs, tfms, options)
+        val_idxs, val_pct, groups = chosen
+        hold_out = sets.HoldOut(val_pct, options.get("seed", SEED), groups)
+        made = sets.from_rows(check_tfms(tfms), rows, rules, val_idxs, hold_out)
+        return cls._of(path, made, bs, tfms, options)
 
     @classmethod
     def _of(cls, path: PathLike, made: sets.Sets, bs: int, tfms: Tfms | None, options: Options) -> Self:

@@ -12,7 +12,7 @@ import torch
 from fastclf.calls import starts_threads
 from fastclf.data.dataset import Dataset
 from fastclf.data.decode.decode_error import DecodeError
-from fastclf.data.input_stall import InputStall
+from fastclf.data.input_stall import InputStall, marks_on
 from fastclf.data.loader import Batch, Loader, LoaderOptions, Rows
 from fastclf.data.transforms.sampling import Split, sample
 from fastclf.data.transforms.spec import TransformSpec
@@ -52,6 +52,10 @@ class ImageLoader(Loader):
         self.images = DatasetImages(ds, options.num_threads)
         self._idle: list[Renderer] = []  # built ones that no running epoch uses
 
+    def shares_renderers(self, other: ImageLoader) -> None:
+        """Take what makes batches from another loader of such batches, and give it back there."""
+        self._idle = other._idle
+
     def normalised(self, mean: Sequence[float], std: Sequence[float]) -> ImageLoader:
         """Return a loader of the same images, augmented alike and normalised otherwise, in data set order."""
         return ImageLoader(self.ds, self.tfms.normalised(mean, std), self._options, self.split)
@@ -65,7 +69,7 @@ class ImageLoader(Loader):
         Raises:
             BadImageError: images of a batch cannot be decoded and may not be skipped; names them all.
         """
-        stall = self.input_stall = InputStall(self._options.num_threads)
+        stall = self.input_stall = InputStall(self._options.num_threads, marks_on(self.device))
         stall.asked()
         flow = _Flow(self, epoch, chunks, least)
         try:
@@ -111,7 +115,7 @@ class ImageLoader(Loader):
         bs, device, threads = min(self.bs, self.n), self.device, self._options.num_threads
         if device.type == "cpu":
             return cpu_renderer(self.tfms, source, bs, threads)
-        return gpu_renderer(self.tfms, source, bs, device, threads, self._try)
+        return gpu_renderer(self.tfms, source, bs, device, threads, self.n, self._try)
 
     def _try(self, renderer: Renderer) -> None:
         """Make the first batches, as an epoch would, for a measurement."""

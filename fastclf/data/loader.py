@@ -13,6 +13,7 @@ import torch
 from fastclf import ranks
 from fastclf.data.dataset import Dataset
 from fastclf.data.input_stall import InputStall, available_processors
+from fastclf.data.transfer import to_device
 from fastclf.philox import STREAM_VIEW, permutation, uniforms
 
 Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]
@@ -138,7 +139,7 @@ class Loader:
         return chunks
 
     def _targets(self, rows: Rows) -> torch.Tensor:
-        return self.targets[torch.from_numpy(rows)].to(self.device)
+        return to_device(self.targets[torch.from_numpy(rows)], self.device)
 
 
 class RowLoader(Loader):
@@ -178,4 +179,4 @@ class RowLoader(Loader):
 
         assert self.ds.rows is not None
         for rows in chunks:
-            yield gather_rows(self.ds.rows, rows).to(self.device), self._targets(rows)
+            yield to_device(gather_rows(self.ds.rows, rows), self.device), self._targets(rows)

@@ -70,6 +70,11 @@ def as_threads(num_workers: int | None) -> int:
     return max(1, int(num_workers))
 
 
+def default_device() -> torch.device:
+    """Return where batches are unless the user says so: on the GPU where there is one."""
+    return ranks.gpu() if torch.cuda.is_available() else torch.device("cpu")
+
+
 def as_device(device: str | torch.device | None) -> torch.device:
     """Return where batches are.
 
@@ -77,7 +82,7 @@ def as_device(device: str | torch.device | None) -> torch.device:
         ValueError: it is none, or a GPU that is not there.
     """
     if device is None:
-        return ranks.gpu() if torch.cuda.is_available() else torch.device("cpu")
+        return default_device()
     try:
         device = torch.device(device)
     except (RuntimeError, TypeError) as error:

@@ -27,6 +27,7 @@ from fastclf.data.sources.tables.rules import TableRules
 from fastclf.report import log
 
 Tfms: TypeAlias = tuple[Transforms, Transforms]
+ValIdxs: TypeAlias = Sequence[int] | npt.NDArray[np.int64] | None
 Sets: TypeAlias = tuple[Dataset, Dataset, Dataset | None]
 
 
@@ -54,7 +55,8 @@ class HoldOut:
     Attributes:
         val_pct: share of the rows.
         seed: of the choice.
-        groups: of a file name, relative to the folder of the images: what must not be divided between the sets.
+        groups: of a file name, relative to the folder of the images, or of an image's name in an archive: what must not
+            be divided between the sets.
     """
 
     val_pct: float
@@ -63,10 +65,21 @@ class HoldOut:
 
     def rows(self, found: Found, names: Sequence[str], labels: Labels) -> npt.NDArray[np.int64]:
         """Choose rows of every class, or whole groups where there are groups."""
+        groups = None if self.groups is None else [self.groups(found.inner(name)) for name in names]
+        return self._chosen(groups, labels)
+
+    def of_rows(self, rows: LabelledRows, labels: Labels) -> npt.NDArray[np.int64]:
+        """Choose rows that came with their labels, and perhaps with their groups."""
+        groups = rows.groups
         if self.groups is not None:
-            groups = [self.groups(found.inner(name)) for name in names]
-            return get_group_idxs(groups, labels.y.tolist(), self.val_pct, self.seed % (1 << 32))
-        return self.stratified(labels)
+            groups = [self.groups(name) for name in rows.source.names]
+        return self._chosen(groups, labels)
+
+    def _chosen(self, groups: Sequence[Hashable] | None, labels: Labels) -> npt.NDArray[np.int64]:
+        if groups is None:
+            return self.stratified(labels)
+        y = labels.y.tolist() if labels.kind == "one" else None
+        return get_group_idxs(groups, y, self.val_pct, self.seed % (1 << 32))
 
     def stratified(self, labels: Labels) -> npt.NDArray[np.int64]:
         """Choose rows of every class, of every combination of labels, or of all rows where these are numbers."""
@@ -116,7 +129,7 @@ def from_names(
     tfms: Tfms,
     label_func: Callable[[str], str | None],
     folder: str,
-    val_idxs: Sequence[int] | npt.NDArray[np.int64] | None,
+    val_idxs: ValIdxs,
     hold_out: HoldOut,
     test_name: str | None,
     *,
@@ -148,7 +161,7 @@ def from_tables(
     tables: dict[str, LabelTable],
     folder: str,
     rules: TableRules,
-    val_idxs: Sequence[int] | npt.NDArray[np.int64] | None,
+    val_idxs: ValIdxs,
     hold_out: HoldOut,
     test_name: str | None,
     *,
@@ -185,8 +198,16 @@ def from_sources(tfms: Tfms | None, sources: Sequence[Source], labels: Sequence[
     return trn, val, test[0] if test else None
 
 
-def from_rows(tfms: Tfms, rows: Mapping[str, LabelledRows], rules: LabelRules, hold_out: HoldOut) -> Sets:
+def from_rows(
+    tfms: Tfms, rows: Mapping[str, LabelledRows], rules: LabelRules, val_idxs: ValIdxs, hold_out: HoldOut
+) -> Sets:
     """See `ImageClassifierData.from_shards`; without 'valid', rows of 'train' are held out."""
+    given = {"val_idxs": val_idxs is not None, "groups": hold_out.groups or rows["train"].groups is not None}
+    for name in given:
+        if given[name] and "valid" in rows:
+            raise ValueError(f"{rules.call}: {name} chooses validation rows, and there are some already. Leave it out.")
+    if all(given.values()):
+        raise ValueError(f"{rules.call}: val_idxs name the validation rows already. Pass val_idxs or groups.")
     labels = labels_of(rows, rules)
     made = {
         part: Dataset(one.source, labels[part], tfms[0 if part == "train" else 1], ignored=one.ignored)
@@ -195,10 +216,14 @@ def from_rows(tfms: Tfms, rows: Mapping[str, LabelledRows], rules: LabelRules, h
     trn, test = made["train"], made.get("test")
     if "valid" in made:
         return trn, made["valid"], test
-    val_idxs = hold_out.stratified(trn.labels)
-    log(f"{rules.call}: {len(val_idxs)} of {len(trn)} images are for validation (val_pct=)")
-    others = np.setdiff1d(np.arange(len(trn)), val_idxs)
-    return trn.take(others), replace(trn.take(val_idxs), tfms=tfms[1], ignored={}), test
+    if val_idxs is None:
+        val_idxs = hold_out.of_rows(rows["train"], trn.labels)
+        log(f"{rules.call}: {len(val_idxs)} of {len(trn)} images are for validation (val_pct=)")
+    val_idxs = np.sort(check_val_idxs(val_idxs, len(trn)))
+    others, held_out = trn.take(np.setdiff1d(np.arange(len(trn)), val_idxs)), trn.take(val_idxs)
+    if any(given.values()) and not rules.allow_empty:
+        check_trained(others.labels, held_out.labels, rules.call)
+    return others, replace(held_out, tfms=tfms[1], ignored={}), test
 
 
 def _found_in(path: Path, folders: SetFolders, folder: str, rules: FolderRules) -> Found:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import glob
 import math
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,8 @@ from fastclf.data.sources.files import FileSource
 from fastclf.data.sources.labels import Labels
 from fastclf.data.sources.listing import find_files, images_in
 from fastclf.data.sources.source import Source, Version
-from fastclf.files import given_path
+from fastclf.data.validation.verified import image_suffix, reason
+from fastclf.files import given_path, temporary_folder
 
 _BATCHES = 64  # of a block
 _PIXELS = 1 << 26  # of a block of images in memory, unless one batch alone has more
@@ -37,16 +41,54 @@ class Item:
         name: of its file; None for pixels without one.
         pixels: `[H, W, 3]` uint8, or float32 in 0..1; None where they are in the file.
         why: why it cannot be decoded, where that is known; else empty.
+        copy: the file that holds it, where the name is that of an archive or a table, and a place in it.
     """
 
     name: str | None
     pixels: npt.NDArray[Any] | None = None
     why: str = ""
+    copy: _Copy | None = None
+
+    @property
+    def file(self) -> str:
+        """The file to read."""
+        return (self.name or "") if self.copy is None else self.copy.path
 
     @property
     def kind(self) -> str:
         """What a block has one of: files, bytes or floats."""
         return "files" if self.pixels is None else str(self.pixels.dtype)
+
+
+class _Copy:
+    """An encoded image in a file of its own, which goes with this object."""
+
+    def __init__(self, content: bytes, suffix: str) -> None:
+        handle, self.path = tempfile.mkstemp(suffix, dir=_folder_of_copies())
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+
+    def __del__(self) -> None:
+        with suppress(OSError, AttributeError):
+            Path(self.path).unlink()
+
+
+@cache
+def _folder_of_copies() -> Path:
+    return temporary_folder()
+
+
+def _of_source(source: Source) -> Iterator[Item]:
+    """Yield the images of a source; decoders read files, so that others are copied, a block at a time."""
+    for row in range(len(source)):
+        name = source.name(row)
+        if source.has_paths:
+            yield Item(source.path(row))
+            continue
+        try:
+            yield Item(name, copy=_Copy(source.read(row), image_suffix(name)))
+        except OSError as error:
+            yield Item(name, why=reason(error))
 
 
 def items(x: Any) -> list[Item] | Iterator[Item]:
@@ -64,6 +106,8 @@ def items(x: Any) -> list[Item] | Iterator[Item]:
         if not os.path.lexists(names[0]):
             raise FileNotFoundError(f"predict: there is no file or folder {names[0]!r}. Check the path.")
         return [Item(name) for name in names]
+    if isinstance(x, Source) and x.values is None:
+        return _of_source(x)
     if isinstance(x, list | tuple) and all(isinstance(one, str | os.PathLike) for one in x):
         return list(_inner(x))
     return _inner(x)
@@ -214,7 +258,7 @@ class ImageBlock:
         if images:
             source: Source = PixelSource(ImageList(images))
         else:
-            names = [os.path.abspath(item.name or "")[1:] for item in self.items]  # noqa: PTH100  # links stay
+            names = [os.path.abspath(item.file)[1:] for item in self.items]  # noqa: PTH100  # links stay
             source = FileSource(_ROOT, names)
         bad = _Noted(source)
         bad.max_pixels = max_pixels

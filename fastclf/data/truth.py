@@ -13,12 +13,14 @@ from fastclf.data.sources.folders import labelled_by_folder
 from fastclf.data.sources.labels import Labels, indicators
 from fastclf.data.sources.listing import find_files, look
 from fastclf.data.sources.names import printable, some
+from fastclf.data.sources.row_labels import LabelledRows, LabelRules, known_labels
 from fastclf.data.sources.tables.columns import choose
 from fastclf.data.sources.tables.files import Files
 from fastclf.data.sources.tables.labels import read_values
 from fastclf.data.sources.tables.reading import read_csv
 from fastclf.data.sources.tables.rules import Column, TableRules
 from fastclf.errors import LabelError
+from fastclf.report import counted
 
 
 def of_folder(path: Path, classes: Sequence[str]) -> tuple[list[str], Labels]:
@@ -74,10 +76,29 @@ def of_table(
     found = [files.find(cell) for cell in cells]
     missing = [str(cell) for cell, file in zip(cells, found, strict=True) if file is None]
     if missing:
-        raise FileNotFoundError(f"{read.name}: {len(missing)} row(s) without a file, such as {some(missing)}.")
+        raise FileNotFoundError(f"{read.name}: {counted(len(missing), 'row')} without a file, such as {some(missing)}.")
     texts = read_values(read, columns, rules).texts
     y = texts if like.is_multi or like.is_reg else [text[0] for text in texts]
     return [str(path / file[0]) for file in found if file is not None], of_list(y, like, len(texts))
+
+
+def of_rows(rows: LabelledRows, like: Labels) -> Labels:
+    """Return the labels of images that came with them.
+
+    Args:
+        rows: of an archive, a parquet file or a data set of Hugging Face.
+        like: labels of the model's kind and classes.
+
+    Raises:
+        LabelError: an image has no label, or one that the model does not know; names it.
+    """
+    rules = LabelRules("evaluate", None if like.is_reg else like.classes, like.is_reg)
+    labels = known_labels(rows, rules)
+    if labels.kind != like.kind:
+        raise LabelError(
+            f"evaluate: the model's images have {like.kind} label(s), and those of the data {labels.kind}."
+        )
+    return labels
 
 
 def of_list(y: Any, like: Labels, n: int) -> Labels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,9 @@ class CrossValidation(Measured):
         return cells
 
 
-def cross_validation(preds: Array, targets: Array, folds: NDArray[np.int64], labels: Labels) -> CrossValidation:
+def cross_validation(
+    preds: Array, targets: Array, folds: NDArray[np.int64], labels: Labels, notes: Sequence[str] = ()
+) -> CrossValidation:
     """Measure out-of-fold predictions.
 
     Args:
@@ -87,6 +90,7 @@ def cross_validation(preds: Array, targets: Array, folds: NDArray[np.int64], lab
         targets: the right answers; rows that `mark_without_prediction` has marked are left out.
         folds: the fold of each row, ``[N] int64``.
         labels: what targets mean; its values are not used.
+        notes: how the predictions came about, a line each.
 
     Raises:
         ValueError: a fold has no row with a prediction, or predictions are not finite.
@@ -98,7 +102,8 @@ def cross_validation(preds: Array, targets: Array, folds: NDArray[np.int64], lab
     rows = sum(len(y) for _, y in parts)
     undefined = sorted(name.replace("_", " ") for name, values in each.items() if np.isnan(values).any())
     notes = [
-        f"each head trained on about {rows - rows // len(numbers):,} of {rows:,} rows; one on all should be better"
+        *notes,
+        f"each head trained on about {rows - rows // len(numbers):,} of {rows:,} rows; one on all should be better",
     ]
     if undefined:
         notes.append(f"undefined in some folds, which their means leave out: {', '.join(undefined)}")

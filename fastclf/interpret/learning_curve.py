@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fastclf.data.dataset import Dataset
 from fastclf.data.sources.names import printable, shorten
 from fastclf.interpret.tables import Cells, Table
+from fastclf.training.head_choice import FEW
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
-SHARES = (0.1, 0.15, 0.25, 0.4, 0.6, 0.8, 1.0)
+_SHARES, _SHARES_OF_MANY = (0.1, 0.15, 0.25, 0.4, 0.6, 0.8, 1.0), (0.1, 0.25, 0.5, 1.0)
 _RESAMPLES = 400
 _POWERS = np.linspace(0.05, 1.5, 59)
 _PROBABLE = (0.025, 0.975)
@@ -33,7 +34,7 @@ class Part:
 
     Attributes:
         fold: which fold it is tested on.
-        share: index into `SHARES`.
+        share: its number, the smallest 0.
         rows: that it trains on.
         held_out: that it is tested on.
     """
@@ -47,13 +48,15 @@ class Part:
 def parts(ds: Dataset, folds: Rows, seed: int) -> list[Part]:
     """Make the parts: for each fold, growing shares of all other rows, each containing the ones before.
 
-    The order of the rows is random, and every class keeps about its share.
+    The order of the rows is random, and every class keeps about its share. Of many rows there are fewer shares: chance
+    has less part in each, and a head takes longer.
 
     Raises:
         ValueError: there are too few rows.
     """
     good = ds.bad.good_rows()
-    if SHARES[0] * len(good) * (1 - 1 / (folds.max() + 1)) < max(_LEAST, ds.c):
+    shares = _SHARES if len(good) <= FEW else _SHARES_OF_MANY
+    if shares[0] * len(good) * (1 - 1 / (folds.max() + 1)) < max(_LEAST, ds.c):
         raise ValueError(
             f"learning_curve: {len(good):,} training rows of {ds.c:,} classes are too few: a tenth of them must be "
             f"{max(_LEAST, ds.c):,} or more. Add images."
@@ -62,7 +65,7 @@ def parts(ds: Dataset, folds: Rows, seed: int) -> list[Part]:
     for fold in np.unique(folds).tolist():
         others, held_out = good[folds[good] != fold], good[folds[good] == fold]
         order = _stratified_order(ds, others, np.random.default_rng([seed % 2**32, fold]))
-        for share, part in enumerate(SHARES):
+        for share, part in enumerate(shares):
             made.append(Part(fold, share, order[: round(part * len(order))], held_out))
     return made
 
@@ -81,10 +84,10 @@ def _stratified_order(ds: Dataset, rows: Rows, rng: np.random.Generator) -> Rows
 
 
 def right(logits: NDArray[np.float32], ds: Dataset, rows: Rows) -> NDArray[np.bool_]:
-    """Return which answers are right: ``[n]``, or ``[n, C]`` where rows have several labels."""
+    """Return which answers ``[n, C]`` of rows are right: ``[n]``, or ``[n, C]`` where rows have several labels."""
     if ds.is_multi:
-        return np.asarray((logits[rows] > 0) == (ds.y[rows] > 0))
-    return np.asarray(logits[rows].argmax(1) == ds.y[rows])
+        return np.asarray((logits > 0) == (ds.y[rows] > 0))
+    return np.asarray(logits.argmax(1) == ds.y[rows])
 
 
 @dataclass(frozen=True)
@@ -243,13 +246,11 @@ def learning_curve(ds: Dataset, made: Sequence[Part], answers: Sequence[NDArray[
         answers: which of a part's tested rows were answered right, see `right`.
     """
     rows = np.concatenate([part.held_out for part in made if part.share == 0])
+    shares = range(1 + max(part.share for part in made))
     wrong = np.stack(
-        [
-            np.concatenate([~a for part, a in zip(made, answers, strict=True) if part.share == s])
-            for s in range(len(SHARES))
-        ]
+        [np.concatenate([~a for part, a in zip(made, answers, strict=True) if part.share == s]) for s in shares]
     )  # [S, N] or [S, N, C]
-    n = np.array([np.mean([len(part.rows) for part in made if part.share == s]) for s in range(len(SHARES))])
+    n = np.array([np.mean([len(part.rows) for part in made if part.share == s]) for s in shares])
     rng = np.random.default_rng(0)
 
     def fitted(errors: Floats, sizes: Floats) -> Curve:

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from fastclf.interpret.tables import Cells, Table, number, plain
 from fastclf.report import counted
+from fastclf.training.head_choice import Setting
 from fastclf.training.head_runs import HeadSetting
 from fastclf.training.linear_heads import LinearSetting
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Setting = HeadSetting | LinearSetting
 _KINDS = {HeadSetting: "trained", LinearSetting: "logistic regression"}
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
 
 class LayerGroups:
@@ -85,6 +86,14 @@ class LayerGroups:
         for layer in self.kept:
             layer.eval()
 
+    def random_layers(self) -> list[str]:
+        """Return the kinds of layers of trainable groups that sample from torch's own generators, as far as is known.
+
+        That is not the dropout of a `Head`, whose masks are functions of seed, step and position.
+        """
+        modules = chain.from_iterable(group.modules() for group in self.groups[self.frozen_to :])
+        return sorted({type(module).__name__ for module in modules if _samples(module)})
+
     def _batch_norm(self, first: int, end: int) -> list[_NormBase]:
         modules = chain.from_iterable(group.modules() for group in self.groups[first:end])
         return [module for module in modules if isinstance(module, _NormBase)]
@@ -109,6 +118,13 @@ class LayerGroups:
             found = " lr_find suggests None where the loss does not clearly fall; choose one." if values is None else ""
             raise ValueError(f"{name} must be finite and not negative, got {values!r}.{found}")
         return array
+
+
+def _samples(module: nn.Module) -> bool:
+    rate = next((getattr(module, name) for name in ("p", "drop_prob", "dropout") if hasattr(module, name)), 0)
+    kinds = (_DropoutNd, nn.MultiheadAttention, nn.RNNBase)
+    named = type(module).__name__ in ("StochasticDepth", "DropPath")  # torchvision's and timm's
+    return isinstance(rate, int | float) and rate > 0 and (isinstance(module, kinds) or named)
 
 
 def _has_statistics(layer: _NormBase) -> bool:

@@ -63,10 +63,17 @@ DTYPES = {torch.float16: 0, torch.float32: 1, torch.bfloat16: 2}  # csrc/api.h: 
 
 @dataclass(frozen=True, eq=False)
 class RowSource:
-    """Checked rows of activations: row ``i`` is ``matrix[index[i]]``, or ``matrix[i]`` without an index."""
+    """Checked rows of activations: row ``i`` is ``matrix[index[i]]``, or ``matrix[i]`` without an index.
+
+    Attributes:
+        matrix: ``[S, F] float16 | float32``.
+        index: ``[N] int64``, or None.
+        owner: the caller's object where nobody can write to it: a copy of its rows holds for as long as it lives.
+    """
 
     matrix: torch.Tensor
     index: torch.Tensor | None = None
+    owner: object = None
 
     def __len__(self) -> int:
         return len(self.matrix if self.index is None else self.index)
@@ -88,9 +95,12 @@ class RowSource:
 
 def as_row_source(what: str, src: RowMatrix) -> RowSource:
     """Check rows of activations `[N, F]`; the result shares their memory."""
+    array = src.matrix if isinstance(src, IndexedRows) else src
+    owner = src if isinstance(array, np.ndarray) and not array.flags.writeable else None
     if isinstance(src, IndexedRows):
-        return RowSource(as_row_matrix(what, src.matrix), torch.from_numpy(src.index))  # which was checked when made
-    return RowSource(as_row_matrix(what, src))
+        index = torch.from_numpy(src.index)  # which was checked when made
+        return RowSource(as_row_matrix(what, src.matrix), index, owner)
+    return RowSource(as_row_matrix(what, src), owner=owner)
 
 
 def as_row_matrix(what: str, src: RowMatrix) -> torch.Tensor:

@@ -15,6 +15,7 @@ from fastclf.ops.rates import SCHEDULE, rate, record_values
 from fastclf.ops.registry import address, current, operation, stream_of
 from fastclf.schedules import Schedule, Table
 
+_GRADIENT = 1  # the column of a gradient's address in what `Update.numbers` gives
 _PART = 8192  # elements: on a GPU long tensors are split, so that blocks share the work
 GROUP = np.dtype(  # csrc/device/schedule.h: SgdGroup
     [
@@ -66,7 +67,7 @@ class Update(NamedTuple):
 
 
 class Updates(NamedTuple):
-    """All updates of tensors on one device; the tensors must stay where they are."""
+    """All updates of tensors on one device; all but gradients must stay where they are."""
 
     device: torch.device
     tensors: Iterable[Update]
@@ -77,6 +78,9 @@ class Updater(Protocol):
 
     def step(self, groups: Sequence[SgdGroup], steps: Sequence[int]) -> None:
         """Update every tensor; `steps` were taken before, of each group."""
+
+    def move_gradients(self, addresses: Sequence[int]) -> None:
+        """Read the gradients, which are laid out as before, at other addresses, one for each update in its order."""
 
     def steps(self) -> list[int] | None:
         """Return the steps taken where they are counted on the device, which waits for it; else None."""
@@ -144,6 +148,9 @@ class _CpuUpdater:
         self._taken[:] = steps
         self._native.sgd_step(**self._arguments, threads=torch.get_num_threads())
 
+    def move_gradients(self, addresses: Sequence[int]) -> None:
+        self._tensors[:, _GRADIENT] = addresses
+
     def steps(self) -> list[int] | None:
         return None
 
@@ -182,15 +189,26 @@ class UpdateTable:
     """Which tensors a step updates, as the GPU's kernels read it."""
 
     def __init__(self, native: ModuleType, updates: Updates) -> None:
-        rows = [
-            update.numbers(first, _PART)
-            for update in updates.tensors
+        parts = [
+            (number, first, update.numbers(first, _PART))
+            for number, update in enumerate(updates.tensors)
             for first in range(0, update.parameter.numel(), _PART)
         ]
+        rows = [numbers for _, _, numbers in parts]
         self.device, self._native = updates.device, native
-        self._table = torch.tensor(rows, dtype=torch.int64).reshape(-1, 6).to(self.device)
+        self._rows = np.array(rows, np.int64).reshape(-1, 6)
+        self._owners = np.array([number for number, _, _ in parts], np.int64)  # the update that a row is a part of
+        self._offsets = np.array([4 * first for _, first, _ in parts], np.int64)  # of its first element, in bytes
+        self._table = torch.from_numpy(self._rows.copy()).to(self.device)
         self._partial = torch.empty(max(len(rows), 1), dtype=torch.float64, device=self.device)
         self._block_counter = torch.zeros(1, dtype=torch.int32, device=self.device)
+
+    def move_gradients(self, addresses: Sequence[int]) -> None:
+        """See `Updater.move_gradients`; the GPU is not waited for, nor does the table move."""
+        self._rows[:, _GRADIENT] = np.array(addresses, np.int64)[self._owners] + self._offsets
+        rows = torch.from_numpy(self._rows)
+        # A copy in page-locked memory, which torch does not use again before the GPU has read it.
+        self._table.copy_(rows.pin_memory() if self.device.type == "cuda" else rows, non_blocking=True)
 
     def clip_factor(self, clip: float, out: Tensor) -> None:
         """Compute what brings the norm of all gradients down to `clip`, at most 1, into `out [1] float32`."""
@@ -206,14 +224,18 @@ class UpdateTable:
             step_counter: `[2] int32`; see `RowBatch`.
         """
         with current(self.device):
-            self._native.sgd_step(
-                **self._common(),
-                groups=address(groups.records),
-                steps=address(groups.steps),
-                n_groups=len(groups.steps),
-                scale=address(scale),
-                step_counter=address(step_counter),
-            )
+            self._native.sgd_step(**self.arguments(groups, scale, step_counter))
+
+    def arguments(self, groups: DeviceGroups, scale: Tensor | None, step_counter: Tensor | None) -> dict[str, int]:
+        """Return a step's arguments as launchers take them."""
+        return {
+            **self._common(),
+            "groups": address(groups.records),
+            "steps": address(groups.steps),
+            "n_groups": len(groups.steps),
+            "scale": address(scale),
+            "step_counter": address(step_counter),
+        }
 
     def _common(self) -> dict[str, int]:
         return {
@@ -234,6 +256,9 @@ class _CudaUpdater:
             self._groups = DeviceGroups(groups, steps, self._table.device)
         self._groups.set(groups)
         self._table.step(self._groups)
+
+    def move_gradients(self, addresses: Sequence[int]) -> None:
+        self._table.move_gradients(addresses)
 
     def steps(self) -> list[int] | None:
         return None if self._groups is None else self._groups.steps.tolist()

@@ -15,13 +15,13 @@ from fastclf.data.loader import RowLoader, Rows
 from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
 from fastclf.ops import HeadEngine, HeadRates, HeadSpec, train_together
-from fastclf.ops.head.spec import Precision
+from fastclf.ops.head.spec import Precision, steps_in
 from fastclf.training.forward import Crit
 from fastclf.training.losses import gradient_scale
 from fastclf.training.optimizer import SGDR
 from fastclf.training.steps import OptFn, Rates
 
-_FLOP_PER_CHUNK = 2e10  # some tenths of a second: how often progress is shown
+_SECONDS_PER_CHUNK = 0.3  # how often progress is shown
 
 
 class EngineSteps:
@@ -53,7 +53,7 @@ class EngineSteps:
         assert momentum is not None
         wd = 0.0 if rates.wds is None else float(rates.wds[-1])
         self._scale = gradient_scale(crit, spec.n_out)
-        self.chunk = max(1, int(_FLOP_PER_CHUNK / (spec.flop_per_row * loader.bs)))
+        self.chunk = steps_in(_SECONDS_PER_CHUNK, spec.device, spec.flop_per_row * loader.bs)
         self._engine = HeadEngine(
             spec,
             rows,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from fastclf import ranks
+from fastclf.data import transfer
 from fastclf.data.loader import Batch, Loader, RowLoader
 from fastclf.data.sources.labels import Labels
+from fastclf.data.transfer import Returning
 from fastclf.errors import DivergedError
 from fastclf.losses import NLL, LogitLoss
 from fastclf.models.head import Head
@@ -156,9 +159,18 @@ def _shared_scores(objective: Objective, loader: Loader, epoch: int, what: str) 
 
 
 def _each(objective: Objective, batches: Iterator[Batch], total: int, what: str) -> Iterator[tuple[Tensor, Tensor]]:
+    started: deque[Returning] = deque()
     with torch.inference_mode():
         for x, y in track(batches, total, what, "batches"):
-            yield objective.scores(x).cpu(), y.cpu()
+            started.append(Returning(objective.scores(x), y))
+            if len(started) > transfer.in_flight(x.device):
+                yield _arrived(started.popleft())
+        yield from map(_arrived, started)
+
+
+def _arrived(batch: Returning) -> tuple[Tensor, Tensor]:
+    scores, y = batch.wait()
+    return scores, y
 
 
 def _at_their_places(scores: Tensor, loader: Loader) -> tuple[Tensor, Tensor]:

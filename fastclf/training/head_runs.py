@@ -7,6 +7,7 @@ from collections.abc import Hashable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from threading import Event
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -119,7 +120,7 @@ def train_heads(
     heads = [_make_head(run, loader, crit) for run, loader in zip(runs, loaders, strict=True)]
     workers, threads = _workers(len(runs), loaders[0].device) if runs else (1, 1)
     work = [_HeadWork(*of) for of in zip(heads, [run.setting for run in runs], loaders, strict=True)]
-    _run_all([_Task(group, crit, threads) for group in _groups(work, workers)], workers)
+    run_all([_Task(group, crit, threads) for group in _groups(work, workers)], workers)
     for head in heads:
         head.eval()
     return heads
@@ -253,8 +254,9 @@ def _warn_unlearnt(labels: Labels, folds: NDArray[np.int64]) -> None:
     in_folds = sum((has[folds == fold].any(0).astype(int) for fold in np.unique(folds)), np.zeros(labels.c, int))
     alone = [name for name, n in zip(labels.classes, in_folds, strict=True) if n == 1]
     if alone:
+        classes = "class" if len(alone) == 1 else "classes"
         warn(
-            f"all rows of the class(es) {some(alone)} are in one fold, and the head that predicts them "
+            f"all rows of the {classes} {some(alone)} are in one fold, and the head that predicts them "
             "never sees one. Add images of them."
         )
 
@@ -362,7 +364,18 @@ def _groups(work: Sequence[_HeadWork], workers: int) -> list[list[_HeadWork]]:
     return sorted(groups, key=lambda group: -sum(one.nbytes * len(one.loader.served) for one in group))
 
 
-def _run_all(tasks: Sequence[_Task], workers: int) -> None:
+class Task(Protocol):
+    """What `run_all` runs."""
+
+    @property
+    def work(self) -> Sequence[Any]:
+        """The heads that it trains."""
+
+    def __call__(self, stop: Event) -> None:
+        """Train them; return early once the event is set."""
+
+
+def run_all(tasks: Sequence[Task], workers: int) -> None:
     """Run tasks, which end early once the event is set, on threads of their own; an interrupt or an error sets it."""
     stop = Event()
     with (

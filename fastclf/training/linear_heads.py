@@ -86,6 +86,9 @@ class LinearPaths:
     span, exactly. Up to 4,096 rows are multiplied in float64; more in float32, block by block, until a step lowers the
     loss by less than 1e-6. More than 1 GiB of rows are read again at every step. A class without rows (a label that all
     rows have, or none) counts half a row at the mean of all rows, which keeps its bias finite. Nothing is random.
+
+    Attributes:
+        unsolved: how many solutions have not converged.
     """
 
     def __init__(self, ds: Dataset, train: Ints, *, crit: NLL | BCE) -> None:
@@ -101,7 +104,7 @@ class LinearPaths:
         self._views = len(ds.rows) // len(ds)
         places = np.concatenate([self._train + view * len(ds) for view in range(self._views)])
         self._centred = _Centred(ds, places)
-        self._solved = self._unsolved = 0
+        self._solved = self.unsolved = 0
 
     def heads(self, scaling: Scaling, decays: Sequence[float]) -> Iterator[tuple[LinearSetting, Head]]:
         """Yield a setting and its head for each decay, solved when it is asked for, from where the one before ended.
@@ -116,16 +119,21 @@ class LinearPaths:
         for decay in decays:
             solution, converged = problem.solve(solution, decay)
             self._solved += 1
-            self._unsolved += not converged
+            self.unsolved += not converged
             yield LinearSetting(decay, scaling), rows.head(solution, self._ds.c, self._crit)
 
     def warn_of_unsolved(self) -> None:
         """Warn how many solutions have not converged after 1,000 steps."""
-        if self._unsolved:
-            warn(
-                f"linear_heads: {self._unsolved} of {self._solved} logistic regressions have not converged after "
-                f"{_MOST_STEPS:,} steps; they are compared as they are. Scale the features, or pass higher decays."
-            )
+        warn_of_unsolved(self.unsolved, self._solved)
+
+
+def warn_of_unsolved(unsolved: int, solved: int) -> None:
+    """Warn of solutions that have not converged, where there are any, and out of how many."""
+    if unsolved:
+        warn(
+            f"linear_heads: {unsolved} of {solved} logistic regressions have not converged after {_MOST_STEPS:,} "
+            "steps; they are compared as they are. Scale the features, or pass higher decays."
+        )
 
 
 class _Centred:

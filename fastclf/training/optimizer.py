@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, overload
@@ -17,6 +18,9 @@ from fastclf.ops.sgd import SgdGroup, Update, Updater, Updates, make_updater, up
 from fastclf.schedules import Constant, Function, RateFunction, Schedule, Table, as_schedule, from_description
 
 _MOMENTUM, _AVERAGE = "momentum_buffer", "average"
+# Below what torch wraps them in for its compiler: the first call would import all of that, which takes 1.4 s.
+_add_param_group = inspect.unwrap(Optimizer.add_param_group)
+_zero_grad = inspect.unwrap(Optimizer.zero_grad)
 _GroupTensor = tuple[int, Tensor, Tensor]  # group number, parameter, gradient
 
 
@@ -71,8 +75,10 @@ class SGDR(Optimizer):
             "steps": 0,
         }
         super().__init__(params, defaults)
-        self._planned_for: list[object] = []  # what the plan was made for: addresses and layouts
+        self._planned_for: list[object] = []  # what the plan was made for: parameters' addresses, and layouts
+        self._gradients: list[int] = []  # addresses
         self._updaters: list[Updater] = []
+        self._updated: list[list[int]] = []  # positions of the tensors that each of them updates
         self._others: list[int] = []  # positions of the tensors that are updated one by one
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -81,10 +87,18 @@ class SGDR(Optimizer):
         Args:
             param_group: its tensors as ``params``, and what differs from the defaults.
         """
-        super().add_param_group(param_group)
+        _add_param_group(self, param_group)
         group = self.param_groups[-1]
         group["schedule"] = as_schedule(group["schedule"])
         _check_group(group)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop the gradients; see `torch.optim.Optimizer.zero_grad`.
+
+        Args:
+            set_to_none: whether they are given back, not filled with zeros.
+        """
+        _zero_grad(self, set_to_none)
 
     def rates(self) -> list[float]:
         """Return each group's rate in the next step; waits for the GPU, where the step numbers may be."""
@@ -169,30 +183,40 @@ class SGDR(Optimizer):
         return kept
 
     def _plan(self, tensors: list[_GroupTensor]) -> None:
-        """Decide how each tensor is updated, unless all lie where they lay in the last step."""
+        """Decide how each tensor is updated, unless that was done before.
+
+        Gradients may lie elsewhere in every step, as after ``zero_grad(set_to_none=True)``.
+        """
         if any(g.is_sparse for _, _, g in tensors):
             raise ValueError("SGDR: gradients must be dense, got a sparse one. Use sparse=False in the embedding.")
         now: list[object] = [backend(), *(bool(group["ema"]) for group in self.param_groups)]
-        now += [(p.data_ptr(), g.data_ptr(), g.stride()) for _, p, g in tensors]
-        if now == self._planned_for:
+        now += [(p.data_ptr(), g.stride(), g.dtype) for _, p, g in tensors]
+        gradients = [g.data_ptr() for _, _, g in tensors]
+        if now == self._planned_for and gradients == self._gradients:
             return
         if _capturing():
             raise ValueError(
                 "SGDR: a graph is being captured with gradients that have moved since the last step. Make one step "
                 "before, and keep the gradients' memory: zero_grad(set_to_none=False)."
             )
+        self._gradients = gradients
+        if now == self._planned_for:
+            for known, positions in zip(self._updaters, self._updated, strict=True):
+                known.move_gradients([gradients[position] for position in positions])
+            return
         self._read_steps()
         places: dict[torch.device, list[int]] = {}
         self._others = []
         for position, (_, p, g) in enumerate(tensors):
             (places.setdefault(p.device, []) if _same_memory(p, g) else self._others).append(position)
-        self._updaters = []
+        self._updaters, self._updated = [], []
         for device, positions in places.items():
             updater = make_updater(Updates(device, [self._update(*tensors[position]) for position in positions]))
             if updater is None:
                 self._others += positions
             else:
                 self._updaters.append(updater)
+                self._updated.append(positions)
         self._planned_for = now
 
     def _update(self, n: int, p: Tensor, g: Tensor) -> Update:
@@ -239,7 +263,7 @@ class SGDR(Optimizer):
         for group in groups:
             _check_group(group)
         super().load_state_dict({**state_dict, "param_groups": groups})
-        self._planned_for, self._updaters = [], []  # the momenta are other tensors now
+        self._planned_for, self._updaters, self._updated = [], [], []  # the momenta are other tensors now
 
 
 def _check_group(group: dict[str, Any]) -> None:

@@ -63,7 +63,8 @@ class LastGood:
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self.step = 0
         self._tensors = [tensor.detach() for module in modules for tensor in _tensors(module).values()]
-        self._copies = [torch.empty_like(tensor, device="cpu") for tensor in self._tensors]
+        # Page-locked for a GPU: copies then take their turn among what runs there, and nobody waits for them.
+        self._copies = [torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda) for tensor in self._tensors]
 
     def finite(self) -> bool:
         """Return whether all values that the modules hold now are finite."""
@@ -74,10 +75,10 @@ class LastGood:
     def take(self, step: int) -> None:
         """Keep the values that the modules hold now."""
         for copy, tensor in zip(self._copies, self._tensors, strict=True):
-            copy.copy_(tensor)
+            copy.copy_(tensor, non_blocking=True)
         self.step = step
 
     def restore(self) -> None:
         """Make the modules hold them again."""
         for copy, tensor in zip(self._copies, self._tensors, strict=True):
-            tensor.copy_(copy)
+            tensor.copy_(copy, non_blocking=True)

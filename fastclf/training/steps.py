@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -16,8 +17,9 @@ from torch.optim import Optimizer
 from fastclf import ranks
 from fastclf.data.loader import Rows
 from fastclf.models.freezing import LayerGroups
-from fastclf.models.net import head_of
+from fastclf.models.net import Net, head_of
 from fastclf.models.precision import compute_dtype
+from fastclf.models.runtime.on_gpu import DepthwiseOutsideCudnn, has_depthwise
 from fastclf.ops import rate
 from fastclf.report import warn
 from fastclf.schedules import Schedule
@@ -27,6 +29,8 @@ from fastclf.training.optimizer import SGDR
 
 OptFn = Callable[..., Optimizer]
 _MANY_SKIPPED = 10
+_WORTH_COMPILING = 50_000  # images of a fit: about 10 s against some milliseconds in each step
+_IN_A_ROW = 4  # steps on a GPU before their losses are read: it then runs dry, and until then their batches are held
 
 
 @dataclass(frozen=True)
@@ -74,9 +78,13 @@ class AutogradSteps:
         dtype = compute_dtype(device)
         self.precision = str(dtype).removeprefix("torch.")
         self._scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
+        if device.type == "cuda" and not self._scaler.is_enabled():  # a scaler waits after each step anyway
+            self.chunk = _IN_A_ROW
         self._epoch: Iterator[tuple[Tensor, Tensor]] = iter(())
         self._batches: Iterator[tuple[Tensor, Tensor, list[int] | None]] = iter(())
         self._head = head_of(objective.module)
+        on_gpu, net = device.type == "cuda", objective.module
+        self._depthwise = on_gpu and isinstance(net, Net) and has_depthwise(net)
         self.step = self._skipped = 0
 
     def start_epoch(self, epoch: int, done: int = 0) -> None:
@@ -110,16 +118,19 @@ class AutogradSteps:
 
     def run(self, n: int) -> list[float]:
         """Train on the epoch's next ``n`` batches, or those that there still are, and return their losses."""
-        return [self._one(*batch) for batch in islice(self._batches, n)]
+        losses = [self._one(*batch) for batch in islice(self._batches, n)]
+        return [float(loss) for loss in losses]
 
-    def _one(self, x: Tensor, y: Tensor, counts: Sequence[int] | None) -> float:
+    def _one(self, x: Tensor, y: Tensor, counts: Sequence[int] | None) -> Tensor:
+        """Make a step and return its loss, which a GPU may still be computing."""
         if not isinstance(self.optimizer, SGDR):
             _set_rates(self.optimizer, self.rates, self.step)
         if self._head is not None:
             self._head.counter.step = self.step
-        scores, y = self._scores(x, y, counts)
-        minimised, loss = self.objective.training_loss(scores, y)
-        self._scaler.scale(minimised).backward()  # type: ignore[no-untyped-call]
+        with self._convolutions():
+            scores, y = self._scores(x, y, counts)
+            minimised, loss = self.objective.training_loss(scores, y)
+            self._scaler.scale(minimised).backward()  # type: ignore[no-untyped-call]
         if counts is not None:
             ranks.add_up([p.grad for p in self._parameters if p.grad is not None])
         if self.rates.clip is not None:
@@ -127,7 +138,12 @@ class AutogradSteps:
             nn.utils.clip_grad_norm_(self._parameters, self.rates.clip)
         self._update()
         self.optimizer.zero_grad(set_to_none=True)
-        return float(loss.detach())
+        return loss.detach()
+
+    def _convolutions(self) -> AbstractContextManager[object]:
+        """Keep cuDNN from compiling depthwise convolutions for seconds before it is worth them."""
+        early = self._depthwise and self.step * self.loader.bs < _WORTH_COMPILING
+        return DepthwiseOutsideCudnn() if early else nullcontext()
 
     def _scores(self, x: Tensor, y: Tensor, counts: Sequence[int] | None) -> tuple[Tensor, Tensor]:
         """Compute the scores of a batch, and return them with its targets; in several processes those of all rows."""

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import shutil
+import threading
 import time
 
 import numpy as np
@@ -24,6 +25,12 @@ KEYS = keys_of(N)
 @pytest.fixture
 def rows(rng):
     return rng.standard_normal((N, 3)).astype(np.float32)
+
+
+@pytest.fixture(params=[0, 3], ids=["in turn", "in flight"])
+def in_flight(request):
+    """On a GPU a thread of its own writes while the next blocks are computed."""
+    return request.param
 
 
 def job_of(keys=KEYS):
@@ -66,28 +73,53 @@ def test_what_is_there_is_not_computed(tmp_path, rows, capsys):
 
 
 @pytest.mark.parametrize("bad", [[0], [39], [4, 5, 6, 7, 8, 9, 10], [3, 17, 39], [*range(N)]])
-def test_rows_that_are_passed_over_are_zeros(tmp_path, rows, bad):
+def test_rows_that_are_passed_over_are_zeros(tmp_path, rows, bad, in_flight):
     source = Source(rows, bad=bad)
-    found = np.asarray(stored(job_of(), [tmp_path], source))
+    found = np.asarray(stored(job_of(), [tmp_path], source, in_flight))
     good = np.setdiff1d(np.arange(N), bad)
     np.testing.assert_array_equal(found[good], rows[good])
     assert not found[bad].any()
     assert source.computed == good.tolist()
 
 
-def test_going_on_after_an_interrupt(tmp_path, rows, capsys):
+def test_going_on_after_an_interrupt(tmp_path, rows, capsys, in_flight):
     def interrupted(numbers):
         yield numbers[:10], rows[:10], 10
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt, match=r"train were stopped: 10 of 40 rows are kept in .*/a; do it again"):
-        stored(job_of(), [tmp_path / "a"], interrupted)
+        stored(job_of(), [tmp_path / "a"], interrupted, in_flight)
     source = Source(rows)
     np.testing.assert_array_equal(stored(job_of(), [tmp_path / "a"], source), rows)
     assert source.computed == [*range(10, N)]
     assert "activations of 30 images, 0.0 MB" in (out := capsys.readouterr().out)
     assert out.endswith("; 10 are there\n")
     assert len(segments_in(tmp_path / "a" / KIND.name)) == 1  # the smaller was taken up
+
+
+def test_few_blocks_are_in_flight_and_the_caller_goes_on_meanwhile(tmp_path, rows, monkeypatch):
+    """The writer stands still until the source has been asked for all that may be in flight, and one more."""
+    source, goes_on = Source(rows), threading.Event()
+    writes, real = [], SegmentWriter.write
+
+    def write(self, *args):
+        assert goes_on.wait(10)
+        writes.append(threading.current_thread())
+        return real(self, *args)
+
+    def watched(numbers):
+        for number, block in enumerate(source(numbers), 1):
+            assert number - len(writes) <= 3 + 1
+            if number == 3 + 1:
+                assert not writes
+                goes_on.set()
+            yield block
+
+    monkeypatch.setattr(SegmentWriter, "write", write)
+    np.testing.assert_array_equal(stored(job_of(), [tmp_path], watched, 3), rows)
+    assert len(writes) == N // STEP
+    assert threading.main_thread() not in writes
+    assert not any(thread.is_alive() for thread in writes)
 
 
 def test_many_small_additions_leave_few_segments(tmp_path, rng):
@@ -148,7 +180,7 @@ def test_a_living_process_keeps_its_segment(tmp_path, rows):
     assert len(segments_in(tmp_path / KIND.name)) == 2
 
 
-def test_a_folder_that_somebody_removes_meanwhile_costs_no_row(tmp_path, rows):
+def test_a_folder_that_somebody_removes_meanwhile_costs_no_row(tmp_path, rows, in_flight):
     source = Source(rows)
 
     def disturbed(numbers):
@@ -158,7 +190,7 @@ def test_a_folder_that_somebody_removes_meanwhile_costs_no_row(tmp_path, rows):
             yield block
 
     with pytest.warns(UserWarning, match="not kept in .*: No such file or directory"):
-        got = stored(job_of(), [tmp_path / "a"], disturbed)
+        got = stored(job_of(), [tmp_path / "a"], disturbed, in_flight)
     np.testing.assert_array_equal(got, rows)
     assert source.computed == [*range(N)]
 
@@ -190,14 +222,14 @@ def test_a_disk_that_fills_up_meanwhile_costs_no_row_twice(tmp_path, rows, monke
     np.testing.assert_array_equal(opened(tmp_path / "a" / KIND.name, KEYS[:20]), rows[:20])
 
 
-def test_too_large_for_disk_and_memory_is_a_clear_error(tmp_path, rows, monkeypatch):
+def test_too_large_for_disk_and_memory_is_a_clear_error(tmp_path, rows, monkeypatch, in_flight):
     free(monkeypatch, 479)
     monkeypatch.setattr(fill, "_free_memory", lambda: 478)
     with (
         pytest.warns(UserWarning, match="not kept in"),
         pytest.raises(ActivationFileError, match=r"train need 480 bytes.* 478 bytes of memory are free. Free disk"),
     ):
-        stored(job_of(), [tmp_path / "a"], Source(rows))
+        stored(job_of(), [tmp_path / "a"], Source(rows), in_flight)
 
 
 def test_free_memory_is_that_of_this_machine():
@@ -251,12 +283,12 @@ def test_places_are_the_data_and_the_users_cache(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_a_value_that_cannot_be_kept_is_an_error_and_keeps_what_is_done(tmp_path, rows, dtype):
+def test_a_value_that_cannot_be_kept_is_an_error_and_keeps_what_is_done(tmp_path, rows, dtype, in_flight):
     rows[20, 1] = 1e6 if dtype == "float16" else np.nan
     kind = KIND._replace(dtype=dtype)
     hint = r" Pass act_dtype='float32'\.$" if dtype == "float16" else "$"
     with pytest.raises(ActivationFileError, match=rf"row 20 are not finite in {dtype}\.{hint}"):
-        stored(Job(kind, ABOUT, KEYS.copy(), "train"), [tmp_path], Source(rows))
+        stored(Job(kind, ABOUT, KEYS.copy(), "train"), [tmp_path], Source(rows), in_flight)
     found = opened(tmp_path / kind.name, KEYS[:20], kind)
     np.testing.assert_array_equal(found, rows[:20].astype(dtype))
 

@@ -1,5 +1,6 @@
 """Who waited for whom, told from the times at which batches are asked for and given."""
 
+import pickle
 import time
 
 import pytest
@@ -8,6 +9,30 @@ from fastclf import tfms_from_stats
 from fastclf.data import input_stall
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.input_stall import InputStall
+
+
+class Card:
+    """Events of a GPU that works on what it was given in turn; an event is past when the GPU has got there."""
+
+    def __init__(self, clock):
+        self.clock, self.done = clock, clock[0]  # when it has done all that it was given
+
+    def launch(self, seconds):
+        self.done = max(self.done, self.clock[0]) + seconds
+
+    def now(self):
+        return max(self.done, self.clock[0])
+
+    def is_past(self, mark):
+        return mark <= self.clock[0]
+
+    def wait(self, mark):
+        self.clock[0] = max(self.clock[0], mark)
+
+    def seconds(self, first, last):
+        assert self.is_past(first)
+        assert self.is_past(last)
+        return last - first
 
 
 @pytest.fixture
@@ -52,6 +77,35 @@ def test_a_slow_network_is_named(clock):
     line = a_pass(clock, 1e-5, 1.0).line("valid")
     assert line.startswith("valid: images were ready before the network for 100% of the time")
     assert "num_workers" not in line
+
+
+@pytest.mark.parametrize(("images", "network", "wait", "idle"), [(0.5, 0.2, 0.3, 0.0), (0.1, 0.6, 0.0, 0.6)])
+def test_a_gpu_that_is_only_launched_is_timed_by_itself(clock, images, network, wait, idle):
+    """The host is done with a batch at once and waits for the next one, while the GPU works on."""
+    card = Card(clock)
+    times, n = InputStall(1, card), 20
+    for _ in range(n):
+        times.asked()
+        clock[0] += images
+        times.given()
+        card.launch(network)
+    assert times.line("train") is not None
+    assert times.stalled == pytest.approx((n - 1) * wait + images)
+    assert times.idle == pytest.approx((n - 1) * idle)
+    assert times.total == pytest.approx((n - 1) * max(images, network) + images)
+    assert ("waiting for images" in times.line("train")) == (wait > 0)
+
+
+def test_copies_have_no_marks(clock):
+    card = Card(clock)
+    times = InputStall(1, card)
+    times.asked()
+    card.launch(9.0)
+    times.given()
+    assert times.total == 0  # the GPU has not got there
+    copied = pickle.loads(pickle.dumps(times))
+    assert not copied._open
+    assert copied == InputStall(1)
 
 
 @pytest.mark.parametrize(("wait", "work", "batches"), [(0.1, 0.9, 20), (0.4, 0.1, 5), (0, 0.4, 5), (0, 0, 0)])

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from devices import on_both_devices
 
 from fastclf import (
     CropType,
@@ -67,6 +68,7 @@ def test_six_loaders(make):
             np.testing.assert_array_equal(dl.order(7), np.arange(n))
 
 
+@on_both_devices
 def test_every_row_is_served_once_whatever_the_last_batch(make):
     for bs in (1, 5, 6, 7, 12):
         data = make(bs)
@@ -75,6 +77,7 @@ def test_every_row_is_served_once_whatever_the_last_batch(make):
         assert len(data.fix_dl) == len(sizes)
 
 
+@on_both_devices
 def test_a_last_training_batch_of_one_is_dropped(make):
     data = make(11)
     assert [len(x) for x, _ in data.trn_dl] == [11]
@@ -135,6 +138,7 @@ def test_seed_decides(make):
     assert not torch.equal(first, other)
 
 
+@on_both_devices
 def test_a_batch_is_never_overwritten(make):
     dl = make(3).aug_dl
     held = [(x, x.clone()) for epoch in range(4) for x, _ in dl.batches(epoch)]

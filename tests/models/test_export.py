@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from devices import on_both_devices
 from helpers import tiny_learner
 from networks import randomise
 from PIL import Image
@@ -222,6 +223,7 @@ def test_the_example_for_python_in_the_documentation(tmp_path, rng, monkeypatch,
 # What stays as it was, and what is refused
 
 
+@on_both_devices
 @pytest.mark.parametrize("format", RUNS)
 def test_exporting_changes_nothing_and_says_nothing(tmp_path, rng, capfd, format):
     _, learn = learner_of(tmp_path, rng)

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision.ops import StochasticDepth
 
 from fastclf.models.freezing import LayerGroups
+from fastclf.models.head import Head
 from fastclf.training.suggestions import RateSuggestions
 
 
@@ -128,3 +130,15 @@ def test_per_group(groups):
         ValueError, match=r"lrs .* got None\. lr_find suggests None where the loss does not clearly fall"
     ):
         groups.per_group(None, "lrs")
+
+
+def test_layers_that_sample_by_torchs_generators_are_known():
+    own = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1), StochasticDepth(0.2, "row"), nn.Dropout(0))
+    groups = LayerGroups(
+        [own, nn.Sequential(nn.MultiheadAttention(4, 2, dropout=0.1), nn.Linear(4, 2)), Head(4, 2, ps=0.5)]
+    )
+    assert groups.random_layers() == ["Dropout", "MultiheadAttention", "StochasticDepth"]
+    groups.freeze_to(1)
+    assert groups.random_layers() == ["MultiheadAttention"]
+    groups.freeze_to(2)
+    assert groups.random_layers() == []

@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "cuda/columns.cuh"
 #include "cuda/launchers.h"
+#include "cuda/reduce.cuh"
 
 using namespace fastclf;
 using namespace fastclf::cuda;
@@ -111,8 +111,10 @@ struct Step {
   std::vector<uint16_t> src = std::vector<uint16_t>(20 * cols, 0x3c00);
   Floats mean = Floats(cols), rstd = Floats(cols), running_mean = Floats(cols), running_var = Floats(cols, 1.f);
   Floats gamma = normals(cols), beta = normals(cols), dgamma = Floats(cols), dbeta = Floats(cols);
-  Floats partial = Floats((rows + 31) / 32 * 2 * cols), z = normals(rows * cols), operand = Floats(rows * cols);
-  std::vector<unsigned> block_counters = std::vector<unsigned>((cols + 31) / 32);
+  Floats z = normals(rows * cols), operand = normals(rows * cols), d = Floats(rows * cols);
+  Floats logits = normals(rows * classes), weight = normals(classes * cols), dweight = Floats(classes * cols);
+  Floats of_classes = normals(classes);
+  unsigned block_counter = 0;
   std::vector<uint16_t> narrow = std::vector<uint16_t>(rows * cols);
 
   template <class Op>
@@ -120,37 +122,22 @@ struct Step {
     op.src = src.data(), op.dtype = DType::float16, op.order = order.data(), op.step_counter = &step_counter;
     op.stride = rows, op.rows = rows, op.cols = cols;
   }
-  template <class Op>
-  void fill_statistics(Op& op) {
-    op.mean = mean.data(), op.rstd = rstd.data(), op.running_mean = running_mean.data();
-    op.running_var = running_var.data(), op.momentum = 0.1f, op.eps = 1e-5f;
-    op.partial = partial.data(), op.block_counter = block_counters.data();
-  }
-  template <class Op>
-  void fill_sums(Op& op) {
-    op.mean = mean.data(), op.rstd = rstd.data(), op.dgamma = dgamma.data(), op.dbeta = dbeta.data();
-    op.partial = partial.data(), op.block_counter = block_counters.data();
-  }
-
   void forward() {
     for (size_t i = 0; i < 2 * rows; ++i) order.push_back(static_cast<int64_t>(generator() % 20));
     for (uint16_t& h : src) h = static_cast<uint16_t>(0x3000 + generator() % 0x1000);
-    BatchMoments moments;
-    fill_rows(moments);
-    fill_statistics(moments);
-    done(batch_moments(moments, nullptr));
-    Normalise normal;
-    fill_rows(normal);
-    normal.seed = 5, normal.layer = 0, normal.p = 0.3, normal.mean = mean.data(), normal.rstd = rstd.data();
-    normal.gamma = gamma.data(), normal.beta = beta.data(), normal.out = operand.data();
-    normal.out_dtype = DType::float32;
-    done(normalise(normal, nullptr));
-    normal.out = narrow.data(), normal.out_dtype = DType::bfloat16;
-    done(normalise(normal, nullptr));
-    ReluMoments relu;
-    fill_statistics(relu);
-    relu.z = z.data(), relu.bias = beta.data(), relu.rows = rows, relu.cols = cols;
-    done(relu_moments(relu, nullptr));
+    Floats factors(rows * 2 * cols);
+    Normalise op;
+    fill_rows(op);
+    op.seed = 5, op.layer = 0, op.p = 0.3, op.mean = mean.data(), op.rstd = rstd.data(), op.bias = nullptr;
+    op.running_mean = running_mean.data(), op.running_var = running_var.data(), op.momentum = 0.1f, op.eps = 1e-5f;
+    op.gamma = gamma.data(), op.beta = beta.data(), op.out = operand.data(), op.out_dtype = DType::float32;
+    op.frozen = false, op.factors = factors.data(), op.factor_cols = 2 * cols;
+    done(normalise(op, nullptr));
+    op.src = z.data(), op.order = nullptr, op.bias = beta.data(), op.factor_cols = cols;
+    done(normalise(op, nullptr));
+    std::vector<uint16_t> narrow_factors(rows * cols);
+    op.out = narrow.data(), op.out_dtype = DType::bfloat16, op.factors = narrow_factors.data(), op.frozen = true;
+    done(normalise(op, nullptr));
   }
 
   void mask() {
@@ -161,39 +148,82 @@ struct Step {
   }
 
   void losses() {
-    Floats logits = normals(rows * classes), bias = normals(classes), weight(classes, 1.5f), row_loss(rows), out(2);
+    const Floats weights(classes, 1.5f);
+    Floats row_loss(rows), out(2);
     std::vector<int64_t> labels(20);
     for (int64_t& y : labels) y = static_cast<int64_t>(generator() % classes);
     const Floats several(20 * classes, 1.f);
     std::vector<uint16_t> copy(rows * classes);
-    const void* targets = loss == Loss::nll ? static_cast<const void*>(labels.data()) : several.data();
-    done(loss_gradient(
-        {loss, logits.data(), bias.data(), targets, order.data(), &step_counter, rows, rows, classes, weight.data(),
-         1.5f * static_cast<float>(classes), 0.1f, row_loss.data(), out.data(), block_counters.data(), copy.data()},
-        nullptr));
+    LossGradient op = {};
+    op.loss = loss, op.z = logits.data(), op.bias = of_classes.data(), op.order = order.data();
+    op.targets = loss == Loss::nll ? static_cast<const void*>(labels.data()) : several.data();
+    op.step_counter = &step_counter, op.stride = rows, op.rows = rows, op.classes = classes;
+    op.weight = weights.data(), op.weight_sum = 1.5f * static_cast<float>(classes), op.smoothing = 0.1f;
+    op.row_loss = row_loss.data(), op.losses = out.data(), op.block_counter = &block_counter, op.copy = copy.data();
+    done(loss_gradient(op, nullptr));
+    op.left = operand.data(), op.left_dtype = DType::float32, op.right = weight.data(), op.inner = cols;
+    done(loss_gradient(op, nullptr));
+    op.left = narrow.data(), op.left_dtype = DType::bfloat16;
+    done(loss_gradient(op, nullptr));
     require(std::isfinite(out[1]) && out[1] > 0, "the loss is not finite");
   }
 
   void backward() {
-    AffineGradient affine;
-    fill_rows(affine);
-    fill_sums(affine);
-    affine.seed = 5, affine.layer = 0, affine.p = 0.3, affine.g = operand.data(), affine.write = true;
-    done(affine_gradient(affine, nullptr));
-    InputGradient input;
-    fill_sums(input);
-    input.g = operand.data(), input.h = z.data(), input.rows = rows, input.cols = cols, input.gamma = gamma.data();
-    input.frozen = false, input.dbias = running_mean.data(), input.copy = narrow.data();
-    done(input_gradient(input, nullptr));
-    done(column_sums({z.data(), rows, cols, dbeta.data(), partial.data(), block_counters.data()}, nullptr));
-    for (const float v : operand) require(std::isfinite(v), "a gradient is not finite");
+    Floats dbias(cols), sums(classes);
+    HiddenGradient op = {};
+    op.seed = 5, op.layer = 0, op.p = 0.3, op.step_counter = &step_counter, op.d = d.data(), op.h = z.data();
+    op.rows = rows, op.cols = cols, op.mean = mean.data(), op.rstd = rstd.data(), op.gamma = gamma.data();
+    op.dgamma = dgamma.data(), op.dbeta = dbeta.data(), op.dbias = dbias.data();
+    done(hidden_gradient(op, nullptr));
+    op.logits = logits.data(), op.classes = classes, op.weight = weight.data(), op.operand = operand.data();
+    op.operand_dtype = DType::float32, op.dweight = dweight.data(), op.dweight_bias = sums.data();
+    done(hidden_gradient(op, nullptr));
+    std::vector<uint16_t> copy(rows * cols);
+    op.operand = narrow.data(), op.operand_dtype = DType::bfloat16, op.copy = copy.data(), op.frozen = true;
+    done(hidden_gradient(op, nullptr));
+    done(column_sums({d.data(), rows, cols, dbias.data()}, nullptr));
+    for (const float v : d) require(std::isfinite(v), "a gradient is not finite");
+  }
+
+  void first_layer() {
+    Floats products = normals(classes * 2 * cols), velocity(classes * cols), gamma_velocity(cols), beta_velocity(cols);
+    FirstGradient gradient = {};
+    fill_layer(gradient, products);
+    gradient.dweight = dweight.data(), gradient.dgamma = dgamma.data(), gradient.dbeta = dbeta.data();
+    done(first_gradient(gradient, nullptr));
+    gradient.sums = of_classes.data();
+    done(first_gradient(gradient, nullptr));
+    const SgdTensor rest = {logits.data(), z.data(), operand.data(), nullptr, 1, 0};
+    const SgdGroup group = {0.1, 0.9, 0.01, 0, 0, {.kind = ScheduleKind::cosine, .nb = 10, .cycle_mult = 1}};
+    int64_t steps = 4;
+    FirstStep step = {};
+    fill_layer(step, products);
+    step.tensors = &rest, step.n_tensors = 1, step.groups = &group, step.steps = &steps, step.n_groups = 1;
+    step.step_counter = &step_counter, step.block_counter = &block_counter;
+    step.weight_velocity = velocity.data(), step.gamma_velocity = gamma_velocity.data();
+    step.beta_velocity = beta_velocity.data();
+    done(first_step(step, nullptr));
+    require(steps == 5 && step_counter.step == 4, "steps are counted wrong");
+    const Floats of_outputs = normals(rows * classes), factors = normals(rows * 2 * cols);
+    step.products = nullptr, step.d = of_outputs.data(), step.rows = rows;
+    step.factors = factors.data(), step.factors_dtype = DType::float32;
+    done(first_step(step, nullptr));
+    step.sums = of_classes.data(), step.factors = narrow.data(), step.factors_dtype = DType::bfloat16;
+    done(first_step(step, nullptr));
+    for (const float v : velocity) require(std::isfinite(v), "a momentum is not finite");
+    require(std::isfinite(operand[0]), "a momentum is not finite");
+  }
+
+  template <class Op>
+  void fill_layer(Op& op, const Floats& products) {
+    op.products = products.data(), op.n_out = classes, op.n_in = cols, op.kept_scale = 1.4f;
+    op.weight = weight.data(), op.gamma = gamma.data(), op.beta = beta.data();
   }
 
   void predict() {
-    const Floats weight = normals(classes * cols), bias = normals(classes);
     Floats out(weight.size()), out_bias(classes);
-    done(fold({weight.data(), bias.data(), gamma.data(), beta.data(), mean.data(), running_var.data(), 1e-5f, classes,
-               cols, out.data(), out_bias.data()},
+    done(fold({weight.data(), of_classes.data(), gamma.data(), beta.data(), mean.data(), running_var.data(), 1e-5f,
+               classes, cols, out.data(), out_bias.data()},
               nullptr));
     done(add_bias({z.data(), beta.data(), rows, cols, true}, nullptr));
   }
@@ -220,11 +250,13 @@ void test_update() {
 void test_launchers() {
   for (const size_t cols : {1, 37, 64}) {
     for (const size_t rows : {2, 33, 70}) {
-      Step step = {.rows = rows, .cols = cols, .classes = cols + 1, .loss = rows == 33 ? Loss::bce : Loss::nll};
+      Step step = {
+          .rows = rows, .cols = cols, .classes = cols < 64 ? cols + 1 : 64, .loss = rows == 33 ? Loss::bce : Loss::nll};
       step.mask();
       step.forward();
       step.losses();
       step.backward();
+      step.first_layer();
       step.predict();
     }
   }

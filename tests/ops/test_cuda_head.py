@@ -2,7 +2,11 @@
 
 import copy
 import itertools
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +18,11 @@ from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
 from fastclf.ops import HeadEngine, HeadRates, HeadSpec
 from fastclf.ops.arguments import IndexedRows, RowSource, as_row_source
-from fastclf.ops.head import reference
+from fastclf.ops.head import cuda, cuda_rows, reference
 from fastclf.ops.head.cuda import CudaHead
 from fastclf.ops.head.cuda_rows import Staged
 from fastclf.ops.head.reference import ReferenceHead
-from fastclf.ops.head.spec import HeadTraining, Precision
+from fastclf.ops.head.spec import HeadTraining, Precision, steps_in
 from fastclf.ops.registry import cuda_module
 
 RATES = HeadRates(0.02, schedules.Cosine(100), weight_decay=1e-3)
@@ -59,12 +63,13 @@ class Lesson:
         precision: Precision = "float32",
         resident_bytes: int | None = None,
         rows: RowSource | None = None,
+        max_batch: int = 64,
     ) -> CudaHead:
         module = cuda_module(spec.device)
         assert module is not None
         return CudaHead(
             module,
-            replace(self.training(spec, precision), rows=rows or RowSource(self.rows)),
+            replace(self.training(spec, precision), rows=rows or RowSource(self.rows), max_batch=max_batch),
             resident_bytes=resident_bytes,
         )
 
@@ -134,6 +139,22 @@ def test_batches_of_every_size(device: torch.device) -> None:
     assert distance(ours, exact) < 1e-4
 
 
+@pytest.mark.parametrize("max_batch", [64, 129, 1025])  # less and less is made by our kernels
+@pytest.mark.parametrize(
+    ("widths", "clip"), [((20, 9, 4), None), ((20, 9, 7, 4), None), ((21, 4), None), ((20, 9, 4), 0.1)]
+)
+def test_every_form_of_the_step(
+    device: torch.device, max_batch: int, widths: tuple[int, ...], clip: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "RATES", replace(RATES, clip=clip))
+    lesson = Lesson(*widths)
+    ours, (exact, plain) = lesson.spec(device), lesson.float64()
+    head, order = lesson.kernels(ours, max_batch=max_batch), torch.randint(lesson.n, (6 * 33 + 2,))
+    got, want = (each.train(order, 33, 0, frozen_bn=False) for each in (head, plain))
+    assert distance(ours, exact) < 1e-4
+    torch.testing.assert_close(got.cpu().double(), want, rtol=1e-4, atol=1e-4)
+
+
 def test_bfloat16_products(device: torch.device) -> None:
     lesson = Lesson(96, 64, 5)
     order = torch.randint(lesson.n, (20 * 64,))
@@ -157,7 +178,7 @@ def test_predict(device: torch.device) -> None:
     for block in blocks:
         block.bn.to("cpu", torch.float64)
         block.linear.to("cpu", torch.float64)
-    want = reference.predict(HeadSpec(blocks), lesson.rows, index)
+    want = reference.predict(HeadSpec(blocks), RowSource(lesson.rows), index)
     torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-4)
     assert ops.predict(spec, lesson.rows, index[:0]).shape == (0, 5)
 
@@ -201,3 +222,81 @@ def test_each_form_of_step_is_made_once(device: torch.device) -> None:
     assert len(head._steps) == 4
     head.train(torch.arange(200), 64, 14, frozen_bn=False)
     assert len(head._steps) == 2  # the order has moved: the others would read old memory
+
+
+def test_calls_are_as_long_as_the_device_is_fast() -> None:
+    steps = [steps_in(0.2, torch.device(kind), flop) for kind in ("cpu", "cuda") for flop in (2e8, 1e13)]
+    assert steps == [59, 1, 6666, 1]  # of 64 rows and 1024 x 512 weights
+
+
+def test_many_steps_at_once_are_the_same_steps(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    lesson, results = Lesson(12, 6, 2), []
+    order, sizes = torch.randint(lesson.n, (60 * 16 + 5,)), []
+    for worth in (1024, 20):
+        monkeypatch.setattr(cuda, "_WORTH_MANY", worth)
+        spec = lesson.spec(device)
+        head = lesson.kernels(spec)
+        losses = [head.train(part, 16, first, frozen_bn=False) for part, first in ((order[:256], 0), (order[256:], 16))]
+        results.append([*losses, *tensors(spec)])
+        sizes.append([sorted(steps._graphs) for steps in head._steps.values()])
+        assert head.step_counter.tolist() == [61, 45]
+    assert sizes == [[[1], [1]], [[1, 32], [1]]]  # whole batches, and the last
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_rows_that_nobody_can_write_are_copied_once(device: torch.device) -> None:
+    lesson = Lesson(12, 6, 2)
+    files = lesson.rows.numpy()[::-1].copy()
+    rows = IndexedRows(files, np.arange(lesson.n)[::-1].copy())
+    index, before = torch.arange(lesson.n), len(cuda_rows._kept)
+
+    def places(of: IndexedRows) -> set[int]:
+        heads = [lesson.kernels(lesson.spec(device), rows=as_row_source("", of)) for _ in range(2)]
+        return {head.rows.batch(0, index, 8, 8).src.data_ptr() for head in heads}
+
+    assert len(places(rows)) == 2  # somebody could write to the array between two fits
+    assert len(cuda_rows._kept) == before
+    files.setflags(write=False)
+    kept = places(rows)
+    assert len(kept) == 1
+    spec = lesson.spec(device)
+    got = ops.predict(spec, rows)
+    assert torch.equal(got, ops.predict(spec, lesson.rows))
+    assert places(rows) == kept
+    assert len(cuda_rows._kept) == before + 1
+    del rows
+    assert len(cuda_rows._kept) == before
+
+
+LAUNCHES = {  # of our kernels, and products by torch: for batches of at most 64 rows, and of more
+    (12, 6, 2): ((5, 1), (5, 2)),
+    (12, 6, 65): ((6, 4), (6, 5)),
+    (12, 9, 6, 2): ((7, 4), (7, 5)),
+    (12, 2): ((4, 0), (4, 1)),
+}
+
+
+@pytest.mark.parametrize("widths", LAUNCHES)
+def test_launches_of_a_step(
+    widths: tuple[int, ...], emulated_module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ops.use_backend("emulated"):
+        lesson, launches = Lesson(*widths), Counter[str]()
+        heads = lesson.kernels(lesson.spec()), lesson.kernels(lesson.spec(), max_batch=129)
+        for name in vars(emulated_module):
+            function = getattr(emulated_module, name)
+            if callable(function):
+                monkeypatch.setattr(emulated_module, name, counted(launches, "kernels", function))
+        monkeypatch.setattr(cuda, "_product", counted(launches, "products", cuda._product))
+        for head, (kernels, products) in zip(heads, LAUNCHES[widths], strict=True):
+            launches.clear()
+            head.train(torch.arange(64), 32, 0, frozen_bn=False)
+            assert (launches["kernels"], launches["products"]) == (2 * kernels, 2 * products)
+
+
+def counted(launches: Counter[str], name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **options: Any) -> Any:
+        launches[name] += 1
+        return function(*args, **options)
+
+    return call

@@ -308,7 +308,7 @@ class TestLongRun:
             order = torch.randint(1000, (80 * 64,))
             case.engine(case.head, rates, seed).train(order, 64, 0)
             plain.train(order, 64, 0, frozen_bn=False)
-            test, y = case.rows[1000:], case.targets[1000:]
+            test, y = RowSource(case.rows[1000:]), case.targets[1000:]
             specs = spec_of(case.head.layers), spec_of(exact.layers)
             everything = torch.arange(len(test))
             accuracy = [float((reference.predict(s, test, everything).argmax(1) == y).float().mean()) for s in specs]

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from fastclf import schedules
 from fastclf.ops.registry import cuda_module
-from fastclf.ops.sgd import DeviceGroups, SgdGroup, Update, Updates, UpdateTable
+from fastclf.ops.sgd import DeviceGroups, SgdGroup, Update, Updater, Updates, UpdateTable, make_updater
+from fastclf.training import optimizer as optimizer_module
 from fastclf.training.optimizer import SGDR
 
 CASES = int(os.environ.get("FASTCLF_KERNEL_CASES", "12"))
@@ -31,9 +32,10 @@ def pairs(shapes: list[tuple[int, ...]], device: torch.device) -> tuple[list[nn.
     return ours, [nn.Parameter(p.detach().double()) for p in ours]
 
 
-def set_gradients(ours: list[nn.Parameter], exact: list[nn.Parameter]) -> None:
+def set_gradients(ours: list[nn.Parameter], exact: list[nn.Parameter], *, move: bool = False) -> None:
+    """Set new gradients: in the same memory, or, ``move``, elsewhere, as after `zero_grad(set_to_none=True)`."""
     for a, b in zip(ours, exact, strict=True):
-        a.grad = torch.randn_like(a) if a.grad is None else a.grad.copy_(torch.randn_like(a))
+        a.grad = torch.randn_like(a) if a.grad is None or move else a.grad.copy_(torch.randn_like(a))
         b.grad = a.grad.double()
 
 
@@ -58,7 +60,7 @@ def test_equals_float64(kernel_device: torch.device, rng: np.random.Generator) -
             groups = [group for group in groups if group["params"]]
             optimizers.append(SGDR(groups, 0.1, weight_decay=decay, decoupled=decoupled, schedule=schedule, ema=ema))
         for _ in range(8):
-            set_gradients(ours, exact)
+            set_gradients(ours, exact, move=bool(rng.integers(2)))
             for optimizer in optimizers:
                 optimizer.step()
         assert largest_error(ours, exact) < 2e-6
@@ -66,6 +68,34 @@ def test_equals_float64(kernel_device: torch.device, rng: np.random.Generator) -
             averages = [[of.state[p]["average"] for p in ps] for of, ps in zip(optimizers, (ours, exact), strict=True)]
             assert largest_error(*averages) < 2e-6
         assert optimizers[0].rates() == optimizers[1].rates()
+
+
+def test_gradients_that_move_need_no_new_plan(kernel_device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in every step after `zero_grad(set_to_none=True)`; one that appears, or is laid out otherwise, does."""
+    plans: list[int] = []
+
+    def counted(updates: Updates) -> Updater | None:
+        plans.append(len([*updates.tensors]))
+        return make_updater(updates)
+
+    monkeypatch.setattr(optimizer_module, "make_updater", counted)
+    ours, exact = pairs([(20_001,), (6, 4, 3, 5), (7,), (0,)], kernel_device)
+    late, late_exact = ours.pop(2), exact.pop(2)
+    first, second = SGDR([*ours, late], 0.1), SGDR([*exact, late_exact], 0.1)
+    kept = []  # so that no gradient comes to lie where one has lain before
+    for step in range(9):
+        if step == 3:
+            ours, exact = [*ours, late], [*exact, late_exact]
+        set_gradients(ours, exact, move=True)
+        kept += [p.grad for p in ours]
+        if step == 6:
+            p = ours[1]
+            assert p.grad is not None
+            p.grad = p.grad.transpose(0, 1).contiguous().transpose(0, 1)
+        first.step()
+        second.step()
+    assert largest_error(ours, exact) < 2e-6
+    assert plans == [3, 4, 3, 4]
 
 
 def test_memory_that_is_not_aligned(kernel_device: torch.device) -> None:

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from helpers import image_data, tiny_learner
+from helpers import image_data, packed_data, tiny_learner
 
 from fastclf import checkpoint, ranks
 from fastclf.activations import precompute
@@ -37,7 +37,8 @@ def dying(original, n):
 if place in PLACES and ranks.rank() == rank:
     owner, name, n = PLACES[place]
     setattr(owner, name, dying(getattr(owner, name), n))
-learn = tiny_learner(image_data(folder), pretrained=True)
+data = packed_data(folder) if (folder / "val.tar").exists() else image_data(folder)
+learn = tiny_learner(data, pretrained=True)
 learn.fit(0.1, 3, state_name="state", resume=True)
 learn.precompute = True
 learn.fit(0.1, 2)

@@ -72,6 +72,12 @@ fresh.precompute = True
 found["computed"], found["rows"] = computed, np.array(fresh.data.trn_ds.rows[np.arange(len(data.trn_ds))]).tolist()
 fresh.fit(0.1, 3)
 found["head"] = curve(fresh)
+later = tiny_learner(data, pretrained=True)
+later.freeze_to(1)
+later.precompute = True  # feature maps of group 0, on which group 1 and the head train
+later.fit([0.01, 0.02, 0.05], 2)
+found["maps"] = curve(later)
+found["maps valid"] = np.nan_to_num(later.predict()).tolist()
 
 
 def log_mean_exp(scores, targets):

@@ -86,6 +86,30 @@ def test_the_last_good_weights_are_kept(tmp_path, rng, kind, where):
     assert np.isfinite(learn.fit(1e-3, 1)[0])
 
 
+@pytest.mark.parametrize("fails_at", [None, 5])
+def test_losses_that_are_read_some_steps_later_change_nothing(tmp_path, rng, monkeypatch, fails_at):
+    """As on a GPU, which is not waited for after each step."""
+    data, found = row_data(tmp_path, rng), []
+    for chunk in (1, 3):
+        monkeypatch.setattr(steps.AutogradSteps, "chunk", chunk)
+        seen = iter(range(100))
+
+        def crit(out, y, seen=seen):
+            return nn.functional.nll_loss(out, y) * (torch.nan if out.requires_grad and next(seen) == fails_at else 1)
+
+        learn, message = HeadLearner(data, xtra_fc=[8], crit=crit), ""
+        try:
+            learn.fit(0.05, 3)
+        except DivergedError as error:
+            message = str(error)
+        assert ("the training loss of batch 5 is nan" in message) == (fails_at is not None)
+        found.append((learn.sched.losses, learn.sched.lrs, message, state_of(learn)))
+    *first, state = found[0]
+    *second, other = found[1]
+    assert first == second
+    assert_same(state, other)
+
+
 def test_a_rate_that_is_much_too_high(tmp_path, rng):
     learn = HeadLearner(row_data(tmp_path, rng), xtra_fc=[8])
     with pytest.raises(DivergedError, match=r"nan at learning rate 1e\+30|not finite .* at learning rate 1e\+30"):

@@ -269,6 +269,27 @@ class TestAverages:
         assert torch.equal(p, before)
 
 
+def test_torchs_compiler_is_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the wrappers around these two would at their first call, which takes a second and more."""
+
+    def imports(*_: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(torch.optim.Optimizer, "add_param_group", imports)
+    monkeypatch.setattr(torch.optim.Optimizer, "zero_grad", imports)
+    p, q = tensors([(5,), (2,)])
+    optimizer = SGDR([p], 0.1)
+    optimizer.add_param_group({"params": [q], "lr": 0.2})
+    for group in optimizer.param_groups:
+        group["params"][0].grad = torch.ones_like(group["params"][0])
+    optimizer.zero_grad(set_to_none=False)
+    assert p.grad is not None
+    assert not p.grad.any()
+    optimizer.zero_grad()
+    assert p.grad is None
+    assert q.grad is None
+
+
 def test_older_state_is_loaded() -> None:
     (p,) = tensors([(5,)])
     p.grad = torch.ones(5)

@@ -133,6 +133,9 @@ class BatchPipeline:
     def take(self) -> torch.Tensor:
         """Wait for the oldest batch: `[B, 3, sz, sz] float32`. Its memory is its own and is never written again.
 
+        On a GPU it may be dropped while work on it has only been launched: DALI uses the memory again when the device
+        has done all that came before (`DLTensorGraveyard` in its `dltensor.cc`).
+
         Raises:
             DecodeError: an image of the batch cannot be read or decoded.
         """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,9 @@ def _loaded(datasets: Any, folder: Path) -> Any:
     return datasets.load_from_disk(str(folder))
 
 
-def read_hf(root: Path, splits: dict[str, tuple[str, Any]], image_col: str, label_col: str) -> dict[str, LabelledRows]:
+def read_hf(
+    root: Path, splits: dict[str, tuple[str, Any]], image_col: str, label_col: str, group_col: str | None = None
+) -> dict[str, LabelledRows]:
     """Find the images and labels of splits.
 
     Args:
@@ -117,12 +120,23 @@ def read_hf(root: Path, splits: dict[str, tuple[str, Any]], image_col: str, labe
         splits: see `splits_of`.
         image_col: the column of the images.
         label_col: that of the labels, which a test set may lack.
+        group_col: that of groups of training rows; None for none.
 
     Raises:
         DataError: a column cannot be used.
         LabelError: there is no column of labels, or a value in it is none.
     """
-    return {part: _rows_of(root, *split, image_col, label_col, part == "test") for part, split in splits.items()}
+    rows = {part: _rows_of(root, *split, image_col, label_col, part == "test") for part, split in splits.items()}
+    if group_col is not None:
+        own = splits["train"][1]
+        if group_col not in own.features:
+            raise DataError(f"from_hf: groups must be one of {some(own.column_names)}, got {group_col!r}.")
+        rows["train"] = replace(rows["train"], groups=_column(own, group_col))
+    return rows
+
+
+def _column(rows: Any, name: str) -> Any:
+    return list(rows.with_format(None).select_columns([name])[:][name])
 
 
 def _rows_of(root: Path, split: str, rows: Any, image_col: str, label_col: str, is_test: bool) -> LabelledRows:
@@ -142,5 +156,4 @@ def _rows_of(root: Path, split: str, rows: Any, image_col: str, label_col: str, 
     label = rows.features[label_col]
     label = getattr(label, "feature", label)  # of a list
     names = label.names if isinstance(label, datasets.ClassLabel) else None
-    cells = rows.with_format(None).select_columns([label_col])[:][label_col]
-    return LabelledRows(source, read_labels(cells, split, numbered=names is not None), {}, names)
+    return LabelledRows(source, read_labels(_column(rows, label_col), split, numbered=names is not None), {}, names)

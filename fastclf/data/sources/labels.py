@@ -123,7 +123,8 @@ def check_classes(classes: Sequence[str], where: str, hint: str = "") -> None:
 def warn_absent(absent: Sequence[str], where: str) -> None:
     """Warn of classes that have no row for validation."""
     if absent:
-        warn(f"{where}: no image of the class(es) {some(absent)}; nothing is measured for them.")
+        classes = "class" if len(absent) == 1 else "classes"
+        warn(f"{where}: no image of the {classes} {some(absent)}; nothing is measured there.")
 
 
 def check_trained(trn: Labels, val: Labels, name: str) -> None:

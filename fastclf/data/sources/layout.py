@@ -10,7 +10,7 @@ from pathlib import Path
 from fastclf.data.sources.ignored import OWN_FOLDERS
 from fastclf.data.sources.listing import inner_name, look
 from fastclf.data.sources.names import printable, some
-from fastclf.report import log
+from fastclf.report import counted, log
 
 # Other names that the folder of a set often has, in lower case.
 _ALIASES = {
@@ -115,9 +115,10 @@ def flat(path: Path, folder: str, names: Sequence[str]) -> str:
     table = next((file.name for file in sorted(path.glob("*.[ct]sv"))), None)
     where = "Where a table does" if table is None else f"Where {table!r} does"
     return (
-        f"{path / folder} holds {len(names):,} image(s) in no folder of a class, such as {some(names[:2])}. Where the "
-        f"names hold the class: {by_name(folder, names) or _from_name_re(_EXAMPLE, folder)}; or from_name_func, with a "
-        f"function of the name. {where}: {_MAKER}.from_csv(path, {folder!r}, {str(path / (table or 'labels.csv'))!r}, "
+        f"{path / folder} holds {counted(len(names), 'image')} in no folder of a class, such as {some(names[:2])}. "
+        f"Where the names hold the class: {by_name(folder, names) or _from_name_re(_EXAMPLE, folder)}; or "
+        f"from_name_func, with a function of the name. {where}: {_MAKER}.from_csv(path, {folder!r}, "
+        f"{str(path / (table or 'labels.csv'))!r}, "
         "tfms=tfms)."
     )
 

@@ -12,7 +12,7 @@ from fastclf.data.sources.labels import Labels, check_classes
 from fastclf.data.sources.listing import Found, images_in
 from fastclf.data.sources.names import printable, some
 from fastclf.errors import LabelError
-from fastclf.report import warn
+from fastclf.report import counted, warn
 
 
 def label_by(pat: str | re.Pattern[str]) -> Callable[[str], str | None]:
@@ -63,7 +63,10 @@ def labelled_by_name(
     kept = [(name, label) for name, label in labelled if label is not None]
     without = [name for name, label in labelled if label is None]
     if without:
-        warn(f"{where}: {len(without):,} image(s) have no label and are left out, first {printable(without[0])}.")
+        warn(
+            f"{where}: {counted(len(without), 'image has no label and is', 'images have no label and are')} left out, "
+            f"first {printable(without[0])}."
+        )
     present = sorted({label for _, label in kept})
     if classes is None:
         classes = present

@@ -3,33 +3,59 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from fastclf.data.sources.files import FileSource
+from fastclf.data.sources.ignored import tag_as_cache
 from fastclf.data.sources.names import Names, some
 from fastclf.data.sources.row_labels import LabelledRows, Value, read_labels
 from fastclf.data.sources.source import Source, Version
 from fastclf.data.sources.tar_index import Stamp
 from fastclf.data.sources.values import encoded, needed
 from fastclf.errors import DataError, LabelError
+from fastclf.files import publish
+from fastclf.report import log_once
 
 _KEPT = 1 << 28  # bytes of row groups that are kept, unless one alone has more
+_MOST_MAPPED = 1 << 13  # decoded copies: a process may map some ten thousand files
+
+
+class RowGroup(NamedTuple):
+    """One column of a row group.
+
+    Attributes:
+        root: the folder of the data, below which a decoded copy may be kept.
+        path: of the file.
+        stamp: which version of it.
+        number: of the row group.
+        column: its name.
+    """
+
+    root: str
+    path: str
+    stamp: Stamp
+    number: int
+    column: str
 
 
 class ParquetSource(Source):
     """Images in a column of parquet files; `name` is the file's, a colon, and the row in it.
 
-    A row group is read whole: rows in their order, or those of a few groups, are read fast, and those of many groups at
-    random as often as there are rows.
+    Rows in their order are read fast. In random order, row groups that are no more than `_KEPT` bytes are too; where
+    there are more, decoded copies of them are kept below the root.
     """
 
     def __init__(self, root: Path, files: Sequence[Path], column: str) -> None:
@@ -61,7 +87,7 @@ class ParquetSource(Source):
         """See `Source.read`."""
         k, place = int(self._file[row]), int(self._row[row])
         group = int(np.searchsorted(self._firsts[k], place, side="right")) - 1
-        values = _groups_read.get((str(self._files[k]), self._stamps[k], group, self._column))
+        values = _groups_read.get(RowGroup(str(self.root), str(self._files[k]), self._stamps[k], group, self._column))
         return encoded(values[place - int(self._firsts[k][group])].as_py(), self._files[k].parent)
 
     def take(self, rows: npt.NDArray[np.int64]) -> ParquetSource:
@@ -85,37 +111,40 @@ def _opened(file: Path) -> Any:
         raise DataError(f"{file} is no parquet file, or is damaged: {error}. Fetch or write it anew.") from error
 
 
-_Key = tuple[str, Stamp, int, str]
-
-
 class _RowGroups:
-    """The row groups that were read last, shared by all sources and threads of this process."""
+    """The row groups that were read last, shared by all sources and threads of this process.
+
+    A row group is decoded whole. Where a group is wanted again after it had to go, so that images come in random
+    order, it is written down decoded, and mapped from then on: processes on one machine share its pages.
+    """
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[_Key, Any] = OrderedDict()
+        self._kept: OrderedDict[RowGroup, Any] = OrderedDict()
+        self._mapped: OrderedDict[RowGroup, Any] = OrderedDict()
+        self._gone: set[RowGroup] = set()
         self._lock = threading.Lock()
 
-    def get(self, key: _Key) -> Any:
+    def get(self, group: RowGroup) -> Any:
         """Return a column of a row group.
 
         Raises:
             OSError: it cannot be read.
         """
         with self._lock:
-            if key not in self._kept:
-                self._kept[key] = self._read(key)
-            self._kept.move_to_end(key)
+            for held in (self._kept, self._mapped):
+                if group in held:
+                    held.move_to_end(group)
+                    return held[group]
+            values, is_mapped = _unpacked(group) if group in self._gone else (_decoded(group), False)
+            if is_mapped:
+                self._mapped[group] = values
+                if len(self._mapped) > _MOST_MAPPED:
+                    self._mapped.popitem(last=False)
+                return values
+            self._kept[group] = values
             while len(self._kept) > 1 and sum(values.nbytes for values in self._kept.values()) > _KEPT:
-                self._kept.popitem(last=False)
-            return self._kept[key]
-
-    def _read(self, key: _Key) -> Any:
-        path, _, group, column = key
-        try:
-            with _opened(Path(path)) as file:
-                return file.read_row_group(group, columns=[column]).column(column)
-        except (DataError, needed("pyarrow", "parquet").ArrowException) as error:
-            raise OSError(errno.EIO, f"its row group is damaged: {error}") from error
+                self._gone.add(self._kept.popitem(last=False)[0])
+            return values
 
     def forget(self) -> None:
         """Begin anew, in a forked process: another thread may have held the lock."""
@@ -126,7 +155,49 @@ _groups_read = _RowGroups()
 os.register_at_fork(after_in_child=_groups_read.forget)
 
 
-def read_parquet(root: Path, files: dict[str, list[Path]], image_col: str, label_col: str) -> dict[str, LabelledRows]:
+def _decoded(group: RowGroup) -> Any:
+    try:
+        with _opened(Path(group.path)) as file:
+            return file.read_row_group(group.number, columns=[group.column]).column(group.column)
+    except (DataError, needed("pyarrow", "parquet").ArrowException) as error:
+        raise OSError(errno.EIO, f"its row group is damaged: {error}") from error
+
+
+def _unpacked(group: RowGroup) -> tuple[Any, bool]:
+    """Return a row group, and whether it is mapped: from its decoded copy, which is made where there is room for it."""
+    arrow = needed("pyarrow", "parquet")
+    folder = Path(group.root, "tmp", "row_groups")
+    own = hashlib.sha256(repr((group.path, group.stamp, group.number, group.column)).encode()).hexdigest()[:32]
+    place = folder / f"{own}.arrow"
+    with suppress(OSError, arrow.ArrowInvalid):  # it is not there yet, or is damaged
+        return _mapped(place), True
+    values = _decoded(group)
+    try:
+        tag_as_cache(folder)
+        publish(place, partial(_write_arrow, arrow.table({group.column: values})))
+        return _mapped(place), True
+    except OSError as error:
+        log_once(
+            f"{folder} cannot be written ({error.strerror or error}): images of {Path(group.path).name} in random "
+            "order are read slowly, a row group for each. Make room there, or write row groups of 100 rows."
+        )
+    return values, False
+
+
+def _mapped(place: Path) -> Any:
+    arrow = needed("pyarrow", "parquet")
+    return arrow.ipc.open_file(arrow.memory_map(str(place))).read_all().column(0)
+
+
+def _write_arrow(table: Any, file: Path) -> None:
+    arrow = needed("pyarrow", "parquet")
+    with arrow.OSFile(str(file), "wb") as out, arrow.ipc.new_file(out, table.schema) as writer:
+        writer.write_table(table)
+
+
+def read_parquet(
+    root: Path, files: dict[str, list[Path]], image_col: str, label_col: str, group_col: str | None = None
+) -> dict[str, LabelledRows]:
     """Find the images and labels of parquet files.
 
     Args:
@@ -134,12 +205,26 @@ def read_parquet(root: Path, files: dict[str, list[Path]], image_col: str, label
         files: 'train' and, where there are some, 'valid' and 'test'.
         image_col: the column of the images.
         label_col: that of the labels, which a test set may lack.
+        group_col: that of groups of training rows; None for none.
 
     Raises:
         DataError: a file or a column cannot be used.
         LabelError: there is no column of labels, or a value in it is none.
     """
-    return {part: _rows_of(root, those, image_col, label_col, part) for part, those in files.items()}
+    rows = {part: _rows_of(root, those, image_col, label_col, part) for part, those in files.items()}
+    if group_col is not None:
+        rows["train"] = replace(rows["train"], groups=_groups_in(files["train"], group_col))
+    return rows
+
+
+def _groups_in(files: Sequence[Path], column: str) -> list[Any]:
+    groups: list[Any] = []
+    for file in files:
+        with _opened(file) as held:
+            if column not in held.schema_arrow.names:
+                raise DataError(f"from_parquet: groups must be one of {some(held.schema_arrow.names)}, got {column!r}.")
+            groups += held.read(columns=[column]).column(column).to_pylist()
+    return groups
 
 
 def _rows_of(root: Path, files: Sequence[Path], image_col: str, label_col: str, part: str) -> LabelledRows:

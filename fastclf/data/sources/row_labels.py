@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -28,12 +28,14 @@ class LabelledRows:
         values: a label for each.
         ignored: how many of each kind are left out.
         classes: the names of the classes 0, 1, ... where the data tell them; None where they do not.
+        groups: what each image belongs to, where that was asked for: rows of one group must not be divided.
     """
 
     source: Source
     values: Sequence[Value]
     ignored: Mapping[str, int] = field(default_factory=dict)
     classes: Sequence[str] | None = None
+    groups: Sequence[Hashable] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,22 @@ def labels_of(rows: Mapping[str, LabelledRows], rules: LabelRules) -> dict[str, 
         if part not in labels:
             labels[part] = labels["train"].zeros(len(one.values))
     return labels
+
+
+def known_labels(rows: LabelledRows, rules: LabelRules) -> Labels:
+    """Label images with classes that are known, which need not all be there.
+
+    Args:
+        rows: the images.
+        rules: which classes.
+
+    Raises:
+        LabelError: a row has no label, or none of these; names it.
+    """
+    _check_none_missing("DATA", rows, rules.call)
+    if rules.continuous:
+        return Labels(_numbers(rows, rules.call), [], is_reg=True)
+    return _labels("DATA", rows, *_numbering({"train": rows}, rules), rules.call)
 
 
 def _check_none_missing(part: str, rows: LabelledRows, call: str) -> None:

@@ -157,7 +157,7 @@ def read_shards(root: Path, shards: dict[str, list[Path]], rules: ShardRules) ->
 
     Args:
         root: above all archives.
-        shards: 'train' and, where there are some, 'valid' and 'test'.
+        shards: by set: 'train' or the only one tells what the labels are; 'test' needs none.
         rules: which files of a sample are what.
 
     Raises:
@@ -165,17 +165,18 @@ def read_shards(root: Path, shards: dict[str, list[Path]], rules: ShardRules) ->
         LabelError: a label cannot be read.
     """
     indexes = {part: indexes_of(files) for part, files in shards.items()}
-    extension, field = _label_of(indexes["train"], rules)
+    first = "train" if "train" in indexes else next(iter(indexes))
+    extension, field = _label_of(indexes[first], rules, needed=first != "test")
     return {part: _rows_of(root, files, indexes[part], rules.image, extension, field) for part, files in shards.items()}
 
 
-def _label_of(indexes: Sequence[TarIndex], rules: ShardRules) -> tuple[str, str | None]:
+def _label_of(indexes: Sequence[TarIndex], rules: ShardRules, *, needed: bool) -> tuple[str, str | None]:
     """Return which files hold the labels, and which field of them where that is given."""
     extension, _, field = (rules.label or "").partition(":")
     there = {name for index in indexes for name in index.extensions}
     if rules.label is None:
         extension = next((name for name in _LABELS if name in there), "")
-    if extension not in there:
+    if extension not in there and needed:
         wanted = f".{extension}" if extension else " or ".join(f".{name}" for name in _LABELS)
         raise LabelError(
             f"from_shards: samples must have a label in a file {wanted}, got files {some(sorted(there - {''}))}. Pass "

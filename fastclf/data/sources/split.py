@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastclf.philox import STREAM_SPLIT, permutation
-from fastclf.report import warn
+from fastclf.report import counted, warn
 
 
 def get_cv_idxs(n: int, cv_idx: int = 0, val_pct: float = 0.2, seed: int = 42) -> npt.NDArray[np.int64]:
@@ -64,8 +64,9 @@ def stratified_idxs(groups: Sequence[Hashable], val_pct: float, seed: int) -> np
     k = min(round(len(groups) * val_pct), len(free))
     if k < 1:
         raise ValueError(
-            f"stratified_idxs: val_pct={val_pct} must leave a row for validation, got {len(groups)} row(s) in "
-            f"{len(members)} group(s). Name the validation rows yourself, or add rows."
+            f"stratified_idxs: val_pct={val_pct} must leave a row for validation, got "
+            f"{counted(len(groups), 'row')} in {counted(len(members), 'group')}. Name the validation rows "
+            "yourself, or add rows."
         )
     return np.sort(np.array(free, np.int64)[np.floor((np.arange(k) + 0.5) * len(free) / k).astype(np.int64)])
 
@@ -109,8 +110,8 @@ def get_group_idxs(
             ]
     if not parts:
         raise ValueError(
-            f"get_group_idxs: no split of {n_groups} group(s) leaves every class a training row: all rows of a class "
-            "are in one group, or in few. Add images, or name the validation rows yourself (val_idxs=)."
+            f"get_group_idxs: no split of {counted(n_groups, 'group')} leaves every class a training row: all rows "
+            "of a class are in one group, or in few. Add images, or name the validation rows yourself (val_idxs=)."
         )
     return np.sort(min(parts, key=lambda part: abs(len(part) - val_pct * len(labels)))).astype(np.int64)
 
@@ -160,7 +161,10 @@ def warn_single(names: Sequence[str]) -> None:
     """
     single = sorted(name for name, count in Counter(names).items() if count == 1)
     if single:
-        warn(f"{len(single)} class(es) have a single row, which stays in train: {', '.join(single[:5])}.")
+        warn(
+            f"{counted(len(single), 'class has', 'classes have')} a single row, which stays in train: "
+            f"{', '.join(single[:5])}."
+        )
 
 
 def check_val_idxs(val_idxs: Sequence[int] | npt.NDArray[np.int64], n: int) -> npt.NDArray[np.int64]:

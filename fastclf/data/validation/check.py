@@ -11,8 +11,8 @@ from fastclf.data.sources.labels import lookalikes
 from fastclf.data.sources.names import printable, shorten
 from fastclf.data.validation.duplicates import Place, Sets, contradicts, same_bytes
 from fastclf.data.validation.scan import ScanReport
-from fastclf.data.validation.scan_cache import scan_cache
-from fastclf.report import encodable, warn
+from fastclf.data.validation.verified import VerifiedImages
+from fastclf.report import counted, encodable, warn
 
 NEAR_EMPTY = 10
 """A class with fewer training rows is reported."""
@@ -65,9 +65,10 @@ class CheckReport:
 
     def _bytes(self) -> Iterator[str]:
         drop = "Drop them: data = data.without_duplicates()"
-        yield from _listed(self.leaks, "of valid or test are in train too, byte for byte", drop, " = ")
-        yield from _listed(self.relabelled, "have the same bytes as another and a different label", drop, " = ")
-        yield from _listed(self.repeated, "repeat another of their set, byte for byte", drop, " = ")
+        valid = "of valid or test"
+        yield from _listed(self.leaks, f"{valid} is|{valid} are", "in train too, byte for byte", drop, " = ")
+        yield from _listed(self.relabelled, "has|have", "the same bytes as another and a different label", drop, " = ")
+        yield from _listed(self.repeated, "repeats|repeat", "another of the same set, byte for byte", drop, " = ")
 
     def _classes(self) -> Iterator[str]:
         trained = {name: train for name, (train, _) in self.counts.items()}
@@ -77,11 +78,12 @@ class CheckReport:
         uneven = imbalance(trained, UNEVEN)
         if few:
             remedy = "Add images" if len(few) == len(trained) else "Add images, or put what is rare into one class"
-            yield f"{len(few)} class(es) have fewer than {NEAR_EMPTY} training images: {_names(few)}. {remedy}"
+            what = counted(len(few), "class has", "classes have")
+            yield f"{what} fewer than {NEAR_EMPTY} training images: {_names(few)}. {remedy}"
         if unmeasured:
             yield (
-                f"{len(unmeasured)} class(es) have no image in valid, so nothing is measured for them: "
-                f"{_names(unmeasured)}. Move some there from train"
+                f"{counted(len(unmeasured), 'class has', 'classes have')} no image in valid, so nothing is measured "
+                f"there: {_names(unmeasured)}. Move some there from train"
             )
         if alike:
             yield f"classes that look the same: {_names(alike)}. Rename one, or put their images together"
@@ -91,11 +93,12 @@ class CheckReport:
     def _files(self) -> Iterator[str]:
         bad = [(f"{name}: {why}",) for name, why in self.scan.bad.items()]
         remedy = "They are left out" if _SKIPPED in self.ignored else 'Train without them: on_bad="skip"'
-        yield from _listed(bad, "cannot be decoded", remedy)
+        yield from _listed(bad, "cannot|cannot", "be decoded", remedy)
         squash = "Show them whole: tfms_from_model(..., crop_type=CropType.NO)"
         yield from _listed(
             [(name,) for name in self.elongated],
-            "are more than four times as long as wide, and lose their ends",
+            "is|are",
+            "more than four times as long as wide, and cut off at the ends",
             squash,
         )
 
@@ -106,7 +109,9 @@ class CheckReport:
         lines += [f"! {line}" for line in self.problems]
         if self.sides:
             lines.append(f"  shorter sides of {' to '.join(map(str, sorted({*self.sides})))} pixels")
-        smaller = _listed([(name,) for name in self.small], "are smaller than the model's input", "They are enlarged")
+        smaller = _listed(
+            [(name,) for name in self.small], "is|are", "smaller than the model's input", "They are enlarged"
+        )
         lines += [f"  {line}" for line in smaller]
         lines += [f"  {count:,} {what}" for what, count in self.scan.odd.most_common()]
         left_out = ", ".join(f"{count:,} {what}" for what, count in self.ignored.items() if count)
@@ -210,12 +215,11 @@ def _shapes(sets: Iterable[Dataset], sz: int | None) -> tuple[list[str], list[st
     for ds in sets:
         if not ds.is_encoded:
             continue
-        cache = scan_cache(ds.source.root)
-        for row in ds.bad.good_rows().tolist():
-            name = ds.source.name(row)
-            known = cache.get(name)
+        rows = ds.bad.good_rows().tolist()
+        for row, known in zip(rows, VerifiedImages(ds.source, 1).verdicts(rows), strict=True):
             if known is None or known.why:
                 continue
+            name = ds.source.name(row)
             short, long = sorted((known.height, known.width))
             low, high = min(low, short), max(high, short)
             if long > _ELONGATED * short:
@@ -231,10 +235,12 @@ def _name(sets: Sets, place: Place) -> str:
     return source.name(row) if source.names else f"{where} {source.name(row)}"
 
 
-def _listed(found: Sequence[tuple[str, ...]], what: str, remedy: str, sign: str = "") -> Iterator[str]:
+def _listed(found: Sequence[tuple[str, ...]], verbs: str, what: str, remedy: str, sign: str = "") -> Iterator[str]:
+    """Yield the line of a problem, if there is one; ``verbs`` are those of one image and of several."""
     if found:
         shown = "; ".join(sign.join(map(printable, names)) for names in found[:_SHOWN])
-        yield f"{len(found):,} image(s) {what}; first {shown}. {remedy}"
+        one, several = verbs.split("|")
+        yield f"{counted(len(found), f'image {one}', f'images {several}')} {what}; first {shown}. {remedy}"
 
 
 def _names(names: Sequence[str]) -> str:

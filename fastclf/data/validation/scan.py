@@ -7,14 +7,13 @@ the image is unchanged.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fastclf import ranks
 from fastclf.data.bad_images import BadImages, note_together
 from fastclf.data.dataset import Dataset
-from fastclf.data.validation.scan_cache import Verdict
-from fastclf.data.validation.verified import VerifiedImages
+from fastclf.data.validation.verified import AT_ONCE, VerifiedImages
 from fastclf.errors import BadImageError
 from fastclf.report import Progress, counted
 
@@ -58,20 +57,27 @@ def scan_sets(sets: Sequence[Dataset], num_threads: int, *, raises: bool = True)
         return report
     report.n = sum(len(ds.bad.good_rows()) for ds in sets)
     found: list[tuple[BadImages, dict[int, str]]] = []
-    good: dict[str, Verdict] = {}
-    with Progress(report.n, "scan", "images") as progress:
+    with Progress(report.n // ranks.size(), "scan", "images") as progress:
         for ds in sets:
             images, rows = VerifiedImages(ds.source, num_threads), ds.bad.good_rows().tolist()
+            mine = rows[ranks.share(len(rows))]
+            bad: dict[int, str] = {}
+            odd: Counter[str] = Counter()
             try:
-                if ranks.size() > 1:
-                    images.share(rows, ds.bad.max_pixels)
-                bad = images.bad(rows, ds.bad.max_pixels, done=progress.advance)
+                for start in range(0, len(mine), AT_ONCE):
+                    part = mine[start : start + AT_ONCE]
+                    bad |= images.bad(part, ds.bad.max_pixels, done=progress.advance)
+                    odd += _odd(images, [row for row in part if row not in bad])
             finally:
                 images.cache.save()
+            if ranks.size() > 1:
+                images.exchange(rows)
+                parts = ranks.gather((bad, odd))
+                bad = {row: why for one, _ in parts for row, why in one.items()}
+                odd = sum((one for _, one in parts), Counter())
             report.decoded += images.decoded
+            report.odd += odd
             found.append((ds.bad, bad))
-            good |= {ds.source.name(row): images.verdict(row) for row in rows if row not in bad}
-    report.odd = _odd(good.values())
     try:
         note_together(found)
     except BadImageError as error:
@@ -88,9 +94,10 @@ def _is_to_scan(ds: Dataset) -> bool:
     return ds.is_encoded and ds.source is ds.bad.source
 
 
-def _odd(verdicts: Iterable[Verdict]) -> Counter[str]:
+def _odd(images: VerifiedImages, rows: Sequence[int]) -> Counter[str]:
+    """Count what is unusual about good images."""
     odd: Counter[str] = Counter()
-    for known in verdicts:
+    for known in filter(None, images.verdicts(rows)):
         if known.renamed:
             odd["with the extension of another format"] += 1
         if known.channels != 3:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,11 +19,15 @@ from fastclf.data.decode.process import Decoded, Task, decode
 from fastclf.data.sources.listing import is_image
 from fastclf.data.sources.names import printable
 from fastclf.data.sources.source import Source, Version
-from fastclf.data.validation.scan_cache import ScanCache, Verdict, scan_cache
+from fastclf.data.sources.values import fingerprint
+from fastclf.data.validation.scan_cache import ScanCache, scan_cache
+from fastclf.data.validation.verdicts import Verdict
 from fastclf.errors import BackendError, DataError
 from fastclf.files import temporary_sibling
 from fastclf.report import track
 
+AT_ONCE = 4096
+"""Rows whose verdicts are read, and which are given to the child process, at once."""
 CHANGED = "; changed since the scan"
 Rows = npt.NDArray[np.int64]
 
@@ -67,9 +71,17 @@ class VerifiedImages:
             DataError: there is no room for a copy.
         """
         bad: dict[int, str] = {}
+        for start in range(0, len(rows), AT_ONCE):
+            bad |= self._bad(rows[start : start + AT_ONCE], max_pixels, anew, done)
+        return bad
+
+    def _bad(self, rows: Sequence[int], max_pixels: int, anew: bool, done: Callable[[int], object]) -> dict[int, str]:
+        bad: dict[int, str] = {}
         new: dict[int, Version] = {}
-        for row in rows:
-            known = self.cache.get(self._source.name(row))
+        names = [self._source.name(row) for row in rows]
+        self.cache.look_up(names)
+        for row, name in zip(rows, names, strict=True):
+            known = self.cache.get(name)
             try:
                 version = self._source.stat(row)
             except OSError as error:
@@ -85,15 +97,32 @@ class VerifiedImages:
             bad |= {row: why for row in new if (why := self.verdict(row).reason(max_pixels))}
         return bad
 
-    def share(self, rows: Sequence[int], max_pixels: int) -> None:
-        """Decode what is new together with the other processes: each a part, of which all get the verdicts."""
+    def exchange(self, rows: Sequence[int]) -> None:
+        """Let all processes know of all images, of which each has looked at its share.
+
+        Only verdicts that a process cannot read from its own cache are sent: none where they share one.
+        """
         mine = rows[ranks.share(len(rows))]
-        self.bad(mine, max_pixels)
-        names = [self._source.name(row) for row in mine]
-        for found in ranks.gather({name: known for name in names if (known := self.cache.get(name)) is not None}):
-            for name, verdict in found.items():
-                if self.cache.get(name) != verdict:
-                    self.cache.put(name, verdict)
+        marks = np.concatenate(ranks.gather(np.array([*map(self._mark, self.verdicts(mine))], np.int64)))
+        self.cache.look_again()  # by now the others have saved
+        lacking = self._lacking(rows, marks)
+        wanted = np.unique(np.concatenate(ranks.gather(lacking)))
+        first = ranks.share(len(rows)).start
+        wanted = wanted[(wanted >= first) & (wanted < first + len(mine))]
+        needed = set(lacking.tolist())
+        for pairs in ranks.gather([(i, self.verdict(rows[i])) for i in wanted.tolist()]):
+            for i, verdict in pairs:
+                if i in needed:
+                    self.cache.put(self._source.name(rows[i]), verdict)
+
+    def _lacking(self, rows: Sequence[int], marks: Rows) -> Rows:
+        """Return the places of the rows on which others have verdicts that this process has not."""
+        own = np.fromiter(map(self._mark, self.verdicts(rows)), np.int64, len(rows))
+        return np.flatnonzero((own != marks) & (marks != 0))
+
+    def _mark(self, known: Verdict | None) -> int:
+        """Return a number that stands for a verdict; 0 for none."""
+        return 0 if known is None else 1 + fingerprint(repr(known[:10]).encode()) // 2
 
     def verdict(self, row: int) -> Verdict:
         """Return what is known of an image, after `bad`."""
@@ -101,16 +130,39 @@ class VerifiedImages:
         assert known is not None
         return known
 
+    def verdicts(self, rows: Sequence[int]) -> Iterator[Verdict | None]:
+        """Yield what is known of many images."""
+        for start in range(0, len(rows), AT_ONCE):
+            part = rows[start : start + AT_ONCE]
+            self.look_up(part)
+            yield from (self.cache.get(self._source.name(row)) for row in part)
+
+    def look_up(self, rows: Sequence[int]) -> None:
+        """Read what is known of some rows at once, at most `AT_ONCE`."""
+        self.cache.look_up([self._source.name(row) for row in rows])
+
     def digests(self, rows: Sequence[int]) -> list[bytes]:
         """Return the digests of good images, after `bad`: see `Source.digest`. They are kept for unchanged images.
 
         Raises:
             ChangedError: an image cannot be read any more.
         """
-        return [self._known_digest(row) or self._digest(row) for row in track(rows, len(rows), "hash", "images")]
+        pairs = track(zip(rows, self.verdicts(rows), strict=True), len(rows), "hash", "images")
+        return [bytes.fromhex(known.digest) if known and known.digest else self._digest(row) for row, known in pairs]
 
-    def _known_digest(self, row: int) -> bytes:
-        return bytes.fromhex(self.verdict(row).digest)
+    def digest(self, row: int) -> bytes:
+        """Return the digest of an image, whatever is known of it: the one that is kept, where it is unchanged.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        name, version = self._source.name(row), self._source.stat(row)
+        known = self.cache.get(name)
+        if known is None or not known.is_of(version):
+            return self._source.digest(row)
+        if known.digest:
+            return bytes.fromhex(known.digest)
+        return self._kept(row, known, self._source.digest(row))
 
     def _digest(self, row: int) -> bytes:
         """Read an image: in 20 us to 50 us, as the scan has just done so."""
@@ -118,9 +170,11 @@ class VerifiedImages:
             digest = self._source.digest(row)
         except OSError as error:
             raise ChangedError(f"{printable(self._source.name(row))}: {reason(error)}") from error
-        verdict = self.verdict(row)
-        if _is_settled(verdict):
-            self.cache.put(self._source.name(row), verdict._replace(digest=digest.hex()))
+        return self._kept(row, self.verdict(row), digest)
+
+    def _kept(self, row: int, known: Verdict, digest: bytes) -> bytes:
+        if _is_settled(known):
+            self.cache.put(self._source.name(row), known._replace(digest=digest.hex()))
         return digest
 
     def encoded(self, row: int) -> npt.NDArray[np.uint8]:
@@ -153,7 +207,7 @@ class VerifiedImages:
                         self._note(row, new[row], Decoded(why=reason(error)))
                         done(1)
                         continue
-                    paths[row] = f"{folder}/{row}{_image_suffix(self._source.name(row))}"
+                    paths[row] = f"{folder}/{row}{image_suffix(self._source.name(row))}"
                     Path(paths[row]).write_bytes(content)
                 self._decode_files(paths, new, max_pixels, pillow, done)
 
@@ -214,7 +268,7 @@ def _after_change(why: str, known: Verdict | None, version: Version | None = Non
     return why + CHANGED if changed else why
 
 
-def _image_suffix(name: str) -> str:
+def image_suffix(name: str) -> str:
     """Return the extension of a name that claims a format; empty for the others, such as 'images.parquet:12'."""
     return PurePosixPath(name).suffix if is_image(name) else ""
 
@@ -299,10 +353,11 @@ class DatasetImages:
     def _contents(self, rows: Rows) -> tuple[list[bytes], Rows]:
         if self._ds.images is not None:
             return [self._ds.source.digest(row) for row in rows.tolist()], np.zeros((len(rows), 3), np.int64)
-        versions = [self._verified.verdict(row)[:3] for row in rows.tolist()]
+        known = filter(None, self._verified.verdicts(rows.tolist()))
+        versions = np.fromiter((number for one in known for number in one[:3]), np.int64, 3 * len(rows)).reshape(-1, 3)
         digests = self._verified.digests(rows.tolist())
         self._verified.cache.save()
-        return digests, np.array(versions, np.int64).reshape(-1, 3)
+        return digests, versions
 
     def check_unchanged(self, rows: Rows, versions: Rows) -> None:
         """Check that images still are the versions that `contents` gave.

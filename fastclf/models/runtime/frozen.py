@@ -1,4 +1,7 @@
-"""A body that runs without gradients: through another runtime where that is faster and agrees, else in torch."""
+"""A body that runs without gradients.
+
+On a processor that is through another runtime where that is faster and agrees, else in torch; on a GPU see `on_gpu`.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from fastclf.calls import starts_threads
 from fastclf.models.body import Body
 from fastclf.models.runtime.checksum import Layers, checksum, layers_of
 from fastclf.models.runtime.engines import ENGINES, Run, installed
+from fastclf.models.runtime.on_gpu import SteadyBatches
 from fastclf.models.runtime.trace import trace
 from fastclf.report import log_once
 
@@ -36,6 +40,7 @@ class FrozenBody:
         self._form: tuple[Layers, tuple[int, ...], int] | None = None
         self._values: int | None = None  # None where torch runs it, whatever the values
         self._run: Run | None = None
+        self._on_gpu = SteadyBatches()
 
     def __getstate__(self) -> dict[str, object]:
         """Return a new object's state, for copies and pickles: a runtime cannot be copied."""
@@ -51,8 +56,11 @@ class FrozenBody:
         if not len(x):  # a process that has no image of a batch
             return _in_torch(body, x)
         modules = list(body.modules())
-        if any(module.training for module in modules) or not _takes(modules, x):
+        evaluating = not any(module.training for module in modules)
+        if not evaluating or not _takes(modules, x):
             self.release()
+            if evaluating and _is_on_gpu(x) and _needs_values_alone(modules, x):
+                return self._on_gpu(partial(_in_torch, body), x, modules)
             return _in_torch(body, x)
         form = layers_of(modules), tuple(x.shape[1:]), torch.get_num_threads()
         if form != self._form or (self._values is not None and self._values != checksum(modules)):
@@ -69,14 +77,24 @@ def _in_torch(body: Body, x: Tensor) -> Tensor:
 
 
 def _takes(modules: Sequence[nn.Module], x: Tensor) -> bool:
+    """Return whether another runtime could compute features of ``x``: on a processor, in float32, as values alone."""
+    if x.device.type != "cpu" or x.dtype is not torch.float32 or torch.is_autocast_enabled("cpu"):
+        return False
+    tensors = (p for module in modules for p in module._parameters.values() if p is not None)
+    return all(p.dtype is torch.float32 for p in tensors) and _needs_values_alone(modules, x)
+
+
+def _is_on_gpu(x: Tensor) -> bool:
+    return x.is_cuda
+
+
+def _needs_values_alone(modules: Sequence[nn.Module], x: Tensor) -> bool:
     """Return whether features of ``x`` need nothing of torch but their values: no gradients, hooks or tracing."""
-    if type(x) is not Tensor or x.device.type != "cpu" or x.dtype is not torch.float32 or x.ndim != 4 or not len(x):
+    if type(x) is not Tensor or x.ndim != 4 or not len(x):
         return False
     if _get_current_dispatch_mode() is not None or torch.compiler.is_compiling():
         return False
     if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-        return False
-    if torch.is_autocast_enabled("cpu"):
         return False
     gradients = torch.is_grad_enabled()
     if gradients and x.requires_grad:
@@ -84,11 +102,8 @@ def _takes(modules: Sequence[nn.Module], x: Tensor) -> bool:
     for module in modules:
         if module._forward_hooks or module._forward_pre_hooks:
             return False
-        for parameter in module._parameters.values():
-            if parameter is None:
-                continue
-            if parameter.dtype is not torch.float32 or (gradients and parameter.requires_grad):
-                return False
+        if gradients and any(p is not None and p.requires_grad for p in module._parameters.values()):
+            return False
     return True
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fastclf.losses import BCE, NLL
 
-_TILE = 32  # rows, and columns, of one block's sums (csrc/cuda/columns.cuh)
+MOST_CLASSES = 64  # csrc/cuda/launchers.h: kMostClasses
+MOST_PRODUCT_ROWS = 128  # csrc/cuda/launchers.h: kMostProductRows
 
 
 @dataclass(frozen=True)
@@ -101,22 +102,59 @@ class DeviceLoss:
         return cls(replace(loss, weight=weight), float(weight.sum()))
 
 
+@dataclass(frozen=True)
+class LastLayer:
+    """The layer that gives the logits, and where its gradients go.
+
+    Attributes:
+        logits: `[B, C] float32`, their gradient; C is at most `MOST_CLASSES`.
+        weight: `[C, F] float32`.
+        operand: `[B, F] float32 | bfloat16`, the left operand of its product.
+        dweight: `[C, F] float32`, is written.
+        dbias: `[C] float32`, is written.
+    """
+
+    logits: Tensor
+    weight: Tensor
+    operand: Tensor
+    dweight: Tensor
+    dbias: Tensor
+
+
+@dataclass(frozen=True)
+class FirstLayer:
+    """The first layer, and what its gradients are made of; see `fastclf.ops.cuda.first_layer`.
+
+    Attributes:
+        products: `[O, 2 F] float32`: the gradient of what the layer gives, `[B, O]` transposed, times the factors of
+            `normalise`; `[O, F]` where nothing is dropped. None where `first_step` makes them.
+        weight: `[O, F] float32`.
+        gamma: `[F] float32`.
+        beta: `[F] float32`.
+        dropout: of the layer's operand.
+        dbias: `[O] float32`, the gradient of the bias.
+    """
+
+    products: Tensor | None
+    weight: Tensor
+    gamma: Tensor
+    beta: Tensor
+    dropout: Dropout
+    dbias: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the layer is."""
+        return self.weight.device
+
+
 class Scratch:
-    """Memory for sums that several blocks make together; serves any operation of at most `rows` x `cols`.
+    """Memory for the sum of the losses of at most `rows` rows.
 
     Operations that share it must run one after the other, as those on one stream do.
     """
 
-    def __init__(self, rows: int, cols: int, device: torch.device) -> None:
-        self.rows, self.cols = rows, cols
-        self.partial = torch.empty(2 * _tiles(rows) * max(cols, 1), dtype=torch.float32, device=device)
+    def __init__(self, rows: int, device: torch.device) -> None:
+        self.rows = rows
         self.row_loss = torch.empty(max(rows, 1), dtype=torch.float32, device=device)
-        self.block_counter = torch.zeros(max(_tiles(cols), 1), dtype=torch.int32, device=device)
-
-    def addresses(self) -> dict[str, int]:
-        """Return where the kernels find it."""
-        return {"partial": self.partial.data_ptr(), "block_counter": self.block_counter.data_ptr()}
-
-
-def _tiles(n: int) -> int:
-    return -(-max(n, 1) // _TILE)
+        self.block_counter = torch.zeros(1, dtype=torch.int32, device=device)

@@ -8,15 +8,17 @@ import torch
 from torch import Tensor
 
 from fastclf.losses import BCE, NLL
-from fastclf.ops.cuda.arguments import DeviceLoss, Dropout, RowBatch, Scratch
+from fastclf.ops.arguments import DTYPES
+from fastclf.ops.cuda.arguments import MOST_CLASSES, DeviceLoss, Dropout, LastLayer, Moments, RowBatch, Scratch
 from fastclf.ops.cuda.checks import (
     FLOAT,
+    OPERAND,
     addresses,
     check,
     check_batch,
+    check_columns,
     check_copy,
-    check_matrix,
-    rows_of,
+    check_moments,
     size_of,
 )
 from fastclf.ops.cuda.forward import batch_mask
@@ -32,6 +34,7 @@ def loss_gradient(
     losses: Tensor,
     scratch: Scratch,
     copy: Tensor | None = None,
+    product: tuple[Tensor, Tensor] | None = None,
 ) -> None:
     """Compute the loss of a batch of logits `z + bias` and, in place of z, its gradient.
 
@@ -41,9 +44,12 @@ def loss_gradient(
         loss: what is minimised.
         batch: the targets, `[N] int64` classes in 0..C-1 (`NLL`) or `[N, C] float32` (`BCE`); must have an order.
         losses: `[M] float32`; the loss is written at the batch's number.
-        scratch: for at least `[B, C]`.
+        scratch: for at least B rows.
         copy: `[B, C] bfloat16`, another copy of the gradient.
+        product: `[B, F] float32 | bfloat16` and `[C, F] float32`: z is first made, as `left @ right.T`.
     """
+    if product is not None:
+        torch.mm(product[0].to(z.dtype), product[1].to(z.dtype).t(), out=z)
     with torch.enable_grad():
         logits = (z + bias).requires_grad_()
         value = loss.loss.from_logits(logits, batch.gathered())
@@ -63,9 +69,14 @@ def _(
     losses: Tensor,
     scratch: Scratch,
     copy: Tensor | None = None,
+    product: tuple[Tensor, Tensor] | None = None,
 ) -> None:
     nll, classes, n = isinstance(loss.loss, NLL), z.shape[1], len(batch.src)
-    check_matrix("loss_gradient", "z", z, scratch)
+    check("loss_gradient", z.device, "z", z, z.shape)
+    if len(z) > scratch.rows:
+        raise ValueError(
+            f"loss_gradient: scratch must be for at least {len(z)} rows, got one for {scratch.rows}. Make a larger one."
+        )
     check("loss_gradient", z.device, "bias", bias, (classes,))
     shape = (n,) if nll else (n, classes)
     check("loss_gradient", z.device, "targets", batch.src, shape, (torch.int64,) if nll else FLOAT)
@@ -73,6 +84,9 @@ def _(
     check_copy("loss_gradient", copy, z)
     if loss.loss.weight is not None:
         check("loss_gradient", z.device, "loss.weight", loss.loss.weight, (classes,))
+    if product is not None:
+        check("loss_gradient", z.device, "left", product[0], (len(z), product[0].shape[1]), OPERAND)
+        check("loss_gradient", z.device, "right", product[1], (classes, product[0].shape[1]))
 
 
 @loss_gradient.cuda
@@ -85,9 +99,15 @@ def _(
     losses: Tensor,
     scratch: Scratch,
     copy: Tensor | None = None,
+    product: tuple[Tensor, Tensor] | None = None,
 ) -> None:
     assert batch.order is not None
+    left, right = (None, None) if product is None else product
     native.loss_gradient(
+        left=address(left),
+        left_dtype=DTYPES[torch.float32 if left is None else left.dtype],
+        right=address(right),
+        inner=0 if left is None else left.shape[1],
         loss=int(isinstance(loss.loss, BCE)),
         **addresses({"z": z, "bias": bias, "targets": batch.src, "order": batch.order}),
         step_counter=address(batch.step_counter),
@@ -104,181 +124,136 @@ def _(
 
 
 @operation
-def column_sums(x: Tensor, out: Tensor, scratch: Scratch) -> None:
-    """Add up the rows of `x [B, F] float32` into `out [F] float32`; scratch is for at least `[B, F]`."""
+def column_sums(x: Tensor, out: Tensor) -> None:
+    """Add up the rows of `x [B, F] float32` into `out [F] float32`."""
     out.copy_(x.sum(0))
 
 
 @column_sums.check
-def _(x: Tensor, out: Tensor, scratch: Scratch) -> None:
-    check_matrix("column_sums", "x", x, scratch)
+def _(x: Tensor, out: Tensor) -> None:
+    check("column_sums", x.device, "x", x, x.shape)
     check("column_sums", x.device, "out", out, x.shape[1:])
 
 
 @column_sums.cuda
-def _(native: ModuleType, x: Tensor, out: Tensor, scratch: Scratch) -> None:
-    native.column_sums(x=address(x), **size_of(x), out=address(out), **scratch.addresses(), stream=stream_of(x.device))
+def _(native: ModuleType, x: Tensor, out: Tensor) -> None:
+    native.column_sums(**addresses({"x": x, "out": out}), **size_of(x), stream=stream_of(x.device))
 
 
 @operation
-def affine_gradient(
-    g: Tensor,
-    x: RowBatch,
-    mean: Tensor,
-    rstd: Tensor,
-    dropout: Dropout,
-    dgamma: Tensor,
-    dbeta: Tensor,
-    scratch: Scratch,
-    *,
-    write: bool,
-) -> None:
-    """Take the gradient of what `normalise` made back through dropout, and sum the gradients of gamma and beta.
-
-    Args:
-        g: `[B, F] float32`; with `write` it becomes `mask * g`.
-        x: what `normalise` was given, and so are `mean`, `rstd` and `dropout`.
-        mean: see x.
-        rstd: see x.
-        dropout: see x.
-        dgamma: `[F] float32`, the sums of `mask * g * (x - mean) * rstd`.
-        dbeta: `[F] float32`, the sums of `mask * g`.
-        scratch: for at least `[B, F]`.
-        write: see g.
-    """
-    masked = g * batch_mask(x, dropout, g)
-    dgamma.copy_((masked * ((x.gathered().to(g.dtype) - mean) * rstd)).sum(0))
-    dbeta.copy_(masked.sum(0))
-    if write:
-        g.copy_(masked)
-
-
-@affine_gradient.check
-def _(
-    g: Tensor,
-    x: RowBatch,
-    mean: Tensor,
-    rstd: Tensor,
-    dropout: Dropout,
-    dgamma: Tensor,
-    dbeta: Tensor,
-    scratch: Scratch,
-    *,
-    write: bool,
-) -> None:
-    check_batch("affine_gradient", x, scratch)
-    check("affine_gradient", x.device, "g", g, (x.rows, x.src.shape[1]))
-    for name, tensor in {"mean": mean, "rstd": rstd, "dgamma": dgamma, "dbeta": dbeta}.items():
-        check("affine_gradient", x.device, name, tensor, x.src.shape[1:])
-
-
-@affine_gradient.cuda
-def _(
-    native: ModuleType,
-    g: Tensor,
-    x: RowBatch,
-    mean: Tensor,
-    rstd: Tensor,
-    dropout: Dropout,
-    dgamma: Tensor,
-    dbeta: Tensor,
-    scratch: Scratch,
-    *,
-    write: bool,
-) -> None:
-    native.affine_gradient(
-        **rows_of(x),
-        **vars(dropout),
-        **addresses({"g": g, "mean": mean, "rstd": rstd, "dgamma": dgamma, "dbeta": dbeta}),
-        write=write,
-        **scratch.addresses(),
-        stream=stream_of(g.device),
-    )
-
-
-@operation
-def input_gradient(
-    g: Tensor,
-    h: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
+def hidden_gradient(
+    d: Tensor,
+    h: RowBatch,
+    moments: Moments,
     gamma: Tensor,
+    dropout: Dropout,
     dgamma: Tensor,
     dbeta: Tensor,
     dbias: Tensor,
-    scratch: Scratch,
     copy: Tensor | None = None,
+    last: LastLayer | None = None,
     *,
     frozen: bool,
 ) -> None:
-    """Take the gradient of BatchNorm's output back through it and through the ReLU before.
+    """Take the gradient of a layer's operand back through dropout, BatchNorm and the ReLU before them.
 
     Args:
-        g: `[B, F] float32`, in place.
-        h: `[B, F] float32`, what the ReLU gave.
-        mean: `[F] float32`, and so are all up to `dbias`.
-        rstd: see mean.
-        gamma: see mean.
-        dgamma: what `affine_gradient` found.
-        dbeta: what `affine_gradient` found.
-        dbias: the sums of the new g: the gradient of the bias before the ReLU.
-        scratch: for at least `[B, F]`.
-        copy: `[B, F] bfloat16`, another copy of the new g.
+        d: `[B, F] float32`: the gradient of the operand, `mask * (gamma * xhat + beta)`; becomes that of what went into
+            the ReLU.
+        h: `[B, F] float32` without order, what the ReLU gave.
+        moments: of h; mean and rstd count.
+        gamma: `[F] float32`.
+        dropout: of the operand.
+        dgamma: `[F] float32`, is written, and so are dbeta and dbias.
+        dbeta: see dgamma.
+        dbias: the sums of the new d: the gradient of the bias before the ReLU.
+        copy: `[B, F] bfloat16`, another copy of the new d.
+        last: where d is not given, but to be made of this layer's logits, with this layer's gradients.
         frozen: the statistics are running ones and do not depend on h.
     """
-    share = 0.0 if frozen else 1 / len(g)
-    d = gamma * rstd * (g - share * dbeta - (h - mean) * rstd * (share * dgamma)) * (h > 0)
-    g.copy_(d)
+    g, rows = d, h.src.to(d.dtype)
+    if last is not None:
+        g = last.logits @ last.weight
+        last.dweight.copy_(last.logits.t() @ last.operand.to(d.dtype))
+        last.dbias.copy_(last.logits.sum(0))
+    g = g * batch_mask(h, dropout, d)
+    xhat = (rows - moments.mean) * moments.rstd
+    dgamma.copy_((g * xhat).sum(0))
+    dbeta.copy_(g.sum(0))
+    share = 0.0 if frozen else 1 / len(d)
+    d.copy_(gamma * moments.rstd * (g - share * dbeta - xhat * (share * dgamma)) * (rows > 0))
     dbias.copy_(d.sum(0))
     if copy is not None:
         copy.copy_(d)
 
 
-@input_gradient.check
+@hidden_gradient.check
 def _(
-    g: Tensor,
-    h: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
+    d: Tensor,
+    h: RowBatch,
+    moments: Moments,
     gamma: Tensor,
+    dropout: Dropout,
     dgamma: Tensor,
     dbeta: Tensor,
     dbias: Tensor,
-    scratch: Scratch,
     copy: Tensor | None = None,
+    last: LastLayer | None = None,
     *,
     frozen: bool,
 ) -> None:
-    check_matrix("input_gradient", "g", g, scratch)
-    check("input_gradient", g.device, "h", h, g.shape)
-    columns = {"mean": mean, "rstd": rstd, "gamma": gamma, "dgamma": dgamma, "dbeta": dbeta, "dbias": dbias}
-    for name, tensor in columns.items():
-        check("input_gradient", g.device, name, tensor, g.shape[1:])
-    check_copy("input_gradient", copy, g)
+    rows, cols = d.shape
+    check("hidden_gradient", d.device, "d", d, d.shape)
+    check("hidden_gradient", d.device, "h.src", h.src, d.shape)
+    check_batch("hidden_gradient", h)
+    check_moments("hidden_gradient", d.device, moments, cols)
+    columns = {"gamma": gamma, "dgamma": dgamma, "dbeta": dbeta, "dbias": dbias}
+    check_columns("hidden_gradient", d.device, columns, cols)
+    check_copy("hidden_gradient", copy, d)
+    if last is None:
+        return
+    classes = last.logits.shape[1]
+    if classes > MOST_CLASSES:
+        raise ValueError(
+            f"hidden_gradient: last must have at most {MOST_CLASSES} classes, got {classes}. Give d instead."
+        )
+    check("hidden_gradient", d.device, "last.logits", last.logits, (rows, classes))
+    check("hidden_gradient", d.device, "last.operand", last.operand, d.shape, OPERAND)
+    for name in ("weight", "dweight"):
+        check("hidden_gradient", d.device, f"last.{name}", getattr(last, name), (classes, cols))
+    check("hidden_gradient", d.device, "last.dbias", last.dbias, (classes,))
 
 
-@input_gradient.cuda
+@hidden_gradient.cuda
 def _(
     native: ModuleType,
-    g: Tensor,
-    h: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
+    d: Tensor,
+    h: RowBatch,
+    moments: Moments,
     gamma: Tensor,
+    dropout: Dropout,
     dgamma: Tensor,
     dbeta: Tensor,
     dbias: Tensor,
-    scratch: Scratch,
     copy: Tensor | None = None,
+    last: LastLayer | None = None,
     *,
     frozen: bool,
 ) -> None:
-    native.input_gradient(
-        **addresses({"g": g, "h": h, "mean": mean, "rstd": rstd, "gamma": gamma}),
+    native.hidden_gradient(
+        **vars(dropout),
+        logits=address(last and last.logits),
+        classes=0 if last is None else last.logits.shape[1],
+        weight=address(last and last.weight),
+        operand=address(last and last.operand),
+        operand_dtype=DTYPES[torch.float32 if last is None else last.operand.dtype],
+        dweight=address(last and last.dweight),
+        dweight_bias=address(last and last.dbias),
+        **addresses({"step_counter": h.step_counter, "d": d, "h": h.src}),
+        **addresses({"mean": moments.mean, "rstd": moments.rstd, "gamma": gamma}),
         **addresses({"dgamma": dgamma, "dbeta": dbeta, "dbias": dbias}),
-        **size_of(g),
+        **size_of(d),
         frozen=frozen,
         copy=address(copy),
-        **scratch.addresses(),
-        stream=stream_of(g.device),
+        stream=stream_of(d.device),
     )

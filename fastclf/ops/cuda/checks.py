@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from fastclf.ops.arguments import DTYPES
-from fastclf.ops.cuda.arguments import Moments, RowBatch, Scratch
+from fastclf.ops.cuda.arguments import Moments, RowBatch
 from fastclf.ops.registry import address
 
 FLOAT = (torch.float32,)
 ROWS = (torch.float16, torch.float32)
 OPERAND = (torch.float32, torch.bfloat16)
+_MOMENTS = ("mean", "rstd", "running_mean", "running_var")
 
 
 def check(
@@ -38,33 +39,23 @@ def check(
         )
 
 
-def check_batch(function: str, x: RowBatch, scratch: Scratch | None = None) -> None:
+def check_batch(function: str, x: RowBatch) -> None:
     """Check a batch."""
     check(function, x.src.device, "x.src", x.src, x.src.shape, ROWS)
     check(function, x.src.device, "x.step_counter", x.step_counter, (2,), (torch.int32,))
     if x.order is not None:
         check(function, x.src.device, "x.order", x.order, (len(x.order),), (torch.int64,))
-    _check_scratch(function, x.rows, x.src.shape[1], scratch)
 
 
-def check_matrix(function: str, name: str, x: Tensor, scratch: Scratch) -> None:
-    """Check a float32 matrix."""
-    check(function, x.device, name, x, x.shape)
-    _check_scratch(function, x.shape[0], x.shape[1], scratch)
-
-
-def _check_scratch(function: str, rows: int, cols: int, scratch: Scratch | None) -> None:
-    if scratch is not None and (rows > scratch.rows or cols > scratch.cols):
-        raise ValueError(
-            f"{function}: scratch must be for at least [{rows}, {cols}], got one for [{scratch.rows}, {scratch.cols}]. "
-            "Make a larger one."
-        )
+def check_columns(function: str, device: torch.device, columns: dict[str, Tensor], cols: int) -> None:
+    """Check tensors of one float32 per column."""
+    for name, tensor in columns.items():
+        check(function, device, name, tensor, (cols,))
 
 
 def check_moments(function: str, device: torch.device, m: Moments, cols: int) -> None:
     """Check the statistics of `cols` columns."""
-    for name in ("mean", "rstd", "running_mean", "running_var"):
-        check(function, device, name, getattr(m, name), (cols,))
+    check_columns(function, device, {name: getattr(m, name) for name in _MOMENTS}, cols)
 
 
 def check_copy(function: str, copy: Tensor | None, like: Tensor) -> None:
@@ -96,8 +87,6 @@ def rows_of(x: RowBatch) -> dict[str, int]:
     }
 
 
-def moments_of(m: Moments, scratch: Scratch) -> dict[str, float]:
-    """Return statistics and scratch memory as launchers take them."""
-    names = ("mean", "rstd", "running_mean", "running_var")
-    tensors = {name: getattr(m, name) for name in names}
-    return {**addresses(tensors), "momentum": m.momentum, "eps": m.eps, **scratch.addresses()}
+def moments_of(m: Moments) -> dict[str, float]:
+    """Return statistics as launchers take them."""
+    return {**addresses({name: getattr(m, name) for name in _MOMENTS}), "momentum": m.momentum, "eps": m.eps}

@@ -1,4 +1,4 @@
-"""Forward kernels: BatchNorm's statistics, the operands of the products, and evaluation."""
+"""Forward kernels: the operands of the products, and evaluation."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from fastclf.ops.arguments import DTYPES
-from fastclf.ops.cuda.arguments import Dropout, Moments, RowBatch, Scratch
+from fastclf.ops.cuda.arguments import Dropout, Moments, RowBatch
 from fastclf.ops.cuda.checks import (
     OPERAND,
     addresses,
     check,
     check_batch,
-    check_matrix,
+    check_columns,
     check_moments,
     moments_of,
     rows_of,
@@ -22,65 +22,6 @@ from fastclf.ops.cuda.checks import (
 )
 from fastclf.ops.dropout import dropout_mask
 from fastclf.ops.registry import address, operation, stream_of
-
-
-def _set_moments(x: Tensor, m: Moments) -> None:
-    var, mean = torch.var_mean(x, 0, correction=0)
-    m.mean.copy_(mean)
-    m.rstd.copy_((var + m.eps).rsqrt())
-    m.running_mean.lerp_(mean, m.momentum)
-    m.running_var.lerp_(var * (len(x) / (len(x) - 1)), m.momentum)
-
-
-@operation
-def batch_moments(x: RowBatch, moments: Moments, scratch: Scratch) -> None:
-    """Compute BatchNorm's statistics of a batch, gathering its rows while they are read.
-
-    Args:
-        x: B >= 2 rows of F columns.
-        moments: is written.
-        scratch: for at least `[B, F]`.
-    """
-    _set_moments(x.gathered().to(moments.mean.dtype), moments)
-
-
-@batch_moments.check
-def _(x: RowBatch, moments: Moments, scratch: Scratch) -> None:
-    check_batch("batch_moments", x, scratch)
-    check_moments("batch_moments", x.device, moments, x.src.shape[1])
-
-
-@batch_moments.cuda
-def _(native: ModuleType, x: RowBatch, moments: Moments, scratch: Scratch) -> None:
-    native.batch_moments(**rows_of(x), **moments_of(moments, scratch), stream=stream_of(x.device))
-
-
-@operation
-def relu_moments(z: Tensor, bias: Tensor, moments: Moments, scratch: Scratch) -> None:
-    """Turn a product into a hidden layer, `z = max(z + bias, 0)`, and compute BatchNorm's statistics of it.
-
-    Args:
-        z: `[B, F] float32`, in place.
-        bias: `[F] float32`.
-        moments: is written.
-        scratch: for at least `[B, F]`.
-    """
-    z.add_(bias).relu_()
-    _set_moments(z, moments)
-
-
-@relu_moments.check
-def _(z: Tensor, bias: Tensor, moments: Moments, scratch: Scratch) -> None:
-    check_matrix("relu_moments", "z", z, scratch)
-    check("relu_moments", z.device, "bias", bias, z.shape[1:])
-    check_moments("relu_moments", z.device, moments, z.shape[1])
-
-
-@relu_moments.cuda
-def _(native: ModuleType, z: Tensor, bias: Tensor, moments: Moments, scratch: Scratch) -> None:
-    native.relu_moments(
-        z=address(z), bias=address(bias), **size_of(z), **moments_of(moments, scratch), stream=stream_of(z.device)
-    )
 
 
 def batch_mask(x: RowBatch, dropout: Dropout, like: Tensor) -> Tensor:
@@ -91,47 +32,108 @@ def batch_mask(x: RowBatch, dropout: Dropout, like: Tensor) -> Tensor:
 
 @operation
 def normalise(
-    x: RowBatch, mean: Tensor, rstd: Tensor, gamma: Tensor, beta: Tensor, dropout: Dropout, out: Tensor
+    x: RowBatch,
+    moments: Moments,
+    gamma: Tensor,
+    beta: Tensor,
+    dropout: Dropout,
+    out: Tensor,
+    *,
+    bias: Tensor | None = None,
+    factors: Tensor | None = None,
+    frozen: bool,
 ) -> None:
-    """Apply BatchNorm and dropout: `out = mask * (gamma * (x - mean) * rstd + beta)`.
+    """Apply BatchNorm, with the statistics of the batch, and dropout: `out = mask * (gamma * xhat + beta)`.
+
+    `xhat` is `(x - mean) * rstd`; rows are gathered while they are read.
 
     Args:
-        x: B rows of F columns.
-        mean: `[F] float32`, and so are `rstd`, `gamma` and `beta`.
-        rstd: see mean.
-        gamma: see mean.
-        beta: see mean.
+        x: B rows of F columns, two or more; with a bias a product `[B, F] float32` without order.
+        moments: is written; the running statistics are those that count, and stay, where they are frozen.
+        gamma: `[F] float32`, and so is beta.
+        beta: see gamma.
         dropout: the mask is `fastclf.ops.dropout_mask` of these and the step.
         out: `[B, F] float32 | bfloat16`, the left operand of a product.
+        bias: `[F] float32`: x becomes a hidden layer first, `max(x + bias, 0)`, in place.
+        factors: `[B, F]` or `[B, 2 F]` of the dtype of out, the operand in factors: `keep * xhat`, and `keep` behind it
+            (0 or 1).
+        frozen: whether the statistics are the running ones.
     """
-    y = gamma * ((x.gathered().to(mean.dtype) - mean) * rstd) + beta
-    out.copy_(y * batch_mask(x, dropout, y))
+    m = moments
+    if bias is not None:
+        x.src[: x.rows].add_(bias).relu_()
+    rows = x.gathered().to(m.mean.dtype)
+    if frozen:
+        m.mean.copy_(m.running_mean)
+        m.rstd.copy_((m.running_var + m.eps).rsqrt())
+    else:
+        _set_moments(rows, m)
+    xhat = (rows - m.mean) * m.rstd
+    mask = batch_mask(x, dropout, xhat)
+    out.copy_(mask * (gamma * xhat + beta))
+    if factors is not None:
+        keep = (mask > 0).to(xhat.dtype)
+        factors.copy_(torch.cat([keep * xhat, keep], 1)[:, : factors.shape[1]])
+
+
+def _set_moments(x: Tensor, m: Moments) -> None:
+    var, mean = torch.var_mean(x, 0, correction=0)
+    m.mean.copy_(mean)
+    m.rstd.copy_((var + m.eps).rsqrt())
+    m.running_mean.lerp_(mean, m.momentum)
+    m.running_var.lerp_(var * (len(x) / (len(x) - 1)), m.momentum)
 
 
 @normalise.check
-def _(x: RowBatch, mean: Tensor, rstd: Tensor, gamma: Tensor, beta: Tensor, dropout: Dropout, out: Tensor) -> None:
+def _(
+    x: RowBatch,
+    moments: Moments,
+    gamma: Tensor,
+    beta: Tensor,
+    dropout: Dropout,
+    out: Tensor,
+    *,
+    bias: Tensor | None = None,
+    factors: Tensor | None = None,
+    frozen: bool,
+) -> None:
+    cols = x.src.shape[1]
     check_batch("normalise", x)
-    for name, tensor in {"mean": mean, "rstd": rstd, "gamma": gamma, "beta": beta}.items():
-        check("normalise", x.device, name, tensor, x.src.shape[1:])
-    check("normalise", x.device, "out", out, (x.rows, x.src.shape[1]), OPERAND)
+    check_moments("normalise", x.device, moments, cols)
+    check_columns("normalise", x.device, {"gamma": gamma, "beta": beta}, cols)
+    check("normalise", x.device, "out", out, (x.rows, cols), OPERAND)
+    if bias is not None:
+        check("normalise", x.device, "x.src", x.src, (x.rows, cols))
+        check_columns("normalise", x.device, {"bias": bias}, cols)
+    if factors is not None:
+        width = min(2 * cols, max(cols, factors.shape[-1]))
+        check("normalise", x.device, "factors", factors, (x.rows, width), (out.dtype,))
 
 
 @normalise.cuda
 def _(
     native: ModuleType,
     x: RowBatch,
-    mean: Tensor,
-    rstd: Tensor,
+    moments: Moments,
     gamma: Tensor,
     beta: Tensor,
     dropout: Dropout,
     out: Tensor,
+    *,
+    bias: Tensor | None = None,
+    factors: Tensor | None = None,
+    frozen: bool,
 ) -> None:
     native.normalise(
         **rows_of(x),
+        **moments_of(moments),
         **vars(dropout),
-        **addresses({"mean": mean, "rstd": rstd, "gamma": gamma, "beta": beta, "out": out}),
+        **addresses({"gamma": gamma, "beta": beta, "out": out}),
         out_dtype=DTYPES[out.dtype],
+        bias=address(bias),
+        factors=address(factors),
+        factor_cols=0 if factors is None else factors.shape[1],
+        frozen=frozen,
         stream=stream_of(out.device),
     )
 

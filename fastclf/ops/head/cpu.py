@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastclf.losses import BCE
-from fastclf.ops.arguments import DTYPES
+from fastclf.ops.arguments import DTYPES, RowSource
 from fastclf.ops.head.spec import HeadSpec, HeadTraining
 from fastclf.ops.registry import address
 from fastclf.ops.sgd import group_records
@@ -98,15 +98,16 @@ class CpuHead:
         return losses
 
 
-def predict(native: ModuleType, spec: HeadSpec, rows: Tensor, index: Tensor) -> Tensor:
+def predict(native: ModuleType, spec: HeadSpec, rows: RowSource, index: Tensor) -> Tensor:
     """Return logits `[M, C]` of rows `index`."""
     out, layers = torch.empty(len(index), spec.n_out, dtype=torch.float32), _layers(spec)
+    places = rows.places(index)
     native.head_predict(
         layers=address(layers),
         n_layers=len(layers),
-        rows=address(rows),
-        dtype=DTYPES[rows.dtype],
-        index=address(index),
+        rows=address(rows.matrix),
+        dtype=DTYPES[rows.matrix.dtype],
+        index=address(places),
         count=len(index),
         out=address(out),
         threads=torch.get_num_threads(),

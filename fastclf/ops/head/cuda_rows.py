@@ -1,8 +1,11 @@
-"""Where a head's rows come from during training on a GPU: its own memory, or batch by batch from the mapped file."""
+"""Where a head's rows are on a GPU: in its own memory, or batch by batch from the mapped file."""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
+from threading import Lock
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,24 +14,31 @@ from fastclf.ops.arguments import RowSource
 from fastclf.ops.cuda.arguments import RowBatch
 
 _AT_ONCE = 1 << 14  # rows that are gathered on their way to the device
+_kept: dict[tuple[int, torch.device], Tensor] = {}
+_keeping = Lock()
+
+
+class Batches(NamedTuple):
+    """Batches of one size whose rows are found in one place, `steps` of them one after another."""
+
+    slot: int
+    rows: int
+    steps: int
 
 
 class Resident:
     """Rows that lie on the device."""
 
-    def __init__(self, rows: RowSource, device: torch.device, step_counter: Tensor) -> None:
-        self._step_counter = step_counter
-        if rows.index is None:
-            self._rows = rows.matrix.to(device)
-            return
-        self._rows = torch.empty(len(rows), rows.columns, dtype=rows.matrix.dtype, device=device)
-        for first in range(0, len(rows), _AT_ONCE):
-            part = rows.index[first : first + _AT_ONCE]
-            self._rows[first : first + len(part)] = rows.matrix[part]
+    def __init__(self, rows: Tensor, step_counter: Tensor) -> None:
+        self._rows, self._step_counter = rows, step_counter
 
-    def serve(self, order: Tensor, batch_size: int) -> Iterator[int]:
-        """Yield, for each batch, which slot holds it: there is one for all."""
-        yield from (0 for _ in range(0, len(order), batch_size))
+    def serve(self, order: Tensor, batch_size: int) -> Iterator[Batches]:
+        """Yield the whole batches, then the last, smaller one."""
+        whole, left = divmod(len(order), batch_size)
+        if whole:
+            yield Batches(0, batch_size, whole)
+        if left:
+            yield Batches(0, left, 1)
 
     def batch(self, slot: int, order: Tensor, rows: int, stride: int) -> RowBatch:
         """Return how the kernels find the batch."""
@@ -48,15 +58,15 @@ class Staged:
         self._slots = torch.empty(shape, dtype=dtype, device=device)
         self._copies = _CopyStream(device) if on_gpu else None
 
-    def serve(self, order: Tensor, batch_size: int) -> Iterator[int]:
-        """Yield, for each batch, which slot holds it; the next one is filled before the caller is asked to wait."""
+    def serve(self, order: Tensor, batch_size: int) -> Iterator[Batches]:
+        """Yield each batch by itself; the next one is filled before the caller is asked to wait."""
         parts = torch.split(order, batch_size) if len(order) else ()
         for i, part in enumerate(parts):
             if i == 0:
                 self._fill(0, part)
             if self._copies is not None:
                 self._copies.wait_filled(i % 2)
-            yield i % 2
+            yield Batches(i % 2, len(part), 1)
             if self._copies is not None:
                 self._copies.mark_used(i % 2)
             if i + 1 < len(parts):
@@ -109,8 +119,43 @@ def row_source(
     rows: RowSource, device: torch.device, max_batch: int, step_counter: Tensor, resident_bytes: int | None
 ) -> Resident | Staged:
     """Keep the rows on the device when they take at most `resident_bytes` (None: half of what is free there)."""
+    found = rows_on(rows, device)
+    if found is not None:
+        return Resident(found, step_counter)
     if resident_bytes is None:
-        resident_bytes = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else rows.nbytes
+        resident_bytes = _free_bytes(device) // 2 if device.type == "cuda" else rows.nbytes
     if rows.nbytes <= resident_bytes:
-        return Resident(rows, device, step_counter)
+        return Resident(_copied(rows, device), step_counter)
     return Staged(rows, device, max_batch, step_counter)
+
+
+def rows_on(rows: RowSource, device: torch.device) -> Tensor | None:
+    """Return all rows on the device, copied there once for as long as their owner lives.
+
+    None where nobody owns them (`RowSource.owner`): they could change after they were copied. None, too, where they
+    take more than a quarter of the device's free memory, which whatever comes later has to share.
+    """
+    if rows.owner is None:
+        return None
+    key = id(rows.owner), device
+    with _keeping:
+        if key not in _kept:
+            if device.type == "cuda" and rows.nbytes > _free_bytes(device) // 4:
+                return None
+            _kept[key] = _copied(rows, device)
+            weakref.finalize(rows.owner, _kept.pop, key, None)
+        return _kept[key]
+
+
+def _copied(rows: RowSource, device: torch.device) -> Tensor:
+    if rows.index is None:
+        return rows.matrix.to(device)
+    found = torch.empty(len(rows), rows.columns, dtype=rows.matrix.dtype, device=device)
+    for first in range(0, len(rows), _AT_ONCE):
+        part = rows.index[first : first + _AT_ONCE]
+        found[first : first + len(part)] = rows.matrix[part]
+    return found
+
+
+def _free_bytes(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0]

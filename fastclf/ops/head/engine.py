@@ -13,10 +13,10 @@ from fastclf.interrupts import Interrupts
 from fastclf.losses import BCE, NLL
 from fastclf.ops.arguments import Index, RowMatrix, RowSource, as_index, as_row_source
 from fastclf.ops.head import cpu, cuda, reference
-from fastclf.ops.head.spec import HeadRates, HeadSpec, HeadTraining, Precision
+from fastclf.ops.head.spec import HeadRates, HeadSpec, HeadTraining, Precision, steps_in
 from fastclf.ops.registry import Operation, has_cuda_kernels, operation
 
-_FLOP_PER_CALL = 1.2e10  # some tenths of a second: how long Ctrl-C may have to wait
+_SECONDS_PER_CALL = 0.2  # how long Ctrl-C may have to wait
 
 
 class HeadEngine:
@@ -28,7 +28,8 @@ class HeadEngine:
     Args:
         spec: the head; see `HeadSpec.from_layers`.
         rows: `[N, F] float16 | float32`, an array, a memory map, a tensor or `IndexedRows`; must outlive the engine
-            unchanged.
+            unchanged. A GPU keeps its copy of an array that cannot be written to (a file mapped for reading) for as
+            long as the array lives, so that later engines need none; of others each engine makes its own.
         targets: `[N] int64` classes (`NLL`) or `[N, C] float32` (`BCE`).
         loss: what is minimised.
         rates: how parameters are updated.
@@ -95,7 +96,7 @@ class HeadEngine:
         rows = self._checked_order(order, batch_size, first_step, frozen_bn)
         losses = torch.empty(-(-len(rows) // batch_size), dtype=torch.float32, device=self.spec.device)
         with Interrupts() as interrupts:
-            for part, chosen in _calls(rows, batch_size, self.spec.flop_per_row):
+            for part, chosen in _calls(rows, batch_size, [self]):
                 losses[part] = self._trainer.train(chosen, batch_size, first_step + part.start, frozen_bn=frozen_bn)
                 if not frozen_bn:
                     self._count_batches(len(losses[part]))
@@ -194,9 +195,8 @@ def train_together(engines: Sequence[HeadEngine], order: Index, batch_size: int,
     losses = torch.empty(len(engines), -(-len(rows) // batch_size), dtype=torch.float32)
     assert isinstance(first._trainer, cpu.CpuHead)
     trainers = [engine._trainer for engine in others if isinstance(engine._trainer, cpu.CpuHead)]
-    flop_per_row = sum(engine.spec.flop_per_row for engine in engines)
     with Interrupts() as interrupts:
-        for part, chosen in _calls(rows, batch_size, flop_per_row):
+        for part, chosen in _calls(rows, batch_size, engines):
             losses[:, part] = first._trainer.train_with(trainers, chosen, batch_size, first_step + part.start)
             for engine in engines:
                 engine._count_batches(losses[0, part].numel())
@@ -204,9 +204,10 @@ def train_together(engines: Sequence[HeadEngine], order: Index, batch_size: int,
     return losses
 
 
-def _calls(rows: Tensor, batch_size: int, flop_per_row: int) -> Iterator[tuple[slice, Tensor]]:
+def _calls(rows: Tensor, batch_size: int, engines: Sequence[HeadEngine]) -> Iterator[tuple[slice, Tensor]]:
     """Yield which batches each native call takes, and their rows."""
-    per_call = max(1, int(_FLOP_PER_CALL / (flop_per_row * batch_size)))
+    flop = sum(engine.spec.flop_per_row for engine in engines) * batch_size
+    per_call = steps_in(_SECONDS_PER_CALL, engines[0].spec.device, flop)
     for first in range(0, -(-len(rows) // batch_size), per_call):
         yield slice(first, first + per_call), rows[first * batch_size : (first + per_call) * batch_size]
 
@@ -255,7 +256,7 @@ def predict(spec: HeadSpec, rows: RowMatrix, index: Index | None = None) -> Tens
         raise ValueError(f"predict: rows must have {spec.n_in} columns (the head's), got {source.columns}.")
     spec.tensors()  # still what they were
     wanted = torch.arange(len(source)) if index is None else as_index("predict", index, len(source))
-    return _predict(spec, source.matrix, source.places(wanted))
+    return _predict(spec, source, wanted)
 
 
 _predict = operation(reference.predict)

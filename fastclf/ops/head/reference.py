@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastclf.ops.arguments import RowSource
 from fastclf.ops.dropout import dropout_mask
 from fastclf.ops.head.spec import HeadSpec, HeadTraining, WithVelocity
 from fastclf.ops.sgd import update_tensor
@@ -51,9 +52,9 @@ class ReferenceHead(WithVelocity):
         return x
 
 
-def predict(spec: HeadSpec, rows: Tensor, index: Tensor) -> Tensor:
+def predict(spec: HeadSpec, rows: RowSource, index: Tensor) -> Tensor:
     """Return logits `[M, C]` of rows `index`, with the running statistics and without dropout."""
-    x = rows[index]
+    x = rows.matrix[rows.places(index)]
     with torch.no_grad():
         for number, block in enumerate(spec.blocks):
             weight, bias, gamma, beta, mean, var = block.tensors()

@@ -17,7 +17,15 @@ from fastclf.ops.sgd import SgdGroup
 from fastclf.schedules import Function, Schedule
 
 Precision = Literal["float32", "tf32", "bf16"]
-"""What the products of a step multiply; they add up in float32. TF32 and bfloat16 have 10 and 7 bits of 23."""
+"""What the large products of a step multiply; they add up in float32. TF32 and bfloat16 have 10 and 7 bits of 23."""
+_FLOP_PER_SECOND = {"cpu": 6e10, "cuda": 2e13}  # the order of magnitude
+_STEPS_PER_SECOND = {"cpu": 1e5, "cuda": 5e4}  # of the smallest head
+
+
+def steps_in(seconds: float, device: torch.device, flop_per_step: float) -> int:
+    """Return about how many training steps a device makes in so many seconds, at least one."""
+    seconds_per_step = flop_per_step / _FLOP_PER_SECOND[device.type] + 1 / _STEPS_PER_SECOND[device.type]
+    return max(1, int(seconds / seconds_per_step))
 
 
 @dataclass(frozen=True)

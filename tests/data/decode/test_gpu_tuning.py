@@ -60,6 +60,16 @@ def test_the_fastest_is_taken_and_remembered(quick, wanted):
     assert tried == candidates(2)
 
 
+def test_few_images_are_not_worth_a_measurement(quick):
+    wanted = candidates(2)[2]
+    quick(wanted)
+    tried = []
+    assert fastest(SITUATION, 2, lambda one: one, tried.append, pays=False) == Tuning(2)
+    assert tried == []
+    fastest(SITUATION, 2, lambda one: one, tried.append)
+    assert fastest(SITUATION, 2, lambda one: one, None, pays=False) == wanted  # known from before
+
+
 def test_a_bad_image_ends_the_trial(quick):
     quick(candidates(2)[1])
 
@@ -87,9 +97,12 @@ def test_the_trial_makes_the_batches_of_an_epoch(folders, monkeypatch, quick):
     tfms = tfms_from_stats(STATS, 24, transforms_side_on, 1.2)
     data = ImageClassifierData.from_paths(folders, 5, tfms, num_workers=2, device="cpu")
     dl = data.aug_dl
-    made = renderer.gpu_renderer(tfms[0], renderer.GraphInput(), 5, torch.device("cuda"), 2, dl._try)
+    made = renderer.gpu_renderer(tfms[0], renderer.GraphInput(), 5, torch.device("cuda"), 2, 10**6, dl._try)
     assert [one for one, _ in asked] == candidates(2)
     assert all(one.hw_decoder_load == load for one, load in asked)
+    few = renderer.gpu_renderer(tfms[0], renderer.GraphInput(), 7, torch.device("cuda"), 2, 100, None)
+    assert few.ahead == wanted.ahead  # what was measured holds for other batch sizes
+    assert asked[-1] == (wanted, wanted.hw_decoder_load)
     expected = [x for x, _ in dl.batches(0)]
     monkeypatch.setattr(dl, "take_renderer", lambda: made)
     found = [x for x, _ in dl.batches(0)]

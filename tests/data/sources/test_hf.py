@@ -106,3 +106,17 @@ def test_what_cannot_be_used_is_named(folder, tmp_path):
     unlabelled = unlabelled.add_column("y", [None, *[0, 1] * 11, 0])
     with pytest.raises(LabelError, match=r"1 of 24 images of train have no label, first train:0"):
         from_hf(unlabelled, 8, TFMS, path=tmp_path, label_col="y")
+
+
+def test_chosen_rows_and_groups(folder, tmp_path):
+    people = [i % 4 for i in range(24)]
+    data = split_of(folder, "train").add_column("who", people)
+    made = from_hf(data, 8, TFMS, path=tmp_path, val_idxs=[3, 9, 20])
+    assert made.val_ds.fnames[:] == ["train:3", "train:9", "train:20"]
+    made = from_hf(data, 8, TFMS, path=tmp_path, groups="who")
+    held_out = {int(name.rpartition(":")[2]) for name in made.val_ds.fnames}
+    assert held_out == {row for row in range(24) if people[row] in {people[one] for one in held_out}}
+    with pytest.raises(DataError, match="groups must be one of 'image', 'label', 'who', got 'x'"):
+        from_hf(data, 8, TFMS, path=tmp_path, groups="x")
+    with pytest.raises(ValueError, match="groups chooses validation rows, and there are some already"):
+        from_hf(splits_of(folder), 8, TFMS, path=tmp_path, groups="label")

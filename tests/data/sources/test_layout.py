@@ -230,7 +230,7 @@ def test_flat_folders_are_named_with_the_call_that_reads_them(tmp_path, place, e
 
 def test_flat_names_that_tell_nothing(tmp_path):
     message = flat(tmp_path, "images", [f"IMG_{i}.jpg" for i in range(1121)])
-    assert "holds 1,121 image(s) in no folder of a class, such as 'IMG_0.jpg', 'IMG_1.jpg'" in message
+    assert "holds 1,121 images in no folder of a class, such as 'IMG_0.jpg', 'IMG_1.jpg'" in message
     assert "folder='images', tfms=tfms)" in message
     assert "which gives" not in message
     assert (

@@ -8,6 +8,7 @@ from odd_images import bad_files
 
 from fastclf import tfms_from_stats
 from fastclf.data.classifier_data import ImageClassifierData
+from fastclf.data.sources import parquet as source
 from fastclf.errors import BadImageError, DataError, LabelError
 
 arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
@@ -98,3 +99,68 @@ def test_what_cannot_be_used_is_named(folder, tmp_path):
     (tmp_path / "cut.parquet").write_bytes(trn.read_bytes()[:-100])
     with pytest.raises(DataError, match=r"cut\.parquet is no parquet file, or is damaged"):
         from_parquet(tmp_path / "cut.parquet", 8, TFMS)
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The row groups that are decoded, of which one is kept in memory."""
+    groups = []
+    original = source._decoded
+    monkeypatch.setattr(source, "_decoded", lambda group: groups.append(group.number) or original(group))
+    monkeypatch.setattr(source, "_KEPT", 0)
+    source._groups_read.forget()
+    return groups
+
+
+@pytest.mark.parametrize("kind", ["struct", "binary"])
+def test_a_row_group_is_decoded_twice_at_most_in_random_order(folder, kind, decoded, rng, tmp_path):
+    trn = write(folder, "train", tmp_path / "t.parquet", kind)
+    want = [image.read_bytes() for image in sorted(folder.glob("train/*/*.png"))]
+    images = source.ParquetSource(tmp_path, [trn], "image")
+    for row in range(24):
+        assert images.read(row) == want[row]
+    assert decoded == [0, 1, 2, 3, 4]  # in order
+    for _ in range(3):
+        for row in rng.permutation(24).tolist():
+            assert images.read(row) == want[row]
+    assert len(decoded) <= 10
+    copies = sorted((tmp_path / "tmp" / "row_groups").glob("*.arrow"))
+    assert len(copies) >= 4  # one may have stayed in memory
+    assert (tmp_path / "tmp" / "row_groups" / "CACHEDIR.TAG").exists()
+    source._groups_read.forget()  # as another process finds it, one of them damaged
+    copies[0].write_bytes(copies[0].read_bytes()[:100])
+    groups = (source.RowGroup(str(tmp_path), str(trn), images._stamps[0], k, "image") for k in range(5))
+    source._groups_read._gone.update(groups)
+    before = len(decoded)
+    for row in rng.permutation(24).tolist():
+        assert images.read(row) == want[row]
+    assert len(decoded) <= before + 2
+
+
+def test_without_room_for_copies_groups_are_decoded_again(folder, decoded, tmp_path, capsys):
+    trn = write(folder, "train", tmp_path / "t.parquet")
+    (tmp_path / "tmp").write_text("a file where the folder should be")
+    images = source.ParquetSource(tmp_path, [trn], "image")
+    for row in [0, 20] * 3:
+        assert images.read(row)
+    assert decoded == [0, 4] * 3
+    assert capsys.readouterr().out.count("row_groups cannot be written") == 1
+
+
+def test_chosen_rows_and_groups(folder, tmp_path):
+    people = [i // 4 for i in range(24)]
+    trn = write(folder, "train", tmp_path / "t.parquet", label=[i % 2 for i in range(24)], who=people)
+    data = from_parquet(trn, 8, TFMS, val_idxs=[3, 7, 20])
+    assert data.val_ds.fnames[:] == ["t.parquet:3", "t.parquet:7", "t.parquet:20"]
+    data = from_parquet(trn, 8, TFMS, groups="who")
+    held_out = {int(name.rpartition(":")[2]) for name in data.val_ds.fnames}
+    assert 0 < len(held_out) < 12
+    assert held_out == {row for row in range(24) if people[row] in {people[one] for one in held_out}}
+    for wrong, words in (
+        ({"groups": "x"}, "groups must be one of 'image', 'label', 'who', got 'x'"),
+        ({"groups": "who", "val_idxs": [1]}, "val_idxs name the validation rows already"),
+        ({"val_idxs": [24]}, "val_idxs must be from 0 to 23"),
+        ({"groups": "who", "val": trn}, "must name each file once"),
+    ):
+        with pytest.raises((ValueError, DataError), match=words):
+            from_parquet(trn, 8, TFMS, **wrong)

@@ -293,3 +293,31 @@ def test_files_that_are_not_there(tmp_path):
         from_shards(tmp_path / "t-1.tar", 4, TFMS, tmp_path / "t-*.tar")
     with pytest.raises(ValueError, match="must be files of this machine"):
         from_shards("s3://bucket/t.tar", 4, TFMS)
+
+
+def test_chosen_rows_and_groups(tmp_path):
+    trn = tar(tmp_path / "t.tar", samples(12, key="p{}"))
+    data = from_shards(trn, 4, TFMS, val_idxs=[3, 8])
+    assert numbers_of(data.val_ds) == [3, 8]
+    data = from_shards(trn, 4, TFMS, groups=lambda name: int(name.rpartition("/p")[2].split(".")[0]) // 2)
+    held_out = numbers_of(data.val_ds)
+    assert len(held_out) == 2
+    assert held_out[0] // 2 == held_out[1] // 2
+    with pytest.raises(ValueError, match="val_idxs chooses validation rows, and there are some already"):
+        from_shards(trn, 4, TFMS, tar(tmp_path / "v.tar", samples(2, key="v{}")), val_idxs=[1])
+    with pytest.raises(LabelError, match="'b' occur in validation rows only"):
+        from_shards(trn, 4, TFMS, val_idxs=[1, 3, 5, 7, 9, 11])
+
+
+def test_archives_that_webdataset_writes(tmp_path):
+    """Names, labels and metadata as its own writer packs them."""
+    webdataset = pytest.importorskip("webdataset")
+    with webdataset.ShardWriter(str(tmp_path / "w-%02d.tar"), maxcount=4, verbose=0) as writer:
+        for i in range(10):
+            writer.write({"__key__": f"a/s{i:04d}", "png": png(i), "cls": i % 2, "json": {"species": "xy"[i % 2]}})
+    data = from_shards(tmp_path / "w-{00..02}.tar", 4, TFMS, val_idxs=[4, 9])
+    assert (numbers_of(data.trn_ds), numbers_of(data.val_ds)) == ([0, 1, 2, 3, 5, 6, 7, 8], [4, 9])
+    assert (data.classes, data.val_y.tolist()) == (["0", "1"], [0, 1])
+    assert data.val_ds.fnames[0] == "w-01.tar/a/s0004.png"
+    data = from_shards(tmp_path / "*.tar", 4, TFMS, label="json:species", val_idxs=[4, 9])
+    assert data.classes == ["x", "y"]

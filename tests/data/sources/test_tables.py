@@ -317,7 +317,7 @@ def test_repeated_rows(load):
     assert len(data.trn_ds) == 8
     with pytest.raises(
         LabelError,
-        match=r"2 row\(s\) give another label.*000.png in line 2 and line 12: 'a' and 'b'; .*001.png in line 3",
+        match=r"2 rows give another label.*000.png in line 2 and line 12: 'a' and 'b'; .*001.png in line 3",
     ):
         load([*rows(AB), ("000", "b"), ("001", "a")])
 

@@ -51,7 +51,7 @@ def test_leaks(folders):
     }
     assert report.relabelled == report.repeated == []
     (line,) = [line for line in report.problems if "byte for byte" in line]
-    assert line.startswith("3 image(s) of valid or test are in train too, byte for byte; first train/")
+    assert line.startswith("3 images of valid or test are in train too, byte for byte; first train/")
     assert f"! {line}" in str(report)
 
 
@@ -66,7 +66,7 @@ def test_one_image_under_two_labels(folders):
     }
     assert report.leaks == [("train/cat/cat4.png", "valid/dog/no cat.png")]
     assert report.repeated == [("train/cat/cat5.png", "train/cat/same.png")]
-    assert "2 image(s) have the same bytes as another and a different label" in str(report)
+    assert "2 images have the same bytes as another and a different label" in str(report)
 
 
 def test_files_of_one_size_with_other_bytes_are_no_twins(folders):
@@ -87,8 +87,8 @@ def test_classes(folders, save_image):
     report = data.check()
     assert report.counts == {"cat": (16, 4), "dog": (6, 0)}
     few, unmeasured = report.problems
-    assert few.startswith("1 class(es) have fewer than 10 training images: 'dog' (6). Add images")
-    assert unmeasured.startswith("1 class(es) have no image in valid, so nothing is measured for them: 'dog'. Move")
+    assert few.startswith("1 class has fewer than 10 training images: 'dog' (6). Add images")
+    assert unmeasured.startswith("1 class has no image in valid, so nothing is measured there: 'dog'. Move")
 
 
 def test_classes_that_look_the_same(folders, save_image):
@@ -132,9 +132,9 @@ def test_shapes_and_odd_files(folders):
     assert report.scan.odd == {"grey": 1, "with the extension of another format": 1}
     shown = str(report)
     for line in (
-        "! 1 image(s) are more than four times as long as wide, and lose their ends; first train/cat/long.png. Show "
+        "! 1 image is more than four times as long as wide, and cut off at the ends; first train/cat/long.png. Show "
         "them whole: tfms_from_model(..., crop_type=CropType.NO)",
-        "  1 image(s) are smaller than the model's input; first test/small.png. They are enlarged",
+        "  1 image is smaller than the model's input; first test/small.png. They are enlarged",
         "  1 grey",
         "  1 with the extension of another format",
     ):
@@ -148,7 +148,7 @@ def test_bad_images_are_reported_not_raised(folders, on_bad):
     assert report.scan.bad == {"train/cat/cat1.png": "empty file"}
     assert report.scan.decoded == 24
     remedy = "They are left out" if on_bad == "skip" else 'Train without them: on_bad="skip"'
-    assert f"! 1 image(s) cannot be decoded; first train/cat/cat1.png: empty file. {remedy}" in str(report)
+    assert f"! 1 image cannot be decoded; first train/cat/cat1.png: empty file. {remedy}" in str(report)
     assert "train/cat/cat1.png" not in report.small
     assert report.sides[0] > 0
     if on_bad == "skip":

@@ -32,7 +32,7 @@ class Files:
         self.found, self.suffix = found, suffix
         self.folder = PurePosixPath(found.folder)
         self.prefix = "" if found.folder == "." else f"{found.folder}/"
-        self.there = {*found.images, *found.others}
+        self.there = {name: name for names in (found.images, found.others) for name in names}
 
     def find(self, cell: Cell) -> tuple[str, str] | None:
         """Find the one file that a name can mean.
@@ -43,7 +43,8 @@ class Files:
         """
         if not isinstance(cell, str) or not cell:
             return None
-        if (plain := f"{self.prefix}{cell}{self.suffix}") in self.there:  # most names, without making a path of them
+        plain = self.there.get(f"{self.prefix}{cell}{self.suffix}")  # most names, without making a path of them
+        if plain is not None:
             return plain, EXACT
         exact = self._in_folder(cell)
         if exact in self.there:

@@ -150,10 +150,11 @@ def _by_text(table: LabelTable, position: int, rules: TableRules) -> Values:
         texts = [_tags(cell, delim) for cell in cells]
         how = f"several labels per image {where}, " + (f"separated by {delim!r}{why}" if plain else "as lists")
         return Values(texts, True, False, how, "multi=False" if len(plain) == len(cells) else "")
-    for cell, line in zip(plain, table.where, strict=True):
-        if not cell.strip():
-            raise LabelError(f"{table.name}: {line} has no label. Fill it in, or remove the row.")
-    trimmed: list[tuple[str, ...]] = [(cell.strip(),) for cell in plain]
+    known = {cell: (cell.strip(),) for cell in set(plain)}
+    empty = next((row for row, cell in enumerate(plain) if not known[cell][0]), None)
+    if empty is not None:
+        raise LabelError(f"{table.name}: {table.where[empty]} has no label. Fill it in, or remove the row.")
+    trimmed: list[tuple[str, ...]] = [known[cell] for cell in plain]
     blanks = sum(text != cell for (text,), cell in zip(trimmed, plain, strict=True))
     why += f"; blanks around {blanks} labels are taken off" if blanks else ""
     return Values(trimmed, False, False, f"one label per image {where}{why}", "multi=True or label_delim=")

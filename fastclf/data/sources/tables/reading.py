@@ -7,13 +7,14 @@ import csv
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from fastclf.data.sources.names import Names
 from fastclf.errors import DataError
 from fastclf.files import given_path
 
@@ -37,6 +38,7 @@ _NO_TEXT = {  # first bytes -> what reads it
     b"PAR1": "pd.read_parquet(file)",
 }
 _HEAD = 100
+_SHARED = 1 << 15  # texts of a column
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
@@ -56,7 +58,7 @@ class LabelTable:
 
     name: str
     rows: list[list[Cell]]
-    where: list[str]
+    where: Names
     header: list[str] | None = None
     header_where: str = ""
     index: Sequence[str] = ()
@@ -79,8 +81,15 @@ class LabelTable:
         """Take the header for the first row."""
         assert self.header is not None
         rows: list[list[Cell]] = [[*self.header], *self.rows]
-        where = [self.header_where, *self.where]
+        where = Names.joined([Names([self.header_where]), self.where])
         return replace(self, rows=rows, where=where, header=None)
+
+    def take(self, rows: Sequence[int]) -> LabelTable:
+        """Return the table of some of the rows."""
+        if len(rows) == len(self.rows):
+            return replace(self, index=(), parts=())
+        where = self.where.take(np.array(rows, np.int64))
+        return replace(self, rows=[self.rows[i] for i in rows], where=where, index=(), parts=())
 
 
 def find_csv(csv_fname: str | os.PathLike[str], path: Path) -> Path:
@@ -126,13 +135,14 @@ def read_csv(
         )
     text, skipped, named = _without_preamble(_decoded(file, encoding))
     used = sep or named or _delimiter(text)
-    rows, where = _records(text, used, file.name, skipped)
+    rows, lines = _records(text, used, file.name, skipped)
     if used == " " and len(rows) > 1 and all(len(row) == len(rows[0]) + 1 for row in rows[1:]):
         rows[0].insert(0, "")  # a header that does not name the first column, as R and CelebA write it
     header, header_where = None, ""
     if skip_header and rows:
-        header, header_where, rows, where = [str(cell).strip() for cell in rows[0]], where[0], rows[1:], where[1:]
-    table = LabelTable(file.name, rows, where, header, header_where)
+        header, header_where = [str(cell).strip() for cell in rows[0]], f"line {lines[0]}"
+        del rows[0], lines[0]
+    table = LabelTable(file.name, rows, Names(f"line {line}" for line in lines), header, header_where)
     _check_fields(table, sep, used)
     return table
 
@@ -197,20 +207,36 @@ def _widths(lines: Sequence[str], sep: str) -> list[int]:
         return []
 
 
-def _records(text: str, sep: str, name: str, skipped: int) -> tuple[list[list[Cell]], list[str]]:
-    """Split lines into fields, and return where each row stands; empty lines are none."""
+def _records(text: str, sep: str, name: str, skipped: int) -> tuple[list[list[Cell]], list[int]]:
+    """Split lines into fields, and return which line each row is; empty lines are none."""
     if sep == " " and '"' not in text:
-        numbered = [(number, line.split()) for number, line in enumerate(_LINE_END.split(text), skipped + 1)]
-    else:
-        lines = io.StringIO(text, newline="")
-        skip = sep == " " or f'{sep} "' in text  # what looks like a, "b, c" means a quoted field
-        reader = csv.reader(lines, delimiter=sep, strict=True, skipinitialspace=skip)
-        try:
-            numbered = [(skipped + reader.line_num, row) for row in reader]
-        except csv.Error as error:
-            line = skipped + reader.line_num
-            raise DataError(f"{name}: line {line} is not a proper row: {error}. Fix its quotes.") from error
-    return [[*row] for _, row in numbered if row], [f"line {number}" for number, row in numbered if row]
+        return _shared((number, line.split()) for number, line in enumerate(_LINE_END.split(text), skipped + 1))
+    skip = sep == " " or f'{sep} "' in text  # what looks like a, "b, c" means a quoted field
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=sep, strict=True, skipinitialspace=skip)
+    try:
+        return _shared((skipped + reader.line_num, row) for row in reader)
+    except csv.Error as error:
+        line = skipped + reader.line_num
+        raise DataError(f"{name}: line {line} is not a proper row: {error}. Fix its quotes.") from error
+
+
+def _shared(numbered: Iterable[tuple[int, list[str]]]) -> tuple[list[list[Cell]], list[int]]:
+    """Collect rows and their numbers; the labels of a million rows are few texts, each held once."""
+    rows: list[list[Cell]] = []
+    numbers: list[int] = []
+    known: list[dict[str, str]] = []
+    for number, row in numbered:
+        if not row:
+            continue
+        known += [{} for _ in range(len(row) - len(known))]
+        for i, cell in enumerate(row):
+            if len(known[i]) < _SHARED:
+                row[i] = known[i].setdefault(cell, cell)
+            elif cell in known[i]:
+                row[i] = known[i][cell]
+        rows.append([*row])  # as long as it is, where the reader leaves room for more
+        numbers.append(number)
+    return rows, numbers
 
 
 def read_df(df: pd.DataFrame) -> LabelTable:
@@ -228,7 +254,7 @@ def read_df(df: pd.DataFrame) -> LabelTable:
     table = LabelTable(
         "data frame",
         rows,
-        [f"row {i}" for i in range(len(rows))],
+        Names(f"row {i}" for i in range(len(rows))),
         [str(name).strip() for name in df.columns],
         index=index if len(index) == len(rows) else (),
     )
@@ -292,7 +318,7 @@ def join(tables: dict[str, LabelTable]) -> LabelTable:
     return LabelTable(
         " + ".join(table.name for table in tables.values()),
         [row for table in tables.values() for row in table.rows],
-        [f"{table.name} {where}" for table in tables.values() for where in table.where],
+        Names.joined([table.where.prefixed(f"{table.name} ") for table in tables.values()]),
         first.header,
         parts=[part for part, table in tables.items() for _ in table.rows],
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 
 import numpy as np
 import numpy.typing as npt
@@ -81,17 +82,18 @@ def labelled_by_table(
     names, there, remarks = _files_of(table, columns.file, files, rules)
     unlabelled = _unlabelled_test_rows(table, columns, parts)
     labelled = [i for i in there if i not in unlabelled]
-    values = read_values(_take(table, labelled), columns, rules)
-    texts = _without_repeats(names, dict(zip(labelled, values.texts, strict=True)), table)
-    labelled, values = [*texts], replace(values, texts=[*texts.values()])
-    used = _take(table, labelled)
+    values = read_values(table.take(labelled), columns, rules)
+    kept = _without_repeats([names[i] for i in labelled], labelled, values.texts, table)
+    labelled, values = [labelled[i] for i in kept], replace(values, texts=[values.texts[i] for i in kept])
+    used = table.take(labelled)
     labels = as_labels(values, used, columns.labels[0] if len(columns.labels) == 1 else None)
     _say(table, columns, values, labels, remarks)
     result = _by_set(
         [names[i] for i in labelled], parts[labelled], labels, [names[i] for i in there if i in unlabelled]
     )
     if undecided:
-        candidates = replace(values, texts=[text for row, text in texts.items() if parts[row] != TEST])
+        others = (parts[labelled] != TEST).tolist()
+        candidates = replace(values, texts=[*compress(values.texts, others)])
         result = replace(result, val_idxs=_held_out(table.name, candidates, val_pct, seed))
     unused = len(set(found.images).difference(result.names, result.test_names))
     if unused:
@@ -103,10 +105,6 @@ def labelled_by_table(
 def _without_false_header(table: LabelTable, files: Files) -> LabelTable:
     """A first line that names a file is a row, and no header."""
     return table.headless() if table.header and any(map(files.looks_like_file, table.header)) else table
-
-
-def _take(table: LabelTable, rows: Sequence[int]) -> LabelTable:
-    return replace(table, rows=[table.rows[i] for i in rows], where=[table.where[i] for i in rows], index=(), parts=())
 
 
 def _unlabelled_test_rows(table: LabelTable, columns: Columns, parts: npt.NDArray[np.int64]) -> set[int]:
@@ -124,11 +122,14 @@ def _files_of(table: LabelTable, file: int, files: Files, rules: TableRules) -> 
     """
     check_no_missing(table, file)
     cells = table.column(file)
-    matches = [files.find(cell) for cell in cells]
-    missing = [i for i, match in enumerate(matches) if match is None]
+    names: list[str] = []
+    ways: Counter[str] = Counter()
+    for name, how in (files.find(cell) or ("", "") for cell in cells):
+        names.append(name)
+        ways[how] += 1
+    missing = [i for i, name in enumerate(names) if not name]
     for i in missing:
         files.check_name(cells[i], table.name, table.where[i])
-    ways = Counter(match[1] for match in matches if match)
     remarks = [f"{count:,} names {how}" for how, count in ways.items() if how != EXACT]
     if missing:
         without, where = [cells[i] for i in missing], [table.where[i] for i in missing]
@@ -140,36 +141,34 @@ def _files_of(table: LabelTable, file: int, files: Files, rules: TableRules) -> 
         rows = zip(map(str, without), where, strict=True)
         listed = write_list(files.found.path, MISSING_NAME, ("name", "where"), rows)
         log(f"{text} They are left out.{f' Full list: {listed}.' if listed else ''}")
-    names = [match[0] if match else "" for match in matches]
-    return names, [i for i, match in enumerate(matches) if match], remarks
+    return names, [i for i, name in enumerate(names) if name], remarks
 
 
-def _without_repeats(
-    names: list[str], texts: dict[int, tuple[str, ...]], table: LabelTable
-) -> dict[int, tuple[str, ...]]:
-    """Keep the first row of each file, of the labels by row.
+def _without_repeats(names: list[str], rows: list[int], texts: list[tuple[str, ...]], table: LabelTable) -> list[int]:
+    """Return where a file is named first, of the names and texts of some rows.
 
     Raises:
         LabelError: a later row has another label.
     """
     first: dict[str, int] = {}
     differing = []
-    for row, text in texts.items():
-        earlier = first.setdefault(names[row], row)
-        if texts[earlier] != text:
+    for place, name in enumerate(names):
+        earlier = first.setdefault(name, place)
+        if texts[earlier] != texts[place]:
             differing.append(
-                f"{printable(names[row])} in {table.where[earlier]} and {table.where[row]}: "
-                f"{' '.join(texts[earlier])!r} and {' '.join(text)!r}"
+                f"{printable(name)} in {table.where[rows[earlier]]} and {table.where[rows[place]]}: "
+                f"{' '.join(texts[earlier])!r} and {' '.join(texts[place])!r}"
             )
     if differing:
         raise LabelError(
-            f"{table.name}: {len(differing)} row(s) give another label than an earlier row of the same image, first "
+            f"{table.name}: {counted(len(differing), 'row gives', 'rows give')} another label than an earlier row of "
+            f"the same image, first "
             f"{'; '.join(differing[:5])}. Keep one row for each image."
         )
-    if len(first) < len(texts):
-        n_repeated = len(texts) - len(first)
-        warn(f"{table.name}: {n_repeated} row(s) repeat another and are left out.")
-    return {row: texts[row] for row in first.values()}
+    if len(first) < len(names):
+        n_repeated = len(names) - len(first)
+        warn(f"{table.name}: {counted(n_repeated, 'row repeats', 'rows repeat')} another: left out.")
+    return [*first.values()]
 
 
 def _by_set(names: list[str], parts: npt.NDArray[np.int64], labels: Labels, unlabelled: list[str]) -> Labelled:

@@ -1,0 +1,133 @@
+"""The choice of a head's setting for each fold: by others, on any number of threads."""
+
+import numpy as np
+import pytest
+import torch
+from helpers import row_data
+
+from fastclf import NLL, HeadLearner
+from fastclf.training import head_choice
+from fastclf.training.head_choice import (
+    Choice,
+    Split,
+    choose,
+    for_fewer,
+    head_at,
+    mean_loss,
+    splits_of,
+    trained_settings,
+    usual_settings,
+)
+from fastclf.training.head_runs import HeadRun, HeadSetting, make_folds, out_of_fold, predict_rows, train_heads
+from fastclf.training.linear_heads import LinearSetting, linear_heads
+
+TRAINED = [HeadSetting(0.05, wd, 2, xtra_fc=(7,)) for wd in (1e-3, 1e-1)]
+LINEAR = [LinearSetting(decay, "pareto") for decay in (10.0, 0.5)]
+HOW = {"crit": NLL(), "bs": 16}
+
+
+@pytest.fixture
+def ds(tmp_path, rng):
+    data = row_data(tmp_path, rng, n=70, f=12)
+    data.trn_ds.labels.y[::5] = rng.integers(3, size=14)
+    return data.trn_ds
+
+
+def losses_of(ds, splits, settings):
+    """Every setting on every split, one after another."""
+    found = np.empty((len(splits), len(settings)))
+    for f, split in enumerate(splits):
+        for s, setting in enumerate(settings):
+            if isinstance(setting, LinearSetting):
+                (head,) = linear_heads(ds, split.train, [setting], crit=NLL())
+            else:
+                (head,) = train_heads(ds, [HeadRun(setting, split.train, split.seed)], **HOW)
+            logits = predict_rows(head, ds, split.held_out)
+            found[f, s] = mean_loss(NLL(), logits, ds.y[split.held_out])
+    return found
+
+
+@pytest.mark.parametrize("enough", [1, 500])
+def test_a_fold_gets_what_is_best_on_the_others(ds, enough, monkeypatch):
+    monkeypatch.setattr(head_choice, "_ENOUGH", enough)
+    settings = [*TRAINED, *LINEAR]
+    splits = splits_of(ds, make_folds(ds.labels, 4, seed=3), 5)
+    found = choose(ds, Choice(splits, settings), **HOW)
+    losses = losses_of(ds, splits, settings)
+    tried = losses[: 2 if enough == 1 else 4]
+    for f, (setting, logits) in enumerate(zip(found.settings, found.logits, strict=True)):
+        others = np.delete(tried, f, 0) if f < len(tried) else tried
+        assert setting == settings[others.mean(0).argmin()]
+        own = mean_loss(NLL(), logits, ds.y[splits[f].held_out])
+        assert own == pytest.approx(losses[f, settings.index(setting)], rel=1e-3)
+    assert found.best == settings[tried.mean(0).argmin()]
+
+
+def test_labels_of_a_fold_have_no_part_in_its_choice(ds):
+    """The other split is judged by rows that both train on, so that no head has seen the fold's labels."""
+    fold, *_ = splits_of(ds, make_folds(ds.labels, 2, seed=3), 5)
+    choice = Choice([fold, Split(fold.train, fold.train, 5)], [*TRAINED, *LINEAR])
+    before = choose(ds, choice, **HOW)
+    ds.labels.y[fold.held_out] = (ds.labels.y[fold.held_out] + 1) % 3
+    after = choose(ds, choice, **HOW)
+    assert before.settings[0] == after.settings[0]
+    np.testing.assert_allclose(before.logits[0], after.logits[0], atol=1e-3)  # a path ends sooner or later
+
+
+def test_one_setting_is_no_choice(ds):
+    folds = make_folds(ds.labels, 3, seed=1)
+    splits = splits_of(ds, folds, 9)
+    found = choose(ds, Choice(splits, TRAINED[:1]), **HOW)
+    expected = out_of_fold(ds, TRAINED[:1], folds, seed=9, **HOW)[0]
+    np.testing.assert_array_equal(found.all_logits(splits, ds), expected)
+    assert {*found.settings, found.best} == {TRAINED[0]}
+
+
+def test_a_head_that_diverges_is_not_chosen(ds):
+    splits = splits_of(ds, make_folds(ds.labels, 3, seed=1), 9)
+    hopeless = HeadSetting(1e30, 1e-2, 1, xtra_fc=(7,))
+    found = choose(ds, Choice(splits, [hopeless, TRAINED[0]]), **HOW)
+    assert {*found.settings, found.best} == {TRAINED[0]}
+    alone = choose(ds, Choice(splits, [hopeless, hopeless]), **HOW)
+    assert not any(np.isfinite(each).all() for each in alone.logits)
+
+
+def test_answers_do_not_depend_on_the_number_of_threads(tmp_path, rng):
+    learn = HeadLearner(row_data(tmp_path, rng, n=420, f=220))
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append((learn.audit(), learn.learning_curve(2)))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    (audit, curve), *others = found
+    for other, other_curve in others:
+        for name, preds in audit.preds.items():
+            np.testing.assert_array_equal(preds, other.preds[name])
+        np.testing.assert_array_equal(curve.overall.accuracy, other_curve.overall.accuracy)
+
+
+def test_what_is_given_is_taken(rng):
+    n = int(rng.integers(50, 2400))
+    assert trained_settings(n, bs=64, wd=0.2, lr=0.3) == [HeadSetting(0.3, 0.2)]
+    assert {setting.epochs for setting in trained_settings(n, bs=64, epochs=3)} == {3}
+    assert trained_settings(10_000, bs=64, wd=0.2, epochs=3) == [HeadSetting(wd=0.2, epochs=3)]
+    assert [(s.wd, s.epochs) for s in trained_settings(8000, bs=64)] == [(1e-3, 16), (1e-2, None)]
+    assert {s.epochs for n in (2600, 10**6) for s in trained_settings(n, bs=64)} == {20, 5, None}
+    assert all(isinstance(setting, LinearSetting) for setting in usual_settings(n, 64))
+    assert usual_settings(8000, 64) == trained_settings(8000, bs=64)
+
+
+def test_a_prior_weighs_more_beside_fewer_rows():
+    assert for_fewer(LinearSetting(0.1, "pareto"), 1000, 250, 64) == LinearSetting(0.4, "pareto")
+    assert for_fewer(HeadSetting(wd=1e-3), 8000, 800, 64) == HeadSetting(wd=1e-2)
+    assert for_fewer(HeadSetting(wd=1e-3, epochs=16), 8000, 800, 64) == HeadSetting(wd=1e-2, epochs=30)
+
+
+def test_a_head_of_all_rows(ds, rng):
+    rows = rng.permutation(70)[:60]
+    for setting in (HeadSetting(0.05, 1e-3, 20, xtra_fc=(7,)), LINEAR[1]):
+        head = head_at(setting, ds, rows, 4, **HOW)
+        assert (predict_rows(head, ds, rows).argmax(1) == ds.y[rows]).mean() > 0.5
