@@ -71,7 +71,7 @@ def test_an_error_is_one_line(capsys, tmp_path):
     printed = capsys.readouterr()
     assert printed.out == ""
     (line,) = printed.err.splitlines()
-    assert line.startswith("fastclf predict: load: there is no model")
+    assert line.startswith("fastclf predict: there is no model")
 
 
 def test_env_names_what_runs(capsys):
