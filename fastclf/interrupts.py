@@ -94,8 +94,8 @@ class Interrupts:
 @contextmanager
 def postponed() -> Iterator[None]:
     """Ctrl-C and SIGTERM in the block come just after it: for finalisers, in which an exception would be lost."""
-    came: list[int] = []
-    before = _replace_handlers(lambda number, _: came.append(number))
+    came: set[int] = set()
+    before = _replace_handlers(lambda number, _: came.add(number))
     try:
         yield
     finally:

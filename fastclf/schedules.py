@@ -155,6 +155,8 @@ class RangeTest(Schedule):
     def __post_init__(self) -> None:
         if self.nb < 1 or not self.ratio > 0:
             raise ValueError(f"lr_find: needs a batch and end_lr/start_lr > 0, got {self.nb} and {self.ratio}")
+        if self.linear not in (False, True):  # a number of a saved schedule
+            raise ValueError(f"lr_find: linear must be True or False, got {self.linear}")
 
 
 @dataclass(frozen=True, eq=False)
