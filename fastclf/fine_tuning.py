@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from fastclf.report import log
 from fastclf.schedules import Constant
 from fastclf.training.callbacks import Callback
 from fastclf.training.epoch_table import EpochTable
-from fastclf.training.head_choice import FEW, Setting, mean_loss, trained_settings
+from fastclf.training.head_choice import FEW, Setting, Split, mean_loss, splits_of, trained_settings, try_settings
 from fastclf.training.head_runs import (
     HeadSetting,
     make_folds,
@@ -33,7 +33,7 @@ from fastclf.training.head_runs import (
     predict_rows,
     usual_folds,
 )
-from fastclf.training.linear_heads import LinearPaths, LinearSetting, Scaling, decays_by_scaling, linear_heads
+from fastclf.training.linear_heads import LinearSetting, Scaling, linear_heads
 from fastclf.training.metrics import name_of
 from fastclf.training.recorder import Recorder
 from fastclf.training.scores import FitScores
@@ -44,7 +44,6 @@ _SCALINGS: list[Scaling] = ["common", "pareto", "standard"]
 _DECAYS = [10 ** (-half / 2) for half in range(-2, 9)]  # 10 to 1e-4
 _LINEAR = [LinearSetting(decay, scaling) for scaling in _SCALINGS for decay in _DECAYS]
 _USUAL = LinearSetting(1.0, "common")  # where nothing can be held out
-_HOPELESS = 1.1  # times the lowest loss
 _RACING = 9  # logistic regressions that are tried on more than the first fold
 # The lowest out-of-fold losses of 16 with a hidden layer: on rows of photographs, and on those of digits.
 _HIDDEN = [HeadSetting(0.03, 1e-2, 10, 0.5, (512,)), HeadSetting(0.1, 1e-2, None, None, (512,))]
@@ -164,11 +163,13 @@ class FineTuning(CrossValidating, Learner):
         folds = make_folds(ds.labels, k, seed=self.seed)
         linear = [setting for setting in settings if isinstance(setting, LinearSetting)]
         trained = [setting for setting in settings if isinstance(setting, HeadSetting)]
-        loader = self.data.trn_dl
-        logits = out_of_fold(ds, trained, folds, crit=crit, bs=loader.bs, seed=self.seed, device=loader.device)
-        parts = _parts(folds, ds)
-        of_trained = [[mean_loss(crit, each[part], ds.y[part]) for part in parts] for each in logits]
-        found = np.concatenate([_linear_losses(ds, linear, parts, crit), np.reshape(of_trained, (-1, len(parts)))])
+        loader, splits = self.data.trn_dl, splits_of(ds, folds, self.seed)
+        how: dict[str, Any] = {"crit": crit, "bs": loader.bs, "device": loader.device}
+        logits = out_of_fold(ds, trained, folds, seed=self.seed, **how)
+        held_out = [split.held_out for split in splits]
+        of_trained = [[mean_loss(crit, each[rows], ds.y[rows]) for rows in held_out] for each in logits]
+        of_linear = _linear_losses(ds, linear, splits, how)
+        found = np.concatenate([of_linear, np.reshape(of_trained, (-1, len(splits)))])
         means = found.mean(1)
         if np.isnan(means).all():
             raise DivergedError(f"{call}: no setting ends with finite weights. Pass lower rates (lr).")
@@ -178,39 +179,23 @@ class FineTuning(CrossValidating, Learner):
 
 
 def _linear_losses(
-    ds: Dataset, settings: Sequence[LinearSetting], parts: Sequence[NDArray[np.int64]], crit: NLL | BCE
+    ds: Dataset, settings: Sequence[LinearSetting], splits: Sequence[Split], how: Mapping[str, Any]
 ) -> NDArray[np.float64]:
-    """Return the loss of each setting on each part, by the rows of all others, ``[S, k]``.
+    """Return the loss of each setting on the rows that each split holds out, ``[S, k]``; NaN where it was not tried.
 
-    From high decays to low ones the loss falls, and then rises. The lowest decays take the solver longest, so where it
-    has risen twice in a row and by a tenth, what is left of that path is not tried, and is NaN. After the first part
-    only the best settings go on: neighbours on a path differ little and rank alike on all parts (racing; Maron and
-    Moore, "Hoeffding races", 1994).
+    After the first split only the best settings go on: neighbours on a path of decays differ little and rank alike on
+    all splits (racing; Maron and Moore, "Hoeffding races", 1994).
     """
-    found = np.full((len(settings), len(parts)), np.nan)
-    if not settings:
-        return found
-    places = {setting: place for place, setting in enumerate(settings)}
-    racing = settings
-    for fold, part in enumerate(parts):
-        if fold == 1:
-            racing = [settings[place] for place in np.argsort(found[:, 0])[:_RACING]]
-        paths = LinearPaths(ds, np.concatenate([other for other in parts if other is not part]), crit=crit)
-        for scaling, decays in decays_by_scaling(racing).items():
-            path: list[float] = []
-            for setting, head in paths.heads(scaling, decays):
-                path.append(mean_loss(crit, predict_rows(head, ds, part), ds.y[part]))
-                found[places[setting], fold] = path[-1]
-                if len(path) > 2 and path[-1] > path[-2] > path[-3] and path[-1] > _HOPELESS * min(path):
-                    break
-        paths.warn_of_unsolved()
+    found = np.full((len(settings), len(splits)), np.nan)
+    racing: Sequence[int] = range(len(settings))
+    for some in (range(1), range(1, len(splits))):
+        places = [(i, fold) for fold in some for i in racing]
+        jobs = [(settings[i], splits[fold]) for i, fold in places]
+        for (i, fold), logits in zip(places, try_settings(ds, jobs, **how), strict=True):
+            if logits is not None:
+                found[i, fold] = mean_loss(how["crit"], logits, ds.y[splits[fold].held_out])
+        racing = np.argsort(found[:, 0])[:_RACING].tolist()
     return found
-
-
-def _parts(folds: NDArray[np.int64], ds: Dataset) -> list[NDArray[np.int64]]:
-    good = ds.bad.good_rows()
-    parts = [good[folds[good] == fold] for fold in np.unique(folds)]
-    return [part for part in parts if len(part)]
 
 
 def _several(given: T | Iterable[T]) -> list[T]:

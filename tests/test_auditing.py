@@ -15,8 +15,8 @@ def data(tmp_path, rng):
 
 def planted(tmp_path, rng):
     """Rows whose labels are wrong in rows 3 and 10 of train and 5 of valid; row 7 of valid is row 20 of train."""
-    x, vx = (rng.standard_normal((n, 10)) for n in (150, 60))
-    y, vy = np.arange(150) % 3, np.arange(60) % 3
+    x, vx = (rng.standard_normal((n, 10)) for n in (300, 60))
+    y, vy = np.arange(300) % 3, np.arange(60) % 3
     for rows, labels in ((x, y), (vx, vy)):
         rows[np.arange(len(rows)), labels] += 8
     y[[3, 10]], vy[5] = (y[[3, 10]] + 1) % 3, (vy[5] + 1) % 3

@@ -5,6 +5,7 @@ from helpers import row_data
 from torch import nn
 
 from fastclf import BCE, NLL, HeadLearner, ImageClassifierData, fine_tuning
+from fastclf.training.head_choice import Split
 from fastclf.training.head_runs import HeadSetting
 from fastclf.training.linear_heads import LinearSetting, linear_heads
 
@@ -142,7 +143,8 @@ def test_hopeless_decays_are_not_tried(tmp_path, rng):
     ds, crit = data.trn_ds, NLL()
     settings = [LinearSetting(10.0**-power, scaling) for scaling in ("common", "standard") for power in range(-2, 7)]
     parts = np.split(rng.permutation(90), [25, 52])
-    found = fine_tuning._linear_losses(ds, settings, parts, crit)
+    splits = [Split(np.setdiff1d(np.arange(90), part), part, 0) for part in parts]
+    found = fine_tuning._linear_losses(ds, settings, splits, {"crit": crit, "bs": 64})
     everything = np.empty_like(found)
     for fold, part in enumerate(parts):
         heads = linear_heads(ds, np.setdiff1d(np.arange(90), part), settings, crit=crit)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fastclf.data.dataset import Dataset
 from fastclf.data.sources.names import printable, shorten
-from fastclf.interpret.label_errors import estimated_errors, label_errors, of_each_label
+from fastclf.interpret.label_errors import estimated_errors, improbable, label_errors, of_each_label
 from fastclf.interpret.neighbours import RowPool, nearest_others
 from fastclf.interpret.results import ImageModelResults
 from fastclf.interpret.tables import Cells, Table
@@ -143,11 +143,11 @@ class Audit(Table):
 def audit(sets: Mapping[str, Dataset], preds: Mapping[str, NDArray[np.float32]]) -> Audit:
     """Find doubtful labels, near duplicates and outliers.
 
-    Labels: confident learning (Northcutt, Jiang and Chuang, 2021), see `fastclf.interpret.label_errors`. Near
-    duplicates: images whose activations have a cosine similarity of at least `SAME`. Outliers: images whose mean
-    similarity to their ten nearest others (Kuan and Mueller, "Back to the Basics: Revisiting Out-of-Distribution
-    Detection Baselines", 2022) lies more than three interquartile ranges below the lower quartile ("far out"; Tukey,
-    "Exploratory Data Analysis", 1977).
+    Labels: confident learning (Northcutt, Jiang and Chuang, 2021), and one label of a row that has a probability below
+    .05, see `fastclf.interpret.label_errors`. Near duplicates: images whose activations have a cosine similarity of at
+    least `SAME`. Outliers: images whose mean similarity to their ten nearest others (Kuan and Mueller, "Back to the
+    Basics: Revisiting Out-of-Distribution Detection Baselines", 2022) lies more than three interquartile ranges below
+    the lower quartile ("far out"; Tukey, "Exploratory Data Analysis", 1977).
 
     Args:
         sets: labelled rows.
@@ -182,7 +182,7 @@ def _labels(sets: Mapping[str, Dataset], preds: Mapping[str, NDArray[np.float32]
         probs = np.exp(p)
         probs /= probs.sum(1, keepdims=True)
         expected = estimated_errors(probs, y)
-        for i in np.flatnonzero(label_errors(probs, y)):
+        for i in np.flatnonzero(label_errors(probs, y) | improbable(probs, y)):
             k = int(probs[i].argmax())
             pair = first.classes[y[i]], first.classes[k]
             findings.append(found(at[i], *pair, float(probs[i, y[i]]), float(probs[i, k])))

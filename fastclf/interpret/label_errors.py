@@ -16,6 +16,7 @@ Floats = NDArray[np.float64]
 Classes = NDArray[np.int64]
 
 _ROUNDING = 1e-6  # how far below its threshold a probability still counts, as in cleanlab
+_IMPROBABLE = 0.05
 UNKNOWN = -1
 
 
@@ -45,6 +46,15 @@ def label_errors(probs: Floats, y: Classes) -> NDArray[np.bool_]:
     """
     found = confident_classes(probs, y)
     return np.asarray((found != UNKNOWN) & (found != y) & (probs.argmax(1) != y))
+
+
+def improbable(probs: Floats, y: Classes) -> NDArray[np.bool_]:
+    """Return which labels have a probability below .05, and another class a higher one, ``[N]``.
+
+    A calibrated head is sure of few rows, and of an obvious error it can be less sure than confident learning asks:
+    that asks for the mean over a class. The share was chosen on digits and breeds of dogs with planted errors.
+    """
+    return np.asarray((probs[np.arange(len(y)), y] < _IMPROBABLE) & (probs.argmax(1) != y))
 
 
 def estimated_errors(probs: Floats, y: Classes) -> float:

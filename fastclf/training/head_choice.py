@@ -25,7 +25,7 @@ from fastclf.training.head_runs import HeadRun, HeadSetting, predict_rows, run_a
 from fastclf.training.linear_heads import (
     LinearPaths,
     LinearSetting,
-    decays_by_scaling,
+    Scaling,
     linear_heads,
     warn_of_unsolved,
 )
@@ -165,7 +165,7 @@ def choose(ds: Dataset, choice: Choice, *, crit: NLL | BCE, bs: int, device: tor
     """
     how: dict[str, Any] = {"crit": crit, "bs": bs, "device": device}
     tried = choice.splits[: choice.tried]
-    found = iter(_predict(ds, [(setting, split) for split in tried for setting in choice.settings], **how))
+    found = iter(try_settings(ds, [(setting, split) for split in tried for setting in choice.settings], **how))
     logits = [[next(found) for _ in choice.settings] for _ in tried]
     losses = [
         [np.inf if one is None else mean_loss(crit, one, ds.y[split.held_out]) for one in each]
@@ -175,7 +175,7 @@ def choose(ds: Dataset, choice: Choice, *, crit: NLL | BCE, bs: int, device: tor
     own = [logits[f][pick] if f < len(tried) else None for f, pick in enumerate(picks)]
     left = [f for f, one in enumerate(own) if one is None]
     jobs = [(choice.settings[picks[f]], choice.splits[f]) for f in left]
-    for f, one in zip(left, _predict(ds, jobs, **how), strict=True):
+    for f, one in zip(left, try_settings(ds, jobs, **how), strict=True):
         own[f] = one
     return Chosen([one for one in own if one is not None], [choice.settings[p] for p in picks], choice.settings[best])
 
@@ -206,7 +206,7 @@ def predict_splits(
     device: torch.device | str = "cpu",
 ) -> list[Logits]:
     """Return the logits ``[m, c]`` of the rows that each split holds out, by a head at its setting; no split twice."""
-    return [one for one in _predict(ds, jobs, crit=crit, bs=bs, device=device) if one is not None]
+    return [one for one in try_settings(ds, jobs, crit=crit, bs=bs, device=device) if one is not None]
 
 
 def mean_loss(crit: NLL | BCE, logits: Logits, y: NDArray[Any]) -> float:
@@ -214,30 +214,36 @@ def mean_loss(crit: NLL | BCE, logits: Logits, y: NDArray[Any]) -> float:
     return float(crit.from_logits(torch.from_numpy(logits).double(), torch.from_numpy(y)))
 
 
-def _predict(
-    ds: Dataset, jobs: Sequence[tuple[Setting, Split]], *, crit: NLL | BCE, bs: int, device: torch.device | str
+def try_settings(
+    ds: Dataset,
+    jobs: Sequence[tuple[Setting, Split]],
+    *,
+    crit: NLL | BCE,
+    bs: int,
+    device: torch.device | str = "cpu",
 ) -> list[Logits | None]:
     """Return the logits ``[m, c]`` of the rows that each split holds out, by a head at the setting.
 
-    Of several logistic regressions of one split, None for decays so low that the loss rises on the way to them.
+    Of logistic regressions of one split and scaling, the lowest decays take the solver longest. From high ones to low
+    ones the loss falls, and then rises: None for those beyond one whose loss is a tenth above the lowest.
     """
     found: list[Logits | None] = [None] * len(jobs)
     trained = [(i, setting, split) for i, (setting, split) in enumerate(jobs) if isinstance(setting, HeadSetting)]
     runs = [HeadRun(setting, split.train, split.seed) for _, setting, split in trained]
     for (i, _, split), head in zip(trained, train_heads(ds, runs, crit=crit, bs=bs, device=device), strict=True):
         found[i] = predict_rows(head, ds, split.held_out)
-    places: dict[Split, dict[LinearSetting, int]] = {}
+    places: dict[tuple[Split, Scaling], dict[LinearSetting, int]] = {}
     for i, (setting, split) in enumerate(jobs):
         if isinstance(setting, LinearSetting):
-            places.setdefault(split, {})[setting] = i
-    tasks = [_Path(ds, split, crit, [*of]) for split, of in places.items()]
+            places.setdefault((split, setting.scaling), {})[setting] = i
+    tasks = [_Path(ds, *one, crit, [*of]) for one, of in places.items()]
     tasks.sort(key=lambda task: -len(task.split.train))
     with one_thread_each() as threads:
         run_all(tasks, threads)
     warn_of_unsolved(sum(task.unsolved for task in tasks), sum(len(task.found) for task in tasks))
     for task in tasks:
         for one, logits in task.found.items():
-            found[places[task.split][one]] = logits
+            found[places[task.split, task.scaling][one]] = logits
     return found
 
 
@@ -253,10 +259,11 @@ def _picks(losses: NDArray[np.float64], splits: int) -> tuple[list[int], int]:
 
 @dataclass(eq=False)
 class _Path:
-    """Solves logistic regressions of one split, on one thread."""
+    """Solves logistic regressions of one split and scaling, on one thread."""
 
     ds: Dataset
     split: Split
+    scaling: Scaling
     crit: NLL | BCE
     work: Sequence[LinearSetting]
     found: dict[LinearSetting, Logits] = field(default_factory=dict)
@@ -264,17 +271,13 @@ class _Path:
 
     def __call__(self, stop: Event) -> None:
         paths = LinearPaths(self.ds, self.split.train, crit=self.crit)
-        for scaling, decays in decays_by_scaling(self.work).items():
-            self._solve(paths.heads(scaling, decays), stop)
-        self.unsolved = paths.unsolved
-
-    def _solve(self, heads: Iterator[tuple[LinearSetting, Head]], stop: Event) -> None:
         losses: list[float] = []
-        for setting, head in heads:
+        for setting, head in paths.heads(self.scaling, sorted((one.decay for one in self.work), reverse=True)):
             self.found[setting] = predict_rows(head, self.ds, self.split.held_out)
             losses.append(mean_loss(self.crit, self.found[setting], self.ds.y[self.split.held_out]))
             if stop.is_set() or losses[-1] > _HOPELESS * min(losses):
-                return
+                break
+        self.unsolved = paths.unsolved
 
 
 @contextmanager

@@ -3,7 +3,7 @@ import warnings
 import numpy as np
 import pytest
 
-from fastclf.interpret.label_errors import estimated_errors, label_errors, of_each_label
+from fastclf.interpret.label_errors import estimated_errors, improbable, label_errors, of_each_label
 
 
 def noisy(rng, n, c, share=0.15):
@@ -58,3 +58,13 @@ def test_perfect_predictions_name_none():
     y = np.arange(30) % 3
     assert not label_errors(np.eye(3)[y], y).any()
     assert estimated_errors(np.eye(3)[y], y) == 0
+
+
+def test_an_improbable_label_is_named_where_no_row_is_confident():
+    """Each row is less sure of the other class than its own rows are on average."""
+    y = np.repeat([0, 1], 20)
+    probs = np.where(y[:, None] == [0, 1], 0.98, 0.02)
+    probs[0] = 0.04, 0.96
+    probs[1] = 0.06, 0.94
+    assert not label_errors(probs, y).any()
+    np.testing.assert_array_equal(np.flatnonzero(improbable(probs, y)), [0])
