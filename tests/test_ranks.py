@@ -113,8 +113,9 @@ def test_losses_are_those_of_one_process(lessons, what, n):
     one = lessons[1][0][0][what]
     assert len(one) > 3
     assert np.isfinite(one).all()
+    rounding = 1e-4 if what == "maps" else ROUNDING  # a loss that jumps up and down makes roundings tenfold in a step
     for other in lessons[n][0]:
-        np.testing.assert_allclose(other[what], one, rtol=ROUNDING, atol=ROUNDING)
+        np.testing.assert_allclose(other[what], one, rtol=rounding, atol=rounding)
         assert other[what] == lessons[n][0][0][what]  # of all ranks, bit for bit
 
 
@@ -149,7 +150,7 @@ def test_a_pass_is_shared_and_its_files_are_whole(lessons, n):
     computed = [other["computed"] for other in lessons[n][0]]
     (one,) = lessons[1][0]
     assert sorted(row for rows in computed for row in rows) == sorted(one["computed"])  # each by one rank
-    assert np.ptp([len(rows) for rows in computed]) <= 3  # one of each set
+    assert np.ptp([len(rows) for rows in computed]) <= 6  # one of each set, of activations and of maps
     for other in lessons[n][0]:
         np.testing.assert_allclose(other["rows"], one["rows"], rtol=1e-3, atol=1e-3)
 
