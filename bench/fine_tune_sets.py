@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,9 +56,11 @@ class ImageSet:
             csv.writer(out).writerows([("file", "label"), *((name, labels[name]) for name in order)])
         tfms = tfms_from_model(efficientnet_lite0, self.sz, aug_tfms=self.aug, max_zoom=self.max_zoom)
         held_out = np.arange(self.train, len(order))
-        return ImageClassifierData.from_csv(
-            folder, "images", table, tfms=tfms, val_idxs=held_out, seed=seed, device=device
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*no image of the class")  # of a rare one, held out
+            return ImageClassifierData.from_csv(
+                folder, "images", table, tfms=tfms, val_idxs=held_out, seed=seed, device=device
+            )
 
 
 @dataclass(frozen=True)
