@@ -21,17 +21,14 @@ from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
 from fastclf.ops import HeadSpec, predict
 from fastclf.training.head_choice import (
-    Choice,
-    Chosen,
     Logits,
     Split,
-    choose,
+    choose_usual,
     for_fewer,
     head_at,
     one_thread_each,
     predict_splits,
     splits_of,
-    usual_settings,
 )
 from fastclf.training.head_runs import make_folds, predict_rows, refuse_numbers, usual_folds
 from fastclf.training.inputs import check_count
@@ -62,7 +59,7 @@ class Auditing(Evaluating):
         sets = self._labelled_rows("audit")
         train = sets["train"]
         splits = splits_of(train, make_folds(train.labels, k, seed=self.seed), self.seed)
-        found = self._chosen(train, splits)
+        found = choose_usual(train, splits, **self._how_trained())
         preds = {"train": _outputs(found.all_logits(splits, train), train)}
         others = {name: ds for name, ds in sets.items() if name != "train"}
         if others:
@@ -161,16 +158,12 @@ class Auditing(Evaluating):
     def _how_trained(self) -> dict[str, Any]:
         return {"crit": BCE() if self.data.is_multi else NLL(), "bs": self.data.bs, "device": self.data.device}
 
-    def _chosen(self, ds: Dataset, splits: Sequence[Split]) -> Chosen:
-        settings = usual_settings(max(len(split.train) for split in splits), self.data.bs)
-        return choose(ds, Choice(splits, settings), **self._how_trained())
-
     def _of_parts(self, ds: Dataset, splits: Sequence[Split]) -> list[Logits]:
         """Return the logits of what each part of a curve holds out: the setting is that of the fold's whole."""
         whole: dict[int, Split] = {}
         for split in splits:  # those of a fold follow each other, the largest last
             whole[id(split.held_out)] = split
-        found = self._chosen(ds, [*whole.values()])
+        found = choose_usual(ds, [*whole.values()], **self._how_trained())
         setting_of = dict(zip(whole, found.settings, strict=True))
         known = dict(zip(whole.values(), found.logits, strict=True))
         smaller = [split for split in splits if split not in known]

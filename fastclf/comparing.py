@@ -18,7 +18,7 @@ from fastclf.interpret.intervals import Interval, of_share
 from fastclf.interpret.tables import Cells, Table
 from fastclf.losses import BCE, NLL
 from fastclf.models.archs import Architecture, as_list, stats_of
-from fastclf.training.head_choice import Choice, choose, splits_of, usual_settings
+from fastclf.training.head_choice import choose_usual, splits_of
 from fastclf.training.head_runs import make_folds
 from fastclf.training.inputs import check_data
 
@@ -135,8 +135,7 @@ def _measured(
     ds = learn.data.trn_ds
     crit = BCE() if data.is_multi else NLL()
     splits = splits_of(ds, folds, learn.seed)
-    choice = Choice(splits, usual_settings(max(len(split.train) for split in splits), data.bs))
-    logits = choose(ds, choice, crit=crit, bs=data.bs, device=data.device).all_logits(splits, ds)
+    logits = choose_usual(ds, splits, crit=crit, bs=data.bs, device=data.device).all_logits(splits, ds)
     good = ds.bad.good_rows()
     good = good[np.isfinite(logits[good]).all(1)]
     z, y = torch.from_numpy(logits[good]).double(), torch.from_numpy(ds.y[good])

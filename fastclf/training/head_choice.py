@@ -180,6 +180,14 @@ def choose(ds: Dataset, choice: Choice, *, crit: NLL | BCE, bs: int, device: tor
     return Chosen([one for one in own if one is not None], [choice.settings[p] for p in picks], choice.settings[best])
 
 
+def choose_usual(
+    ds: Dataset, splits: Sequence[Split], *, crit: NLL | BCE, bs: int, device: torch.device | str = "cpu"
+) -> Chosen:
+    """Do the same with the settings that suit as many rows as the largest split trains on."""
+    settings = usual_settings(max(len(split.train) for split in splits), bs)
+    return choose(ds, Choice(splits, settings), crit=crit, bs=bs, device=device)
+
+
 def head_at(
     setting: Setting,
     ds: Dataset,
