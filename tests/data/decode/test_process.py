@@ -111,12 +111,18 @@ def outcome(files, **options):
 NAMES = [f"{i}.{'tif' if i % 5 == 0 else 'jpg'}" for i in range(150)] + ["bad.jpg"]
 
 
+def check_same(found, want):
+    """The same outcome; what was not a copy may have become one, and no more than one file for each of four kills."""
+    became = [i for i, (one, other) in enumerate(zip(found, want, strict=True)) if one.copied and not other.copied]
+    assert len(became) <= 4
+    assert [one._replace(copied=False) if i in became else one for i, one in enumerate(found)] == want
+
+
 def test_a_process_that_is_killed_is_started_again(tmp_path):
     """At any moment: the outcome is the same. A file that it had in hand is Pillow's from then on, as a copy."""
     files = written(tmp_path / "x", NAMES)
     want = outcome(files)
     assert [known.copied for known in want[:6]] == [True, False, False, False, False, True]
-    want = [known._replace(copied=False) for known in want]
     assert want[-1].why == "damaged or truncated JPEG"
     for after in (0.05, 0.4, 0.7, 1.0):
         decode_process._stop()
@@ -124,7 +130,7 @@ def test_a_process_that_is_killed_is_started_again(tmp_path):
             after, lambda: decode_process._shared.process and decode_process._shared.process._child.kill()
         )
         killer.start()
-        assert [known._replace(copied=False) for known in outcome(files)] == want
+        check_same(outcome(files), want)
         killer.join()
     at, found = [1, 2, 70, 150], {}
 
@@ -134,7 +140,7 @@ def test_a_process_that_is_killed_is_started_again(tmp_path):
             decode_process._shared.process._child.kill()
 
     decode(Task(files, MAX_PIXELS, 2), note)
-    assert [found[i]._replace(copied=False) for i in range(len(files))] == want
+    check_same([found[i] for i in range(len(files))], want)
 
 
 @pytest.fixture
