@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import compress, groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fastclf.activations.fill import places_for
 from fastclf.activations.segment import NO_KEY, Kind, Segment, SegmentWriter, has_ended, remove, segments_in
 from fastclf.activations.store import older_stores, read_about
+from fastclf.data.copies import Copy, copies_in
 from fastclf.files import check_private, given_path
 
 _DAY = 24 * 3600.0
@@ -59,6 +60,15 @@ def cached(path: str | os.PathLike[str] | None = None, *, tmp_name: str = "tmp")
     return sorted(found, key=lambda store: -store.last_used)
 
 
+def cached_copies(path: str | os.PathLike[str] | None = None, *, tmp_name: str = "tmp") -> list[Copy]:
+    """Return the decoded copies of a data folder, if one is given, and of this user's cache.
+
+    Raises:
+        PermissionError: others may have written into the user's cache.
+    """
+    return [*copies_in(None if path is None else given_path(path) / tmp_name)]
+
+
 def prune(
     path: str | os.PathLike[str] | None = None,
     *,
@@ -66,15 +76,16 @@ def prune(
     older_than: float | None = None,
     tmp_name: str = "tmp",
 ) -> int:
-    """Remove rows of a data folder, if one is given, and of this user's cache; return how many bytes that frees.
+    """Remove what a data folder, if one is given, and this user's cache keep; return how many bytes that frees.
 
-    What another version of fastclf has left, and what is damaged, goes. Then the rows that were not asked for longest:
-    rows of images that were removed or have changed are among them. What a living process writes stays.
+    What another version of fastclf has left, and what is damaged, goes. Then the rows and the decoded copies that were
+    not asked for longest: those of images that were removed or have changed are among them. What a living process
+    writes stays.
 
     Args:
         path: the data's folder.
-        keep: bytes that may stay, of all rows together.
-        older_than: days; rows that nobody has asked for since go.
+        keep: bytes that may stay, of all rows and copies together.
+        older_than: days; what nobody has asked for since goes.
         tmp_name: see `ConvLearner.pretrained`.
 
     Raises:
@@ -84,23 +95,36 @@ def prune(
     for name, limit in (("keep", keep), ("older_than", older_than)):
         if limit is not None and not 0 <= limit < np.inf:
             raise ValueError(f"prune: {name} must be a number that is not below 0, got {limit}")
-    before = sum(store.size for store in cached(path, tmp_name=tmp_name))
+    before = _held(path, tmp_name)
     places = [*_places(path, tmp_name)]
     for folder in {place.parent for place in places}:
         remove(place for place in older_stores(folder) if has_ended(place) and all(map(has_ended, segments_in(place))))
     segments = [segment for place in places for segment in _segments(place) if has_ended(segment.place)]
-    used = np.concatenate([np.empty(0, np.uint32), *(segment.last_used() for segment in segments)])
-    size = np.repeat([s.kind.row_bytes + _BESIDE for s in segments], [len(s.keys) for s in segments])
-    once = np.concatenate([np.empty(0, bool), *(_sound_once(members) for members in _by_store(segments))])
+    copies = cached_copies(path, tmp_name=tmp_name)
+    used = np.concatenate([[copy.last_used for copy in copies], *(segment.last_used() for segment in segments)])
+    size = np.concatenate([[copy.size for copy in copies], *(_row_sizes(segment) for segment in segments)])
+    once = np.concatenate([np.ones(len(copies), bool), *(_sound_once(members) for members in _by_store(segments))])
     stays = once & (used >= (0 if older_than is None else time.time() - older_than * _DAY))
     if keep is not None:
-        latest = np.argsort(-used.astype(np.int64), kind="stable")
+        latest = np.argsort(-used, kind="stable")
         stays[latest[np.cumsum(np.where(stays, size, 0)[latest]) > keep]] = False
-    parts = np.split(stays, np.cumsum([len(segment.keys) for segment in segments])[:-1])
+    of_copies, *parts = np.split(stays, np.cumsum([len(copies), *(len(segment.keys) for segment in segments)])[:-1])
+    for copy in compress(copies, ~of_copies):
+        copy.path.unlink(missing_ok=True)
     for members in _by_store(segments):
         _compact([(segment, parts[segments.index(segment)]) for segment in members])
     remove(place for place in places if has_ended(place) and not segments_in(place))
-    return before - sum(store.size for store in cached(path, tmp_name=tmp_name))
+    return before - _held(path, tmp_name)
+
+
+def _held(path: str | os.PathLike[str] | None, tmp_name: str) -> int:
+    """Return how many bytes there are to prune."""
+    stores, copies = cached(path, tmp_name=tmp_name), cached_copies(path, tmp_name=tmp_name)
+    return sum(store.size for store in stores) + sum(copy.size for copy in copies)
+
+
+def _row_sizes(segment: Segment) -> NDArray[np.int64]:
+    return np.full(len(segment.keys), segment.kind.row_bytes + _BESIDE)
 
 
 def _by_store(segments: Sequence[Segment]) -> list[list[Segment]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import time
+from itertools import groupby
 from pathlib import Path
 
 from fastclf.commands.data import path_argument
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Show the stores; or remove rows, and show how much that freed."""
+    """Show what is kept; or remove some, and show how much that freed."""
     from fastclf.activations import prune
     from fastclf.data.sources.patterns import common_folder
 
@@ -44,19 +45,26 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _listed(data: Path | None) -> str:
-    from fastclf.activations import cached
+    from fastclf.activations import cached, cached_copies
     from fastclf.interpret.tables import aligned
 
-    cells = [["activations of", "rows", "MB", "days unused", "folder"]]
+    cells = [["activations of", "rows or files", "MB", "days unused", "folder"]]
     for store in cached(data):
         about = store.about or {"arch": "of another version of fastclf"}
         images = about.get("transforms", {})
         what = about["arch"]
         if images:
             what += f", {images['sz']} px{', augmented' * images['train']}, {about['dtype']}"
-        days = (time.time() - store.last_used) / (24 * 3600)
-        cells.append([what, f"{store.rows:,}", f"{store.size / 1e6:,.1f}", f"{days:.0f}", str(store.folder)])
-    return "\n".join(aligned(cells)) if len(cells) > 1 else "no activations are kept"
+        cells.append([what, *_amounts(store.rows, store.size, store.last_used), str(store.folder)])
+    for folder, each in groupby(cached_copies(data), lambda copy: copy.path.parent):
+        copies = [*each]
+        size, last_used = sum(copy.size for copy in copies), max(copy.last_used for copy in copies)
+        cells.append(["decoded copies", *_amounts(len(copies), size, last_used), str(folder)])
+    return "\n".join(aligned(cells)) if len(cells) > 1 else "nothing is kept"
+
+
+def _amounts(n: int, size: int, last_used: float) -> list[str]:
+    return [f"{n:,}", f"{size / 1e6:,.1f}", f"{(time.time() - last_used) / (24 * 3600):.0f}"]
 
 
 def _size(text: str) -> float:

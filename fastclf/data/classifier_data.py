@@ -451,7 +451,8 @@ class ImageClassifierData(DataLoaders):
         """Read images in parquet files: encoded bytes, {bytes, path} as Hugging Face writes them, or paths of files.
 
         A row group is decoded whole. Where shuffled epochs want more of them than 256 MB hold, decoded copies are made
-        in tmp/row_groups, in the folder that all files are below, as large as the images.
+        in tmp/row_groups, in the folder that all files are below, as large as the images; `fastclf cache prune` removes
+        old ones.
 
         Args:
             files: to train on, named as in `from_shards`.

@@ -1,12 +1,13 @@
 """What the caches hold, and removing what was not asked for longest: `cached`, `prune` and the command."""
 
+import os
 import time
 
 import numpy as np
 import pytest
 from stores import KIND, described, keys_of, kind_of, opened, read_by_the_readme, written
 
-from fastclf.activations import cached, prune
+from fastclf.activations import cached, cached_copies, prune
 from fastclf.activations.fingerprint import sha256_of
 from fastclf.activations.segment import SegmentWriter, segments_in
 from fastclf.activations.store import Store
@@ -89,6 +90,55 @@ def test_without_a_folder_the_users_cache_alone_is_pruned(data):
     assert left(data) == [[*range(N)], []]
 
 
+def a_copy(place, size, days):
+    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    place.write_bytes(bytes(size))
+    os.utime(place, (NOW - days * DAY, NOW - (days + 9) * DAY))  # it was read after it was written
+    return place
+
+
+@pytest.fixture
+def copies(data):
+    """Files of 1,000 bytes that were last read 0 to 5 days ago: of two scans, and of a parquet file."""
+    scans, groups = data.parent / "cache/fastclf/scans", data / "tmp/row_groups"
+    places = [scans / "a/0.png", scans / "a/1.png", scans / "b/2.png", groups / "3.arrow", groups / "4.arrow"]
+    (data.parent / "cache/fastclf/scans").mkdir(parents=True, mode=0o700)
+    return [a_copy(place, 1000, days) for days, place in enumerate(places)]
+
+
+@pytest.mark.parametrize(
+    ("limits", "stay"),
+    [
+        ({}, 5),
+        ({"older_than": 2.5}, 3),
+        ({"keep": 10**6}, 5),
+        ({"keep": 1000 + ROW}, 1),  # of both kinds what was used last
+        ({"keep": 2000 + 2 * ROW}, 2),
+        ({"keep": 2000 + 2 * ROW, "older_than": 0.5}, 1),
+        ({"keep": 0}, 0),
+    ],
+)
+def test_decoded_copies_go_with_the_rows(data, copies, limits, stay):
+    (copies[0].parent / "scanned-0.sqlite").touch()
+    held = sum(one.size for one in [*cached(data), *cached_copies(data)])
+    freed = prune(data, **limits)
+    assert [copy.exists() for copy in copies] == [True] * stay + [False] * (5 - stay)
+    assert freed == held - sum(one.size for one in [*cached(data), *cached_copies(data)])
+    assert (copies[0].parent / "scanned-0.sqlite").exists()
+
+
+def test_copies_of_a_data_folder_are_left_alone_where_it_is_not_named(copies):
+    prune(keep=0)
+    assert [copy.exists() for copy in copies] == [False] * 3 + [True] * 2
+
+
+def test_copies_are_listed_by_folder(data, copies, capsys):
+    assert main(["cache", "list", str(data)]) == 0
+    shown = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("decoded copies")]
+    assert [line[2:5] for line in shown] == [["2", "0.0", "3"], ["2", "0.0", "0"], ["1", "0.0", "2"]]
+    assert [line[5] for line in shown] == [str(copies[n].parent) for n in (3, 0, 2)]
+
+
 def test_what_a_living_process_writes_stays(data):
     store = stores_of(data)[0]
     with SegmentWriter(store, KIND) as writer:
@@ -132,7 +182,7 @@ def test_a_limit_that_makes_no_sense_removes_nothing(data, name, limit):
 def test_the_command(data, capsys):
     assert main(["cache", "list", str(data)]) == 0
     shown = capsys.readouterr().out.splitlines()
-    assert shown[0].split() == ["activations", "of", "rows", "MB", "days", "unused", "folder"]
+    assert shown[0].split() == ["activations", "of", "rows", "or", "files", "MB", "days", "unused", "folder"]
     assert len(shown) == 3
     assert shown[1].split()[-4:-1] == ["30", "0.0", "0"]
     assert shown[2].endswith(str(stores_of(data)[1]))
@@ -153,7 +203,7 @@ def test_the_list_says_what_rows_were_computed_with(tmp_path, monkeypatch, capsy
     transforms = {"sz": 224, "train": True}
     about = OTHER_ABOUT | {"arch": "torchvision:resnet34", "transforms": transforms, "dtype": "float16"}
     assert main(["cache", "list"]) == 0
-    assert "no activations are kept" in capsys.readouterr().out
+    assert "nothing is kept" in capsys.readouterr().out
     store = tmp_path / "fastclf" / "activations" / sha256_of(about)
     written(described(store, about), KEYS, np.ones((N, 7), np.float16), 7, OTHER._replace(name=store.name))
     assert main(["cache", "list"]) == 0
