@@ -24,15 +24,7 @@ from fastclf.schedules import Constant
 from fastclf.training.callbacks import Callback
 from fastclf.training.epoch_table import EpochTable
 from fastclf.training.head_choice import FEW, Setting, Split, mean_loss, splits_of, trained_settings, try_settings
-from fastclf.training.head_runs import (
-    HeadSetting,
-    make_folds,
-    most_folds,
-    new_head,
-    out_of_fold,
-    predict_rows,
-    usual_folds,
-)
+from fastclf.training.head_runs import HeadSetting, make_folds, most_folds, new_head, predict_rows, usual_folds
 from fastclf.training.linear_heads import LinearSetting, Scaling, linear_heads
 from fastclf.training.metrics import name_of
 from fastclf.training.recorder import Recorder
@@ -161,40 +153,36 @@ class FineTuning(CrossValidating, Learner):
         if k < 2:
             raise ValueError(f"{call}: no class has two rows, so that none can be held out. Add images.")
         folds = make_folds(ds.labels, k, seed=self.seed)
-        linear = [setting for setting in settings if isinstance(setting, LinearSetting)]
-        trained = [setting for setting in settings if isinstance(setting, HeadSetting)]
         loader, splits = self.data.trn_dl, splits_of(ds, folds, self.seed)
-        how: dict[str, Any] = {"crit": crit, "bs": loader.bs, "device": loader.device}
-        logits = out_of_fold(ds, trained, folds, seed=self.seed, **how)
-        held_out = [split.held_out for split in splits]
-        of_trained = [[mean_loss(crit, each[rows], ds.y[rows]) for rows in held_out] for each in logits]
-        of_linear = _linear_losses(ds, linear, splits, how)
-        found = np.concatenate([of_linear, np.reshape(of_trained, (-1, len(splits)))])
+        found = _losses(ds, settings, splits, {"crit": crit, "bs": loader.bs, "device": loader.device})
         means = found.mean(1)
         if np.isnan(means).all():
             raise DivergedError(f"{call}: no setting ends with finite weights. Pass lower rates (lr).")
         order = np.argsort(means)  # NaN last
-        ordered = [[*linear, *trained][i] for i in order]
-        return Sweep(ordered, found[order])
+        return Sweep([settings[i] for i in order], found[order])
 
 
-def _linear_losses(
-    ds: Dataset, settings: Sequence[LinearSetting], splits: Sequence[Split], how: Mapping[str, Any]
+def _losses(
+    ds: Dataset, settings: Sequence[Setting], splits: Sequence[Split], how: Mapping[str, Any]
 ) -> NDArray[np.float64]:
     """Return the loss of each setting on the rows that each split holds out, ``[S, k]``; NaN where it was not tried.
 
-    After the first split only the best settings go on: neighbours on a path of decays differ little and rank alike on
-    all splits (racing; Maron and Moore, "Hoeffding races", 1994).
+    After the first split only the best logistic regressions go on: neighbours on a path of decays differ little and
+    rank alike on all splits (racing; Maron and Moore, "Hoeffding races", 1994).
     """
     found = np.full((len(settings), len(splits)), np.nan)
-    racing: Sequence[int] = range(len(settings))
-    for some in (range(1), range(1, len(splits))):
-        places = [(i, fold) for fold in some for i in racing]
+
+    def attempt(places: Sequence[tuple[int, int]]) -> None:
         jobs = [(settings[i], splits[fold]) for i, fold in places]
         for (i, fold), logits in zip(places, try_settings(ds, jobs, **how), strict=True):
             if logits is not None:
                 found[i, fold] = mean_loss(how["crit"], logits, ds.y[splits[fold].held_out])
-        racing = np.argsort(found[:, 0])[:_RACING].tolist()
+
+    linear = [i for i, setting in enumerate(settings) if isinstance(setting, LinearSetting)]
+    trained = [i for i, setting in enumerate(settings) if isinstance(setting, HeadSetting)]
+    attempt([(i, 0) for i in linear] + [(i, fold) for fold in range(len(splits)) for i in trained])
+    best = sorted(linear, key=lambda i: np.nan_to_num(found[i, 0], nan=np.inf))[:_RACING]
+    attempt([(i, fold) for fold in range(1, len(splits)) for i in best])
     return found
 
 

@@ -12,6 +12,8 @@ from fastclf.models.body import SequentialBody
 from fastclf.models.head import Head
 from fastclf.models.net import Net
 from fastclf.training.callbacks import Callback
+from fastclf.training.head_runs import HeadRun, predict_rows, train_heads
+from fastclf.training.loop import derived_seed
 from fastclf.training.metrics import accuracy
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -120,3 +122,14 @@ def assert_same(a, b):
     """The second state has all of the first, bit for bit."""
     for name, tensor in a.items():
         assert torch.equal(tensor, b[name]), name
+
+
+def out_of_fold(ds, setting, folds, seed, **how):
+    """The logits of every row by a head that trained on the other folds, one after another; NaN for bad rows."""
+    logits = np.full((len(ds), ds.c), np.nan, np.float32)
+    good = ds.bad.good_rows()
+    for fold in np.unique(folds).tolist():
+        run = HeadRun(setting, np.flatnonzero(folds != fold), derived_seed(seed, "fold", fold))
+        rows = good[folds[good] == fold]
+        logits[rows] = predict_rows(*train_heads(ds, [run], **how), ds, rows)
+    return logits

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from helpers import assert_same, image_data, row_data, state_of, three_colours, tiny_learner
+from helpers import assert_same, image_data, out_of_fold, row_data, state_of, three_colours, tiny_learner
 from torch import nn
 
 from fastclf import DivergedError, HeadLearner
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.models.head import Head
-from fastclf.training.head_runs import HeadSetting, make_folds, out_of_fold
+from fastclf.training.head_runs import HeadSetting, make_folds
 
 
 def test_rows_are_predicted_by_heads_like_the_learners(tmp_path, rng):
@@ -23,7 +23,7 @@ def test_rows_are_predicted_by_heads_like_the_learners(tmp_path, rng):
     np.testing.assert_array_equal(found.targets, ds.y)
     np.testing.assert_array_equal(found.folds, make_folds(ds.labels, 4, seed=learn.seed))
     setting = HeadSetting(0.05, 1e-2, 15, ps=(0.1, 0.1), xtra_fc=(8,))
-    logits = out_of_fold(ds, [setting], found.folds, crit=learn.crit, bs=16, seed=learn.seed)[0]
+    logits = out_of_fold(ds, setting, found.folds, learn.seed, crit=learn.crit, bs=16)
     np.testing.assert_array_equal(found.preds, torch.from_numpy(logits).log_softmax(1))
     np.testing.assert_array_equal(learn.cross_validate(k=4, lr=0.05, wd=1e-2, epochs=15).preds, found.preds)
 

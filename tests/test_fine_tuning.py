@@ -144,7 +144,7 @@ def test_hopeless_decays_are_not_tried(tmp_path, rng):
     settings = [LinearSetting(10.0**-power, scaling) for scaling in ("common", "standard") for power in range(-2, 7)]
     parts = np.split(rng.permutation(90), [25, 52])
     splits = [Split(np.setdiff1d(np.arange(90), part), part, 0) for part in parts]
-    found = fine_tuning._linear_losses(ds, settings, splits, {"crit": crit, "bs": 64})
+    found = fine_tuning._losses(ds, settings, splits, {"crit": crit, "bs": 64})
     everything = np.empty_like(found)
     for fold, part in enumerate(parts):
         heads = linear_heads(ds, np.setdiff1d(np.arange(90), part), settings, crit=crit)

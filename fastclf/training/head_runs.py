@@ -126,52 +126,6 @@ def train_heads(
     return heads
 
 
-def out_of_fold(
-    ds: Dataset,
-    settings: Sequence[HeadSetting],
-    folds: NDArray[np.int64],
-    *,
-    crit: NLL | BCE,
-    bs: int,
-    seed: int,
-    device: torch.device | str = "cpu",
-) -> NDArray[np.float32]:
-    """Return logits of every row by a head that has not seen it, for each setting.
-
-    Args:
-        ds: holds rows, see `train_heads`. Of a row with several views, the first is predicted.
-        settings: any number; those of a fold share seed, and so order and masks.
-        folds: ``[N] int64``, the fold of each row, see `make_folds`: its logits come from the head that trained on all
-            others.
-        crit: the loss.
-        bs: rows per batch.
-        seed: of all heads.
-        device: where the heads train.
-
-    Returns:
-        ``[S, N, c] float32``; NaN for bad rows, and for all rows of a fold whose head diverged.
-
-    Raises:
-        ValueError: see `train_heads`; or the folds do not fit.
-    """
-    folds = _checked_folds(folds, len(ds))
-    check_seed("out_of_fold", seed)
-    numbers = np.unique(folds).tolist()
-    runs = [
-        HeadRun(setting, np.flatnonzero(folds != fold), derived_seed(seed, "fold", fold))
-        for fold in numbers
-        for setting in settings
-    ]
-    heads = iter(train_heads(ds, runs, crit=crit, bs=bs, device=device))
-    logits = np.full((len(settings), len(ds), ds.c), np.nan, np.float32)
-    good = ds.bad.good_rows()
-    for fold in numbers:
-        rows = good[folds[good] == fold]
-        for s in range(len(settings)):
-            logits[s, rows] = predict_rows(next(heads), ds, rows)
-    return logits
-
-
 def predict_rows(head: Head, ds: Dataset, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return logits ``[n, c]`` of rows ``[n] int64`` of a data set that holds rows."""
     spec = HeadSpec.from_layers(head.layers)
@@ -459,12 +413,3 @@ def _checked_rows(given: NDArray[np.int64], n: int) -> NDArray[np.int64]:
     if len(values) < len(rows):
         raise ValueError(f"train_heads: train must not repeat a row, got {values[counts.argmax()]} twice")
     return rows
-
-
-def _checked_folds(given: NDArray[np.int64], n: int) -> NDArray[np.int64]:
-    folds = np.asarray(given)
-    if folds.shape != (n,) or not np.issubdtype(folds.dtype, np.integer):
-        raise ValueError(f"out_of_fold: folds must be [{n}] int64, got {folds.dtype} {list(folds.shape)}")
-    if len(np.unique(folds)) < 2:
-        raise ValueError("out_of_fold: folds must name two folds or more, got one. See make_folds.")
-    return folds.astype(np.int64)

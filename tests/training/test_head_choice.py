@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import row_data
+from helpers import out_of_fold, row_data
 
 from fastclf import NLL, HeadLearner
 from fastclf.training import head_choice
@@ -16,9 +16,10 @@ from fastclf.training.head_choice import (
     mean_loss,
     splits_of,
     trained_settings,
+    try_settings,
     usual_settings,
 )
-from fastclf.training.head_runs import HeadRun, HeadSetting, make_folds, out_of_fold, predict_rows, train_heads
+from fastclf.training.head_runs import HeadRun, HeadSetting, make_folds, predict_rows, train_heads
 from fastclf.training.linear_heads import LinearSetting, linear_heads
 
 TRAINED = [HeadSetting(0.05, wd, 2, xtra_fc=(7,)) for wd in (1e-3, 1e-1)]
@@ -74,11 +75,29 @@ def test_labels_of_a_fold_have_no_part_in_its_choice(ds):
     np.testing.assert_allclose(before.logits[0], after.logits[0], atol=1e-3)  # a path ends sooner or later
 
 
+def test_labels_of_held_out_rows_have_no_part_in_their_predictions(ds):
+    ds.bad.reasons = {7: "broken"}
+    folds = make_folds(ds.labels, 3, seed=1)
+    settings = [*TRAINED, *LINEAR]
+    splits = splits_of(ds, folds, 4)
+    assert not any(7 in rows for split in splits for rows in (split.train, split.held_out))
+    jobs = [(setting, split) for setting in settings for split in splits]
+    before = try_settings(ds, jobs, **HOW)
+    ds.labels.y[splits[1].held_out] = (ds.labels.y[splits[1].held_out] + 1) % 3
+    after = try_settings(ds, jobs, **HOW)
+    for i, (one, other) in enumerate(zip(before, after, strict=True)):
+        assert one.shape == (len(jobs[i][1].held_out), 3)
+        assert one.dtype == np.float32
+        assert np.array_equal(one, other) == (i % 3 == 1)
+    for one, other in zip(try_settings(ds, jobs[:3], **HOW), after[:3], strict=True):  # alone as with others
+        np.testing.assert_array_equal(one, other)
+
+
 def test_one_setting_is_no_choice(ds):
     folds = make_folds(ds.labels, 3, seed=1)
     splits = splits_of(ds, folds, 9)
     found = choose(ds, Choice(splits, TRAINED[:1]), **HOW)
-    expected = out_of_fold(ds, TRAINED[:1], folds, seed=9, **HOW)[0]
+    expected = out_of_fold(ds, TRAINED[0], folds, 9, **HOW)
     np.testing.assert_array_equal(found.all_logits(splits, ds), expected)
     assert {*found.settings, found.best} == {TRAINED[0]}
 
@@ -88,6 +107,9 @@ def test_a_head_that_diverges_is_not_chosen(ds):
     hopeless = HeadSetting(1e30, 1e-2, 1, xtra_fc=(7,))
     found = choose(ds, Choice(splits, [hopeless, TRAINED[0]]), **HOW)
     assert {*found.settings, found.best} == {TRAINED[0]}
+    bad, good = try_settings(ds, [(hopeless, splits[0]), (TRAINED[0], splits[0])], **HOW)
+    assert np.isnan(bad).all()
+    np.testing.assert_array_equal(good, *try_settings(ds, [(TRAINED[0], splits[0])], **HOW))
     alone = choose(ds, Choice(splits, [hopeless, hopeless]), **HOW)
     assert not any(np.isfinite(each).all() for each in alone.logits)
 

@@ -18,7 +18,7 @@ from fastclf.losses import BCE, L1, NLL
 from fastclf.models.head import Head
 from fastclf.philox import permutation
 from fastclf.training import head_runs
-from fastclf.training.head_runs import HeadRun, HeadSetting, make_folds, out_of_fold, predict_rows, train_heads
+from fastclf.training.head_runs import HeadRun, HeadSetting, make_folds, predict_rows, train_heads
 
 FAST = HeadSetting(lr=0.05, wd=1e-2, epochs=2, ps=(0.1, 0.3), xtra_fc=(7,))
 
@@ -187,32 +187,6 @@ def test_a_head_knows_nothing_of_other_rows(rng):
     assert same(head, *train_heads(ds, [run], crit=NLL(), bs=8))
 
 
-def test_out_of_fold_logits_come_from_the_head_that_has_not_seen_the_row(rng):
-    ds = rows_of(rng, views=2)
-    ds.bad.reasons = {7: "broken"}
-    folds = make_folds(ds.labels, 3, seed=1)
-    settings = [FAST, replace(FAST, xtra_fc=(), ps=None)]
-    logits = out_of_fold(ds, settings, folds, crit=NLL(), bs=8, seed=4)
-    assert logits.shape == (2, 50, 3)
-    assert logits.dtype == np.float32
-    assert np.isnan(logits[:, 7]).all()
-    assert np.isfinite(np.delete(logits, 7, 1)).all()
-    ds.y[:] = np.where(folds == 1, (ds.y + 1) % 3, ds.y)  # labels of a fold have no part in its predictions
-    again = out_of_fold(ds, settings, folds, crit=NLL(), bs=8, seed=4)
-    inside = (folds == 1) & (np.arange(50) != 7)
-    np.testing.assert_array_equal(again[:, inside], logits[:, inside])
-    assert not np.allclose(again[:, folds != 1], logits[:, folds != 1], equal_nan=True)
-    np.testing.assert_array_equal(out_of_fold(ds, settings[1:], folds, crit=NLL(), bs=8, seed=4), again[1:])
-
-
-def test_a_head_that_diverges_leaves_the_others_alone(rng):
-    ds = rows_of(rng)
-    folds = make_folds(ds.labels, 2, seed=1)
-    logits = out_of_fold(ds, [replace(FAST, lr=1e30), FAST], folds, crit=NLL(), bs=8, seed=4)
-    assert np.isnan(logits[0]).all()
-    np.testing.assert_array_equal(logits[1:], out_of_fold(ds, [FAST], folds, crit=NLL(), bs=8, seed=4))
-
-
 def test_folds_are_stratified(rng):
     labels = rows_of(rng, n=103).labels
     folds = make_folds(labels, 5, seed=0)
@@ -282,8 +256,6 @@ def test_arguments_are_checked(rng):
         (lambda: train_heads(ds, [replace(run, train=np.array([1, 1]))], crit=NLL(), bs=8), "must not repeat a row"),
         (lambda: train_heads(ds, [replace(run, train=np.ones(50, bool))], crit=NLL(), bs=8), "got bool"),
         (lambda: train_heads(ds, [replace(run, seed=-1)], crit=NLL(), bs=8), "HeadRun: seed must be"),
-        (lambda: out_of_fold(ds, [FAST], np.zeros(49, int), crit=NLL(), bs=8, seed=0), r"folds must be \[50\]"),
-        (lambda: out_of_fold(ds, [FAST], np.zeros(50, int), crit=NLL(), bs=8, seed=0), "two folds or more"),
         (lambda: HeadSetting(lr=0.0), "lr must be above 0"),
         (lambda: HeadSetting(wd=float("nan")), "wd must be a number"),
         (lambda: HeadSetting(epochs=0), "epochs must be a whole number"),
