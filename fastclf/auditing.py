@@ -14,7 +14,7 @@ from fastclf.evaluating import Evaluating
 from fastclf.interpret import audit as audits
 from fastclf.interpret import learning_curve as curves
 from fastclf.interpret.audit import Audit
-from fastclf.interpret.learning_curve import LearningCurve
+from fastclf.interpret.learning_curve import LearningCurve, Part
 from fastclf.interpret.neighbours import RowPool, Similar, nearest
 from fastclf.interpret.suggestion import Suggestion, diverse, doubts
 from fastclf.losses import BCE, NLL
@@ -22,6 +22,7 @@ from fastclf.models.head import Head
 from fastclf.ops import HeadSpec, predict
 from fastclf.training.head_choice import (
     Logits,
+    Setting,
     Split,
     choose_usual,
     for_fewer,
@@ -86,8 +87,8 @@ class Auditing(Evaluating):
         train = self._labelled_rows("learning_curve")["train"]
         folds = make_folds(train.labels, usual_folds(len(train)) if k is None else k, seed=self.seed)
         parts = curves.parts(train, folds, self.seed)
-        logits = self._of_parts(train, [Split(part.rows, part.held_out, self.seed) for part in parts])
-        right = [curves.right(one, train, part.held_out) for one, part in zip(logits, parts, strict=True)]
+        logits = self._of_parts(train, parts)
+        right = [curves.right(logits[part], train, part.held_out) for part in parts]
         return curves.learning_curve(train, parts, right)
 
     @long_call(NOTHING_CHANGED)
@@ -158,21 +159,19 @@ class Auditing(Evaluating):
     def _how_trained(self) -> dict[str, Any]:
         return {"crit": BCE() if self.data.is_multi else NLL(), "bs": self.data.bs, "device": self.data.device}
 
-    def _of_parts(self, ds: Dataset, splits: Sequence[Split]) -> list[Logits]:
+    def _of_parts(self, ds: Dataset, parts: Sequence[Part]) -> dict[Split, Logits]:
         """Return the logits of what each part of a curve holds out: the setting is that of the fold's whole."""
-        whole: dict[int, Split] = {}
-        for split in splits:  # those of a fold follow each other, the largest last
-            whole[id(split.held_out)] = split
+        whole = {part.fold: part for part in parts}  # the last of a fold is the largest
         found = choose_usual(ds, [*whole.values()], **self._how_trained())
         setting_of = dict(zip(whole, found.settings, strict=True))
-        known = dict(zip(whole.values(), found.logits, strict=True))
-        smaller = [split for split in splits if split not in known]
-        jobs = []
-        for split in smaller:
-            key = id(split.held_out)
-            jobs.append((for_fewer(setting_of[key], len(whole[key].train), len(split.train), self.data.bs), split))
-        known |= dict(zip(smaller, predict_splits(ds, jobs, **self._how_trained()), strict=True))
-        return [known[split] for split in splits]
+        logits: dict[Split, Logits] = dict(zip(whole.values(), found.logits, strict=True))
+        jobs: list[tuple[Setting, Split]] = []
+        for part in parts:
+            if part is not whole[part.fold]:
+                n, fewer = len(whole[part.fold].train), len(part.train)
+                jobs.append((for_fewer(setting_of[part.fold], n, fewer, self.data.bs), part))
+        smaller = predict_splits(ds, jobs, **self._how_trained())
+        return logits | {split: one for (_, split), one in zip(jobs, smaller, strict=True)}
 
     def _features(self, call: str, images: Any) -> tuple[list[str], Any]:
         """Return names and rows ``[N, F] float32`` of what a caller passes."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fastclf.data.dataset import Dataset
 from fastclf.data.sources.names import printable, shorten
 from fastclf.interpret.tables import Cells, Table
-from fastclf.training.head_choice import FEW
+from fastclf.training.head_choice import FEW, Split
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,20 +29,16 @@ _MOST_CLASSES = 40
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class Part(Split):
     """One head of the curve.
 
     Attributes:
         fold: which fold it is tested on.
         share: its number, the smallest 0.
-        rows: that it trains on.
-        held_out: that it is tested on.
     """
 
     fold: int
     share: int
-    rows: Rows
-    held_out: Rows
 
 
 def parts(ds: Dataset, folds: Rows, seed: int) -> list[Part]:
@@ -66,7 +62,7 @@ def parts(ds: Dataset, folds: Rows, seed: int) -> list[Part]:
         others, held_out = good[folds[good] != fold], good[folds[good] == fold]
         order = _stratified_order(ds, others, np.random.default_rng([seed % 2**32, fold]))
         for share, part in enumerate(shares):
-            made.append(Part(fold, share, order[: round(part * len(order))], held_out))
+            made.append(Part(order[: round(part * len(order))], held_out, seed, fold, share))
     return made
 
 
@@ -250,7 +246,7 @@ def learning_curve(ds: Dataset, made: Sequence[Part], answers: Sequence[NDArray[
     wrong = np.stack(
         [np.concatenate([~a for part, a in zip(made, answers, strict=True) if part.share == s]) for s in shares]
     )  # [S, N] or [S, N, C]
-    n = np.array([np.mean([len(part.rows) for part in made if part.share == s]) for s in shares])
+    n = np.array([np.mean([len(part.train) for part in made if part.share == s]) for s in shares])
     rng = np.random.default_rng(0)
 
     def fitted(errors: Floats, sizes: Floats) -> Curve:
