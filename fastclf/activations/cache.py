@@ -18,7 +18,7 @@ from fastclf.activations.fill import places_for
 from fastclf.activations.segment import NO_KEY, Kind, Segment, SegmentWriter, has_ended, remove, segments_in
 from fastclf.activations.store import older_stores, read_about
 from fastclf.data.copies import Copy, copies_in
-from fastclf.files import check_private, given_path
+from fastclf.files import check_private, given_path, on_disk
 
 _DAY = 24 * 3600.0
 _BESIDE = 36  # bytes of a row's key, and of when it was used
@@ -110,7 +110,7 @@ def prune(
         stays[latest[np.cumsum(np.where(stays, size, 0)[latest]) > keep]] = False
     of_copies, *parts = np.split(stays, np.cumsum([len(copies), *(len(segment.keys) for segment in segments)])[:-1])
     for copy in compress(copies, ~of_copies):
-        copy.path.unlink(missing_ok=True)
+        on_disk(copy.path.unlink, missing_ok=True)
     for members in _by_store(segments):
         _compact([(segment, parts[segments.index(segment)]) for segment in members])
     remove(place for place in places if has_ended(place) and not segments_in(place))
