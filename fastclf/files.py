@@ -54,7 +54,7 @@ def given_path(path: str | os.PathLike[str]) -> Path:
         ValueError: it is empty. pathlib takes that for the working folder, which nobody means.
     """
     if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"a path must be a string or a pathlib.Path, got {path!r}")
+        raise TypeError(f"a path must be a string or a pathlib.Path, got {type(path).__name__}")
     if os.fspath(path) == "":
         raise ValueError("a path must not be empty, got ''. Pass '.' for the working folder.")
     return Path(os.path.expanduser(path))  # noqa: PTH111  # Path.expanduser refuses a file named ~$notes.jpg

@@ -1,5 +1,6 @@
 """A saved model without its training data: loaded, and applied to images of every kind."""
 
+import io
 import json
 import shutil
 import subprocess
@@ -272,7 +273,8 @@ def test_nothing_gives_nothing(trained):
         ("no/such.jpg", FileNotFoundError, "no file or folder"),
         ("no/*.jpg", FileNotFoundError, "matches"),
         (3, TypeError, "int"),
-        (b"bytes", TypeError, "bytes"),
+        (b"bytes", TypeError, r"bytes. Pass PIL.Image.open\(io.BytesIO\(x\)\)"),
+        ([io.BytesIO(b"bytes")], TypeError, r"BytesIO. Pass PIL.Image.open\(x\)"),
         ({"a": 1}, TypeError, "dict"),
         (pd.DataFrame({"name": ["a.jpg"]}), TypeError, "column of a data frame"),
         ([1.5], TypeError, "float"),

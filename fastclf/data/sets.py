@@ -17,7 +17,7 @@ from fastclf.data.sources.folders import FolderRules, labelled_by_folder
 from fastclf.data.sources.labels import Labels, check_trained
 from fastclf.data.sources.layout import SetFolders
 from fastclf.data.sources.listing import Found, find_files, images_in, nothing_in
-from fastclf.data.sources.name_labels import labelled_by_name
+from fastclf.data.sources.name_labels import asked, labelled_by_name
 from fastclf.data.sources.row_labels import LabelledRows, LabelRules, labels_of
 from fastclf.data.sources.source import Source
 from fastclf.data.sources.split import check_val_idxs, get_group_idxs, stratified_idxs, tag_groups, warn_single
@@ -65,14 +65,14 @@ class HoldOut:
 
     def rows(self, found: Found, names: Sequence[str], labels: Labels) -> npt.NDArray[np.int64]:
         """Choose rows of every class, or whole groups where there are groups."""
-        groups = None if self.groups is None else [self.groups(found.inner(name)) for name in names]
+        groups = None if self.groups is None else [asked(self.groups, "groups", found.inner(name)) for name in names]
         return self._chosen(groups, labels)
 
     def of_rows(self, rows: LabelledRows, labels: Labels) -> npt.NDArray[np.int64]:
         """Choose rows that came with their labels, and perhaps with their groups."""
         groups = rows.groups
         if self.groups is not None:
-            groups = [self.groups(name) for name in rows.source.names]
+            groups = [asked(self.groups, "groups", name) for name in rows.source.names]
         return self._chosen(groups, labels)
 
     def _chosen(self, groups: Sequence[Hashable] | None, labels: Labels) -> npt.NDArray[np.int64]:

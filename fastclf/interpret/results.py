@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from fastclf.data.sources.array_checks import numpy_of
 from fastclf.data.sources.names import printable
 from fastclf.interpret.images import plots
 from fastclf.report import counted
@@ -50,7 +51,7 @@ class ImageModelResults:
     """
 
     def __init__(self, ds: Dataset, log_preds: ArrayLike | Tensor) -> None:
-        values = log_preds.detach().cpu().float().numpy() if isinstance(log_preds, Tensor) else np.asarray(log_preds)
+        values = numpy_of(log_preds)
         if ds.is_reg:
             raise ValueError("ImageModelResults: ds must have classes, got numbers to be predicted")
         if not ds.labels.known:

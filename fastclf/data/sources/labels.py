@@ -90,14 +90,15 @@ def difference(one: str, other: str) -> str:
     """Describe how two names that look the same differ."""
     if unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other):
         return "they are one name in two Unicode forms (NFC and NFD)"
-    return "they differ in case or in spaces"
+    return "they differ in case, in spaces or in characters that are not seen"
 
 
 def lookalikes(classes: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield pairs of names that differ in case, spaces around them or Unicode form only."""
+    """Yield pairs of names that differ in case, spaces, invisible characters or Unicode form only."""
     known: dict[str, str] = {}
     for name in classes:
-        other = known.setdefault(unicodedata.normalize("NFC", name.strip()).casefold(), name)
+        visible = "".join(c for c in unicodedata.normalize("NFC", name) if unicodedata.category(c) != "Cf")
+        other = known.setdefault(" ".join(visible.split()).casefold(), name)
         if other != name:
             yield other, name
 
