@@ -513,8 +513,10 @@ def test_evaluation_leaves_out_bad_images_and_names_unknown_classes(trained, wit
         clf.evaluate(names[:2], ["violet", "red"])
     with pytest.raises(ValueError, match="one entry per image"):
         clf.evaluate(names[:2], ["red"])
-    with pytest.raises(ValueError, match=r"their numbers 0\.\.2"):
+    with pytest.raises(ValueError, match=r"y must be one of .*, or 0 to 2, got 3"):
         clf.evaluate(names[:1], [3])
+    with pytest.raises(ValueError, match=r"y must be names of classes or their numbers 0\.\.2, got nan in row 1"):
+        clf.evaluate(names[:2], ["red", np.nan])
     with pytest.raises(ValueError, match="pass a folder of class folders"):
         clf.evaluate(names)
     write_images(tmp_path / "other", {"red": 2, "violet": 2})
