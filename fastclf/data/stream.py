@@ -24,6 +24,7 @@ from fastclf.data.sources.files import FileSource
 from fastclf.data.sources.labels import Labels
 from fastclf.data.sources.listing import find_files, images_in
 from fastclf.data.sources.source import Source, Version
+from fastclf.data.sources.split import is_missing
 from fastclf.data.validation.verified import image_suffix, reason
 from fastclf.files import given_path, temporary_folder
 
@@ -135,12 +136,7 @@ def _inner(x: Any) -> Iterator[Item]:
         )
     else:
         for one in x:
-            yield from [Item(None, why=_NO_NAME)] if _is_none(one) else _inner(one)
-
-
-def _is_none(cell: Any) -> bool:
-    """Return whether a cell of a column, or an entry of a list, is None, NaN or pandas' NA."""
-    return cell is None or type(cell).__name__ == "NAType" or (isinstance(cell, float) and math.isnan(cell))
+            yield from [Item(None, why=_NO_NAME)] if is_missing(one) else _inner(one)
 
 
 def _files(name: str) -> Iterable[str]:

@@ -157,3 +157,12 @@ def test_what_is_no_pattern(flat):
 def test_texts_of_numpy_are_plain_classes(flat):
     data = by_func(flat, lambda name: np.str_("rain" if "rain" in name else "sun"), folder="images")
     assert [type(name) for name in data.classes] == [str, str]
+
+
+def test_a_group_that_a_function_does_not_give_is_named_with_the_file(flat):
+    def group(name):
+        match = re.search("rain([0-9])", name)
+        return match and match[1]
+
+    with pytest.raises(LabelError, match=r"groups gives None for 'more/sun0.png'. Return a group of its own"):
+        by_re(flat, "(rain|sun)", folder="images", groups=group)
