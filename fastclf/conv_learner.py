@@ -21,7 +21,7 @@ from fastclf.head_learner import LearnerWithHead, describe_head, make_head, metr
 from fastclf.interrupts import Interrupts
 from fastclf.models.archs import Architecture, build_bodies
 from fastclf.models.body import Body
-from fastclf.models.export import write_model
+from fastclf.models.export import format_for, write_model
 from fastclf.models.halves import uncut
 from fastclf.models.net import Net
 from fastclf.models.precision import autocast
@@ -312,28 +312,31 @@ class ConvLearner(LearnerWithHead):
         self._refresh_rows()
 
     @long_call("nothing was written; call it again.")
-    def export(self, name: str, format: str = "onnx") -> Path:
+    def export(self, name: str, format: str | None = None) -> Path:
         """Write the whole classifier as ``NAME.onnx`` or ``NAME.pt2`` in the models folder, for use without fastclf.
 
         Its input ``pixels`` is ``[n, h, w, 3] uint8`` RGB, of any size; crop, resizing and normalisation are part of
         the file. Its output are probabilities. See `fastclf.models.export.write_model` for the rest.
 
         Args:
-            name: of the file, without its ending.
-            format: ``"onnx"``, or ``"pt2"`` for a program of torch.export.
+            name: of the file, with or without its ending.
+            format: ``"onnx"``, or ``"pt2"`` for a program of torch.export; by default what the name's ending says, and
+                ONNX where it says nothing.
 
         Returns:
             The path of the file.
 
         Raises:
             ExportError: the network does something that cannot be written, or the file computes something else.
-            ValueError: there is no such format, or the data has no transforms.
+            ValueError: there is no such format, the name's ending is another's, or the data has no transforms.
         """
         data = self._data
         if data.tfms is None:
             raise ValueError("export: data has no transforms, so sz and normalisation are not known")
         path = self._model_path(name)
-        path = path.with_name(f"{path.name}.{format}")
+        format = format_for(path, format)
+        if path.suffix.lower() != f".{format}":
+            path = path.with_name(f"{path.name}.{format}")
         kind, classes = data.trn_ds.labels.kind, [str(c) for c in data.classes]
         write_model(path, self.model, data.tfms[1], classes, kind, self.decision.to_dict(), format)
         return path

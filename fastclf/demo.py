@@ -11,6 +11,7 @@ import matplotlib as mpl
 import numpy as np
 
 import fastclf as fc
+from fastclf.data.sources.ignored import tag_as_results
 from fastclf.interpret.figure import save_figure
 from fastclf.report import log
 
@@ -57,7 +58,7 @@ class Lesson:
 
     def __init__(self, folder: Path, sz: int, rates: Sequence[float], plots: Path) -> None:
         self.rates, self.plots = rates, plots
-        plots.mkdir(parents=True, exist_ok=True)
+        tag_as_results(plots)
         self.tfms = fc.tfms_from_model(fc.efficientnet_lite0, sz, aug_tfms=fc.transforms_basic, max_zoom=1.1)
         self.data = fc.ImageClassifierData.from_paths(folder, tfms=self.tfms)
         self.learn: Any = None

@@ -27,6 +27,8 @@ R = TypeVar("R")
 
 _TEMPORARY = re.compile(r"\.tmp-(?:([0-9a-f]+)-(\d+)-(?:(\d+)-)?)?[0-9a-f]{8}$")
 _LONG = 24 * 3600.0  # seconds: a file that is being written is written to more often
+_PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+_NO_CSV = (*_PACKED, ".xls", ".xlsx", ".ods", ".parquet", ".feather", ".json", ".jsonl", ".pkl")
 _OTHERS_MAY_WRITE = 0o022
 
 
@@ -54,7 +56,7 @@ def given_path(path: str | os.PathLike[str]) -> Path:
         ValueError: it is empty. pathlib takes that for the working folder, which nobody means.
     """
     if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"a path must be a string or a pathlib.Path, got {path!r}")
+        raise TypeError(f"a path must be a string or a pathlib.Path, got {type(path).__name__}")
     if os.fspath(path) == "":
         raise ValueError("a path must not be empty, got ''. Pass '.' for the working folder.")
     return Path(os.path.expanduser(path))  # noqa: PTH111  # Path.expanduser refuses a file named ~$notes.jpg
@@ -238,7 +240,16 @@ def publish_once(path: Path, write: Callable[[Path], object], *, waits: bool = F
 
 
 def publish_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Publish a CSV file with a line of ``columns`` and one for each row, see `publish_once`; None is an empty cell."""
+    """Publish a CSV file with a line of ``columns`` and one for each row, see `publish_once`; None is an empty cell.
+
+    Raises:
+        ValueError: the file is named as one of another format.
+        OSError: it cannot be written.
+    """
+    if path.suffix.lower() in _NO_CSV:
+        raise ValueError(
+            f"{path}: tables are written as CSV. Pass a name that ends in .csv, and convert it with pandas."
+        )
 
     def write(temporary: Path) -> None:
         with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as handle:

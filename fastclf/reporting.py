@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.dataset import Dataset
 from fastclf.data.image import decoded, open_image
+from fastclf.data.sources.labels import class_number
 from fastclf.data.sources.names import printable
 from fastclf.errors import BadImageError
 from fastclf.evaluating import Evaluating
@@ -61,14 +62,7 @@ class Reporting(Evaluating):
         pixels = open_image(image) if isinstance(image, str | os.PathLike) else image
         tfms, classes = self._data.tfms[1], self._data.classes
         x = torch.from_numpy(tfms(pixels))[None].to(self._data.device)
-        if cls is None:
-            number = int(self.predict_array(x).argmax())
-        elif isinstance(cls, str) and cls in classes:
-            number = classes.index(cls)
-        elif not isinstance(cls, str) and cls in range(len(classes)):
-            number = int(cls)
-        else:
-            raise ValueError(f"heatmap: cls must be a class or 0 to {len(classes) - 1}, got {cls!r}")
+        number = int(self.predict_array(x).argmax()) if cls is None else class_number(cls, classes, "heatmap: cls")
         values = grad_cam(self.model, x, torch.tensor([number], device=x.device))[0]
         return Heatmap(tfms.denorm(x)[0], values, classes[number])
 

@@ -14,6 +14,7 @@ from processes import lines_of
 import fastclf
 from fastclf import ConvLearner, HeadLearner, ImageClassifierData, efficientnet_lite0, tfms_from_model
 from fastclf.cli import COMMANDS, main
+from fastclf.data.sources.ignored import RESULTS_TAG
 
 NAMES = sorted(COLOURS)
 
@@ -99,6 +100,14 @@ def test_predict_writes_a_table(model, tmp_path, capsys):
     assert list(table) == ["file", "label", "prob", "label_2", "prob_2", *NAMES]
     np.testing.assert_allclose(table[NAMES], np.exp(expected), rtol=1e-6)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", ["preds.csv.gz", "preds.XLSX", "preds.parquet", "preds.json"])
+def test_a_table_named_as_another_format_is_refused(name, model, tmp_path, capsys):
+    path, images, _ = model
+    assert main(["predict", str(path), str(images), "--out", str(tmp_path / name)]) == 1
+    assert f"{name}: tables are written as CSV. Pass a name that ends in .csv" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_predict_as_json_with_a_bad_image(model, tmp_path, capsys):
@@ -248,7 +257,7 @@ def test_a_run(tmp_path, capsys):
     typed = ["train", folder, "--sz", "32", "--epochs", "2", "--unfreeze", "1", "--tta", "--bs", "8", "-o", run]
     lines_of(TRAIN, *typed)
     assert {p.name for p in run.iterdir()} == {
-        *("arguments.json", "epochs.csv", "valid.csv", "plots", "report.html", "model.json"),
+        *("arguments.json", "epochs.csv", "valid.csv", "plots", "report.html", "model.json", RESULTS_TAG),
         *(p.name for p in run.glob("model.*.safetensors")),
     }
     assert {p.name for p in (run / "plots").iterdir()} == {"loss.png", "confusion.png"}
@@ -340,6 +349,7 @@ def test_an_answer_as_text_json_and_files(command, colours, tmp_path, capsys):
     written = rows_of(tmp_path / "out" / f"{command}.csv")
     assert [list(row) for row in written] == [list(row) for row in found["rows"]]
     assert list((tmp_path / "out" / "plots").glob("*.png"))
+    assert (tmp_path / "out" / RESULTS_TAG).is_file()
     assert code == (command == "audit")
     assert main(typed) == code
     printed = capsys.readouterr()

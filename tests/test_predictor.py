@@ -1,5 +1,6 @@
 """A saved model without its training data: loaded, and applied to images of every kind."""
 
+import io
 import json
 import shutil
 import subprocess
@@ -272,7 +273,8 @@ def test_nothing_gives_nothing(trained):
         ("no/such.jpg", FileNotFoundError, "no file or folder"),
         ("no/*.jpg", FileNotFoundError, "matches"),
         (3, TypeError, "int"),
-        (b"bytes", TypeError, "bytes"),
+        (b"bytes", TypeError, r"bytes. Pass PIL.Image.open\(io.BytesIO\(x\)\)"),
+        ([io.BytesIO(b"bytes")], TypeError, r"BytesIO. Pass PIL.Image.open\(x\)"),
         ({"a": 1}, TypeError, "dict"),
         (pd.DataFrame({"name": ["a.jpg"]}), TypeError, "column of a data frame"),
         ([1.5], TypeError, "float"),
@@ -511,8 +513,10 @@ def test_evaluation_leaves_out_bad_images_and_names_unknown_classes(trained, wit
         clf.evaluate(names[:2], ["violet", "red"])
     with pytest.raises(ValueError, match="one entry per image"):
         clf.evaluate(names[:2], ["red"])
-    with pytest.raises(ValueError, match=r"their numbers 0\.\.2"):
+    with pytest.raises(ValueError, match=r"y must be one of .*, or 0 to 2, got 3"):
         clf.evaluate(names[:1], [3])
+    with pytest.raises(ValueError, match=r"y must be names of classes or their numbers 0\.\.2, got nan in row 1"):
+        clf.evaluate(names[:2], ["red", np.nan])
     with pytest.raises(ValueError, match="pass a folder of class folders"):
         clf.evaluate(names)
     write_images(tmp_path / "other", {"red": 2, "violet": 2})

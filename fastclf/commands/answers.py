@@ -15,6 +15,7 @@ from fastclf.commands.data import (
     path_argument,
     read_data,
 )
+from fastclf.data.sources.ignored import tag_as_results
 from fastclf.report import log, log_to_stderr, show
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def answer(arguments: argparse.Namespace, found: Table, plots: Mapping[str, Any]
 
         mpl.use("Agg")
         out = new_folder(arguments.out)
+        tag_as_results(out)
         for name, plot in plots.items():
             save_figure(plot(), out / "plots" / f"{name}.png")
         found.to_csv(out / f"{arguments.command}.csv")

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from fastclf.commands.sources import kind_of, packed_data
+from fastclf.data.sources.ignored import RESULTS_TAG
 from fastclf.files import given_path
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def new_folder(path: Path) -> Path:
         OSError: nothing can be written there, which is known now and not after training.
     """
     out = path.absolute()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or {one.name for one in out.iterdir()} - {RESULTS_TAG}):
         raise FileExistsError(f"{path} is there already, and no run is overwritten. Pass -o with a new folder.")
     above = next(folder for folder in (out, *out.parents) if folder.exists())
     try:

@@ -27,6 +27,7 @@ from fastclf.commands.data import (
     path_argument,
     read_data,
 )
+from fastclf.data.sources.ignored import tag_as_results
 from fastclf.files import publish_once, publish_table
 from fastclf.report import log
 from fastclf.training.callbacks import Callback
@@ -83,6 +84,8 @@ def run(arguments: argparse.Namespace) -> int:
     _check(arguments)
     ranks.wait()  # before one of them writes there
     learn = _learner(arguments, out)
+    if ranks.is_first():
+        tag_as_results(out)  # it may lie beside the images
     table = _EpochTable(out / "epochs.csv", learn)
     if _asks_for_lesson(arguments) or learn.data.is_reg:
         _lesson(arguments, learn, table)

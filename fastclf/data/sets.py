@@ -17,13 +17,21 @@ from fastclf.data.sources.folders import FolderRules, labelled_by_folder
 from fastclf.data.sources.labels import Labels, check_trained
 from fastclf.data.sources.layout import SetFolders
 from fastclf.data.sources.listing import Found, find_files, images_in, nothing_in
-from fastclf.data.sources.name_labels import labelled_by_name
+from fastclf.data.sources.name_labels import asked, labelled_by_name
 from fastclf.data.sources.row_labels import LabelledRows, LabelRules, labels_of
 from fastclf.data.sources.source import Source
-from fastclf.data.sources.split import check_val_idxs, get_group_idxs, stratified_idxs, tag_groups, warn_single
+from fastclf.data.sources.split import (
+    check_val_idxs,
+    get_group_idxs,
+    is_missing,
+    stratified_idxs,
+    tag_groups,
+    warn_single,
+)
 from fastclf.data.sources.tables.reading import LabelTable
 from fastclf.data.sources.tables.resolve import labelled_by_table
 from fastclf.data.sources.tables.rules import TableRules
+from fastclf.errors import LabelError
 from fastclf.report import log
 
 Tfms: TypeAlias = tuple[Transforms, Transforms]
@@ -48,6 +56,13 @@ def check_tfms(tfms: Tfms | None) -> Tfms:
     return tfms
 
 
+def _group(groups: Callable[[str], Hashable], name: str) -> Hashable:
+    group = asked(groups, "groups", name)
+    if is_missing(group):
+        raise LabelError(f"groups gives {group!r} for {name!r}. Return a group of its own, such as the name.")
+    return group
+
+
 @dataclass(frozen=True)
 class HoldOut:
     """How validation rows are chosen from labelled ones.
@@ -65,14 +80,14 @@ class HoldOut:
 
     def rows(self, found: Found, names: Sequence[str], labels: Labels) -> npt.NDArray[np.int64]:
         """Choose rows of every class, or whole groups where there are groups."""
-        groups = None if self.groups is None else [self.groups(found.inner(name)) for name in names]
+        groups = None if self.groups is None else [_group(self.groups, found.inner(name)) for name in names]
         return self._chosen(groups, labels)
 
     def of_rows(self, rows: LabelledRows, labels: Labels) -> npt.NDArray[np.int64]:
         """Choose rows that came with their labels, and perhaps with their groups."""
         groups = rows.groups
         if self.groups is not None:
-            groups = [self.groups(name) for name in rows.source.names]
+            groups = [_group(self.groups, name) for name in rows.source.names]
         return self._chosen(groups, labels)
 
     def _chosen(self, groups: Sequence[Hashable] | None, labels: Labels) -> npt.NDArray[np.int64]:

@@ -19,10 +19,12 @@ import torch
 
 from fastclf.data.bad_images import BadImages
 from fastclf.data.dataset import Dataset
+from fastclf.data.sources.array_checks import numpy_of
 from fastclf.data.sources.files import FileSource
 from fastclf.data.sources.labels import Labels
 from fastclf.data.sources.listing import find_files, images_in
 from fastclf.data.sources.source import Source, Version
+from fastclf.data.sources.split import is_missing
 from fastclf.data.validation.verified import image_suffix, reason
 from fastclf.files import given_path, temporary_folder
 
@@ -122,22 +124,19 @@ def _inner(x: Any) -> Iterator[Item]:
     elif isinstance(x, Image.Image):
         yield _of_image(x)
     elif isinstance(x, torch.Tensor):
-        yield from _of_array(_channels_last(x.detach().cpu()).numpy())
+        yield from _of_array(numpy_of(_channels_last(x)))
     elif isinstance(x, np.ndarray) and x.dtype.kind not in "OUS":
         yield from _of_array(x)
-    elif isinstance(x, Mapping | bytes) or hasattr(x, "columns") or not isinstance(x, Iterable):
+    elif isinstance(x, Mapping | bytes) or hasattr(x, "columns") or hasattr(x, "read") or not isinstance(x, Iterable):
+        encoded = "io.BytesIO(x)" if isinstance(x, bytes) else "x" if hasattr(x, "read") else ""
         raise TypeError(
             "predict: x must be a folder, file names, a glob, PIL images, arrays, tensors, a column of a data frame, "
             f"or an iterable of them, got {type(x).__name__}."
+            + (f" Pass PIL.Image.open({encoded})." if encoded else "")
         )
     else:
         for one in x:
-            yield from [Item(None, why=_NO_NAME)] if _is_none(one) else _inner(one)
-
-
-def _is_none(cell: Any) -> bool:
-    """Return whether a cell of a column, or an entry of a list, is None, NaN or pandas' NA."""
-    return cell is None or type(cell).__name__ == "NAType" or (isinstance(cell, float) and math.isnan(cell))
+            yield from [Item(None, why=_NO_NAME)] if is_missing(one) else _inner(one)
 
 
 def _files(name: str) -> Iterable[str]:
@@ -296,7 +295,7 @@ def row_blocks(x: Any, n_in: int | None) -> Iterator[npt.NDArray[Any]]:
         ValueError: they have another number of columns, or numbers that are not finite.
     """
     if isinstance(x, torch.Tensor):
-        x = x.detach().cpu().numpy()
+        x = numpy_of(x)
     if isinstance(x, np.ndarray):
         rows = x[None] if x.ndim == 1 else x
         if rows.ndim != 2 or n_in not in (None, rows.shape[1]) or rows.dtype.kind != "f":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastclf.data.sources.folders import labelled_by_folder
-from fastclf.data.sources.labels import Labels, indicators
+from fastclf.data.sources.labels import Labels, class_number, indicators
 from fastclf.data.sources.listing import find_files, look
 from fastclf.data.sources.names import printable, some
 from fastclf.data.sources.row_labels import LabelledRows, LabelRules, known_labels
@@ -121,18 +122,25 @@ def of_list(y: Any, like: Labels, n: int) -> Labels:
         return Labels(_floats(values, like.c), [], is_reg=True)
     if like.is_multi and not any(isinstance(row, str) or any(isinstance(name, str) for name in row) for row in values):
         return Labels(_floats(values, like.c), like.classes, is_multi=True)
-    number = {name: i for i, name in enumerate(like.classes)}
     rows: Iterable[Iterable[Any]] = ([row] if isinstance(row, str) or not like.is_multi else row for row in values)
-    named = [list(row) for row in rows]
-    unknown = {name for row in named for name in row if isinstance(name, str) and name not in number}
-    if unknown:
-        raise LabelError(_unknown(sorted(unknown), like.classes, "y"))
-    found = [[number[name] if isinstance(name, str) else name for name in row] for row in named]
-    if not all(isinstance(i, int) and 0 <= i < like.c for row in found for i in row):
-        raise ValueError(f"evaluate: y must be names of classes or their numbers 0..{like.c - 1}.")
+    named = [[os.fsdecode(name) if isinstance(name, bytes) else name for name in row] for row in rows]
+    _check_names(named, like.classes)
+    places = {name: class_number(name, like.classes, "evaluate: y") for name in {name for row in named for name in row}}
+    found = [[places[name] for name in row] for row in named]
     if not like.is_multi:
         return Labels(np.array([row[0] for row in found], np.int64), like.classes)
     return Labels(indicators(found, like.c), like.classes, is_multi=True)
+
+
+def _check_names(rows: list[list[Any]], classes: Sequence[str]) -> None:
+    known = {*classes}
+    unknown = {name for row in rows for name in row if isinstance(name, str) and name not in known}
+    if unknown:
+        raise LabelError(_unknown(sorted(unknown), classes, "y"))
+    for i, row in enumerate(rows):
+        if odd := [name for name in row if not isinstance(name, str | int | np.integer)]:
+            must = f"names of classes or their numbers 0..{len(classes) - 1}"
+            raise ValueError(f"evaluate: y must be {must}, got {odd[0]!r} in row {i}.")
 
 
 def _floats(values: list[Any], c: int) -> npt.NDArray[np.float32]:

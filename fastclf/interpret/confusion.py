@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from fastclf.data.sources.array_checks import numpy_of
 from fastclf.data.sources.names import printable, shorten
 from fastclf.report import encodable, log
 from fastclf.training.metrics import without_prediction
@@ -52,7 +53,7 @@ def confusion_matrix(
     Raises:
         ValueError: shapes differ, or something is no number of a class, or neither zero nor one.
     """
-    true, predicted = _with_predictions("confusion_matrix", _numpy(y), _numpy(preds))
+    true, predicted = _with_predictions("confusion_matrix", numpy_of(y), numpy_of(preds))
     if true.ndim == 2:
         return _label_matrices(true, predicted, None if classes is None else len(classes))
     true, predicted = _class_numbers("confusion_matrix", true, predicted, None if classes is None else len(classes))
@@ -126,7 +127,7 @@ def classification_report(y: ArrayLike | Tensor, preds: ArrayLike | Tensor, clas
     from sklearn import metrics
 
     names = [printable(str(name)) for name in classes]
-    true, predicted = _with_predictions("classification_report", _numpy(y), _numpy(preds))
+    true, predicted = _with_predictions("classification_report", numpy_of(y), numpy_of(preds))
     if true.ndim == 2:
         _require_indicators("classification_report", true, predicted, len(names))
     else:
@@ -138,10 +139,6 @@ def classification_report(y: ArrayLike | Tensor, preds: ArrayLike | Tensor, clas
     width = max(len(name) for name in [*names, "weighted avg"])
     lines = (line[:width] + re.sub(r"\bnan\b", "n/a", line[width:]) for line in report.split("\n"))
     return Report(encodable("\n".join(lines)))
-
-
-def _numpy(values: ArrayLike | Tensor) -> NDArray[Any]:
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
 def _label_matrices(true: NDArray[Any], predicted: NDArray[Any], c: int | None) -> NDArray[np.int64]:
@@ -165,7 +162,7 @@ def _with_predictions(name: str, true: NDArray[Any], predicted: NDArray[Any]) ->
 def _class_numbers(
     name: str, y: ArrayLike | Tensor, preds: ArrayLike | Tensor, c: int | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    true, predicted = _numpy(y), _numpy(preds)
+    true, predicted = numpy_of(y), numpy_of(preds)
     for what, values in (("y", true), ("preds", predicted)):
         if values.ndim != 1 or not (np.issubdtype(values.dtype, np.integer) or not values.size):
             hint = " Take their argmax(1)." if what == "preds" and values.ndim == 2 else ""

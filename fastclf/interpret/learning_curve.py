@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastclf.data.dataset import Dataset
+from fastclf.data.sources.labels import class_number
 from fastclf.data.sources.names import printable, shorten
 from fastclf.interpret.tables import Cells, Table
 from fastclf.training.head_choice import FEW, Split
@@ -177,9 +178,7 @@ class LearningCurve(Table):
 
         All other classes are taken to grow in proportion.
         """
-        number = self.classes.index(cls) if isinstance(cls, str) and cls in self.classes else cls
-        if not isinstance(number, int) or number not in range(len(self.classes)):
-            raise ValueError(f"gain: cls must be one of {', '.join(self.classes)}, or its number, got {cls!r}")
+        number = class_number(cls, self.classes, "gain: cls")
         curve = self.each[number]
         if curve is None:
             raise ValueError(f"gain: class {self.classes[number]!r} has too few images for a curve")

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from fastclf.data.sources.array_checks import numpy_of
+from fastclf.data.sources.labels import class_number
 from fastclf.data.sources.names import printable
 from fastclf.interpret.images import plots
 from fastclf.report import counted
@@ -50,7 +52,7 @@ class ImageModelResults:
     """
 
     def __init__(self, ds: Dataset, log_preds: ArrayLike | Tensor) -> None:
-        values = log_preds.detach().cpu().float().numpy() if isinstance(log_preds, Tensor) else np.asarray(log_preds)
+        values = numpy_of(log_preds)
         if ds.is_reg:
             raise ValueError("ImageModelResults: ds must have classes, got numbers to be predicted")
         if not ds.labels.known:
@@ -94,7 +96,7 @@ class ImageModelResults:
         Returns:
             ``[n or fewer] int64`` rows of the dataset.
         """
-        number = self._number(cls)
+        number = class_number(cls, self.ds.classes, "cls")
         return self._rows(self._has(number) & self._predicted(number), -self.probs[:, number], n)
 
     def most_incorrect(self, cls: int | str, n: int = 4) -> Indices:
@@ -109,7 +111,7 @@ class ImageModelResults:
         Returns:
             ``[n or fewer] int64`` rows of the dataset.
         """
-        number = self._number(cls)
+        number = class_number(cls, self.ds.classes, "cls")
         has = self._has(number)
         wrong = has != self._predicted(number)
         return self._rows(wrong if self.ds.is_multi else wrong & has, -np.abs(has - self.probs[:, number]), n)
@@ -126,7 +128,7 @@ class ImageModelResults:
         Returns:
             ``[n or fewer] int64`` rows of the dataset.
         """
-        number = self._number(cls)
+        number = class_number(cls, self.ds.classes, "cls")
         undecided = 0.5 if self.ds.is_multi else 1 / self.probs.shape[1]
         wanted = np.ones(len(self.preds), bool) if self.ds.is_multi else self._has(number)
         return self._rows(wanted, np.abs(self.probs[:, number] - undecided), n)
@@ -200,14 +202,6 @@ class ImageModelResults:
             maintitle="Top losses, with probabilities" + ("" if len(rows) else " (none)"),
         )
 
-    def _number(self, cls: int | str) -> int:
-        classes = self.ds.classes
-        if isinstance(cls, str) and cls in classes:
-            return classes.index(cls)
-        if not isinstance(cls, str) and cls in range(len(classes)):
-            return int(cls)
-        raise ValueError(f"cls must be one of {', '.join(classes)}, or 0 to {len(classes) - 1}, got {cls!r}")
-
     def _has(self, number: int) -> NDArray[np.bool_]:
         """Return which rows have a label."""
         return np.asarray(self.ds.y[:, number] > 0 if self.ds.is_multi else self.ds.y == number)
@@ -230,7 +224,7 @@ class ImageModelResults:
         return rows[np.argsort(order[rows], kind="stable")][:n]
 
     def _plot(self, what: str, cls: int | str, rows: Indices) -> Figure:
-        number = self._number(cls)
+        number = class_number(cls, self.ds.classes, "cls")
         title = f"{what}: {printable(self.ds.classes[number])}" + ("" if len(rows) else " (none)")
         return plots(
             [self._open(row) for row in rows], titles=[self._title(row, number) for row in rows], maintitle=title

@@ -7,7 +7,7 @@ sum over its labels, and so one rate serves one label and many.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -134,6 +134,9 @@ def class_weights(given: str | ArrayLike, y: NDArray[Any], c: int) -> Tensor:
         weights /= np.average(weights, weights=rows) if y.ndim == 1 else weights.mean()
     else:
         must = f"class_weights: class_weights must be {c} numbers, one per class, finite, not negative and not all 0"
+        keys = list(given.keys()) if hasattr(given, "keys") else []
+        if isinstance(given, Mapping) or keys != list(range(len(keys))):  # a column of a data frame has keys as well
+            raise ValueError(f"{must}, got some by name. Pass [weights[name] for name in data.classes].")
         try:
             weights = np.asarray(given, dtype=np.float64)
         except (TypeError, ValueError) as error:

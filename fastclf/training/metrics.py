@@ -25,6 +25,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastclf.data.sources.array_checks import numpy_of
+
 Values = Tensor | NDArray[Any]
 Metric = Callable[..., Any]
 Floats = NDArray[np.float64]
@@ -52,7 +54,7 @@ def mark_without_prediction(targs: Tensor, rows: Tensor) -> Tensor:
 
 def without_prediction(targs: Values) -> NDArray[np.bool_]:
     """Return which rows of targets `mark_without_prediction` has marked, ``[N]``."""
-    y = _numpy(targs)
+    y = numpy_of(targs)
     missing = np.isnan(y) if np.issubdtype(y.dtype, np.floating) else np.equal(y, NO_PREDICTION)
     rows: NDArray[np.bool_] = missing.any(axis=tuple(range(1, y.ndim)))
     return rows
@@ -218,7 +220,7 @@ def log_loss(preds: Values, targs: Values) -> float:
     p, y = _arrays("log_loss", preds, targs)
     if _has_nan(p):
         return np.nan
-    eps = float(np.finfo(np.result_type(_numpy(preds), np.float16)).eps)
+    eps = float(np.finfo(np.result_type(numpy_of(preds), np.float16)).eps)
     if y.ndim == 2:
         p = p.clip(eps, 1 - eps)
         return _mean(-np.log(np.where(y > 0, p, 1 - p)))
@@ -247,7 +249,7 @@ def evaluate_metric(metric: Metric, preds: Tensor, targs: Tensor) -> float:
         return float(metric(preds.clone(), targs.clone()))
     except Exception as on_tensors:
         try:
-            return float(metric(_numpy(preds.clone()), _numpy(targs.clone())))
+            return float(metric(numpy_of(preds.clone()), numpy_of(targs.clone())))
         except Exception as on_arrays:
             reasons = dict.fromkeys(f"{type(e).__name__}: {e}" for e in (on_tensors, on_arrays))
             raise ValueError(
@@ -299,16 +301,9 @@ def _mean(values: Floats) -> float:
     return float(values.mean()) if values.size else np.nan
 
 
-def _numpy(values: Values) -> NDArray[Any]:
-    if not isinstance(values, Tensor):
-        return np.asarray(values)
-    values = values.detach().cpu()
-    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # numpy has no bfloat16
-
-
 def _arrays(name: str, preds: Values, targs: Values) -> tuple[Floats, NDArray[Any]]:
     """Bring predictions and targets to numpy, checked: one row of targets per row of predictions, classes in range."""
-    p, y = (_numpy(v) for v in (preds, targs))
+    p, y = (numpy_of(v) for v in (preds, targs))
     if p.ndim != 2:
         raise ValueError(f"{name}: predictions must be [N, C], got {list(p.shape)}")
     if y.shape not in ((len(p),), p.shape):

@@ -75,6 +75,9 @@ class SGDR(Optimizer):
             "steps": 0,
         }
         super().__init__(params, defaults)
+        self._forget_plan()
+
+    def _forget_plan(self) -> None:
         self._planned_for: list[object] = []  # what the plan was made for: parameters' addresses, and layouts
         self._gradients: list[int] = []  # addresses
         self._updaters: list[Updater] = []
@@ -255,15 +258,31 @@ class SGDR(Optimizer):
             ValueError: a number is outside its range, the groups are not those of this optimizer, or a schedule that
                 is a function or a table is another one here.
         """
+        saved = state_dict["param_groups"]
+        if len(saved) != len(self.param_groups) or not all("schedule" in group for group in saved):
+            raise ValueError(
+                f"SGDR: state_dict must be of an SGDR with {len(self.param_groups)} group(s) of parameters, got "
+                f"{len(saved)} with {sorted({*saved[0]} - {'params'}) if saved else 'nothing'}. Load the state of the "
+                "same optimizer."
+            )
         own = [group["schedule"] for group in self.param_groups]
         groups = [
             {"ema": 0.0, **group, "schedule": _loaded(group["schedule"], schedule)}  # older ones know no averages
-            for group, schedule in zip(state_dict["param_groups"], own, strict=False)
+            for group, schedule in zip(saved, own, strict=True)
         ]
         for group in groups:
             _check_group(group)
         super().load_state_dict({**state_dict, "param_groups": groups})
-        self._planned_for, self._updaters, self._updated = [], [], []  # the momenta are other tensors now
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies and pickles hold."""
+        self._read_steps()
+        return super().__getstate__()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over what a copy, a pickle or `load_state_dict` holds: the momenta are other tensors now."""
+        super().__setstate__(state)
+        self._forget_plan()
 
 
 def _check_group(group: dict[str, Any]) -> None:

@@ -165,7 +165,7 @@ def test_misuse_names_the_argument(results, tmp_path):
         ImageModelResults(ds, np.zeros((5, 7, 3)))
     with pytest.raises(ValueError, match=r"take np\.log"):
         ImageModelResults(ds, np.full((7, 3), 1 / 3))
-    with pytest.raises(ValueError, match="cls must be one of cat, dog, owl, or 0 to 2, got 'cow'"):
+    with pytest.raises(ValueError, match="cls must be one of 'cat', 'dog', 'owl', or 0 to 2, got 'cow'"):
         results.most_correct("cow")
     with pytest.raises(ValueError, match="got -1"):
         results.plot_most_uncertain(-1)
@@ -244,5 +244,5 @@ def test_plots_from_files_reads_each(tmp_path, rng):
 @pytest.mark.parametrize("cls", [None, 1.5, -1, 3, "ant", [0]])
 def test_a_class_that_there_is_not(results, cls):
     for call in (results.most_correct, results.most_incorrect, results.most_uncertain):
-        with pytest.raises(ValueError, match="cls must be one of cat, dog, owl, or 0 to 2"):
+        with pytest.raises(ValueError, match="cls must be one of 'cat', 'dog', 'owl', or 0 to 2"):
             call(cls)

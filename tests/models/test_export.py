@@ -236,6 +236,26 @@ def test_exporting_changes_nothing_and_says_nothing(tmp_path, rng, capfd, format
     assert all(torch.equal(before[name], value) for name, value in learn.model.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("name", "format", "written"),
+    [
+        ("a.onnx", None, "a.onnx"),
+        ("a.pt2", None, "a.pt2"),
+        ("a.pt2", "pt2", "a.pt2"),
+        ("v1.0", None, "v1.0.onnx"),
+        ("v1.0", "pt2", "v1.0.pt2"),
+    ],
+)
+def test_the_ending_of_a_name_is_not_written_twice(tmp_path, rng, monkeypatch, name, format, written):
+    formats = []
+    monkeypatch.setattr("fastclf.conv_learner.write_model", lambda *args: formats.append(args[-1]))
+    _, learn = learner_of(tmp_path, rng)
+    assert learn.export(name, format).name == written
+    assert formats == [written.rpartition(".")[2]]
+    with pytest.raises(ValueError, match=r"path must end in .pt2, as format is 'pt2', got .*a.onnx"):
+        learn.export("a.onnx", "pt2")
+
+
 class Branching(nn.Module):
     def __init__(self):
         super().__init__()

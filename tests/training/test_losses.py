@@ -1,6 +1,7 @@
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -159,6 +160,18 @@ def test_auto_weights_of_a_class_without_rows_are_those_of_a_class_with_one():
     weights = class_weights("auto", np.array([0, 0, 0, 2]), 4)
     assert weights.isfinite().all()
     assert weights[1] == weights[2] == weights[3] > weights[0]
+
+
+def test_class_weights_by_name_have_no_order():
+    """``1 / df["label"].value_counts()`` begins with the most frequent class."""
+    for given in (
+        pd.Series([1, 2, 3], index=["c", "a", "b"]),
+        pd.Series([1, 2, 3], index=[2, 0, 1]),
+        {0: 1, 1: 2, 2: 3},
+    ):
+        with pytest.raises(ValueError, match=r"by name. Pass \[weights\[name\] for name in data.classes\]"):
+            class_weights(given, np.array([0, 1, 2]), 3)
+    assert class_weights(pd.Series([1, 2, 3]), np.array([0, 1, 2]), 3).tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize("given", ["balanced", [1, 2], [1, -1, 2], [0, 0, 0], [1, np.nan, 1], [[1, 2, 3]]])

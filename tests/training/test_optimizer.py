@@ -1,4 +1,5 @@
 import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -298,6 +299,41 @@ def test_older_state_is_loaded() -> None:
     state = optimizer.state_dict()
     del state["param_groups"][0]["ema"]
     SGDR([p], 0.1).load_state_dict(state)
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))])
+def test_copies_go_on_as_the_original_does(copied: Any) -> None:
+    params = tensors([(50, 7), (3,)])
+    groups = [{"params": [params[0]]}, {"params": [params[1]], "lr": 0.3}]
+    optimizer = SGDR(groups, 0.1, schedule=schedules.Cosine(7), ema=0.9)
+
+    def steps(optimizer: SGDR, seed: int) -> None:
+        torch.manual_seed(seed)
+        for _ in range(3):
+            for group in optimizer.param_groups:
+                for p in group["params"]:
+                    p.grad = torch.randn_like(p)
+            optimizer.step()
+
+    steps(optimizer, 0)
+    others, other = copied((params, optimizer))
+    before = [p.detach().clone() for p in params]
+    steps(other, 1)
+    assert all(torch.equal(p, old) for p, old in zip(params, before, strict=True))
+    steps(optimizer, 1)
+    assert all(torch.equal(p, q) for p, q in zip(params, others, strict=True))
+    with optimizer.averaged(), other.averaged():
+        assert all(torch.equal(p, q) for p, q in zip(params, others, strict=True))
+
+
+def test_the_state_of_other_groups_or_of_another_optimizer_is_refused() -> None:
+    p, q = tensors([(5,), (3,)])
+    two = SGDR([{"params": [p]}, {"params": [q]}], 0.1)
+    one = SGDR([p], 0.1)
+    for optimizer, state in ((one, two), (two, one), (one, torch.optim.SGD([p], 0.1))):
+        with pytest.raises(ValueError, match=r"SGDR: state_dict must be of an SGDR with [12] group\(s\)"):
+            optimizer.load_state_dict(state.state_dict())
 
 
 @pytest.mark.parametrize(

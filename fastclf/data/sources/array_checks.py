@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from fastclf.data.sources.arrays import ArraySource, pixels_hint
 from fastclf.data.sources.labels import Labels, check_classes, warn_absent
@@ -91,9 +93,17 @@ def _mapped(file: str | os.PathLike[str], name: str) -> npt.NDArray[Any]:
         ) from error
 
 
+def numpy_of(values: Any) -> npt.NDArray[Any]:
+    """Return an array, also of a tensor on any device, that requires gradients, or of bfloat16, which numpy lacks."""
+    if not isinstance(values, Tensor):
+        return np.asarray(values)
+    values = values.detach().cpu()
+    return np.asarray((values.float() if values.dtype == torch.bfloat16 else values).numpy())
+
+
 def _as_array(values: Any, what: str) -> npt.NDArray[Any]:
     try:
-        return np.asarray(values)
+        return numpy_of(values)
     except (ValueError, TypeError) as error:
         raise ValueError(f"from_arrays: {what} must be an array, got rows of different shapes: {error}.") from error
 
@@ -186,7 +196,7 @@ def _as_labels(ys: Mapping[str, Any], classes: Sequence[str] | None, *, continuo
         ValueError: a shape or type is not one of those that `from_arrays` names.
         LabelError: a label is out of range or unknown to the training set.
     """
-    arrays = {name: _as_array(y, f"{name} y") for name, y in ys.items()}
+    arrays = {name: _decoded(_as_array(y, f"{name} y")) for name, y in ys.items()}
     if all(y.dtype == np.bool_ for y in arrays.values()):
         arrays = {name: y.astype(np.int64) for name, y in arrays.items()}
     trn = arrays["trn"]
@@ -207,6 +217,13 @@ def _as_labels(ys: Mapping[str, Any], classes: Sequence[str] | None, *, continuo
         _say_one_hot(trn)
         return labels
     return _single(arrays, classes)
+
+
+def _decoded(y: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return names that are bytes, as HDF5 has them, as text."""
+    if y.dtype.kind not in "SO" or not y.size or not all(isinstance(name, bytes) for name in y.ravel().tolist()):
+        return y
+    return np.array([os.fsdecode(name) for name in y.ravel().tolist()]).reshape(y.shape)
 
 
 def _say_one_hot(y: npt.NDArray[Any]) -> None:

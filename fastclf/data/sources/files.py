@@ -22,7 +22,7 @@ class FileSource(Source):
         if not stat.S_ISREG(status.st_mode):
             is_folder = stat.S_ISDIR(status.st_mode)
             raise OSError(errno.EINVAL, "Is a directory" if is_folder else "a pipe, socket or device")
-        return Version(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        return Version.of(status)
 
     def read(self, row: int) -> bytes:
         """See `Source.read`."""

@@ -10,6 +10,8 @@ OWN_FOLDERS = ("tmp", "models")
 """Where the library keeps its files, directly below the data's path: never classes."""
 CACHE_TAG = "CACHEDIR.TAG"
 """A folder with this file holds what was made from other files; see https://bford.info/cachedir."""
+RESULTS_TAG = ".fastclf"
+"""A folder with this file holds what commands have written, such as plots."""
 # What operating systems, NAS and archivers leave in any folder, in any case; names with a leading dot aside.
 _SYSTEM = re.compile(
     r"__macosx|__pycache__|@eadir|@tmp|#recycle|#snapshot|@recycle|@recently-snapshot|\$recycle\.bin|lost\+found|lost\.dir"
@@ -32,6 +34,21 @@ def is_hidden(name: str) -> bool:
 def is_a_programs(name: str) -> bool:
     """Return whether an operating system or a program keeps a hidden folder of this name, so that it is no class."""
     return (_SYSTEM.fullmatch(name) or _PROGRAMS.fullmatch(name)) is not None
+
+
+def is_tagged(folder: Path) -> bool:
+    """Return whether a folder holds copies of images, or results such as plots, and so no data."""
+    return any((folder / tag).exists() for tag in (CACHE_TAG, RESULTS_TAG))
+
+
+def tag_as_results(folder: Path) -> None:
+    """Mark a new folder of results; backups keep it, other than one that is tagged as a cache.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RESULTS_TAG).write_text("Results of fastclf: no images to train on or to classify.\n")
 
 
 def tag_as_cache(folder: Path) -> None:

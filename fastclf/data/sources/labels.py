@@ -78,6 +78,23 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(classes, key=int) if all(map(_WHOLE.fullmatch, classes)) else classes
 
 
+def class_number(cls: Any, classes: Sequence[str], argument: str) -> int:
+    """Return the place of a class that is given by its name or its place.
+
+    Raises:
+        ValueError: there is none; or a number is the name of one class and the place of another.
+    """
+    if isinstance(cls, str) and cls in classes:
+        return classes.index(cls)
+    place = None if isinstance(cls, str) or cls not in range(len(classes)) else int(cls)
+    if not isinstance(cls, str) and str(cls) in classes and (place is None or classes[place] != str(cls)):
+        other = "no place" if place is None else f"the place of {classes[place]!r}"
+        raise ValueError(f"{argument}: {cls} is the name of a class, and {other}. Pass names as text: {str(cls)!r}.")
+    if place is None:
+        raise ValueError(f"{argument} must be one of {some(classes)}, or 0 to {len(classes) - 1}, got {cls!r}.")
+    return place
+
+
 def indicators(rows: Sequence[Sequence[int]], c: int) -> npt.NDArray[np.float32]:
     """Return `[N, c]` with 1 at the classes of each row, and 0."""
     y = np.zeros((len(rows), c), np.float32)
@@ -90,14 +107,15 @@ def difference(one: str, other: str) -> str:
     """Describe how two names that look the same differ."""
     if unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other):
         return "they are one name in two Unicode forms (NFC and NFD)"
-    return "they differ in case or in spaces"
+    return "they differ in case, in spaces or in characters that are not seen"
 
 
 def lookalikes(classes: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield pairs of names that differ in case, spaces around them or Unicode form only."""
+    """Yield pairs of names that differ in case, spaces, invisible characters or Unicode form only."""
     known: dict[str, str] = {}
     for name in classes:
-        other = known.setdefault(unicodedata.normalize("NFC", name.strip()).casefold(), name)
+        visible = "".join(c for c in unicodedata.normalize("NFC", name) if unicodedata.category(c) != "Cf")
+        other = known.setdefault(" ".join(visible.split()).casefold(), name)
         if other != name:
             yield other, name
 

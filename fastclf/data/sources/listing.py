@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from fastclf.data.sources.ignored import CACHE_TAG, OWN_FOLDERS, is_a_programs, is_hidden
+from fastclf.data.sources.ignored import OWN_FOLDERS, is_a_programs, is_hidden, is_tagged
 from fastclf.data.sources.names import printable, some
 from fastclf.errors import DataError
 from fastclf.report import warn
@@ -164,7 +164,7 @@ class _Walk:
                 found.links.append(name)
                 return
         if entry.is_dir():
-            if Path(entry.path, CACHE_TAG).exists():  # copies of what is listed elsewhere
+            if is_tagged(Path(entry.path)):
                 return
             if top:
                 found.classes.append(entry.name)
@@ -191,7 +191,7 @@ def look(folder: Path) -> tuple[list[str], list[str]]:
     except OSError:
         return [], []
     images = [name for is_dir, name in shown if not is_dir and is_image(name)]
-    return sorted(name for is_dir, name in shown if is_dir), sorted(images)
+    return sorted(name for is_dir, name in shown if is_dir and not is_tagged(folder / name)), sorted(images)
 
 
 def _warn_links(found: Found) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from fastclf.data.sources.names import printable, some
 from fastclf.errors import LabelError
 from fastclf.report import counted, warn
 
+T = TypeVar("T")
+
 
 def label_by(pat: str | re.Pattern[str]) -> Callable[[str], str | None]:
     """Make a function that takes the label from a name: the group of a regular expression that is searched in it.
@@ -22,7 +24,10 @@ def label_by(pat: str | re.Pattern[str]) -> Callable[[str], str | None]:
         ValueError: the expression has no group, or several.
         LabelError: later, when a name does not match.
     """
-    pattern = re.compile(pat)
+    try:
+        pattern = re.compile(pat)
+    except re.error as error:
+        raise ValueError(f"from_name_re: pat must be a regular expression, got {pat!r}: {error}.") from error
     if pattern.groups != 1:
         raise ValueError(
             f"from_name_re: pat must have one group in parentheses, the label, got {pattern.groups} in "
@@ -59,7 +64,7 @@ def labelled_by_name(
         LabelError: a label is no text, or empty, or none of `classes`, or there is only one class.
     """
     where = found.folder
-    labelled = [(name, _checked(label_func(found.inner(name)), name)) for name in images_in(found)]
+    labelled = [(name, _checked(asked(label_func, "label_func", found.inner(name)), name)) for name in images_in(found)]
     kept = [(name, label) for name, label in labelled if label is not None]
     without = [name for name, label in labelled if label is None]
     if without:
@@ -79,9 +84,27 @@ def labelled_by_name(
     return [name for name, _ in kept], Labels(y, list(classes)), ignored
 
 
+def asked(function: Callable[[str], T], argument: str, name: str) -> T:
+    """Return what a function of the user's says of a name.
+
+    Raises:
+        LabelError: it raises; names the argument and the name.
+    """
+    try:
+        return function(name)
+    except LabelError:
+        raise
+    except Exception as error:
+        raise LabelError(
+            f"{argument} fails for {name!r}: {type(error).__name__}: {error}. Fix the function."
+        ) from error
+
+
 def _checked(label: Any, name: str) -> str | None:
-    if label is None or (isinstance(label, str) and label.strip()):
-        return label
+    if label is None:
+        return None
+    if isinstance(label, str) and label.strip():
+        return str(label)  # numpy's texts are of a type of their own
     raise LabelError(
         f"{printable(name)}: its label must be a text that is not empty, got {label!r}. None leaves the image out."
     )

@@ -81,7 +81,7 @@ class ParquetSource(Source):
         status = os.stat(self._files[k])  # noqa: PTH116  # some times faster
         if (status.st_size, status.st_mtime_ns) != self._stamps[k][:2]:
             raise OSError(errno.ESTALE, "its file was changed; make the data anew")
-        return Version(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        return Version.of(status)
 
     def read(self, row: int) -> bytes:
         """See `Source.read`."""

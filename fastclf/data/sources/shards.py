@@ -50,7 +50,7 @@ class ShardSource(Source):
         status = os.stat(self._shards[k])  # noqa: PTH116  # some times faster
         if Stamp.of(status) != self._stamps[k]:
             self._accept(k)
-        return Version(int(self._size[row]), status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        return Version.of(status)._replace(size=int(self._size[row]))
 
     def _accept(self, k: int) -> None:
         """Go on with another version of an archive where only pixels differ: then all its images are looked at anew."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
@@ -29,6 +30,12 @@ class Version(NamedTuple):
     mtime_ns: int
     ctime_ns: int
     inode: int = 0
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Self:
+        """Return the version of a file; with numbers of 64 bits, also where an inode or a time needs the sign's bit."""
+        numbers = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        return cls(*((number + (1 << 63)) % (1 << 64) - (1 << 63) for number in numbers))
 
 
 class Source(ABC):

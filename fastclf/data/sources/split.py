@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -97,7 +98,8 @@ def get_group_idxs(
         raise ValueError(f"get_group_idxs: groups and y must be of one length, got {len(groups)} and {len(y)}.")
     from sklearn.model_selection import StratifiedGroupKFold
 
-    group_numbers, labels = numbered(groups), np.zeros(len(groups), np.int64) if y is None else numbered(y)
+    group_numbers = numbered(groups)
+    labels = np.zeros(len(groups), np.int64) if y is None else numbered(y, "y")
     n_groups = int(group_numbers.max(initial=-1)) + 1
     n_parts = min(round(1 / val_pct), n_groups, int(np.bincount(labels).max(initial=0)))
     parts: list[npt.NDArray[np.int64]] = []
@@ -116,10 +118,28 @@ def get_group_idxs(
     return np.sort(min(parts, key=lambda part: abs(len(part) - val_pct * len(labels)))).astype(np.int64)
 
 
-def numbered(values: Sequence[Hashable]) -> npt.NDArray[np.int64]:
-    """Number different values in the order of their first row: `[N] int64`."""
+def numbered(values: Any, argument: str = "groups") -> npt.NDArray[np.int64]:
+    """Number different values, of a sequence, an array or a tensor, in the order of their first row: `[N] int64`.
+
+    Raises:
+        ValueError: one is missing; names the row.
+    """
+    values = values.tolist() if hasattr(values, "tolist") else values  # elements of a tensor are never equal as keys
+    missing = next((row for row, value in enumerate(values) if is_missing(value)), None)
+    if missing is not None:
+        raise ValueError(
+            f"{argument} must have an entry for every row, got {values[missing]!r} in row {missing}. "
+            "Give rows that belong to no others an entry of their own."
+        )
     known: dict[Hashable, int] = {}
     return np.array([known.setdefault(value, len(known)) for value in values], np.int64)
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a value is None, NaN, or pandas' NA or NaT."""
+    if isinstance(value, float | np.floating):
+        return bool(np.isnan(value))
+    return value is None or type(value).__name__ in ("NAType", "NaTType")
 
 
 def _all_in(labels: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> bool:

@@ -258,7 +258,7 @@ def test_images_of_any_strides(as_type, rng):
         (None, r"trn y must be \[N\] or \[N, C\], got a NoneType"),
         ([-1, 0] * 3, "classes 0, 1, ..., got -1 in row 0. Number them"),
         ([0.0, 1.0] * 3, r"got float64. For classes pass y.astype\(int\)"),
-        ([b"a", b"b"] * 3, "whole numbers or names, got |S1. For numbers"),
+        (np.array([b"a", 1] * 3, object), "whole numbers or names, got object. For numbers"),
     ],
 )
 def test_labels_that_are_none(y, message):
@@ -271,3 +271,18 @@ def test_advice_on_pixels_of_16_bits():
         load(IMAGES.astype(np.uint16))
     with pytest.raises(ValueError, match=r"got int64. Pass e.g. x.astype\(np.uint8\)"):
         TFMS[1](IMAGES[0].astype(np.int64))
+
+
+@pytest.mark.parametrize("as_type", [np.array, lambda y: np.array(y, object), list])
+def test_names_that_are_bytes(as_type):
+    names = ["cat", "dögs"] * 3
+    data = load(ROWS, as_type([name.encode() for name in names]))
+    assert data.classes == ["cat", "dögs"]
+    assert data.trn_y.tolist() == [0, 1] * 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tensors_that_numpy_does_not_take(dtype):
+    x = torch.arange(18.0).reshape(6, 3).to(dtype).requires_grad_()
+    data = load(x, torch.tensor([0, 1] * 3))
+    assert np.array_equal(data.trn_ds.source.values, np.arange(18).reshape(6, 3))

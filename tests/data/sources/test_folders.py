@@ -10,6 +10,8 @@ import pytest
 
 from fastclf import tfms_from_stats
 from fastclf.data.classifier_data import ImageClassifierData
+from fastclf.data.sources.ignored import tag_as_results
+from fastclf.data.sources.listing import look
 from fastclf.errors import BadImageError, DataError, LabelError
 
 TFMS = tfms_from_stats(([0.5] * 3, [0.5] * 3), 16)
@@ -151,13 +153,24 @@ def test_empty_class_folder(folders):
     assert data.trn_y.tolist() == [0] * 6 + [2] * 6
 
 
+def test_results_beside_the_classes_are_no_class(folders, save_image):
+    """A run's folder made amid the data, as a command does that is started there."""
+    for name in ("run", "dog/run"):
+        tag_as_results(folders / "train" / name)
+        save_image(folders / "train" / name / "plots" / "loss.png")
+    data = ImageClassifierData.from_paths(folders / "train", 4, TFMS, trn_name=".")
+    assert data.classes == ["cat", "dog"]
+    assert not [name for name in [*data.trn_ds.fnames, *data.val_ds.fnames] if "run/" in name]
+    assert look(folders / "train")[0] == ["cat", "dog"]
+
+
 def test_single_class(folders):
     shutil.rmtree(folders / "train" / "dog")
     with pytest.raises(LabelError, match="at least two classes, got 'cat'"):
         load(folders)
 
 
-@pytest.mark.parametrize("lookalike", ["Cat", "cat "])
+@pytest.mark.parametrize("lookalike", ["Cat", "cat ", "cat\u200b", "\ufeffcat", "c\u00adat", "CAT\u00a0"])
 def test_classes_that_look_the_same(folders, save_image, lookalike):
     save_image(folders / "train" / lookalike / "1.png")
     shutil.copytree(folders / "train" / lookalike, folders / "valid" / lookalike)

@@ -139,3 +139,30 @@ def test_a_single_class_and_no_image(flat):
     (flat / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"no images below .*empty"):
         by_re(flat, "(a)", folder="empty")
+
+
+@pytest.mark.parametrize("argument", ["label_func", "groups"])
+def test_a_function_that_fails_is_named_with_the_file(flat, argument):
+    functions = {"label_func": lambda name: name.rpartition("/")[2][:3], "groups": lambda name: name}
+    functions[argument] = lambda name: {"rain0.png": "rain"}[name]
+    with pytest.raises(LabelError, match=rf"{argument} fails for 'more/sun0.png': KeyError: 'more/sun0.png'. Fix"):
+        by_func(flat, functions["label_func"], folder="images", groups=functions["groups"])
+
+
+def test_what_is_no_pattern(flat):
+    with pytest.raises(ValueError, match=r"from_name_re: pat must be a regular expression, got '\(rain': missing"):
+        by_re(flat, "(rain", folder="images")
+
+
+def test_texts_of_numpy_are_plain_classes(flat):
+    data = by_func(flat, lambda name: np.str_("rain" if "rain" in name else "sun"), folder="images")
+    assert [type(name) for name in data.classes] == [str, str]
+
+
+def test_a_group_that_a_function_does_not_give_is_named_with_the_file(flat):
+    def group(name):
+        match = re.search("rain([0-9])", name)
+        return match and match[1]
+
+    with pytest.raises(LabelError, match=r"groups gives None for 'more/sun0.png'. Return a group of its own"):
+        by_re(flat, "(rain|sun)", folder="images", groups=group)

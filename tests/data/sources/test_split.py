@@ -1,7 +1,9 @@
 """Validation folds."""
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 from fastclf.data.sources.split import (
     check_val_idxs,
@@ -155,3 +157,22 @@ def test_a_class_of_one_group_stays_in_train():
 def test_groups_that_cannot_be_split(groups, y, val_pct, said):
     with pytest.raises(ValueError, match=said):
         get_group_idxs(groups, y, val_pct)
+
+
+@pytest.mark.parametrize("as_type", [list, torch.tensor, pd.Series, lambda g: pd.array(g, "Int64"), pd.Categorical])
+def test_groups_of_any_kind(rng, as_type):
+    """The elements of a tensor are equal only to themselves, as keys: each row would be a group."""
+    groups, y = rng.integers(0, 9, 60), np.arange(60) % 3
+    want = get_group_idxs(groups.tolist(), y.tolist())
+    np.testing.assert_array_equal(get_group_idxs(as_type(groups.tolist()), y), want)
+    np.testing.assert_array_equal(get_group_idxs(groups, as_type(y.tolist())), want)
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, np.float32("nan"), pd.NA, pd.NaT])
+def test_groups_that_are_missing_are_named(missing):
+    """All rows without a group in one, or each in its own: either may be wrong."""
+    groups = [*range(8), missing, missing]
+    with pytest.raises(ValueError, match=r"groups must have an entry for every row, got .* in row 8"):
+        get_group_idxs(groups)
+    with pytest.raises(ValueError, match=r"y must have an entry for every row, got .* in row 8"):
+        get_group_idxs(range(10), groups)

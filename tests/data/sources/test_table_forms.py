@@ -378,6 +378,57 @@ def test_lists_in_cells(load, kind):
         load(df, multi=False)
 
 
+@pytest.mark.parametrize("written", [str, lambda t: str(np.array(t)), lambda t: str(set(t)), lambda t: str(tuple(t))])
+@pytest.mark.parametrize("tags", [["red", "warm"], [3, 10], [0, 1, 2]])
+def test_lists_as_text(load, written, tags):
+    table = lines(lambda i: f'{IDS[i]}.jpg,"{written(tags if i % 3 else tags[:1])}"', "f,y")
+    assert said_by(load(table)) == images([{*map(str, tags if i % 3 else tags[:1])} for i in range(N)])
+
+
+@pytest.mark.parametrize("written", [str, np.array, np.float32, lambda row: str(np.float32(row)), lambda row: str(row)])
+@pytest.mark.parametrize("several", [False, True])
+def test_lists_of_a_0_or_1_for_each_class_are_no_labels(load, rng, written, several):
+    ones = rng.integers(0, 2, (N, 3)) if several else np.eye(3, dtype=int)[rng.integers(0, 3, N)]
+    df = pd.DataFrame({"f": [f"{name}.jpg" for name in IDS], "y": [written(row) for row in ones.tolist()]})
+    with pytest.raises(LabelError, match=r"column 'y' holds lists of 3 zeros and ones.*df\[NAMES\] = df\['y'\].tolist"):
+        load(df)
+    df[["a", "b", "c"]] = ones.tolist()  # the remedy
+    found = said_by(load(df, fn_col="f", label_col=["a", "b", "c"], multi=True))
+    assert found == images([{"abc"[i] for i in np.flatnonzero(row)} for row in ones])
+
+
+def test_bytes_in_cells(load):
+    files, pets = [f"{name}.jpg".encode() for name in IDS], [pet.encode() for pet in PETS]
+    assert said_by(load(pd.DataFrame({"f": files, "y": pets}))) == images(PETS)
+    assert said_by(load(pd.DataFrame({"f": files, "y": [[pet] for pet in pets]}))) == images([{pet} for pet in PETS])
+
+
+@pytest.mark.parametrize(
+    ("header", "end", "more"),
+    [
+        ("f,y", "", ",\n , \n\n   \n"),
+        ("f,y,,", ",,", ",,,\n"),
+        ("f,y", ",", ""),
+        ("f,y, ,", ", ,", ""),
+        ("f,y", ",,,", ",,,,,,\n"),
+        (None, ",", ",,\n"),
+    ],
+)
+def test_what_spreadsheets_write_beside_and_below_a_table(load, header, end, more):
+    table = lines(lambda i: f"{IDS[i]}.jpg,{PETS[i]}{end}", *filter(None, [header])) + more
+    assert said_by(load(table)) == images(PETS)
+    assert said_by(load(table.replace(",", ";"))) == images(PETS)
+
+
+def test_columns_at_the_end_that_are_not_empty(load):
+    with pytest.raises(DataError, match="line 5 has 3 fields, expected 2"):
+        load(lines(lambda i: f"{IDS[i]}.jpg,{PETS[i]}{',x' if i == 3 else ''}", "f,y"))
+    with pytest.raises(LabelError, match="has 3 columns"):
+        load(lines(lambda i: f"{IDS[i]}.jpg,{PETS[i]},{'x' if i == 3 else ''}", "f,y,"))
+    with pytest.raises(LabelError, match="line 2 has no label"):
+        load(lines(lambda i: f"{IDS[i]}.jpg,,", "f,y,"))
+
+
 @pytest.mark.parametrize(
     ("names", "several"),
     [
@@ -443,11 +494,14 @@ def test_decimal_commas(load):
         ("{}.png", "24 of them are there as '.jpg': change the suffix"),
         ("{}", r"Did you mean suffix='.jpg'\? It finds 24"),
         ("x/{}.jpg", "24 of them are there in another folder"),
+        ("{:d}", "24 of them are there with zeros in front, such as 'img/0000'. Spreadsheets"),
+        ("{:d}.jpg", "24 of them are there with zeros in front, such as 'img/0000.jpg'"),
+        ("{:.1f}", "24 of them are there with zeros in front"),
     ],
 )
 def test_names_that_nearly_fit(load, name, message):
     with pytest.raises((LabelError, FileNotFoundError), match=message):
-        load(lines(lambda i: f"{name.format(IDS[i])},{PETS[i]}", "f,y"), sep=",")
+        load(lines(lambda i: f"{name.format(i if '{:' in name else IDS[i])},{PETS[i]}", "f,y"), sep=",")
 
 
 def test_absolute_names_and_names_in_folders_below(load, root, capsys):
@@ -564,6 +618,20 @@ def test_tables_that_are_no_text(tmp_path, content, reader, rng):
     (tmp_path / "table.csv").write_bytes(content + rng.bytes(100))
     with pytest.raises(DataError, match=f"table.csv is not text. Read it with pandas .*{reader}"):
         ImageClassifierData.from_csv(tmp_path, "img", "table.csv", 4, TFMS)
+
+
+@pytest.mark.parametrize(
+    ("content", "reader"),
+    [
+        ('{"file_name": "a.jpg", "label": "cat"}\n{"file_name": "b.jpg", "label": "dog"}\n', "lines=True, "),
+        ('[\n {"file_name": "a.jpg", "label": "cat"}]', ""),
+    ],
+)
+def test_records_of_json(tmp_path, content, reader):
+    (tmp_path / "img").mkdir()
+    (tmp_path / "metadata.jsonl").write_text(content)
+    with pytest.raises(DataError, match=rf"metadata.jsonl is JSON.*pd.read_json\(file, {reader}dtype=False\)"):
+        ImageClassifierData.from_csv(tmp_path, "img", "metadata.jsonl", 4, TFMS)
 
 
 def test_utf_16_without_a_mark(tmp_path):

@@ -26,6 +26,7 @@ from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.decode.process import decode
 from fastclf.data.image import open_image
 from fastclf.data.sources.files import FileSource
+from fastclf.data.sources.source import Version
 from fastclf.data.validation import scan_cache, verdicts, verified
 from fastclf.data.validation.verified import VerifiedImages
 from fastclf.errors import BadImageError
@@ -344,6 +345,24 @@ def test_a_scan_writes_what_it_has_found_as_it_goes(folders, monkeypatch):
     assert load(folders).scan().decoded == 25
     assert sum(counts) == 25
     assert max(counts) == 4
+
+
+@pytest.mark.parametrize("inode", [(1 << 63) - 1, 1 << 63, (1 << 64) - 1])
+@pytest.mark.parametrize("modified", [-1, 1 << 62, 15 * 10**18])
+def test_inodes_and_times_of_64_bits(folders, monkeypatch, inode, modified):
+    """Network and union file systems number files by hashes; a camera's clock may be anywhere."""
+
+    def stat(source, row):
+        real = Path(source.path(row)).stat()
+        numbers = (real.st_mode, inode - row, 0, 0, 0, 0, real.st_size, 0, 0, 0)
+        return Version.of(os.stat_result((*numbers, 0.0, 0.0, 0.0, 0, modified + row, modified)))
+
+    monkeypatch.setattr(FileSource, "stat", stat)
+    for _ in range(2):  # the second is of what the first has kept
+        learn = tiny_learner(image_data(folders), precompute=True)
+        learn.fit(1e-2, 1)
+        assert not np.isnan(learn.predict()).any()
+    assert learn.data.check().counts
 
 
 def test_a_forked_process_opens_it_anew(folders):

@@ -122,7 +122,7 @@ class Files:
         """Describe what would find the files of these names, which have none."""
         texts = [str(cell) for cell in cells]
         looks = (self._other_suffix, self._other_delimiter, self._other_case, self._other_form, self._other_ending)
-        hints = (look(texts) for look in (*looks, self._below, self._beside))
+        hints = (look(texts) for look in (*looks, self._zeros, self._below, self._beside))
         return next(filter(None, hints), "Check the folder.")
 
     def _other_suffix(self, texts: Sequence[str]) -> str:
@@ -158,6 +158,18 @@ class Files:
                 return f"{n} of them are there as {ending!r}: change the suffix in the table."
         return ""
 
+    def _zeros(self, texts: Sequence[str]) -> str:
+        by_number = {_without_zeros(name): name for name in (*self._stems, *self.there)}
+        there = [by_number.get(_without_zeros(self._in_folder(text.removesuffix(".0")))) for text in texts]
+        example = next(filter(None, there), None)
+        if example is None:
+            return ""
+        return (
+            f"{len(there) - there.count(None)} of them are there with zeros in front, such as {printable(example)!r}. "
+            "Spreadsheets and pandas drop them: write the names as the files are named; pd.read_csv(file, dtype=str) "
+            "keeps them."
+        )
+
     def _below(self, texts: Sequence[str]) -> str:
         n = sum(PurePosixPath(f"{text}{self.suffix}").name in self._by_base for text in texts)
         return f"{n} of them are there in another folder. Write the folders that the files are in." if n else ""
@@ -174,6 +186,11 @@ class Files:
         """List the first names that have no file."""
         shown = zip(cells[:5], where[:5], strict=True)
         return ", ".join(f"{printable(str(cell))}{self.suffix} ({line})" for cell, line in shown)
+
+
+def _without_zeros(name: str) -> str:
+    """Return a name with its numbers as a spreadsheet writes them, without zeros in front."""
+    return re.sub(r"(?<![0-9])0+(?=[0-9])", "", name)
 
 
 def _only_one(pairs: Iterator[tuple[str, str]]) -> dict[str, str]:

@@ -18,8 +18,9 @@ from fastclf.report import warn
 
 _CERTAIN = ("|", ";")  # no name holds them
 _DELIMS = (*_CERTAIN, ",", " ")
-_ITEM = r"""'([^'\\]*)'|"([^"\\]*)"|(-?[0-9]+)"""
-_LIST = re.compile(rf"[\[(]\s*((?:{_ITEM})(\s*,\s*(?:{_ITEM}))*\s*,?)?\s*[\])]")  # as str() and JSON write a list
+_ITEM = r"""'([^'\\]*)'|"([^"\\]*)"|(-?[0-9]+)(?:\.0*)?"""
+# As str() and JSON write a list, a set or a numpy array.
+_LIST = re.compile(rf"[\[({{]\s*((?:{_ITEM})([\s,]+(?:{_ITEM}))*[\s,]*)?[\])}}]")
 _MANY = 20
 
 
@@ -136,6 +137,7 @@ def _refuse_cell(table: LabelTable, positions: Sequence[int]) -> None:
 def _by_text(table: LabelTable, position: int, rules: TableRules) -> Values:
     cells = _unpacked(table.column(position))
     plain = [cell for cell in cells if isinstance(cell, str)]
+    _check_no_vectors(cells, table, position)
     where = f"in column {table.title(position)}"
     delim, why = _choose_delim(set(plain), rules)
     is_multi = delim is not None or len(plain) < len(cells)
@@ -166,6 +168,20 @@ def _unpacked(cells: Sequence[Cell]) -> Sequence[Cell]:
     if not texts or not all(_LIST.fullmatch(text) for text in texts):
         return cells
     return [tuple(map("".join, re.findall(_ITEM, cell))) if isinstance(cell, str) else cell for cell in cells]
+
+
+def _check_no_vectors(cells: Sequence[Cell], table: LabelTable, position: int) -> None:
+    """Raise LabelError for lists with a 0 or 1 for each class, which are not lists of labels."""
+    lengths = {len(cell) if isinstance(cell, tuple) else 0 for cell in cells}
+    n = lengths.pop()
+    if lengths or n < 2 or not {item for cell in cells for item in cell or ()} <= {"0", "1"}:
+        return
+    title = table.title(position)
+    raise LabelError(
+        f"{table.name}: column {title} holds lists of {n} zeros and ones, one for each class, and no lists "
+        f"of labels. Make a column of each class: df[NAMES] = df[{title}].tolist(), then from_df(..., "
+        f"label_col=NAMES). Where the lists are text, df[{title}].map(json.loads).tolist()."
+    )
 
 
 def _tags(cell: Cell, delim: str | None) -> tuple[str, ...]:

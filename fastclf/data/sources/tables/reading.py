@@ -37,6 +37,7 @@ _NO_TEXT = {  # first bytes -> what reads it
     b"\x1f\x8b": "pd.read_csv(file)",
     b"PAR1": "pd.read_parquet(file)",
 }
+_JSON = re.compile(r'\s*(\[\s*)?\{\s*"')
 _HEAD = 100
 _SHARED = 1 << 15  # texts of a column
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -136,6 +137,7 @@ def read_csv(
     text, skipped, named = _without_preamble(_decoded(file, encoding))
     used = sep or named or _delimiter(text)
     rows, lines = _records(text, used, file.name, skipped)
+    _drop_empty_ends(rows)
     if used == " " and len(rows) > 1 and all(len(row) == len(rows[0]) + 1 for row in rows[1:]):
         rows[0].insert(0, "")  # a header that does not name the first column, as R and CelebA write it
     header, header_where = None, ""
@@ -162,12 +164,18 @@ def _decoded(file: Path, encoding: str) -> str:
         text = content.decode(encoding).removeprefix("\ufeff")
         if wide and "\0" in text:
             raise UnicodeError("every other byte is 0")
-        return text
     except LookupError as error:
         raise ValueError(f"from_csv: encoding must be a text encoding that Python knows, got {encoding!r}.") from error
     except UnicodeError as error:
         other = "utf-16-le" if wide else "latin-1"
         raise DataError(f"{file.name} is not in {encoding}: {error}. Pass e.g. encoding={other!r}.") from error
+    if json := _JSON.match(text):
+        form = "a list" if json[1] else "lines"
+        raise DataError(
+            f"{file.name} is JSON, {form} of records. Pass from_df(..., pd.read_json(file, "
+            f"{'' if json[1] else 'lines=True, '}dtype=False), ...)."
+        )
+    return text
 
 
 def _without_preamble(text: str) -> tuple[str, int, str | None]:
@@ -208,7 +216,7 @@ def _widths(lines: Sequence[str], sep: str) -> list[int]:
 
 
 def _records(text: str, sep: str, name: str, skipped: int) -> tuple[list[list[Cell]], list[int]]:
-    """Split lines into fields, and return which line each row is; empty lines are none."""
+    """Split lines into fields, and return which line each row is; lines without text are none."""
     if sep == " " and '"' not in text:
         return _shared((number, line.split()) for number, line in enumerate(_LINE_END.split(text), skipped + 1))
     skip = sep == " " or f'{sep} "' in text  # what looks like a, "b, c" means a quoted field
@@ -226,7 +234,7 @@ def _shared(numbered: Iterable[tuple[int, list[str]]]) -> tuple[list[list[Cell]]
     numbers: list[int] = []
     known: list[dict[str, str]] = []
     for number, row in numbered:
-        if not row:
+        if not "".join(row).strip():
             continue
         known += [{} for _ in range(len(row) - len(known))]
         for i, cell in enumerate(row):
@@ -237,6 +245,20 @@ def _shared(numbered: Iterable[tuple[int, list[str]]]) -> tuple[list[list[Cell]]
         rows.append([*row])  # as long as it is, where the reader leaves room for more
         numbers.append(number)
     return rows, numbers
+
+
+def _drop_empty_ends(rows: list[list[Cell]]) -> None:
+    """Take away empty columns behind the last that has a name or a cell: spreadsheets write their delimiters."""
+    if not rows or (rows[0][-1] and all(len(row) == len(rows[0]) for row in rows)):
+        return
+    width = max(_filled(rows[0]), min(len(rows[0]), max(map(_filled, rows))))
+    for row in rows:
+        del row[max(width, _filled(row)) :]
+
+
+def _filled(row: list[Cell]) -> int:
+    """Return the number of cells up to the last that is not empty."""
+    return max((i + 1 for i, cell in enumerate(row) if str(cell).strip()), default=0)
 
 
 def read_df(df: pd.DataFrame) -> LabelTable:
@@ -276,7 +298,9 @@ def _cell(value: Any) -> Cell:
 
 
 def _plain(value: Any) -> Any:
-    """Whole numbers without '.0': pandas makes floats of whole numbers beside a missing value."""
+    """Whole numbers without '.0': pandas makes floats of whole numbers beside a missing value. Bytes (HDF5) as text."""
+    if isinstance(value, bytes):
+        return os.fsdecode(value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
