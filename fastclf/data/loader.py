@@ -13,7 +13,7 @@ import torch
 from fastclf import ranks
 from fastclf.data.dataset import Dataset
 from fastclf.data.input_stall import InputStall, available_processors
-from fastclf.data.transfer import to_device
+from fastclf.ops.registry import to_device
 from fastclf.philox import STREAM_VIEW, permutation, uniforms
 
 Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]

@@ -19,11 +19,11 @@ from fastclf.data.decode.gpu_tuning import Tuning, fastest
 from fastclf.data.decode.graphs import DECODER, BatchPipeline, DecodePipeline, GraphInput
 from fastclf.data.decode.native_renderer import NativeRenderer
 from fastclf.data.decode.parts import Images, Parts
-from fastclf.data.transfer import to_device
 from fastclf.data.transforms.base import PixelAugmentation
 from fastclf.data.transforms.sampling import Parameters
 from fastclf.data.transforms.spec import TransformSpec
 from fastclf.ops.crop_resize import has_crop_resize
+from fastclf.ops.registry import to_device
 from fastclf.report import log_once
 
 # Images of an epoch. A measurement takes about 5 s, as many as an epoch of this size at 10,000 images/s, and gains a
