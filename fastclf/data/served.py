@@ -44,7 +44,7 @@ class BlockServer(Protocol):
 
 def block_server(tfms: TransformSpec, options: LoaderOptions) -> BlockServer:
     """Return what makes the batches that a learner on this device would make, to the last bit."""
-    if has_crop_resize(options.device) or not _has_dali():
+    if (options.device.type == "cpu" and has_crop_resize(options.device)) or not _has_dali():
         return NativeServer(tfms, options)
     return GraphServer(tfms, options)
 

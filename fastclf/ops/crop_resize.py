@@ -85,7 +85,7 @@ class CropFormat:
 
 def has_crop_resize(device: torch.device) -> bool:
     """Tell whether `crop_resize` runs on a device. It has no reference implementation, since DALI does the same."""
-    return device.type == "cpu" and (backend() is Backend.NATIVE or has_cuda_kernels(device))
+    return (device.type == "cpu" and backend() is Backend.NATIVE) or has_cuda_kernels(device)
 
 
 def crop_resize(images: Sequence[Image], crops: Crops, form: CropFormat, out: torch.Tensor, threads: int) -> None:

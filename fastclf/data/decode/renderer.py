@@ -1,7 +1,7 @@
 """How batches of images are made on this device: by the native renderer where there is one, else by DALI's graph alone.
 
-On the processor DALI's resampling takes longer than its decoder: there the graph only decodes, and the native module
-does the rest. Augmentations of the user's own follow in torch.
+On the processor DALI's resampling takes longer than its decoder, and on a GPU its augmentations are dozens of small
+kernels: the graph only decodes, and the native module does the rest. Augmentations of the user's own follow in torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from fastclf.data.decode.decode_error import DecodeError
 from fastclf.data.decode.gpu_tuning import Tuning, fastest
 from fastclf.data.decode.graphs import DECODER, BatchPipeline, DecodePipeline, GraphInput
-from fastclf.data.decode.native_renderer import NativeRenderer
+from fastclf.data.decode.native_renderer import AHEAD, NativeRenderer
 from fastclf.data.decode.parts import Images, Parts
 from fastclf.data.transforms.base import PixelAugmentation
 from fastclf.data.transforms.sampling import Parameters
@@ -82,7 +82,8 @@ def gpu_renderer(
     """
 
     def build(tuning: Tuning) -> Renderer:
-        return _renderer(tfms, replace(source, hw_decoder_load=tuning.hw_decoder_load), bs, device, tuning)
+        tuned = replace(source, hw_decoder_load=tuning.hw_decoder_load, on_processor=tuning.on_processor)
+        return _renderer(tfms, tuned, bs, device, tuning)
 
     def work_done(renderer: Renderer) -> None:
         work(renderer)
@@ -102,13 +103,14 @@ def _renderer(tfms: TransformSpec, source: GraphInput, bs: int, device: torch.de
 
 
 def _first_stage(tfms: TransformSpec, source: GraphInput, bs: int, device: torch.device, tuning: Tuning) -> Renderer:
-    if not has_crop_resize(device):
+    if tuning.by_graph or not has_crop_resize(device):
         return GraphRenderer(tfms, source, bs, device, tuning)
     if tfms.in_torch:
         log_once(f"{_names(tfms.in_torch)}: not in the native renderer; run in torch after it, on every batch")
     others = [(i, aug) for i, aug in tfms.rendered if aug.native is None]
     if not others:
-        return NativeRenderer(tfms, DecodePipeline(source, bs, tuning.num_threads), source.white, tuning.num_threads)
+        threads, ahead = tuning.num_threads, AHEAD if device.type == "cpu" else tuning.ahead
+        return NativeRenderer(tfms, DecodePipeline(source, bs, device, threads), source.white, threads, device, ahead)
     log_once(f"{_names(others)}: not in the native renderer; DALI makes these batches, which takes longer")
     return GraphRenderer(tfms, source, bs, device, tuning)
 
