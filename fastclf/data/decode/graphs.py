@@ -27,6 +27,7 @@ import torch
 
 from fastclf.calls import is_forked, outlives_fork, starts_threads
 from fastclf.data.decode.decode_error import DecodeError
+from fastclf.data.decode.parts import Images
 from fastclf.data.transforms.sampling import Parameters
 from fastclf.data.transforms.spec import TransformSpec
 from fastclf.errors import BackendError
@@ -129,7 +130,7 @@ class BatchPipeline:
     ) -> None:
         self._graph = _Graph(lambda gpu: _normalised(tfms, source, gpu), bs, device, num_threads)
 
-    def feed(self, images: Sequence[npt.NDArray[Any]] | npt.NDArray[Any], parameters: Parameters) -> None:
+    def feed(self, images: Images, parameters: Parameters) -> None:
         """Start one batch: `[B]` file names as uint8 arrays or images, and the parameters of `sampling.sample`."""
         self._graph.run({SOURCE: images, **parameters})
 
@@ -162,7 +163,7 @@ class DecodePipeline:
         self._next = itertools.cycle(graphs)
         self._running: deque[_Graph] = deque()
 
-    def feed(self, images: Sequence[npt.NDArray[Any]] | npt.NDArray[Any]) -> None:
+    def feed(self, images: Images) -> None:
         """Start one batch, see `BatchPipeline.feed`."""
         graph = next(self._next)
         graph.run({SOURCE: images})

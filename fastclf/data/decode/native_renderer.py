@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fastclf.data.decode.kept_images import KeptImage
 from fastclf.data.decode.parts import Images, Parts
 from fastclf.data.transforms.crop_geometry import Arrays, CropBox, crop_box
 from fastclf.data.transforms.sampling import Parameters
@@ -33,6 +34,38 @@ class Decoder(Protocol):
         """Wait for the oldest batch: each image `[H, W, 3]`, where the batches are."""
 
 
+class KeepingDecoder:
+    """Decodes, of images that may be kept in a device's memory, those that are not there; all of others.
+
+    Args:
+        decoder: decodes images.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._batches: deque[list[KeptImage]] = deque()  # in the making; empty for images that cannot be kept
+
+    def feed(self, images: Images) -> None:
+        """See `Decoder.feed`."""
+        kept = [image for image in images if isinstance(image, KeptImage)]
+        missing = [image.encoded() for image in kept if image.pixels is None]
+        if missing or not kept:
+            self._decoder.feed(missing or images)
+        self._batches.append(kept)
+
+    def take(self) -> Sequence[Image]:
+        """See `Decoder.take`."""
+        images = self._batches.popleft()
+        if not images:
+            return self._decoder.take()
+        decoded = iter(self._decoder.take() if any(image.pixels is None for image in images) else ())
+        made: list[Image] = []
+        for image in images:
+            made.append(next(decoded) if image.pixels is None else image.pixels)
+            image.keep(made[-1])
+        return made
+
+
 class NativeRenderer:
     """Decoded images to normalised batches, for augmentations that the native module knows; see `Renderer`.
 
@@ -45,12 +78,14 @@ class NativeRenderer:
         ahead: see `Renderer.ahead`.
     """
 
+    keeps = True
+
     def __init__(
         self, tfms: TransformSpec, decoder: Decoder, white: float, num_threads: int, device: torch.device, ahead: int
     ) -> None:
         self.ahead = ahead
-        self._decoder = decoder
-        self._parts = Parts(lambda images, _: decoder.feed(images))
+        self._decoder = KeepingDecoder(decoder)
+        self._parts = Parts(lambda images, _: self._decoder.feed(images))
         self._tfms, self._threads = tfms, num_threads
         self._form = CropFormat(tfms.sz, white, tfms.mean, tfms.std)
         self._sizes: deque[int] = deque()  # of the batches in the making

@@ -38,11 +38,15 @@ class Renderer(Protocol):
     def ahead(self) -> int:
         """How many batches should be in the making while one is used."""
 
+    @property
+    def keeps(self) -> bool:
+        """Whether images may be `KeptImage`."""
+
     def feed(self, images: Images, parameters: Parameters, pixels: Sequence[int]) -> None:
         """Start one batch.
 
         Args:
-            images: `[B]` file names as uint8 arrays, or images.
+            images: `[B]` file names as uint8 arrays, images, or `KeptImage`.
             parameters: of `sampling.sample`.
             pixels: of each image: a batch of many is decoded in parts.
         """
@@ -122,6 +126,8 @@ def _names(augs: Sequence[tuple[int, PixelAugmentation]]) -> str:
 class GraphRenderer:
     """A DALI graph that does everything; also on a GPU."""
 
+    keeps = False
+
     def __init__(self, tfms: TransformSpec, source: GraphInput, bs: int, device: torch.device, tuning: Tuning) -> None:
         self._graph = BatchPipeline(tfms, source, bs, device, tuning.num_threads)
         self._parts = Parts(self._graph.feed)
@@ -147,6 +153,11 @@ class TorchStage:
     def ahead(self) -> int:
         """See `Renderer.ahead`."""
         return self._first.ahead
+
+    @property
+    def keeps(self) -> bool:
+        """See `Renderer.keeps`."""
+        return self._first.keeps
 
     def feed(self, images: Images, parameters: Parameters, pixels: Sequence[int]) -> None:
         """See `Renderer.feed`."""
