@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from bench.images_setting import MEAN, N_IMAGES, STD
 from bench.photographs import many
@@ -58,7 +59,7 @@ def bench_scan(
 
 def decode(files: list[bytes], threads: int) -> None:
     """Decodes every file, one batch ahead of the one that is waited for."""
-    pipe = DecodePipeline(GraphInput(), _BATCH, threads)
+    pipe = DecodePipeline(GraphInput(), _BATCH, torch.device("cpu"), threads)
     names = [np.frombuffer(file, np.uint8) for file in files]
     batches = [names[start : start + _BATCH] for start in range(0, len(names), _BATCH)]
     pipe.feed(batches[0])

@@ -30,4 +30,23 @@ struct SgdTensor {
   uint64_t n, group;
 };
 
+// What is done to the values of a crop, in order (fastclf.ops.crop_resize.PixelOp), each with its numbers.
+enum class PixelOp : int64_t { brightness_contrast = 0 };  // b, c: clip((x - mean) * c + mean + b * top, 0, top)
+
+// Images as a model takes them: each cropped and resized, turned, changed by pixel operations, and normalised.
+struct CropResize {
+  const uint64_t* src;   // [n] addresses of images [height, width, 3], uint8 or float
+  const int64_t* shape;  // [n, 2] height and width, each >= 1
+  bool bytes;            // uint8
+  const float* crop;     // [n, 4] top, left, bottom, right, in the image's own pixels
+  const int64_t* size;   // [n, 2] rows and columns that the crop is resized to, each >= 1; [sz, sz] without a matrix
+  const float* matrix;   // [n, 2, 3] from the result to the resized crop, over (x, y); null: they are the same
+  const int64_t* pixel_ops;  // [n_ops] PixelOp
+  const float* numbers;      // [n, n_ops, width] that each takes, zeros behind them
+  size_t n, n_ops, width, sz;
+  float top;  // full white
+  float mean[3], std[3];
+  float* out;  // [n, 3, sz, sz]
+};
+
 }  // namespace fastclf

@@ -1,10 +1,14 @@
 """What all tests share: no display, caches of their own, and copies of the photographs."""
 
+import fcntl
 import os
 import shutil
 import signal
-from importlib.util import find_spec
+import subprocess
+import sys
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import matplotlib as mpl
 import numpy as np
@@ -14,6 +18,8 @@ import torch
 from fastclf import report as reporting
 from fastclf.data import options
 from fastclf.errors import FastclfError
+
+ROOT = Path(__file__).parents[1]
 
 mpl.use("Agg")
 options.default_device = lambda: torch.device("cpu")  # also beside a GPU, and in fixtures of whole modules
@@ -88,6 +94,31 @@ def _close_figures():
     import matplotlib.pyplot as plt
 
     plt.close("all")
+
+
+@pytest.fixture(scope="session")
+def emulated_module() -> ModuleType:
+    """The GPU's kernels compiled for the processor; built once, and again when a source has changed."""
+    if not (shutil.which("cmake") and shutil.which("g++")):
+        pytest.skip("needs cmake and g++")
+    pybind11 = pytest.importorskip("pybind11")
+    folder = ROOT / "build" / "emulated"
+    folder.mkdir(parents=True, exist_ok=True)
+    configure = ["cmake", "-S", ROOT, "-B", folder, "-DFASTCLF_EMULATE=ON", "-DCMAKE_BUILD_TYPE=None"]
+    configure += [f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for command in (configure, ["cmake", "--build", folder, "--parallel", "2"]):
+            done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    (path,) = folder.glob("_emulated*.so")
+    spec = spec_from_file_location("fastclf._emulated", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.modules["fastclf._emulated"] = module
+    return module
 
 
 @pytest.fixture

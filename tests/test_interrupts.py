@@ -304,7 +304,7 @@ def test_a_decoder_graph_that_is_dropped_loses_no_signal(monkeypatch):
             came.append(signal.raise_signal(signal.SIGINT))
         shut_down(pipe)
 
-    pipeline = graphs.DecodePipeline(graphs.GraphInput(), 2, 1)
+    pipeline = graphs.DecodePipeline(graphs.GraphInput(), 2, torch.device("cpu"), 1)
     monkeypatch.setattr(graphs.Pipeline, "_shutdown", interrupted)
     with pytest.raises(KeyboardInterrupt):
         del pipeline

@@ -11,6 +11,7 @@
 #include "cpu/pool.h"
 #include "cpu/tile.h"
 #include "cpu/vector_code.h"
+#include "device/crop.h"
 
 namespace fastclf::cpu {
 
@@ -20,43 +21,23 @@ constexpr size_t kLine = 64;         // bytes of a line of the cache
 constexpr size_t kCached = 4 << 20;  // bytes of a batch that may be in a cache still when it is used
 constexpr size_t kFetched = 48;      // rows at most: those of large images would not fit into a cache
 
-// The weights of one axis: a triangle as wide as a step of the result, or of the source where it is magnified; the
-// outermost value goes on outside.
+// The weights of one axis.
 class Taps {
  public:
   size_t begin = 0, end = 0;  // what of the source has weight
 
   void set(double low, double high, size_t n, size_t source) {
-    const double step = (high - low) / static_cast<double>(n), reach = std::max(1.0, step), slope = 1 / reach;
-    const auto last = static_cast<int64_t>(source) - 1;
-    const auto span = static_cast<int64_t>(std::ceil(2 * reach)), used = std::min(last + 1, span);
-    taps_ = static_cast<size_t>(used);
+    const CropAxis axis = crop_axis(low, high, n, source);
+    taps_ = static_cast<size_t>(axis.taps);
     first_.resize(n);
-    count_.assign(n, 1);
-    weight_.assign(n * taps_, 0.0f);
+    count_.resize(n);
+    weight_.resize(n * taps_);
     for (size_t i = 0; i < n; ++i) {
-      const double middle = low + (static_cast<double>(i) + 0.5) * step, lowest = middle - reach - 0.5;
-      auto from = static_cast<int64_t>(lowest);
-      from += static_cast<double>(from) < lowest;  // rounded up
-      const int64_t start = std::clamp<int64_t>(from, 0, last + 1 - used);
-      const bool inside = from >= 0 && from + span <= last + 1;
-      float* w = &weight_[i * taps_];
-      float total = 0;
-      for (int64_t k = 0; k < span; ++k) {
-        const auto share = static_cast<float>(1 - std::abs(static_cast<double>(from + k) + 0.5 - middle) * slope);
-        if (share <= 0) continue;
-        const int64_t tap =
-            inside ? k : std::clamp<int64_t>(std::clamp<int64_t>(from + k, 0, last) - start, 0, used - 1);
-        w[tap] += share;
-        total += share;
-        count_[i] = std::max(count_[i], static_cast<uint32_t>(tap + 1));
-      }
-      const float scale = 1 / total;
-      for (size_t tap = 0; tap < count_[i]; ++tap) w[tap] *= scale;
-      first_[i] = static_cast<uint32_t>(start);
+      const CropTaps taps = crop_taps(axis, i, &weight_[i * taps_]);
+      first_[i] = taps.first, count_[i] = taps.count;
     }
     begin = *std::min_element(first_.begin(), first_.end());
-    end = *std::max_element(first_.begin(), first_.end()) + static_cast<size_t>(used);
+    end = *std::max_element(first_.begin(), first_.end()) + taps_;
   }
 
   // Counts the source from `begin` on.
@@ -93,11 +74,7 @@ class Floats {
 // What one thread renders with: kept between images.
 class Renderer {
  public:
-  explicit Renderer(const CropResize& op) : op_(op) {
-    for (size_t c = 0; c < 3; ++c) {
-      gain_[c] = 1 / (op.std[c] * op.top);
-      offset_[c] = -op.mean[c] / op.std[c];
-    }
+  explicit Renderer(const CropResize& op) : op_(op), scale_(crop_scale(op.mean, op.std, op.top)) {
     const bool aligned = reinterpret_cast<uintptr_t>(op.out) % kLine == 0 && op.sz * sizeof(float) % kLine == 0;
     stream_ = aligned && !op.matrix && !op.n_ops && op.n * 3 * op.sz * op.sz * sizeof(float) > kCached;
   }
@@ -176,7 +153,8 @@ class Renderer {
   // Where rows of the result go: as they are when pixel operations follow, else normalised.
   Planes planes(size_t row) const {
     static constexpr float kOne[3] = {1, 1, 1}, kNothing[3] = {};
-    return {out_ + row * op_.sz, op_.sz * op_.sz, stream_, op_.n_ops ? kOne : gain_, op_.n_ops ? kNothing : offset_};
+    return {out_ + row * op_.sz, op_.sz * op_.sz, stream_, op_.n_ops ? kOne : scale_.gain,
+            op_.n_ops ? kNothing : scale_.offset};
   }
 
   // Each operation leaves the sum of its values to the next one; the last one normalises.
@@ -192,12 +170,12 @@ class Renderer {
   }
 
   void brightness_contrast(float brightness, float contrast, bool last) {
-    const auto mean = static_cast<float>(sum_ / static_cast<double>(3 * op_.sz * op_.sz));
-    const float shift = mean * (1 - contrast) + brightness * op_.top;
+    const float shift = contrast_shift(sum_, 3 * op_.sz * op_.sz, brightness, contrast, op_.top);
     sum_ = 0;
     for (size_t row = 0; row < 3 * op_.sz; ++row) {
       const size_t c = row / op_.sz;
-      const BrightnessContrast change = {contrast, shift, op_.top, last ? gain_[c] : 1, last ? offset_[c] : 0};
+      const BrightnessContrast change = {contrast, shift, op_.top, last ? scale_.gain[c] : 1,
+                                         last ? scale_.offset[c] : 0};
       sum_ += code_.brightness_contrast(out_ + row * op_.sz, op_.sz, change);
     }
   }
@@ -206,8 +184,8 @@ class Renderer {
   const VectorCode& code_ = vector_code();
   Taps y_, x_;
   Floats strip_, resized_, pixels_;  // resampled rows side by side; a crop; a row of pixels
+  CropScale scale_;
   bool stream_;
-  float gain_[3], offset_[3];
   float* out_ = nullptr;
   double sum_ = 0;
 };

@@ -3,6 +3,7 @@
 
 #include "cpu/vec.h"
 #include "cpu/vector_code.h"
+#include "device/crop.h"
 
 namespace fastclf::cpu::FASTCLF_ISA {
 
@@ -203,13 +204,6 @@ inline void strip_to_pixels(const float* strip, const Blend& columns, size_t row
       }
     }
   }
-}
-
-// Position -1 is 0, -2 is 1: the border is mirrored, the outermost pixel included; farther out the last one goes on.
-inline int32_t mirrored(int32_t i, int32_t n) {
-  if (i < 0) i = -1 - i;
-  if (i >= n) i = 2 * n - 1 - i;
-  return i < 0 ? 0 : i >= n ? n - 1 : i;
 }
 
 typedef int32_t Ints __attribute__((vector_size(kLanes * 4)));

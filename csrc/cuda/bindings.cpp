@@ -65,10 +65,19 @@ void bind_update(py::module_& m) {
        FIELD(FirstStep, weight_velocity), FIELD(FirstStep, gamma_velocity), FIELD(FirstStep, beta_velocity));
 }
 
+void bind_images(py::module_& m) {
+  using Op = CropResizeOnDevice;
+  bind(m, "crop_resize", crop_resize, FIELD(Op, src), FIELD(Op, shape), FIELD(Op, bytes), FIELD(Op, crop),
+       FIELD(Op, size), FIELD(Op, matrix), FIELD(Op, pixel_ops), FIELD(Op, numbers), FIELD(Op, n), FIELD(Op, n_ops),
+       FIELD(Op, width), FIELD(Op, sz), FIELD(Op, top), FIELD(Op, mean), FIELD(Op, std), FIELD(Op, out),
+       FIELD(Op, scratch), FIELD(Op, scratch_width));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(FASTCLF_MODULE, m) {
   bind_forward(m);
   bind_backward(m);
   bind_update(m);
+  bind_images(m);
 }

@@ -187,4 +187,13 @@ struct FirstStep : FirstLayer, SgdStep {
 };
 Status first_step(const FirstStep& op, void* stream);
 
+// Makes crops, an image per block; images, too, are in device memory.
+struct CropResizeOnDevice : CropResize {
+  // [n, scratch_width], aligned to 16 bytes, in multiples of 4: where there is a matrix 4 for each pixel of the resized
+  // crop; 2 for each of its rows and columns; and for each axis of n values n * ceil(2 max(1, source / n)) weights
+  float* scratch;
+  size_t scratch_width;
+};
+Status crop_resize(const CropResizeOnDevice& op, void* stream);
+
 }  // namespace fastclf::cuda

@@ -16,6 +16,7 @@ from fastclf import ranks
 from fastclf.calls import long_call
 from fastclf.data.bad_images import MAX_PIXELS, OnBad, bind_together
 from fastclf.data.dataset import Dataset
+from fastclf.data.decode.kept_images import memory_of
 from fastclf.data.image_loader import ImageLoader
 from fastclf.data.loader import Loader, LoaderOptions, RowLoader
 from fastclf.data.options import SEED, Options, as_batch_size, as_device, as_threads
@@ -73,6 +74,7 @@ class DataLoaders:
         on_bad: OnBad = "raise",
         max_bad: int | None = None,
         max_pixels: int = MAX_PIXELS,
+        keep_decoded: bool = True,
     ) -> None:
         ranks.wait()  # whoever trains together meets here first
         check_seed("ImageClassifierData", seed)
@@ -84,7 +86,8 @@ class DataLoaders:
         self.tfms = tfms
         self.seed = seed
         self.device = as_device(device)
-        self._options = LoaderOptions(self.bs, seed, self.device, as_threads(num_workers))
+        memory = memory_of(self.device) if keep_decoded else None
+        self._options = LoaderOptions(self.bs, seed, self.device, as_threads(num_workers), memory)
         self.trn_dl = self._loader(trn_ds, Split.TRAIN, train=True, shuffle=True, drop_single=True)
         self.fix_dl = self._loader(trn_ds, Split.TRAIN)
         self.val_dl = self._loader(val_ds, Split.VALID)
@@ -304,6 +307,7 @@ class DataLoaders:
             on_bad=bad.policy,
             max_bad=bad.max_bad,
             max_pixels=bad.max_pixels,
+            keep_decoded=self._options.memory is not None,
         )
         return type(self)(self.path, trn_ds, val_ds, test_ds, bs=self.bs, tfms=tfms, **options)
 

@@ -99,10 +99,11 @@ class ImageLoader(Loader):
         """Keep a renderer, which has nothing left in the making, for the next epoch."""
         self._idle.append(renderer)
 
-    def feed(self, renderer: Renderer, rows: Rows, epoch: int) -> None:
-        """Start a batch."""
+    def feed(self, renderer: Renderer, rows: Rows, epoch: int, *, keep: bool = True) -> None:
+        """Start a batch; with ``keep=False`` every image is decoded, and none is kept."""
         parameters = sample(self.tfms, self._options.seed, epoch, self.split, rows)
-        renderer.feed(self.images.inputs(rows), parameters, self.images.pixels(rows))
+        memory = self._options.memory if keep and renderer.keeps else None
+        renderer.feed(self.images.inputs(rows, memory), parameters, self.images.pixels(rows))
 
     def _build(self) -> Renderer:
         from fastclf.data.decode.graphs import GraphInput
@@ -122,7 +123,7 @@ class ImageLoader(Loader):
         fed = 0
         for rows in self._chunks(np.arange(self.n))[:_TRIED]:
             if not self.images.bad(rows):
-                self.feed(renderer, rows, 0)
+                self.feed(renderer, rows, 0, keep=False)
                 fed += 1
             if fed > renderer.ahead:
                 renderer.take()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,11 @@ import torch
 from fastclf import ranks
 from fastclf.data.dataset import Dataset
 from fastclf.data.input_stall import InputStall, available_processors
-from fastclf.data.transfer import to_device
+from fastclf.ops.registry import to_device
 from fastclf.philox import STREAM_VIEW, permutation, uniforms
+
+if TYPE_CHECKING:
+    from fastclf.data.decode.kept_images import ImageMemory
 
 Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 Rows: TypeAlias = npt.NDArray[np.int64]
@@ -31,12 +34,14 @@ class LoaderOptions:
         seed: of the order and of the augmentations.
         device: where the batches are.
         num_threads: threads that decode.
+        memory: of decoded images, which all loaders share; None for none.
     """
 
     bs: int
     seed: int
     device: torch.device
     num_threads: int
+    memory: ImageMemory | None = None
 
 
 def available_threads() -> int:

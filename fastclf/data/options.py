@@ -28,6 +28,8 @@ class Options(TypedDict, total=False):
             Then their predictions are NaN, and they are listed in tmp/bad_images.csv.
         max_bad: most images that "skip" may leave out, over all sets; any number by default.
         max_pixels: an image with more counts as one that cannot be decoded; 178,956,970 by default.
+        keep_decoded: whether decoded images stay in a GPU's memory, as long as half of it is free: later epochs and
+            passes neither read nor decode them, unless their files have changed; True by default.
     """
 
     seed: int
@@ -36,6 +38,7 @@ class Options(TypedDict, total=False):
     on_bad: OnBad
     max_bad: int | None
     max_pixels: int
+    keep_decoded: bool
 
 
 def explains_options(make: _Make) -> _Make:

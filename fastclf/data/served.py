@@ -12,6 +12,7 @@ import torch
 
 from fastclf.data.bad_images import MAX_PIXELS
 from fastclf.data.dataset import Dataset
+from fastclf.data.decode.kept_images import ImageMemory
 from fastclf.data.decode.native_renderer import BatchMemory, crops_of
 from fastclf.data.decode.process import Child, Decoded, Task
 from fastclf.data.image_loader import ImageLoader
@@ -44,7 +45,7 @@ class BlockServer(Protocol):
 
 def block_server(tfms: TransformSpec, options: LoaderOptions) -> BlockServer:
     """Return what makes the batches that a learner on this device would make, to the last bit."""
-    if has_crop_resize(options.device) or not _has_dali():
+    if (options.device.type == "cpu" and has_crop_resize(options.device)) or not _has_dali():
         return NativeServer(tfms, options)
     return GraphServer(tfms, options)
 
@@ -145,9 +146,9 @@ class GraphServer:
 class _StreamImages(DatasetImages):
     """The images of a block."""
 
-    def inputs(self, rows: Rows) -> Any:
+    def inputs(self, rows: Rows, memory: ImageMemory | None = None) -> Any:
         images = self._ds.images
-        return super().inputs(rows) if images is None else [images[row] for row in rows.tolist()]
+        return super().inputs(rows, memory) if images is None else [images[row] for row in rows.tolist()]
 
 
 class _StreamLoader(ImageLoader):

@@ -1,7 +1,7 @@
-"""Copies between main memory and a GPU that wait for nothing else: through page-locked memory, in the stream's order.
+"""Copies from a GPU that wait for nothing else: into page-locked memory, in the stream's order.
 
-A plain `.to(device)` or `.cpu()` waits until the GPU has finished all that was launched before, and while the processor
-waits it launches nothing.
+A plain `.cpu()` waits until the GPU has finished all that was launched before, and while the processor waits it
+launches nothing. `fastclf.ops.registry.to_device` copies the other way.
 """
 
 from __future__ import annotations
@@ -17,13 +17,6 @@ _IN_FLIGHT = 2  # batches: one runs, the next is launched, and the GPU never wai
 def in_flight(device: torch.device) -> int:
     """Return how many batches may be under way on a device while the next one is launched; none on the processor."""
     return _IN_FLIGHT if device.type == "cuda" else 0
-
-
-def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """Copy values from main memory to a device; onto a GPU behind what was launched there before, without waiting."""
-    if device.type != "cuda" or not values.numel():
-        return values.to(device)
-    return values.pin_memory().to(device, non_blocking=True)
 
 
 class Returning:

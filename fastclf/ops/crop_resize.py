@@ -1,8 +1,9 @@
-"""Crops of images, resized, turned, changed in brightness and contrast, and normalised by the native module."""
+"""Crops of images, resized, turned, changed in brightness and contrast, and normalised by the native modules."""
 
 from __future__ import annotations
 
 import enum
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -13,11 +14,23 @@ import numpy.typing as npt
 import torch
 
 from fastclf.errors import BackendError
-from fastclf.ops.registry import Backend, address, backend, operation
+from fastclf.ops.registry import (
+    Backend,
+    address,
+    backend,
+    current,
+    has_cuda_kernels,
+    operation,
+    stream_of,
+    to_device,
+)
 
 Floats: TypeAlias = npt.NDArray[np.float32]
+Image: TypeAlias = npt.NDArray[Any] | torch.Tensor
+Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
 
 _MOST = 1 << 14  # rows and columns
+_BYTES = {np.dtype(np.uint8): True, torch.uint8: True, np.dtype(np.float32): False, torch.float32: False}
 _FARTHEST = 1 << 29  # positions are whole numbers of 32 bits
 
 
@@ -26,7 +39,7 @@ class PixelOp(enum.IntEnum):
 
     BRIGHTNESS_CONTRAST takes two numbers b and c: clip((x - m) * c + m + b, 0, 1), m the mean of the crop.
 
-    The same names and values stand in csrc/cpu/launchers.h.
+    The same names and values stand in csrc/api.h.
     """
 
     BRIGHTNESS_CONTRAST = 0
@@ -72,26 +85,25 @@ class CropFormat:
 
 def has_crop_resize(device: torch.device) -> bool:
     """Tell whether `crop_resize` runs on a device. It has no reference implementation, since DALI does the same."""
-    return device.type == "cpu" and backend() is Backend.NATIVE
+    return (device.type == "cpu" and backend() is Backend.NATIVE) or has_cuda_kernels(device)
 
 
-def crop_resize(
-    images: Sequence[npt.NDArray[Any]], crops: Crops, form: CropFormat, out: torch.Tensor, threads: int
-) -> None:
+def crop_resize(images: Sequence[Image], crops: Crops, form: CropFormat, out: torch.Tensor, threads: int) -> None:
     """Make crops: one antialiased resampling of the part, with a matrix one bilinear resampling more, then pixel ops.
 
     A value of the resized part is the mean of the image under a triangle as wide as the step from one value to the
-    next, at least two pixels; the outermost pixels go on outside. Every number of threads gives the same.
+    next, at least two pixels; the outermost pixels go on outside. Every number of threads gives the same. A GPU gives
+    the same to rounding: it makes each sum in the same order, but for the mean of a crop.
 
     Args:
-        images: `[H, W, 3] uint8 | float32`, one dtype, contiguous.
+        images: `[H, W, 3] uint8 | float32`, one dtype, contiguous; where `out` is. Arrays are on the CPU.
         crops: what is cut out of each.
         form: what the crops share.
-        out: `[N, 3, sz, sz] float32`, contiguous, on the CPU.
-        threads: how many work.
+        out: `[N, 3, sz, sz] float32`, contiguous.
+        threads: how many work; of no effect on a GPU.
 
     Raises:
-        ValueError: a shape, dtype, layout or value is not as above.
+        ValueError: a shape, dtype, layout, device or value is not as above.
     """
     n, sz = len(images), form.sz
     part = _checked("part", crops.part, np.float32, (n, 4))
@@ -103,50 +115,101 @@ def crop_resize(
         raise ValueError(f"crop_resize: part must not be empty, size from 1 to {_MOST}. Check where they come from.")
     if matrix is None and (size != sz).any():
         raise ValueError(f"crop_resize: size must be {sz} without a matrix, got {size.tolist()}. Pass a matrix.")
-    if out.shape != (n, 3, sz, sz) or out.dtype != torch.float32 or not out.is_contiguous() or out.device.type != "cpu":
+    if out.shape != (n, 3, sz, sz) or out.dtype != torch.float32 or not out.is_contiguous():
         raise ValueError(f"crop_resize: out must be contiguous float32 [{n}, 3, {sz}, {sz}], got {list(out.shape)}.")
-    dtypes = {image.dtype for image in images}
-    if len(dtypes) > 1 or not dtypes <= {np.dtype(np.uint8), np.dtype(np.float32)}:
-        raise ValueError(f"crop_resize: images must all be uint8 or all float32, got {dtypes}. Convert them.")
-    if any(p.ndim != 3 or p.shape[2] != 3 or 0 in p.shape or not p.flags.c_contiguous for p in images):
-        raise ValueError("crop_resize: images must be contiguous [H, W, 3]. Pass np.ascontiguousarray(image).")
-    src = np.array([image.ctypes.data for image in images], np.uint64)
+    as_bytes = _are_bytes(images, out.device)
     shape = np.array([image.shape[:2] for image in images], np.int64).reshape(n, 2)
     if (part[:, :2] < -shape).any() or (part[:, 2:] > 2 * shape).any():
         raise ValueError("crop_resize: part must lie within an image's size of the image. Check how it was placed.")
     if matrix is not None and np.abs(matrix).max(initial=0) * (2 * sz + 1) > _FARTHEST:
         raise ValueError(f"crop_resize: matrix must keep positions below {_FARTHEST}. Check how it was made.")
-    _render(
-        out,
-        {
-            "src": address(src),
-            "shape": address(shape),
-            "bytes": np.dtype(np.uint8) in dtypes,
-            "crop": address(part),
-            "size": address(size),
-            "matrix": address(matrix),
-            "pixel_ops": address(pixel_ops),
-            "numbers": address(numbers),
-            "n": n,
-            "n_ops": numbers.shape[1],
-            "width": numbers.shape[2],
-            "sz": sz,
-            "top": form.white,
-            "mean": form.mean,
-            "std": form.std,
-        },
-        threads,
-    )
+    arrays = {
+        "src": np.array([address(image) for image in images], np.uint64),
+        "shape": shape,
+        "crop": part,
+        "size": size,
+        "pixel_ops": pixel_ops,
+        "numbers": numbers,
+    }
+    if matrix is not None:
+        arrays["matrix"] = matrix
+    values = {
+        "matrix": 0,  # unless there is one
+        "bytes": as_bytes,
+        "n": n,
+        "n_ops": numbers.shape[1],
+        "width": numbers.shape[2],
+        "sz": sz,
+        "top": form.white,
+        "mean": form.mean,
+        "std": form.std,
+    }
+    _render(out, arrays, values, threads)
 
 
 @operation
-def _render(out: torch.Tensor, fields: dict[str, Any], threads: int) -> None:
+def _render(out: torch.Tensor, arrays: Arrays, values: dict[str, Any], threads: int) -> None:
     raise BackendError("crop_resize: there is no reference implementation, since DALI does the same. Use a DALI graph.")
 
 
 @_render.cpu
-def _(native: ModuleType, out: torch.Tensor, fields: dict[str, Any], threads: int) -> None:
-    native.crop_resize(**fields, out=out.data_ptr(), threads=threads)
+def _(native: ModuleType, out: torch.Tensor, arrays: Arrays, values: dict[str, Any], threads: int) -> None:
+    places = {name: address(array) for name, array in arrays.items()}
+    native.crop_resize(**values | places, out=out.data_ptr(), threads=threads)
+
+
+@_render.cuda
+def _(native: ModuleType, out: torch.Tensor, arrays: Arrays, values: dict[str, Any], threads: int) -> None:
+    packed, places = _on_device(arrays, out.device)
+    width = _scratch_width(arrays["crop"], arrays["size"], moved="matrix" in arrays)
+    scratch = torch.empty(values["n"], width, dtype=torch.float32, device=out.device)
+    with current(out.device):
+        native.crop_resize(
+            **values | places,
+            out=out.data_ptr(),
+            scratch=scratch.data_ptr(),
+            scratch_width=width,
+            stream=stream_of(out.device),
+        )
+    del packed, scratch  # used again, like all memory of this stream, by what is launched later
+
+
+def _on_device(arrays: Arrays, device: torch.device) -> tuple[torch.Tensor, dict[str, int]]:
+    """Copy arrays to a device, all at once; return the memory that holds them, and the address of each."""
+    starts = [0, *itertools.accumulate(-(-array.nbytes // 8) * 8 for array in arrays.values())]
+    packed = np.zeros(starts.pop(), np.uint8)
+    for start, array in zip(starts, arrays.values(), strict=True):
+        packed[start : start + array.nbytes] = array.reshape(-1).view(np.uint8)
+    held = to_device(torch.from_numpy(packed), device)
+    return held, {name: held.data_ptr() + start for name, start in zip(arrays, starts, strict=True)}
+
+
+def _scratch_width(part: Floats, size: npt.NDArray[np.int64], *, moved: bool) -> int:
+    """Return how many floats csrc/cuda/launchers.h asks for, for each image."""
+    extent = part[:, 2:].astype(np.float64) - part[:, :2]
+    weights = size * np.ceil(2 * np.maximum(1, extent / size))
+    floats = weights.sum(1) + 2 * size.sum(1) + moved * 4 * size.prod(1)
+    return -(-int(floats.max(initial=0)) // 4) * 4
+
+
+def _are_bytes(images: Sequence[Image], device: torch.device) -> bool:
+    """Return whether images are bytes, not floats; raise ValueError where they are not as `crop_resize` says."""
+    kinds = {_BYTES.get(image.dtype) for image in images}
+    if len(kinds) > 1 or None in kinds:
+        dtypes = {image.dtype for image in images}
+        raise ValueError(f"crop_resize: images must all be uint8 or all float32, got {dtypes}. Convert them.")
+    if any(image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape or not _fits(image, device) for image in images):
+        raise ValueError(
+            f"crop_resize: images must be contiguous [H, W, 3] on {device}, where out is. Copy those that are not."
+        )
+    return True in kinds
+
+
+def _fits(image: Image, device: torch.device) -> bool:
+    """Return whether the native module on a device can read an image."""
+    if isinstance(image, torch.Tensor):
+        return image.device == device and image.is_contiguous()
+    return device.type == "cpu" and image.flags.c_contiguous
 
 
 def _numbers(pixel_ops: Sequence[tuple[PixelOp, Floats]], n: int) -> Floats:

@@ -196,3 +196,13 @@ def stream_of(device: torch.device) -> int:
 def current(device: torch.device) -> AbstractContextManager[object]:
     """Make a GPU the current one, as launching kernels on its streams needs."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy values from main memory to a device; onto a GPU behind what was launched there before, without waiting.
+
+    A plain `.to(device)` waits until the GPU has finished all of that.
+    """
+    if device.type != "cuda" or not values.numel():
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)

@@ -24,7 +24,6 @@ from fastclf import (
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.decode import renderer
 from fastclf.data.decode.gpu_tuning import Tuning
-from fastclf.data.decode.native_renderer import NativeRenderer
 from fastclf.data.image import open_image
 
 STATS = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
@@ -122,7 +121,7 @@ def test_threads_prefetch_and_batches_do_not_matter(folders, crop, augs, monkeyp
     tfms = tfms_from_stats(STATS, 24, augs, 1.3, 2, crop)
     made = []
     for threads, ahead, bs in ((1, 0, 5), (2, 2, 5), (2, 1, 3)):
-        monkeypatch.setattr(NativeRenderer, "ahead", ahead)
+        monkeypatch.setattr(renderer, "AHEAD", ahead)
         monkeypatch.setattr(renderer, "Tuning", partial(Tuning, ahead=ahead))
         data = ImageClassifierData.from_paths(folders, bs, tfms, num_workers=threads)
         made.append([epoch_of(getattr(data, name), 1) for name in LOADERS])

@@ -247,6 +247,36 @@ void test_update() {
           "steps are counted wrong");
 }
 
+// Images of exact size, bytes and floats, up and down, with a matrix and without.
+template <class T>
+void test_crops(bool moved, size_t n_ops) {
+  const std::vector<int64_t> shape = {1, 1, 7, 90, 61, 2},
+                             size = {5, 5, moved ? 9 : 5, 5, moved ? 3 : 5, moved ? 1 : 5};
+  std::vector<std::vector<T>> images;
+  std::vector<uint64_t> src;
+  Floats part, matrix, numbers;
+  for (size_t i = 0; i < 3; ++i) {
+    images.emplace_back(static_cast<size_t>(3 * shape[2 * i] * shape[2 * i + 1]), T{1});
+    const auto height = static_cast<float>(shape[2 * i]), width = static_cast<float>(shape[2 * i + 1]);
+    for (const float x : {-0.3f * height, 0.1f * width, 1.9f * height, width}) part.push_back(x);
+    for (const float x : {0.9f, 0.2f, -1.f, -0.3f, 1.1f, 2.f}) matrix.push_back(x);
+    for (size_t k = 0; k < 2 * n_ops; ++k) numbers.push_back(k % 2 ? 1.2f : 0.1f);
+  }
+  for (const auto& image : images) src.push_back(reinterpret_cast<uintptr_t>(image.data()));
+  const std::vector<int64_t> pixel_ops(n_ops, static_cast<int64_t>(PixelOp::brightness_contrast));
+  const size_t width = 4 * 45 + 2 * 14 + 2 * (144 + 84);
+  Floats out(3 * 3 * 25), scratch(3 * width);
+  CropResizeOnDevice op = {};
+  op.src = src.data(), op.shape = shape.data(), op.bytes = sizeof(T) == 1, op.crop = part.data();
+  op.size = size.data(), op.matrix = moved ? matrix.data() : nullptr, op.pixel_ops = pixel_ops.data();
+  op.numbers = numbers.data(), op.n = 3, op.n_ops = n_ops, op.width = 2, op.sz = 5, op.top = 4;
+  for (float& x : op.std) x = 0.5f;
+  op.out = out.data(), op.scratch = scratch.data(), op.scratch_width = width;
+  done(crop_resize(op, nullptr));
+  const float value = n_ops == 0 ? 0.5f : n_ops == 1 ? 0.7f : 0.9f;  // of images that are all 1
+  for (const float v : out) require(std::abs(v - value) < 1e-5f, "a crop of one colour has another");
+}
+
 void test_launchers() {
   for (const size_t cols : {1, 37, 64}) {
     for (const size_t rows : {2, 33, 70}) {
@@ -261,6 +291,10 @@ void test_launchers() {
     }
   }
   test_update();
+  for (const size_t n_ops : {size_t{0}, size_t{1}, size_t{2}}) {
+    test_crops<uint8_t>(n_ops == 2, n_ops);
+    test_crops<float>(n_ops != 2, n_ops);
+  }
 }
 
 void plant(const std::string& fault) {

@@ -1,13 +1,22 @@
-"""The native crops: against a float64 computation, and when misused."""
+"""The native crops: against a float64 computation, the GPU's kernel against the processor, and when misused.
+
+FASTCLF_KERNEL_CASES says how many batches are sampled for the kernel.
+"""
+
+import os
 
 import numpy as np
 import pytest
 import torch
 from instruction_sets import instruction_set, instruction_sets
 
+from fastclf.ops import use_backend
 from fastclf.ops.crop_resize import CropFormat, Crops, PixelOp, crop_resize, has_crop_resize
 
 pytestmark = pytest.mark.skipif(not has_crop_resize(torch.device("cpu")), reason="the native module is not built")
+
+CASES = int(os.environ.get("FASTCLF_KERNEL_CASES", "12"))
+CPU = torch.device("cpu")
 
 
 def matrix_of(low, high, n, source):
@@ -69,12 +78,46 @@ def every_instruction_set(request):
         yield
 
 
-def made(images, what, form, threads=1, offset=0):
+@pytest.fixture(params=["emulated", "cuda"])
+def kernel_device(request):
+    """Runs the test for the GPU's kernel: where its tensors must be."""
+    if request.param == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("needs a GPU")
+        yield torch.device("cuda", 0)
+        return
+    request.getfixturevalue("emulated_module")
+    with use_backend("emulated"):
+        yield CPU
+
+
+def made(images, what, form, threads=1, offset=0, device=CPU):
     """The crops, in memory that begins `offset` values after a line of the cache."""
     n = len(images) * 3 * form.sz**2
-    out = torch.full((n + 16,), torch.nan)[offset : offset + n].view(len(images), 3, form.sz, form.sz)
-    crop_resize(images, what, form, out, threads)
-    return out
+    memory = torch.full((n + 16,), torch.nan, device=device)
+    out = memory[offset : offset + n].view(len(images), 3, form.sz, form.sz)
+    crop_resize([torch.from_numpy(image).to(device) for image in images], what, form, out, threads)
+    assert memory[:offset].isnan().all()
+    assert memory[offset + n :].isnan().all()
+    return out.cpu()
+
+
+def some_images(rng, shapes, top):
+    images = [rng.random((*shape, 3), np.float32) for shape in shapes]
+    return [np.rint(image * 255).astype(np.uint8) for image in images] if top == 255 else images
+
+
+def check_against_float64(rng, sz, geometry, top, threads, device=CPU):
+    shapes = np.array([(1, 1), (1, 90), (70, 2), (40, 55), (131, 77), (13, 300)])
+    images = some_images(rng, shapes, top)
+    form = CropFormat(sz, float(top), (0.4, 0.5, 0.6), (0.2, 0.5, 1.0))
+    for changes in (0, 1, 2):
+        what = some_crops(rng, shapes, sz, geometry, changes)
+        got = made(images, what, form, device=device)
+        for i, image in enumerate(images):
+            np.testing.assert_allclose(got[i], expected(image, what, i, form), atol=3e-4)  # float32 positions
+        for n in threads:
+            assert torch.equal(got, made(images, what, form, n))
 
 
 @pytest.mark.usefixtures("every_instruction_set")
@@ -82,18 +125,48 @@ def made(images, what, form, threads=1, offset=0):
 @pytest.mark.parametrize("geometry", [False, True])
 @pytest.mark.parametrize("top", [255, 1])
 def test_crops_equal_float64(rng, sz, geometry, top):
-    shapes = np.array([(1, 1), (1, 90), (70, 2), (40, 55), (131, 77), (13, 300)])
-    images = [rng.random((*shape, 3), np.float32) for shape in shapes]
-    if top == 255:
-        images = [np.rint(image * 255).astype(np.uint8) for image in images]
+    check_against_float64(rng, sz, geometry, top, (2, 3))
+
+
+@pytest.mark.parametrize("sz", [1, 33])
+@pytest.mark.parametrize("geometry", [False, True])
+@pytest.mark.parametrize("top", [255, 1])
+def test_kernel_equals_float64(rng, kernel_device, sz, geometry, top):
+    check_against_float64(rng, sz, geometry, top, (), kernel_device)
+
+
+def any_crops(rng):
+    """A batch of any size, also none: images, crops and form. Parts reach over the border, sides shrink and grow."""
+    n, sz, top = rng.integers(0, 4), int(rng.integers(1, 49)), int(rng.choice([255, 1]))
+    shapes = np.exp(rng.uniform(0, np.log(200), (n, 2))).astype(np.int64)
+    low = rng.uniform(-0.9, 0.9, (n, 2)) * rng.integers(0, 2, (n, 2)) * shapes
+    high = low + (2 * shapes - low) * rng.uniform(0.01, 1, (n, 2))
+    moves = rng.random() < 0.7
+    angle, zoom = rng.uniform(-np.pi, np.pi, n), np.exp(rng.uniform(-1, 1, n))
+    turn = np.stack([np.cos(angle), np.sin(angle), -np.sin(angle), np.cos(angle)], axis=1).reshape(n, 2, 2)
+    turn *= zoom[:, None, None] * rng.choice([-1, 1], (n, 2, 1))  # flips
+    turn[rng.random(n) < 0.2] = np.eye(2)
+    matrix = np.concatenate([turn, rng.uniform(-0.5, 1.5, (n, 2, 1)) * sz], axis=2).astype(np.float32)
+    size = rng.integers(1, 2 * sz + 9, (n, 2)) if moves else np.full((n, 2), sz)
+    changes = [changed(rng.uniform((-0.4, 0.3), (0.4, 1.8), (n, 2))) for _ in range(rng.integers(0, 3))]
+    part = np.concatenate([low, high], axis=1).astype(np.float32)
     form = CropFormat(sz, float(top), (0.4, 0.5, 0.6), (0.2, 0.5, 1.0))
-    for changes in (0, 1, 2):
-        what = some_crops(rng, shapes, sz, geometry, changes)
-        got = made(images, what, form)
-        for i, image in enumerate(images):
-            np.testing.assert_allclose(got[i], expected(image, what, i, form), atol=3e-4)  # float32 positions
-        for threads in (2, 3):
-            assert torch.equal(got, made(images, what, form, threads))
+    return some_images(rng, shapes, top), Crops(part, size, matrix if moves else None, changes), form
+
+
+def test_kernel_equals_the_processor(rng, kernel_device):
+    """Bit for bit where neither multiplies and adds in one instruction, but for the mean of a crop, and to float32
+    positions on a GPU, which does."""
+    for _ in range(CASES):
+        images, what, form = any_crops(rng)
+        found = made(images, what, form, device=kernel_device)
+        assert torch.equal(found, made(images, what, form, device=kernel_device))
+        with use_backend("native"), instruction_set("baseline"):
+            want = made(images, what, form)
+        if what.pixel_ops or kernel_device.type == "cuda":
+            np.testing.assert_allclose(found, want, rtol=0, atol=2e-5 if kernel_device.type == "cpu" else 1e-3)
+        else:
+            assert torch.equal(found, want)
 
 
 @pytest.mark.usefixtures("every_instruction_set")
@@ -120,6 +193,19 @@ def test_nothing_outside_the_image_is_read(rng):
     alone = made([around[1].copy()], what, form)
     assert torch.equal(made([around[1]], what, form), alone)
     assert torch.isfinite(alone).all()
+
+
+def test_images_are_arrays_or_tensors(rng):
+    """Of one array a tensor and an array, which may be mixed; a tensor elsewhere than the crops is refused."""
+    image, form = rng.integers(0, 256, (9, 7, 3), dtype=np.uint8), CropFormat(4, 255.0, (0, 0, 0), (1, 1, 1))
+    what = Crops(np.array([[0, 0, 9, 7]] * 2, np.float32), np.full((2, 2), 4), None)
+    out = torch.empty(2, 3, 4, 4)
+    crop_resize([image, torch.from_numpy(image)], what, form, out, 1)
+    assert torch.equal(out[0], out[1])
+    elsewhere = torch.from_numpy(image).to("meta")
+    for images in ([image, elsewhere], [image, torch.from_numpy(image).mT.contiguous().mT]):
+        with pytest.raises(ValueError, match=r"images must be contiguous \[H, W, 3\] on cpu"):
+            crop_resize(images, what, form, out, 1)
 
 
 def test_no_image():
@@ -152,7 +238,7 @@ def test_misuse(rng):
     for message, change in wrong.items():
         images, *rest = (good | change).values()
         with pytest.raises(ValueError, match=message):
-            made(images, Crops(*rest), form)
+            crop_resize(images, Crops(*rest), form, torch.empty(1, 3, 8, 8), 1)
     for out in (torch.empty(1, 3, 8, 9), torch.empty(1, 3, 8, 8, dtype=torch.float64), torch.empty(1, 8, 8, 3).mT):
         with pytest.raises(ValueError, match="out must be contiguous"):
             crop_resize([image], Crops(part, size, None), form, out, 1)

@@ -22,20 +22,26 @@ class Tuning:
         num_threads: processor threads, which decode what the decoding engine does not.
         hw_decoder_load: share of JPEGs for the GPU's decoding engine, where it has one; the others go to its cores.
         ahead: batches in the making while one is used.
+        on_processor: whether the processor decodes everything.
+        by_graph: whether DALI makes the crops, too; else the native renderer does.
     """
 
     num_threads: int
     hw_decoder_load: float = 0.75  # the fastest on an A100 (DALI issue 5362)
     ahead: int = 2
+    on_processor: bool = False
+    by_graph: bool = False
 
 
 def candidates(num_threads: int) -> list[Tuning]:
-    """What is tried: a first guess, and each of its numbers changed by itself."""
+    """What is tried: a first guess, and each of its values changed by itself; a processor decodes on all threads."""
     first = Tuning(num_threads)
     others = [replace(first, hw_decoder_load=load) for load in (0.0, 0.9)]
-    if available_processors() > num_threads:
-        others.append(replace(first, num_threads=available_processors()))
-    return [first, *others, replace(first, ahead=4)]
+    most = max(num_threads, available_processors())
+    if most > num_threads:
+        others.append(replace(first, num_threads=most))
+    others += [replace(first, ahead=4), replace(first, by_graph=True)]
+    return [first, *others, replace(first, num_threads=most, on_processor=True)]
 
 
 def fastest(

@@ -4,7 +4,7 @@
          -> mirrored border -> warp to the crop -> augmentations of values -> normalise, NCHW
 
 Without geometry the border and the warp are left out. The same graph runs on the CPU and on the GPU ('mixed' decoding);
-on the CPU a shorter one serves, which ends with the decoder (`native_renderer`).
+where the native module makes the crops a shorter one serves, which ends with the decoder (`native_renderer`).
 Sizes are worked out in whole numbers inside the graph, because only the decoder knows the image's size.
 """
 
@@ -27,10 +27,12 @@ import torch
 
 from fastclf.calls import is_forked, outlives_fork, starts_threads
 from fastclf.data.decode.decode_error import DecodeError
+from fastclf.data.decode.parts import Images
 from fastclf.data.transforms.sampling import Parameters
 from fastclf.data.transforms.spec import TransformSpec
 from fastclf.errors import BackendError
 from fastclf.interrupts import postponed
+from fastclf.ops.crop_resize import Image
 
 try:
     from nvidia import dali
@@ -60,12 +62,14 @@ class GraphInput:
         by_path: whether encoded images come as paths of files; otherwise as their bytes.
         white: the value of full white, 255 or 1. Files are always 0..255.
         hw_decoder_load: share of JPEG files for a GPU's decoding engine.
+        on_processor: whether the processor decodes what goes to a GPU.
     """
 
     files: bool = True
     by_path: bool = True
     white: float = 255.0
     hw_decoder_load: float = 0.65
+    on_processor: bool = False
 
 
 class _Pipeline(Pipeline):
@@ -126,7 +130,7 @@ class BatchPipeline:
     ) -> None:
         self._graph = _Graph(lambda gpu: _normalised(tfms, source, gpu), bs, device, num_threads)
 
-    def feed(self, images: Sequence[npt.NDArray[Any]] | npt.NDArray[Any], parameters: Parameters) -> None:
+    def feed(self, images: Images, parameters: Parameters) -> None:
         """Start one batch: `[B]` file names as uint8 arrays or images, and the parameters of `sampling.sample`."""
         self._graph.run({SOURCE: images, **parameters})
 
@@ -143,27 +147,32 @@ class BatchPipeline:
 
 
 class DecodePipeline:
-    """Images, decoded on the CPU; `feed` and `take` as in `BatchPipeline`.
+    """Images, decoded; `feed` and `take` as in `BatchPipeline`.
 
-    Batches take turns on two graphs: while one reads its files, or waits for its last image, the other decodes.
+    Where the processor decodes, batches take turns on two graphs: while one reads its files, or waits for its last
+    image, the other decodes.
     """
 
-    def __init__(self, source: GraphInput, bs: int, num_threads: int) -> None:
+    def __init__(self, source: GraphInput, bs: int, device: torch.device, num_threads: int) -> None:
         def define(gpu: bool) -> Any:
             return _source(source, gpu, mapped=bs > _MOST_OPEN)
 
-        graphs = [_Graph(define, bs, torch.device("cpu"), num_threads) for _ in range(2)]
+        self._on_gpu = device.type == "cuda"
+        n = 1 if self._on_gpu and not source.on_processor else 2
+        graphs = [_Graph(define, bs, device, num_threads) for _ in range(n)]
         self._next = itertools.cycle(graphs)
         self._running: deque[_Graph] = deque()
 
-    def feed(self, images: Sequence[npt.NDArray[Any]] | npt.NDArray[Any]) -> None:
+    def feed(self, images: Images) -> None:
         """Start one batch, see `BatchPipeline.feed`."""
         graph = next(self._next)
         graph.run({SOURCE: images})
         self._running.append(graph)
 
-    def take(self) -> list[npt.NDArray[Any]]:
-        """Wait for the oldest batch: each image `[H, W, 3]`.
+    def take(self) -> list[Image]:
+        """Wait for the oldest batch: each image `[H, W, 3]`, an array, or a tensor on a GPU.
+
+        A tensor may be dropped while work on it has only been launched, see `BatchPipeline.take`.
 
         Raises:
             DecodeError: an image of the batch cannot be read or decoded.
@@ -175,7 +184,8 @@ class DecodePipeline:
                 with suppress(DecodeError):
                     self._running.popleft().wait()
             raise
-        return [np.asarray(images[i]) for i in range(len(images))]
+        as_image = torch.from_dlpack if self._on_gpu else np.asarray
+        return [as_image(images[i]) for i in range(len(images))]
 
 
 class ShrinkPipeline:
@@ -233,8 +243,10 @@ def _shrunk(sz: int, gpu: bool, by_path: bool) -> Any:
 
 def _source(source: GraphInput, gpu: bool, *, mapped: bool = True) -> Any:
     if source.files:
-        how = {"hw_decoder_load": source.hw_decoder_load} if gpu else {}
-        return _decoded_file(gpu, by_path=source.by_path, mapped=mapped, **how)
+        mixed = gpu and not source.on_processor
+        how = {"hw_decoder_load": source.hw_decoder_load} if mixed else {}
+        image = _decoded_file(mixed, by_path=source.by_path, mapped=mapped, **how)
+        return image.gpu() if gpu and not mixed else image
     image = number_input(SOURCE, 3, types.UINT8 if source.white == 255 else types.FLOAT, "HWC")
     return image.gpu() if gpu else image
 

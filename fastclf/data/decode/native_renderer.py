@@ -1,4 +1,4 @@
-"""The renderer of the processor: a decoder, DALI's or Pillow, decodes; the native module makes the crops."""
+"""The renderer that decodes first: a decoder, DALI's or Pillow, decodes; the native module makes the crops."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import math
 import weakref
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Protocol
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from fastclf.data.decode.kept_images import KeptImage
 from fastclf.data.decode.parts import Images, Parts
 from fastclf.data.transforms.crop_geometry import Arrays, CropBox, crop_box
 from fastclf.data.transforms.sampling import Parameters
 from fastclf.data.transforms.spec import TransformSpec
-from fastclf.ops.crop_resize import CropFormat, Crops, crop_resize
+from fastclf.ops.crop_resize import CropFormat, Crops, Image, crop_resize
 
-_AHEAD = 3  # batches in the making while one is used
+AHEAD = 3
+"""Batches in the making on a processor while one is used."""
 
 
 class Decoder(Protocol):
@@ -27,22 +30,67 @@ class Decoder(Protocol):
     def feed(self, images: Images) -> None:
         """Start one batch, see `graphs.DecodePipeline`."""
 
-    def take(self) -> list[npt.NDArray[Any]]:
-        """Wait for the oldest batch: each image `[H, W, 3]`."""
+    def take(self) -> Sequence[Image]:
+        """Wait for the oldest batch: each image `[H, W, 3]`, where the batches are."""
+
+
+class KeepingDecoder:
+    """Decodes, of images that may be kept in a device's memory, those that are not there; all of others.
+
+    Args:
+        decoder: decodes images.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._batches: deque[list[KeptImage]] = deque()  # in the making; empty for images that cannot be kept
+
+    def feed(self, images: Images) -> None:
+        """See `Decoder.feed`."""
+        kept = [image for image in images if isinstance(image, KeptImage)]
+        missing = [image.encoded() for image in kept if image.pixels is None]
+        if missing or not kept:
+            self._decoder.feed(missing or images)
+        self._batches.append(kept)
+
+    def take(self) -> Sequence[Image]:
+        """See `Decoder.take`."""
+        images = self._batches.popleft()
+        if not images:
+            return self._decoder.take()
+        decoded = iter(self._decoder.take() if any(image.pixels is None for image in images) else ())
+        made: list[Image] = []
+        for image in images:
+            made.append(next(decoded) if image.pixels is None else image.pixels)
+            image.keep(made[-1])
+        return made
 
 
 class NativeRenderer:
-    """Decoded images to normalised batches, for augmentations that the native module knows; see `Renderer`."""
+    """Decoded images to normalised batches, for augmentations that the native module knows; see `Renderer`.
 
-    ahead = _AHEAD
+    Args:
+        tfms: how an image becomes x.
+        decoder: decodes the images.
+        white: the value of full white.
+        num_threads: that make crops on a processor.
+        device: where images and batches are.
+        ahead: see `Renderer.ahead`.
+    """
 
-    def __init__(self, tfms: TransformSpec, decoder: Decoder, white: float, num_threads: int) -> None:
-        self._decoder = decoder
-        self._parts = Parts(lambda images, _: decoder.feed(images))
+    keeps = True
+
+    def __init__(
+        self, tfms: TransformSpec, decoder: Decoder, white: float, num_threads: int, device: torch.device, ahead: int
+    ) -> None:
+        self.ahead = ahead
+        self._decoder = KeepingDecoder(decoder)
+        self._parts = Parts(lambda images, _: self._decoder.feed(images))
         self._tfms, self._threads = tfms, num_threads
         self._form = CropFormat(tfms.sz, white, tfms.mean, tfms.std)
         self._sizes: deque[int] = deque()  # of the batches in the making
-        self._memory = BatchMemory()
+        on_gpu = partial(torch.empty, dtype=torch.float32, device=device)
+        self._empty = BatchMemory().floats if device.type == "cpu" else on_gpu
 
     def feed(self, images: Images, parameters: Parameters, pixels: Sequence[int]) -> None:
         """See `Renderer.feed`."""
@@ -51,7 +99,7 @@ class NativeRenderer:
 
     def take(self) -> torch.Tensor:
         """See `Renderer.take`."""
-        out = self._memory.floats(self._sizes.popleft(), 3, self._form.sz, self._form.sz)
+        out = self._empty(self._sizes.popleft(), 3, self._form.sz, self._form.sz)
         start = 0
         for images, parameters in self._parts.take(self._decoder.take):
             end = start + len(images)
@@ -85,7 +133,7 @@ class BatchMemory:
     """Memory of batches, which is used again once nobody holds the batch: fresh pages take as long as a crop."""
 
     def __init__(self) -> None:
-        self._free: deque[npt.NDArray[np.float32]] = deque(maxlen=_AHEAD + 1)
+        self._free: deque[npt.NDArray[np.float32]] = deque(maxlen=AHEAD + 1)
 
     def floats(self, *shape: int) -> torch.Tensor:
         """Return a tensor whose memory nobody else holds; what is in it is not defined."""

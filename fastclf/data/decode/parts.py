@@ -8,10 +8,11 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy.typing as npt
 
+from fastclf.data.decode.kept_images import KeptImage
 from fastclf.data.transforms.sampling import Parameters
 
 T = TypeVar("T")
-Images: TypeAlias = Sequence[npt.NDArray[Any]] | npt.NDArray[Any]
+Images: TypeAlias = Sequence[npt.NDArray[Any]] | Sequence[KeptImage] | npt.NDArray[Any]
 
 _PART = 1 << 26  # pixels that are decoded at once, unless one image alone has more
 _IN_FLIGHT = 2 * _PART  # pixels that are being decoded, or are decoded and not yet used

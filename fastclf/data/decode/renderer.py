@@ -1,7 +1,7 @@
 """How batches of images are made on this device: by the native renderer where there is one, else by DALI's graph alone.
 
-On the processor DALI's resampling takes longer than its decoder: there the graph only decodes, and the native module
-does the rest. Augmentations of the user's own follow in torch.
+On the processor DALI's resampling takes longer than its decoder, and on a GPU its augmentations are dozens of small
+kernels: the graph only decodes, and the native module does the rest. Augmentations of the user's own follow in torch.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import torch
 from fastclf.data.decode.decode_error import DecodeError
 from fastclf.data.decode.gpu_tuning import Tuning, fastest
 from fastclf.data.decode.graphs import DECODER, BatchPipeline, DecodePipeline, GraphInput
-from fastclf.data.decode.native_renderer import NativeRenderer
+from fastclf.data.decode.native_renderer import AHEAD, NativeRenderer
 from fastclf.data.decode.parts import Images, Parts
-from fastclf.data.transfer import to_device
 from fastclf.data.transforms.base import PixelAugmentation
 from fastclf.data.transforms.sampling import Parameters
 from fastclf.data.transforms.spec import TransformSpec
 from fastclf.ops.crop_resize import has_crop_resize
+from fastclf.ops.registry import to_device
 from fastclf.report import log_once
 
 # Images of an epoch. A measurement takes about 5 s, as many as an epoch of this size at 10,000 images/s, and gains a
@@ -38,11 +38,15 @@ class Renderer(Protocol):
     def ahead(self) -> int:
         """How many batches should be in the making while one is used."""
 
+    @property
+    def keeps(self) -> bool:
+        """Whether images may be `KeptImage`."""
+
     def feed(self, images: Images, parameters: Parameters, pixels: Sequence[int]) -> None:
         """Start one batch.
 
         Args:
-            images: `[B]` file names as uint8 arrays, or images.
+            images: `[B]` file names as uint8 arrays, images, or `KeptImage`.
             parameters: of `sampling.sample`.
             pixels: of each image: a batch of many is decoded in parts.
         """
@@ -82,7 +86,8 @@ def gpu_renderer(
     """
 
     def build(tuning: Tuning) -> Renderer:
-        return _renderer(tfms, replace(source, hw_decoder_load=tuning.hw_decoder_load), bs, device, tuning)
+        tuned = replace(source, hw_decoder_load=tuning.hw_decoder_load, on_processor=tuning.on_processor)
+        return _renderer(tfms, tuned, bs, device, tuning)
 
     def work_done(renderer: Renderer) -> None:
         work(renderer)
@@ -102,13 +107,14 @@ def _renderer(tfms: TransformSpec, source: GraphInput, bs: int, device: torch.de
 
 
 def _first_stage(tfms: TransformSpec, source: GraphInput, bs: int, device: torch.device, tuning: Tuning) -> Renderer:
-    if not has_crop_resize(device):
+    if tuning.by_graph or not has_crop_resize(device):
         return GraphRenderer(tfms, source, bs, device, tuning)
     if tfms.in_torch:
         log_once(f"{_names(tfms.in_torch)}: not in the native renderer; run in torch after it, on every batch")
     others = [(i, aug) for i, aug in tfms.rendered if aug.native is None]
     if not others:
-        return NativeRenderer(tfms, DecodePipeline(source, bs, tuning.num_threads), source.white, tuning.num_threads)
+        threads, ahead = tuning.num_threads, AHEAD if device.type == "cpu" else tuning.ahead
+        return NativeRenderer(tfms, DecodePipeline(source, bs, device, threads), source.white, threads, device, ahead)
     log_once(f"{_names(others)}: not in the native renderer; DALI makes these batches, which takes longer")
     return GraphRenderer(tfms, source, bs, device, tuning)
 
@@ -119,6 +125,8 @@ def _names(augs: Sequence[tuple[int, PixelAugmentation]]) -> str:
 
 class GraphRenderer:
     """A DALI graph that does everything; also on a GPU."""
+
+    keeps = False
 
     def __init__(self, tfms: TransformSpec, source: GraphInput, bs: int, device: torch.device, tuning: Tuning) -> None:
         self._graph = BatchPipeline(tfms, source, bs, device, tuning.num_threads)
@@ -145,6 +153,11 @@ class TorchStage:
     def ahead(self) -> int:
         """See `Renderer.ahead`."""
         return self._first.ahead
+
+    @property
+    def keeps(self) -> bool:
+        """See `Renderer.keeps`."""
+        return self._first.keeps
 
     def feed(self, images: Images, parameters: Parameters, pixels: Sequence[int]) -> None:
         """See `Renderer.feed`."""

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from fastclf import ranks
 from fastclf.data.dataset import Dataset
+from fastclf.data.decode.kept_images import ImageMemory, KeptImage
 from fastclf.data.decode.process import Decoded, Task, decode
 from fastclf.data.sources.listing import is_image
 from fastclf.data.sources.names import printable
@@ -191,6 +193,13 @@ class VerifiedImages:
         except (OSError, ValueError):  # ValueError: it is empty
             return _UNREADABLE
 
+    def kept(self, row: int, memory: ImageMemory) -> KeptImage:
+        """Return a good image as a memory has it; it is kept there when any later change would show in its version."""
+        known = self.verdict(row)
+        version = known.version if _is_settled(known) else None
+        key = self._source.root, self._source.name(row)
+        return memory.image(key, version, partial(self.encoded, row))
+
     def _decode(self, new: dict[int, Version], max_pixels: int, pillow: bool, done: Callable[[int], object]) -> None:
         rows = [*new]
         if self._source.has_paths:
@@ -314,11 +323,18 @@ class DatasetImages:
         self._ds.bad.note(found)
         return rows[~np.isin(rows, list(found))]
 
-    def inputs(self, rows: Rows) -> Sequence[npt.NDArray[np.generic]] | npt.NDArray[np.generic]:
-        """Return what the decoder graph is fed for good rows, after `bad`: images `[H, W, 3]`, paths or bytes."""
+    def inputs(
+        self, rows: Rows, memory: ImageMemory | None = None
+    ) -> Sequence[npt.NDArray[np.generic]] | Sequence[KeptImage] | npt.NDArray[np.generic]:
+        """Return what a renderer is fed for good rows, after `bad`.
+
+        That is images `[H, W, 3]`, which may change in their array; else paths or bytes, or what `memory` has of them.
+        """
         if self._ds.images is not None:
             images = np.ascontiguousarray(self._ds.images[rows])  # a transposed array's rows come transposed
             return np.repeat(images, 3, axis=3) if images.shape[3] == 1 else images
+        if memory is not None:
+            return [self._verified.kept(row, memory) for row in rows.tolist()]
         return [self._verified.encoded(row) for row in rows.tolist()]
 
     def pixels(self, rows: Rows) -> list[int]:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from instruction_sets import instruction_set
 
 from fastclf import (
     CropType,
@@ -15,7 +16,7 @@ from fastclf import (
     report,
     tfms_from_stats,
 )
-from fastclf.data.decode.graphs import GraphInput
+from fastclf.data.decode.graphs import GraphInput, Pipeline, _source
 from fastclf.data.decode.native_renderer import NativeRenderer
 from fastclf.data.decode.renderer import GraphRenderer, cpu_renderer
 from fastclf.ops import use_backend
@@ -27,16 +28,18 @@ STATS = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 
 @pytest.mark.parametrize("crop", list(CropType))
+@pytest.mark.usefixtures("emulated_module")
 def test_loaders_serve_what_the_graph_makes(folders, crop):
-    """The processor's way and the GPU's way of making a batch, both on the CPU."""
+    """All ways of making a batch, on the CPU: the processor's code, the GPU's kernel, and DALI's graph."""
     augs = [RandomRotate(20), RandomStretch(0.2), RandomDihedral(), RandomLighting(0.2, 0.2), RandomLighting(0.1, 0.3)]
     tfms = tfms_from_stats(STATS, 24, augs, 1.3, 2, crop)
     served = []
-    for backend in ("native", "reference"):
-        with use_backend(backend):
+    for backend in ("native", "emulated", "reference"):
+        with use_backend(backend), instruction_set("baseline"):
             data = ImageClassifierData.from_paths(folders, 5, tfms, device="cpu")
             served.append([torch.cat([x for x, _ in dl.batches(1)]) for dl in (data.trn_dl, data.fix_dl, data.test_dl)])
-    for ours, graphs in zip(*served, strict=True):
+    for ours, kernels, graphs in zip(*served, strict=True):
+        torch.testing.assert_close(kernels, ours, rtol=0, atol=2e-5)  # the mean of a crop is summed in another order
         # Positions are float32 in both, values are stretched by contrast and 1 / std.
         assert (ours - graphs).abs().max() < 5e-3
         assert (ours - graphs).abs().mean() < 2e-4
@@ -53,3 +56,12 @@ def test_augmentations_that_only_the_graph_knows(capsys):
     tfms = tfms_from_stats(STATS, 16, [RandomLighting(0.1, 0.1), RandomRotate(10)])[0]
     assert isinstance(cpu_renderer(tfms, GraphInput(), 4, 1), NativeRenderer)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("on_processor", [False, True])
+@pytest.mark.parametrize("how", [{}, {"by_path": False}, {"files": False}, {"files": False, "white": 1.0}])
+def test_images_for_a_gpu_are_decoded_onto_it(how, on_processor):
+    """The graph is not built, which takes a GPU."""
+    with Pipeline(batch_size=2, num_threads=1, device_id=0):
+        assert _source(GraphInput(on_processor=on_processor, **how), gpu=True).device == "gpu"
+        assert _source(GraphInput(on_processor=on_processor, **how), gpu=False).device == "cpu"
