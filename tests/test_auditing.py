@@ -103,7 +103,7 @@ def test_learning_curve_grows_with_the_images(tmp_path, rng):
     value, low, high = curve.accuracy(800)
     assert low <= value <= high
     assert curve.gain("b", 100) == curve.gain(1, 100)
-    with pytest.raises(ValueError, match="a, b, c"):
+    with pytest.raises(ValueError, match="'a', 'b', 'c'"):
         curve.gain("d", 100)
     assert "expected" in repr(curve)
     assert len(curve.to_frame()) == 4 * 9

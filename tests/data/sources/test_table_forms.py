@@ -389,11 +389,12 @@ def test_lists_as_text(load, written, tags):
 @pytest.mark.parametrize("several", [False, True])
 def test_lists_of_a_0_or_1_for_each_class_are_no_labels(load, rng, written, several):
     ones = rng.integers(0, 2, (N, 3)) if several else np.eye(3, dtype=int)[rng.integers(0, 3, N)]
+    ones[:6] = np.eye(3)[[0, 1, 2, 0, 1, 2]]
     df = pd.DataFrame({"f": [f"{name}.jpg" for name in IDS], "y": [written(row) for row in ones.tolist()]})
     with pytest.raises(LabelError, match=r"column 'y' holds lists of 3 zeros and ones.*df\[NAMES\] = df\['y'\].tolist"):
         load(df)
     df[["a", "b", "c"]] = ones.tolist()  # the remedy
-    found = said_by(load(df, fn_col="f", label_col=["a", "b", "c"], multi=True))
+    found = said_by(load(df, fn_col="f", label_col=["a", "b", "c"], multi=True, val_idxs=[0, 1, 2]))
     assert found == images([{"abc"[i] for i in np.flatnonzero(row)} for row in ones])
 
 
