@@ -1,6 +1,7 @@
 """Images that stay decoded: the memory's bookkeeping, and loaders that use it, here in the processor's memory."""
 
 import copy
+import gc
 import os
 import pickle
 import tarfile
@@ -265,6 +266,25 @@ def test_learners_decode_once(tmp_path, memory_on_processor, decoded):
     learn.TTA()
     learn.predict()
     assert sum(decoded) == n
+
+
+def test_data_made_of_others_share_their_images(folders, memory_on_processor, decoded):
+    """Other transforms, or a part of the rows; what one decodes the other knows."""
+    data = ImageClassifierData.from_paths(folders, 5, tfms_from_stats(STATS, 24))
+    part = data.judged_on(np.arange(3))
+    other = data.normalised((0.1, 0.2, 0.3), (1, 1, 1))
+    list(part.fix_dl)
+    assert sum(decoded) == 12 - 3
+    first = torch.cat([x for x, _ in data.fix_dl])
+    assert sum(decoded) == 12
+    again = torch.cat([x for x, _ in other.fix_dl])
+    assert sum(decoded) == 12
+    mean = torch.tensor([0.1, 0.2, 0.3])[:, None, None]
+    torch.testing.assert_close(again, first * 0.5 + 0.5 - mean)
+    kept = [weakref.ref(pixels) for _, pixels in data._options.memory._kept.values()]
+    del data, part, other
+    gc.collect()
+    assert [one() for one in kept] == [None] * 12
 
 
 def test_it_is_on_where_there_is_a_gpu_and_off_by_an_argument(folders, monkeypatch):
