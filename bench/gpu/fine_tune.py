@@ -50,7 +50,9 @@ class _Training:
         self.bench, self.arch = bench, arch
         self.bs, self.steps = (4, 2) if bench.small else (BS, STEPS)
         tfms = tfms_from_model(arch, 64 if bench.small else 224, aug_tfms=transforms_side_on, max_zoom=1.1)
-        self.data = ImageClassifierData.from_paths(folder, self.bs, tfms, test_name=None, device=bench.device)
+        self.data = ImageClassifierData.from_paths(
+            folder, self.bs, tfms, test_name=None, device=bench.device, keep_decoded=False
+        )
         x, y = next(iter(self.data.trn_dl.batches(0)))
         self.batch = x.clone(), y.clone()
 

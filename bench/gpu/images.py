@@ -1,10 +1,14 @@
-"""Images from files: batches made on the GPU against torchvision's decoder there, and a whole pass through a body."""
+"""Images: batches from files and from the GPU's memory, DALI's graph and torchvision's decoder, and a whole pass.
+
+From files the GPU decodes, or the processor does, and a kernel makes the crops; or DALI's graph does all.
+"""
 
 from __future__ import annotations
 
-import itertools
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,10 +19,25 @@ from bench.gpu.photographs import written
 from bench.gpu.timing import REHEARSED_ARCH, Bench, Work, ratio
 from bench.images_setting import MAX_ZOOM, MEAN, STD
 from fastclf import ConvLearner, ImageClassifierData, tfms_from_stats, transforms_side_on
+from fastclf.data.decode.gpu_tuning import Tuning
+from fastclf.data.image_loader import ImageLoader
+from fastclf.data.input_stall import available_processors
+from fastclf.data.loader import Loader, available_threads
 from fastclf.errors import BackendError
 
 ARCH = "torchvision:resnet50"
 PEER = "torchvision CUDA"
+OURS = "files, plain"
+
+
+def tunings() -> dict[str, Tuning]:
+    """Return the ways to make batches from files, by name."""
+    first = Tuning(available_threads())
+    return {
+        "files": first,
+        "files, the processor decodes": replace(first, num_threads=available_processors(), on_processor=True),
+        "files, DALI's graph": replace(first, by_graph=True),
+    }
 
 
 class Images:
@@ -30,18 +49,39 @@ class Images:
         folder = written(bench, folder, *((12, 2) if bench.small else (4000, 2)))
         self.folder = folder
         tfms = tfms_from_stats((MEAN, STD), self.sz, transforms_side_on, MAX_ZOOM)
-        self.data = ImageClassifierData.from_paths(folder, self.bs, tfms, test_name=None, device=bench.device)
+        self.data, self.kept = (
+            ImageClassifierData.from_paths(
+                folder, self.bs, tfms, test_name=None, device=bench.device, keep_decoded=keep_decoded
+            )
+            for keep_decoded in (False, True)
+        )
 
-    def batches(self, augment: bool) -> Work:
-        loader, epochs = (self.data.trn_dl if augment else self.data.fix_dl), itertools.count()
+    def batches(self, augment: bool, by: Tuning) -> Work:
+        """From files, each time."""
+        from fastclf.data.decode.graphs import GraphInput
+        from fastclf.data.decode.renderer import renderer_of
+
+        loader = self.data.trn_dl if augment else self.data.fix_dl
+        assert isinstance(loader, ImageLoader)
+        renderer = renderer_of(loader.tfms, GraphInput(), self.bs, self.bench.device, by)
 
         def run() -> float:
-            total = torch.zeros((), device=self.bench.device)
-            for x, _ in loader.batches(next(epochs)):
-                total += x[:, :, ::16, ::16].mean()
-            return float(total)
+            loader.close()
+            loader.return_renderer(renderer)
+            return self._epoch(loader)
 
         return run
+
+    def from_memory(self, augment: bool) -> Work:
+        """The first time, which is not counted, the files are decoded."""
+        loader = self.kept.trn_dl if augment else self.kept.fix_dl
+        return lambda: self._epoch(loader)
+
+    def _epoch(self, loader: Loader) -> float:
+        total = torch.zeros((), device=self.bench.device)
+        for x, _ in loader:
+            total += x[:, :, ::16, ::16].mean()
+        return float(total)
 
     def whole_pass(self) -> Work:
         def run() -> None:
@@ -82,8 +122,13 @@ def race(bench: Bench, _limits: dict[str, float], folder: Path) -> dict[str, Any
 
 def _race(bench: Bench, images: Images) -> dict[str, Any]:
     ways: dict[str, Callable[[], Work]] = {
-        "plain": lambda: images.batches(augment=False),
-        "augmented": lambda: images.batches(augment=True),
+        f"{name}, {'augmented' if augment else 'plain'}": partial(images.batches, augment, by)
+        for name, by in tunings().items()
+        for augment in (False, True)
+    }
+    ways |= {
+        "from memory, plain": lambda: images.from_memory(augment=False),
+        "from memory, augmented": lambda: images.from_memory(augment=True),
         "whole pass": images.whole_pass,
         PEER: images.torchvision_cuda,
     }
@@ -97,7 +142,7 @@ def _race(bench: Bench, images: Images) -> dict[str, Any]:
     n = images.data.trn_dl.n
     return {
         "images_per_second": {name: n / median(taken) for name, taken in seconds.items()},
-        "ratios": {name: ratio(seconds["plain"], seconds[name]) for name in (PEER,) if name in seconds},
+        "ratios": {name: ratio(seconds[OURS], seconds[name]) for name in (PEER,) if name in seconds},
         "skipped": skipped,
         "seconds": seconds,
     }

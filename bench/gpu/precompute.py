@@ -29,7 +29,9 @@ class _Pass:
     def __init__(self, bench: Bench, arch: str, folder: Path) -> None:
         self.bench, self.bs = bench, 4 if bench.small else 128
         tfms = tfms_from_model(arch, 64 if bench.small else 224)
-        self.data = ImageClassifierData.from_paths(folder, self.bs, tfms, test_name=None, device=bench.device)
+        self.data = ImageClassifierData.from_paths(
+            folder, self.bs, tfms, test_name=None, device=bench.device, keep_decoded=False
+        )
         self.learn = ConvLearner.pretrained(arch, self.data, pretrained=False)
         self.loader = self.data.fix_dl
         self.n = self.loader.n

@@ -309,7 +309,10 @@ class DataLoaders:
             max_pixels=bad.max_pixels,
             keep_decoded=self._options.memory is not None,
         )
-        return type(self)(self.path, trn_ds, val_ds, test_ds, bs=self.bs, tfms=tfms, **options)
+        replaced = type(self)(self.path, trn_ds, val_ds, test_ds, bs=self.bs, tfms=tfms, **options)
+        if replaced._options.memory is not None and self._options.memory is not None:
+            replaced._options.memory.shares(self._options.memory)
+        return replaced
 
 
 @overload

@@ -29,7 +29,8 @@ class Options(TypedDict, total=False):
         max_bad: most images that "skip" may leave out, over all sets; any number by default.
         max_pixels: an image with more counts as one that cannot be decoded; 178,956,970 by default.
         keep_decoded: whether decoded images stay in a GPU's memory, as long as half of it is free: later epochs and
-            passes neither read nor decode them, unless their files have changed; True by default.
+            passes neither read nor decode them, unless their files have changed; True by default. Of no
+            effect on a processor.
     """
 
     seed: int

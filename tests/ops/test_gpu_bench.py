@@ -36,6 +36,10 @@ def test_rehearsal(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pyt
         "torch eager",
         "vit_b_16, 3 groups",
         "whole pass",
+        "files, plain",
+        "files, the processor decodes, augmented",
+        "files, DALI's graph, augmented",
+        "from memory, augmented",
         "timm's loop",
         "first batch after",
     ):

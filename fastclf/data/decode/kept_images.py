@@ -35,7 +35,9 @@ class KeptImage:
 
 
 class ImageMemory:
-    """Decoded images on a device, as long as half of its memory stays free. They are freed with this object.
+    """Decoded images on a device, as long as half of its memory stays free.
+
+    They are freed with this object, and with those that share them.
 
     Args:
         device: where they are kept.
@@ -54,6 +56,10 @@ class ImageMemory:
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles begin empty."""
         return type(self), (self._device, self._limits)
+
+    def shares(self, other: ImageMemory) -> None:
+        """Know from now on what another memory of this device keeps, and let it know what this one keeps."""
+        self._kept = other._kept
 
     def image(self, key: Hashable, version: Version | None, encoded: Callable[[], npt.NDArray[np.uint8]]) -> KeptImage:
         """Return an image, with its pixels where those of this version are kept.

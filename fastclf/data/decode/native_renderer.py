@@ -62,7 +62,8 @@ class KeepingDecoder:
         made: list[Image] = []
         for image in images:
             made.append(next(decoded) if image.pixels is None else image.pixels)
-            image.keep(made[-1])
+            if image.pixels is None:
+                image.keep(made[-1])
         return made
 
 

@@ -61,7 +61,7 @@ class Renderer(Protocol):
 
 def cpu_renderer(tfms: TransformSpec, source: GraphInput, bs: int, num_threads: int) -> Renderer:
     """Return what makes batches of at most bs images fastest on the processor."""
-    return _renderer(tfms, source, bs, torch.device("cpu"), Tuning(num_threads))
+    return renderer_of(tfms, source, bs, torch.device("cpu"), Tuning(num_threads))
 
 
 def gpu_renderer(
@@ -86,8 +86,7 @@ def gpu_renderer(
     """
 
     def build(tuning: Tuning) -> Renderer:
-        tuned = replace(source, hw_decoder_load=tuning.hw_decoder_load, on_processor=tuning.on_processor)
-        return _renderer(tfms, tuned, bs, device, tuning)
+        return renderer_of(tfms, source, bs, device, tuning)
 
     def work_done(renderer: Renderer) -> None:
         work(renderer)
@@ -99,7 +98,9 @@ def gpu_renderer(
     return fastest(situation, num_threads, build, work_done, pays=images >= _WORTH_TUNING)
 
 
-def _renderer(tfms: TransformSpec, source: GraphInput, bs: int, device: torch.device, tuning: Tuning) -> Renderer:
+def renderer_of(tfms: TransformSpec, source: GraphInput, bs: int, device: torch.device, tuning: Tuning) -> Renderer:
+    """Return what makes batches of at most bs images on a device as a tuning says."""
+    source = replace(source, hw_decoder_load=tuning.hw_decoder_load, on_processor=tuning.on_processor)
     if not tfms.in_torch:
         return _first_stage(tfms, source, bs, device, tuning)
     plain = replace(tfms, mean=(0.0,) * 3, std=(1.0,) * 3)  # values 0..1, which `TorchStage` changes and normalises

@@ -54,6 +54,7 @@ class VerifiedImages:
         self.cache = cache or scan_cache(source.root)
         self.decoded = 0
         self._source, self._num_threads = source, num_threads
+        self._names: dict[int, str] = {}  # of the rows that were asked for last, which are packed in the source
 
     def bad(
         self, rows: Sequence[int], max_pixels: int, *, anew: bool = False, done: Callable[[int], object] = bool
@@ -80,9 +81,9 @@ class VerifiedImages:
     def _bad(self, rows: Sequence[int], max_pixels: int, anew: bool, done: Callable[[int], object]) -> dict[int, str]:
         bad: dict[int, str] = {}
         new: dict[int, Version] = {}
-        names = [self._source.name(row) for row in rows]
-        self.cache.look_up(names)
-        for row, name in zip(rows, names, strict=True):
+        self._names = {row: self._source.name(row) for row in rows}
+        self.cache.look_up([*self._names.values()])
+        for row, name in self._names.items():
             known = self.cache.get(name)
             try:
                 version = self._source.stat(row)
@@ -128,9 +129,12 @@ class VerifiedImages:
 
     def verdict(self, row: int) -> Verdict:
         """Return what is known of an image, after `bad`."""
-        known = self.cache.get(self._source.name(row))
+        known = self.cache.get(self._name(row))
         assert known is not None
         return known
+
+    def _name(self, row: int) -> str:
+        return self._names.get(row) or self._source.name(row)
 
     def verdicts(self, rows: Sequence[int]) -> Iterator[Verdict | None]:
         """Yield what is known of many images."""
@@ -197,8 +201,7 @@ class VerifiedImages:
         """Return a good image as a memory has it; it is kept there when any later change would show in its version."""
         known = self.verdict(row)
         version = known.version if _is_settled(known) else None
-        key = self._source.root, self._source.name(row)
-        return memory.image(key, version, partial(self.encoded, row))
+        return memory.image((self._source.root, self._name(row)), version, partial(self.encoded, row))
 
     def _decode(self, new: dict[int, Version], max_pixels: int, pillow: bool, done: Callable[[int], object]) -> None:
         rows = [*new]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from devices import GPU
 from instruction_sets import instruction_set
 
 from fastclf import (
@@ -65,3 +66,15 @@ def test_images_for_a_gpu_are_decoded_onto_it(how, on_processor):
     with Pipeline(batch_size=2, num_threads=1, device_id=0):
         assert _source(GraphInput(on_processor=on_processor, **how), gpu=True).device == "gpu"
         assert _source(GraphInput(on_processor=on_processor, **how), gpu=False).device == "cpu"
+
+
+@pytest.mark.parametrize("device", [GPU])
+def test_a_gpu_serves_what_the_processor_makes(folders, device):
+    """Of PNG files, which all decoders decode alike."""
+    tfms = tfms_from_stats(STATS, 24, [RandomRotate(20), RandomDihedral(), RandomLighting(0.2, 0.2)], 1.3, 2)
+    served = []
+    for where in ("cpu", device):
+        data = ImageClassifierData.from_paths(folders, 5, tfms, device=where)
+        served.append([torch.cat([x.cpu() for x, _ in dl.batches(1)]) for dl in (data.trn_dl, data.fix_dl)])
+    for ours, theirs in zip(*served, strict=True):
+        torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-3)  # float32 positions, stretched by contrast and std
