@@ -243,13 +243,10 @@ def publish_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[ob
     """Publish a CSV file with a line of ``columns`` and one for each row, see `publish_once`; None is an empty cell.
 
     Raises:
-        ValueError: the file is named as one of another format.
+        ValueError: see `check_csv_name`.
         OSError: it cannot be written.
     """
-    if path.suffix.lower() in _NO_CSV:
-        raise ValueError(
-            f"{path}: tables are written as CSV. Pass a name that ends in .csv, and convert it with pandas."
-        )
+    check_csv_name(path)
 
     def write(temporary: Path) -> None:
         with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as handle:
@@ -258,6 +255,14 @@ def publish_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[ob
             table.writerows(rows)
 
     publish_once(path, write)
+
+
+def check_csv_name(path: Path) -> None:
+    """Raise ValueError where a file is named as one of another format."""
+    if path.suffix.lower() in _NO_CSV:
+        raise ValueError(
+            f"{path}: tables are written as CSV. Pass a name that ends in .csv, and convert it with pandas."
+        )
 
 
 def _remove_left_behind(folder: Path) -> None:

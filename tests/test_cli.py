@@ -102,12 +102,12 @@ def test_predict_writes_a_table(model, tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("command", ["predict", "eval"])
 @pytest.mark.parametrize("name", ["preds.csv.gz", "preds.XLSX", "preds.parquet", "preds.json"])
-def test_a_table_named_as_another_format_is_refused(name, model, tmp_path, capsys):
-    path, images, _ = model
-    assert main(["predict", str(path), str(images), "--out", str(tmp_path / name)]) == 1
+def test_a_table_named_as_another_format_is_refused_before_the_work(command, name, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "no model", "no images", "--out", str(tmp_path / name)])
     assert f"{name}: tables are written as CSV. Pass a name that ends in .csv" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
 
 
 def test_predict_as_json_with_a_bad_image(model, tmp_path, capsys):

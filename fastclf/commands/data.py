@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastclf.commands.sources import kind_of, packed_data
 from fastclf.data.sources.ignored import RESULTS_TAG
-from fastclf.files import given_path
+from fastclf.files import check_csv_name, given_path
 
 if TYPE_CHECKING:
     from fastclf.data.classifier_data import ImageClassifierData
@@ -28,6 +28,20 @@ def path_argument(text: str) -> Path:
         return given_path(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def table_argument(text: str) -> Path:
+    """Return the path of a table that an option asks for; wrong names are known now and not after the work.
+
+    Raises:
+        argparse.ArgumentTypeError: it is empty, or named as a table of another format than CSV.
+    """
+    path = path_argument(text)
+    try:
+        check_csv_name(path)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return path
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:

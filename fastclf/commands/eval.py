@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from fastclf.commands.data import PACKED, add_table_arguments, columns_of, path_argument
+from fastclf.commands.data import PACKED, add_table_arguments, columns_of, path_argument, table_argument
 from fastclf.commands.sources import rows_of
 from fastclf.files import publish_table
 from fastclf.report import log_to_stderr, show
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "data", metavar="DATA", type=path_argument, help=f"a folder with <class>/, such as photos/valid; or {PACKED}"
     )
     add_table_arguments(parser)
-    parser.add_argument("--out", type=path_argument, metavar="FILE", help="write the row of every class as a CSV file")
+    parser.add_argument("--out", type=table_argument, metavar="FILE", help="write the row of every class as a CSV file")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument("--on-bad", choices=("raise", "nan"), default="raise", help="images that cannot be decoded")
     parser.add_argument("--bs", type=int, default=64, help="images at once")

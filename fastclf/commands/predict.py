@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
-from fastclf.commands.data import PACKED, add_column_arguments, path_argument
+from fastclf.commands.data import PACKED, add_column_arguments, path_argument, table_argument
 from fastclf.commands.sources import rows_of
 from fastclf.files import given_path, publish_table
 from fastclf.report import counted, encodable, log_to_stderr, show
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"image files, folders (with all folders in them) or patterns; or {PACKED}",
     )
     add_column_arguments(parser)
-    parser.add_argument("--out", type=path_argument, metavar="FILE", help="write a CSV file instead of lines")
+    parser.add_argument("--out", type=table_argument, metavar="FILE", help="write a CSV file instead of lines")
     parser.add_argument("--topk", type=int, default=1, help="how many of the most probable classes are shown")
     parser.add_argument("--all-probs", action="store_true", help="with --out: a column for every class")
     parser.add_argument("--json", action="store_true", help="one JSON object per image, a line each")

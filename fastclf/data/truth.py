@@ -115,7 +115,7 @@ def of_list(y: Any, like: Labels, n: int) -> Labels:
         LabelError: a name is no class of the model; names them.
         ValueError: they are not as many, or something else.
     """
-    values = y.tolist() if hasattr(y, "tolist") else list(y)
+    values = [_as_text(row) for row in (y.tolist() if hasattr(y, "tolist") else y)]
     if len(values) != n:
         raise ValueError(f"evaluate: y must have one entry per image, got {len(values):,} for {n:,} images.")
     if like.is_reg:
@@ -123,13 +123,20 @@ def of_list(y: Any, like: Labels, n: int) -> Labels:
     if like.is_multi and not any(isinstance(row, str) or any(isinstance(name, str) for name in row) for row in values):
         return Labels(_floats(values, like.c), like.classes, is_multi=True)
     rows: Iterable[Iterable[Any]] = ([row] if isinstance(row, str) or not like.is_multi else row for row in values)
-    named = [[os.fsdecode(name) if isinstance(name, bytes) else name for name in row] for row in rows]
+    named = [list(row) for row in rows]
     _check_names(named, like.classes)
     places = {name: class_number(name, like.classes, "evaluate: y") for name in {name for row in named for name in row}}
     found = [[places[name] for name in row] for row in named]
     if not like.is_multi:
         return Labels(np.array([row[0] for row in found], np.int64), like.classes)
     return Labels(indicators(found, like.c), like.classes, is_multi=True)
+
+
+def _as_text(label: Any) -> Any:
+    """Return names that are bytes, as HDF5 has them, as text; also in lists of them."""
+    if isinstance(label, list | tuple):
+        return [_as_text(name) for name in label]
+    return os.fsdecode(label) if isinstance(label, bytes) else label
 
 
 def _check_names(rows: list[list[Any]], classes: Sequence[str]) -> None:
@@ -144,7 +151,10 @@ def _check_names(rows: list[list[Any]], classes: Sequence[str]) -> None:
 
 
 def _floats(values: list[Any], c: int) -> npt.NDArray[np.float32]:
-    found = np.array(values, np.float32)
+    try:
+        found = np.array(values, np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"evaluate: y must have {c} number(s) per image: {error}.") from error
     found = found[:, None] if found.ndim == 1 else found
     if found.ndim != 2 or found.shape[1] != c:
         raise ValueError(f"evaluate: y must have {c} number(s) per image, got {list(found.shape)}.")

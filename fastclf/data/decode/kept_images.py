@@ -89,21 +89,24 @@ class ImageMemory:
             room, self._slab = self._slab[:n], self._slab[n:]
             return room
         size = max(n, _SLAB)
-        free, total = (0, 1) if self._is_full else self._limits()
-        if free - size < _FREE * total:
-            self._note_full()
+        if self._is_full or not self._has_free(size):
             return None
         fresh = torch.empty(size, dtype=torch.uint8, device=self._device)
         self._slab = max(fresh[n:], self._slab, key=len)
         return fresh[:n]
 
-    def _note_full(self) -> None:
-        if not self._is_full:
+    def _has_free(self, size: int) -> bool:
+        """Return whether half of the memory is left free; where it is not, that is logged, and not asked again."""
+        if not self._kept:
+            torch.cuda.empty_cache()  # torch holds the memory of images that are gone, such as those of other data
+        free, total = self._limits()
+        self._is_full = free - size < _FREE * total
+        if self._is_full:
             log(
                 f"{len(self):,} decoded images stay in the memory of {self._device}, half of which is left free; the "
                 "others are decoded in every epoch"
             )
-        self._is_full = True
+        return not self._is_full
 
 
 def memory_of(device: torch.device) -> ImageMemory | None:

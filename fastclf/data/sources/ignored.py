@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from pathlib import Path
 
@@ -38,7 +39,8 @@ def is_a_programs(name: str) -> bool:
 
 def is_tagged(folder: Path) -> bool:
     """Return whether a folder holds copies of images, or results such as plots, and so no data."""
-    return any((folder / tag).exists() for tag in (CACHE_TAG, RESULTS_TAG))
+    tags = (CACHE_TAG, RESULTS_TAG)
+    return any(os.path.exists(folder / tag) for tag in tags)  # noqa: PTH110  # no error where the folder may not be read
 
 
 def tag_as_results(folder: Path) -> None:

@@ -87,9 +87,10 @@ def class_number(cls: Any, classes: Sequence[str], argument: str) -> int:
     if isinstance(cls, str) and cls in classes:
         return classes.index(cls)
     place = None if isinstance(cls, str) or cls not in range(len(classes)) else int(cls)
-    if not isinstance(cls, str) and str(cls) in classes and (place is None or classes[place] != str(cls)):
+    name = str(cls if place is None else place)
+    if not isinstance(cls, str) and name in classes and (place is None or classes[place] != name):
         other = "no place" if place is None else f"the place of {classes[place]!r}"
-        raise ValueError(f"{argument}: {cls} is the name of a class, and {other}. Pass names as text: {str(cls)!r}.")
+        raise ValueError(f"{argument}: {name} is the name of a class, and {other}. Pass names as text: {name!r}.")
     if place is None:
         raise ValueError(f"{argument} must be one of {some(classes)}, or 0 to {len(classes) - 1}, got {cls!r}.")
     return place

@@ -54,6 +54,8 @@ class RowGroup(NamedTuple):
 class ParquetSource(Source):
     """Images in a column of parquet files; `name` is the file's, a colon, and the row in it.
 
+    Of another column than 'image', its name stands between, as a file may hold several: 'pairs.parquet:left:12'.
+
     Rows in their order are read fast. In random order, row groups that are no more than `_KEPT` bytes are too; where
     there are more, decoded copies of them are kept below the root.
     """
@@ -66,10 +68,9 @@ class ParquetSource(Source):
         counts = [int(first[-1]) for first in self._firsts]
         self._file = np.repeat(np.arange(len(files), dtype=np.int32), counts)
         self._row = np.concatenate([np.arange(n) for n in counts]) if counts else np.zeros(0, np.int64)
-        shown = [file.relative_to(root).as_posix() for file in files]
-        super().__init__(
-            root, Names(f"{name}:{row}" for name, n in zip(shown, counts, strict=True) for row in range(n))
-        )
+        between = ":" if column == "image" else f":{column.replace('/', ':')}:"  # names are paths of smaller copies
+        shown = [file.relative_to(root).as_posix() + between for file in files]
+        super().__init__(root, Names(f"{name}{row}" for name, n in zip(shown, counts, strict=True) for row in range(n)))
 
     def stat(self, row: int) -> Version:
         """See `Source.stat`: an image is as old as its file; the size is the file's.

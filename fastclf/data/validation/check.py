@@ -38,7 +38,7 @@ class CheckReport:
         leaks: (name in train, name in valid or test) of files with the same bytes.
         relabelled: (name, name) of files with the same bytes and different labels.
         repeated: (name, name) of files with the same bytes and label in one set.
-        lookalikes: pairs of classes whose names differ in nothing that one sees, or in case and spaces.
+        lookalikes: pairs of classes whose names differ in case, spaces, invisible characters or Unicode form only.
         elongated: names of images one side of which is more than four times the other.
         small: names of images whose shorter side is less than the transforms' size: they are enlarged.
         sides: smallest and largest shorter side, in pixels; None where it is not known.

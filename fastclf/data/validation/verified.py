@@ -90,7 +90,7 @@ class VerifiedImages:
             except OSError as error:
                 bad[row] = _after_change(reason(error), known)
                 continue
-            if anew or known is None or not known.is_of(version) or known.is_open(max_pixels):
+            if anew or known is None or not self._holds(name, known, version) or known.is_open(max_pixels):
                 new[row] = version
             elif why := known.reason(max_pixels):
                 bad[row] = why
@@ -99,6 +99,10 @@ class VerifiedImages:
             self._decode(new, max_pixels, anew, done)
             bad |= {row: why for row in new if (why := self.verdict(row).reason(max_pixels))}
         return bad
+
+    def _holds(self, name: str, known: Verdict, version: Version) -> bool:
+        """Return whether a verdict is of this version, and its copy there: `fastclf cache prune` removes old ones."""
+        return known.is_of(version) and (known.decoded != 2 or self.cache.copy_of(name, version).exists())
 
     def exchange(self, rows: Sequence[int]) -> None:
         """Let all processes know of all images, of which each has looked at its share.

@@ -92,6 +92,16 @@ def test_an_image_of_the_same_version_is_kept(rng):
     assert len(memory) == 1
 
 
+def test_memory_that_torch_holds_for_nobody_is_free(rng, monkeypatch):
+    """That of the images of other data, which are gone: after `set_data` those of the new data are kept."""
+    freed = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: freed.append(True))
+    memory = ImageMemory(CPU, lambda: PLENTY if freed else (0, 1 << 40))
+    for name in "abc":
+        memory.image(name, OLD, never).keep(pixels_of(rng, 5, 7))
+    assert (len(memory), len(freed)) == (3, 1)
+
+
 def test_half_of_the_memory_stays_free(rng, monkeypatch, capsys):
     """Taken in slabs; an image larger than one has its own."""
     monkeypatch.setattr(kept_images, "_SLAB", 100)

@@ -18,6 +18,7 @@ from image_kinds import PIXELS, expected, kinds, planar_tiff, saved
 from PIL import Image
 
 from fastclf import tfms_from_stats
+from fastclf.activations import cached_copies
 from fastclf.data.bad_images import MAX_PIXELS
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.decode import graphs
@@ -330,6 +331,17 @@ def test_lost_copies_are_made_again(odd_data):
         shutil.rmtree(folder)
     odd_data.scan()
     assert torch.equal(torch.cat([x for x, _ in odd_data.val_dl]), want)
+
+
+def test_removed_copies_are_made_again_and_no_others(odd_data):
+    """Of what DALI decodes, in a batch with an image whose copy is gone, no copy is made."""
+    (odd_data.path / "train/a/baseline.jpg").write_bytes(kinds()["baseline.jpg"])
+    data = ImageClassifierData.from_paths(odd_data.path, 16, TFMS, device="cpu")
+    for _ in range(2):
+        for one in cached_copies():
+            one.path.unlink()
+        assert sum(len(x) for dl in (data.fix_dl, data.val_dl) for x, _ in dl) == 21
+        assert len(cached_copies()) == 20
 
 
 def test_a_copy_goes_with_the_version_of_its_file(odd_data):

@@ -266,16 +266,19 @@ def test_links_that_lead_nowhere(folders):
 
 
 def test_a_folder_that_may_not_be_read(folders, monkeypatch):
-    scandir = os.scandir
+    def refusing(call, place):
+        def refused(path, **how):
+            if place in str(path):
+                raise PermissionError(13, "Permission denied", str(path))
+            return call(path, **how)
 
-    def refused(folder):
-        if str(folder).endswith("dog"):
-            raise PermissionError(13, "Permission denied", str(folder))
-        return scandir(folder)
+        return refused
 
-    monkeypatch.setattr(os, "scandir", refused)
+    monkeypatch.setattr(os, "scandir", refusing(os.scandir, "/dog"))
+    monkeypatch.setattr(os, "stat", refusing(os.stat, "/dog/"))
     with pytest.raises(DataError, match="train/dog may not be read: Permission denied"):
         load(folders)
+    assert look(folders / "train") == (["cat", "dog"], [])
 
 
 def test_a_folder_named_like_an_image(folders, save_image):

@@ -9,6 +9,8 @@ from odd_images import bad_files
 from fastclf import tfms_from_stats
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.sources import parquet as source
+from fastclf.data.validation import verified
+from fastclf.data.validation.verified import VerifiedImages
 from fastclf.errors import BadImageError, DataError, LabelError
 
 arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
@@ -57,6 +59,20 @@ def test_activations_checks_and_copies(folder, capsys):
     np.testing.assert_array_equal(learn.predict(), expected)
     for (x, _), (x_own, _) in zip(*(one.resize(18).val_dl for one in (files, data)), strict=True):
         assert torch.equal(x, x_own)
+
+
+def test_columns_of_one_file_are_not_mistaken_for_each_other(folder, monkeypatch):
+    """Digests and smaller copies of an image are not those of another column's."""
+    monkeypatch.setattr(verified, "_TICK_NS", 0)
+    images = [image.read_bytes() for image in sorted(folder.glob("train/*/*.png"))]
+    columns = {"front": images, "back": images[::-1], "label": ["a", "b", "c"] * 8}
+    parquet.write_table(arrow.table(columns), folder / "both.parquet")
+    data = {name: from_parquet(folder / "both.parquet", 8, TFMS, image_col=name) for name in ("front", "back")}
+    for name, one in data.items():
+        pool, rows = VerifiedImages(one.trn_ds.source, 1), [*range(len(one.trn_ds))]
+        assert pool.bad(rows, 10**9) == {}
+        assert pool.digests(rows) == [one.trn_ds.source.digest(row) for row in rows], name
+        assert_same_batches(one.resize(18), one.resize(18, f"tmp of {name}"))
 
 
 def test_bad_images_are_named_and_skipped(folder):

@@ -385,15 +385,46 @@ def test_lists_as_text(load, written, tags):
     assert said_by(load(table)) == images([{*map(str, tags if i % 3 else tags[:1])} for i in range(N)])
 
 
-@pytest.mark.parametrize("written", [str, np.array, np.float32, lambda row: str(np.float32(row)), lambda row: str(row)])
+@pytest.mark.parametrize("multi", [None, False])
+@pytest.mark.parametrize(
+    "form", ["({}, {}]", "[{}, {})", "({}.0, {}.0]", "({}.5, {}.5]", "({} {})", "({}., {}.)", "[{}-{}]"]
+)
+def test_intervals_are_names(load, form, multi):
+    """As pandas.cut and others write bins of numbers."""
+    names = [form.format(i % 3, i % 3 + 1) for i in range(N)]
+    assert said_by(load(lines(lambda i: f'{IDS[i]}.jpg,"{names[i]}"', "f,y"), multi=multi)) == images(names)
+
+
+@pytest.mark.parametrize("form", ["({}, {})", "[{} {}]", "{{{}, {}}}"])
+def test_what_looks_like_lists_is_one_label_if_asked(load, form, capsys):
+    names = [form.format(i % 3, i % 3 + 1) for i in range(N)]
+    table = lines(lambda i: f'{IDS[i]}.jpg,"{names[i]}"', "f,y")
+    assert load(table).is_multi
+    assert "multi=False" in capsys.readouterr().out
+    assert said_by(load(table, multi=False)) == images(names)
+
+
+VECTORS = [
+    list,
+    np.array,
+    np.float32,
+    lambda row: str(np.float32(row)),
+    str,
+    lambda row: str([*map(float, row)]),
+    lambda row: " ".join(map(str, row)),
+    lambda row: "|".join(map(str, row)),
+]
+
+
+@pytest.mark.parametrize("written", VECTORS)
 @pytest.mark.parametrize("several", [False, True])
 def test_lists_of_a_0_or_1_for_each_class_are_no_labels(load, rng, written, several):
     ones = rng.integers(0, 2, (N, 3)) if several else np.eye(3, dtype=int)[rng.integers(0, 3, N)]
     ones[:6] = np.eye(3)[[0, 1, 2, 0, 1, 2]]
     df = pd.DataFrame({"f": [f"{name}.jpg" for name in IDS], "y": [written(row) for row in ones.tolist()]})
-    with pytest.raises(LabelError, match=r"column 'y' holds lists of 3 zeros and ones.*df\[NAMES\] = df\['y'\].tolist"):
+    with pytest.raises(LabelError, match=r"column 'y' holds lists of 3 zeros and ones") as said:
         load(df)
-    df[["a", "b", "c"]] = ones.tolist()  # the remedy
+    exec(re.search(r"df\[NAMES\] = .*tolist\(\)", str(said.value))[0], {"df": df, "NAMES": ["a", "b", "c"]})
     found = said_by(load(df, fn_col="f", label_col=["a", "b", "c"], multi=True, val_idxs=[0, 1, 2]))
     assert found == images([{"abc"[i] for i in np.flatnonzero(row)} for row in ones])
 
@@ -419,6 +450,17 @@ def test_what_spreadsheets_write_beside_and_below_a_table(load, header, end, mor
     table = lines(lambda i: f"{IDS[i]}.jpg,{PETS[i]}{end}", *filter(None, [header])) + more
     assert said_by(load(table)) == images(PETS)
     assert said_by(load(table.replace(",", ";"))) == images(PETS)
+
+
+@pytest.mark.parametrize("first", [",\n", ",,\n\n , \n"])
+def test_empty_rows_above_a_table(load, first):
+    assert said_by(load(first + lines(lambda i: f"{IDS[i]}.jpg,{PETS[i]}", "f,y"))) == images(PETS)
+
+
+def test_an_empty_row_amid_a_table_is_named(load):
+    """pandas counts it: rows of val_idxs would be others."""
+    with pytest.raises(LabelError, match=r"line 5 names no file\. Fill it in, or remove the row"):
+        load(lines(lambda i: "," if i == 3 else f"{IDS[i]}.jpg,{PETS[i]}", "f,y"))
 
 
 def test_columns_at_the_end_that_are_not_empty(load):
@@ -621,18 +663,30 @@ def test_tables_that_are_no_text(tmp_path, content, reader, rng):
         ImageClassifierData.from_csv(tmp_path, "img", "table.csv", 4, TFMS)
 
 
+RECORDS = pd.DataFrame({"file_name": ["01", "02"], "label": ["cat", "dog"]})
+
+
 @pytest.mark.parametrize(
     ("content", "reader"),
     [
-        ('{"file_name": "a.jpg", "label": "cat"}\n{"file_name": "b.jpg", "label": "dog"}\n', "lines=True, "),
-        ('[\n {"file_name": "a.jpg", "label": "cat"}]', ""),
+        (
+            RECORDS.to_json(orient="records", lines=True),
+            "lines of records: pd.read_json(file, lines=True, dtype=False)",
+        ),
+        (RECORDS.to_json(orient="records"), "a list of records: pd.read_json(file, dtype=False)"),
+        (RECORDS.to_json(orient="records", indent=1), "a list of records: pd.read_json(file, dtype=False)"),
+        ('{"01.jpg": "cat", "02.jpg": "dog"}', "an object: make a data frame"),
+        ('{\n "01.jpg": {"label": "cat"},\n "02.jpg": {"label": "dog"}\n}', "an object: make a data frame"),
     ],
 )
-def test_records_of_json(tmp_path, content, reader):
+def test_json(tmp_path, content, reader):
     (tmp_path / "img").mkdir()
-    (tmp_path / "metadata.jsonl").write_text(content)
-    with pytest.raises(DataError, match=rf"metadata.jsonl is JSON.*pd.read_json\(file, {reader}dtype=False\)"):
-        ImageClassifierData.from_csv(tmp_path, "img", "metadata.jsonl", 4, TFMS)
+    file = tmp_path / "metadata.jsonl"
+    file.write_text(content)
+    with pytest.raises(DataError, match=f"metadata.jsonl is JSON, {re.escape(reader)}"):
+        ImageClassifierData.from_csv(tmp_path, "img", file.name, 4, TFMS)
+    if "pd." in reader:
+        assert eval(reader.split(": ")[1], {"pd": pd, "file": file}).equals(RECORDS)
 
 
 def test_utf_16_without_a_mark(tmp_path):

@@ -100,6 +100,8 @@ class Files:
     def check_name(self, cell: Cell, table: str, where: str) -> None:
         """Raise LabelError for what can be no name of a file inside the folder."""
         text = cell if isinstance(cell, str) else ""
+        if isinstance(cell, str) and not text.strip():
+            raise LabelError(f"{table}: {where} names no file. Fill it in, or remove the row.")
         if _URL.match(text):
             raise LabelError(f"{table}: {where} has the URL {text!r}. Download the files and name them in the table.")
         plain = PurePosixPath(text.replace("\\", "/"))

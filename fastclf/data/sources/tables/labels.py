@@ -18,9 +18,19 @@ from fastclf.report import warn
 
 _CERTAIN = ("|", ";")  # no name holds them
 _DELIMS = (*_CERTAIN, ",", " ")
-_ITEM = r"""'([^'\\]*)'|"([^"\\]*)"|(-?[0-9]+)(?:\.0*)?"""
-# As str() and JSON write a list, a set or a numpy array.
-_LIST = re.compile(rf"[\[({{]\s*((?:{_ITEM})([\s,]+(?:{_ITEM}))*[\s,]*)?[\])}}]")
+_WORD = r"""'([^'\\]*)'|"([^"\\]*)"|(-?[0-9]+)"""
+_ITEM = rf"{_WORD}(?:\.0*)?"  # numpy writes 1.0 as '1.'
+# As str() and JSON write a list, a tuple or a set, and numpy an array; '(0, 10]' is an interval.
+_LIST = re.compile(
+    "|".join(
+        rf"{opened}\s*(?:(?:{item})(?:{between}(?:{item}))*[\s,]*)?{closed}"
+        for opened, item, between, closed in (
+            (r"\[", _ITEM, r"[\s,]+", r"\]"),
+            (r"\(", _WORD, r"\s*,\s*", r"\)"),
+            (r"\{", _WORD, r"\s*,\s*", r"\}"),
+        )
+    )
+)
 _MANY = 20
 
 
@@ -135,23 +145,20 @@ def _refuse_cell(table: LabelTable, positions: Sequence[int]) -> None:
 
 
 def _by_text(table: LabelTable, position: int, rules: TableRules) -> Values:
-    cells = _unpacked(table.column(position))
+    column = table.column(position)
+    cells = column if rules.multi is False else _unpacked(column)
     plain = [cell for cell in cells if isinstance(cell, str)]
-    _check_no_vectors(cells, table, position)
     where = f"in column {table.title(position)}"
+    if rules.multi is False and len(plain) < len(cells):
+        raise LabelError(f"{table.name}: column {table.title(position)} holds lists, and multi=False wants one label.")
     delim, why = _choose_delim(set(plain), rules)
-    is_multi = delim is not None or len(plain) < len(cells)
-    if is_multi and rules.multi is False:
-        if len(plain) == len(cells):
-            delim, why, is_multi = None, "", False
-        else:
-            raise LabelError(
-                f"{table.name}: column {table.title(position)} holds lists, and multi=False wants one label."
-            )
-    if is_multi:
-        texts = [_tags(cell, delim) for cell in cells]
+    if delim is not None or len(plain) < len(cells):
+        lists = [_items(cell, delim) for cell in cells]
+        _check_no_vectors(lists, table, position)
+        texts = [tuple(sorted(set(labels))) for labels in lists]
         how = f"several labels per image {where}, " + (f"separated by {delim!r}{why}" if plain else "as lists")
-        return Values(texts, True, False, how, "multi=False" if len(plain) == len(cells) else "")
+        undo = "multi=False" if all(isinstance(cell, str) for cell in column) else ""
+        return Values(texts, True, False, how, undo)
     known = {cell: (cell.strip(),) for cell in set(plain)}
     empty = next((row for row, cell in enumerate(plain) if not known[cell][0]), None)
     if empty is not None:
@@ -170,24 +177,24 @@ def _unpacked(cells: Sequence[Cell]) -> Sequence[Cell]:
     return [tuple(map("".join, re.findall(_ITEM, cell))) if isinstance(cell, str) else cell for cell in cells]
 
 
-def _check_no_vectors(cells: Sequence[Cell], table: LabelTable, position: int) -> None:
+def _items(cell: Cell, delim: str | None) -> Sequence[str]:
+    if isinstance(cell, str):
+        return split_tags(cell, delim) if delim else (cell,)
+    return cell or ()
+
+
+def _check_no_vectors(lists: Sequence[Sequence[str]], table: LabelTable, position: int) -> None:
     """Raise LabelError for lists with a 0 or 1 for each class, which are not lists of labels."""
-    lengths = {len(cell) if isinstance(cell, tuple) else 0 for cell in cells}
-    n = lengths.pop()
-    if lengths or n < 2 or not {item for cell in cells for item in cell or ()} <= {"0", "1"}:
+    n, *others = {len(items) for items in lists}
+    if others or n < 2 or not {item for items in lists for item in items} <= {"0", "1"}:
         return
     title = table.title(position)
+    is_text = isinstance(table.rows[0][position], str)
+    as_lists = f"df[{title}]" + (r'.str.findall(r"(?<![.0-9])[01]")' if is_text else "") + ".tolist()"
     raise LabelError(
         f"{table.name}: column {title} holds lists of {n} zeros and ones, one for each class, and no lists "
-        f"of labels. Make a column of each class: df[NAMES] = df[{title}].tolist(), then from_df(..., "
-        f"label_col=NAMES). Where the lists are text, df[{title}].map(json.loads).tolist()."
+        f"of labels. Make a column of each class: df[NAMES] = {as_lists}, then from_df(..., label_col=NAMES)."
     )
-
-
-def _tags(cell: Cell, delim: str | None) -> tuple[str, ...]:
-    if isinstance(cell, str):
-        return tuple(sorted(set(split_tags(cell, delim)))) if delim else (cell,)
-    return tuple(sorted(set(cell or ())))
 
 
 def split_tags(text: str, delim: str) -> list[str]:

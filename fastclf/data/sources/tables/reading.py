@@ -37,7 +37,11 @@ _NO_TEXT = {  # first bytes -> what reads it
     b"\x1f\x8b": "pd.read_csv(file)",
     b"PAR1": "pd.read_parquet(file)",
 }
-_JSON = re.compile(r'\s*(\[\s*)?\{\s*"')
+_JSON = {  # what a text begins with -> what it is, and what reads it
+    r'\s*\[\s*\{\s*"': "a list of records: pd.read_json(file, dtype=False)",
+    r'\s*\{\s*".*\}\s*\n\s*\{': "lines of records: pd.read_json(file, lines=True, dtype=False)",
+    r'\s*\{\s*"': "an object: make a data frame with a column of names and one of labels",
+}
 _HEAD = 100
 _SHARED = 1 << 15  # texts of a column
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -137,7 +141,7 @@ def read_csv(
     text, skipped, named = _without_preamble(_decoded(file, encoding))
     used = sep or named or _delimiter(text)
     rows, lines = _records(text, used, file.name, skipped)
-    _drop_empty_ends(rows)
+    _drop_empty_ends(rows, lines)
     if used == " " and len(rows) > 1 and all(len(row) == len(rows[0]) + 1 for row in rows[1:]):
         rows[0].insert(0, "")  # a header that does not name the first column, as R and CelebA write it
     header, header_where = None, ""
@@ -169,12 +173,8 @@ def _decoded(file: Path, encoding: str) -> str:
     except UnicodeError as error:
         other = "utf-16-le" if wide else "latin-1"
         raise DataError(f"{file.name} is not in {encoding}: {error}. Pass e.g. encoding={other!r}.") from error
-    if json := _JSON.match(text):
-        form = "a list" if json[1] else "lines"
-        raise DataError(
-            f"{file.name} is JSON, {form} of records. Pass from_df(..., pd.read_json(file, "
-            f"{'' if json[1] else 'lines=True, '}dtype=False), ...)."
-        )
+    if form := next((form for begin, form in _JSON.items() if re.match(begin, text)), None):
+        raise DataError(f"{file.name} is JSON, {form}, and pass from_df(..., df, ...).")
     return text
 
 
@@ -216,7 +216,7 @@ def _widths(lines: Sequence[str], sep: str) -> list[int]:
 
 
 def _records(text: str, sep: str, name: str, skipped: int) -> tuple[list[list[Cell]], list[int]]:
-    """Split lines into fields, and return which line each row is; lines without text are none."""
+    """Split lines into fields, and return which line each row is; blank lines are none."""
     if sep == " " and '"' not in text:
         return _shared((number, line.split()) for number, line in enumerate(_LINE_END.split(text), skipped + 1))
     skip = sep == " " or f'{sep} "' in text  # what looks like a, "b, c" means a quoted field
@@ -234,7 +234,7 @@ def _shared(numbered: Iterable[tuple[int, list[str]]]) -> tuple[list[list[Cell]]
     numbers: list[int] = []
     known: list[dict[str, str]] = []
     for number, row in numbered:
-        if not "".join(row).strip():
+        if not row or (len(row) == 1 and not row[0].strip()):
             continue
         known += [{} for _ in range(len(row) - len(known))]
         for i, cell in enumerate(row):
@@ -247,8 +247,14 @@ def _shared(numbered: Iterable[tuple[int, list[str]]]) -> tuple[list[list[Cell]]
     return rows, numbers
 
 
-def _drop_empty_ends(rows: list[list[Cell]]) -> None:
-    """Take away empty columns behind the last that has a name or a cell: spreadsheets write their delimiters."""
+def _drop_empty_ends(rows: list[list[Cell]], lines: list[int]) -> None:
+    """Take away empty rows above and below the others, and empty columns behind them: spreadsheets write them.
+
+    An empty row between others stays, and is refused later: pandas counts it, and so may `val_idxs`.
+    """
+    for end in (-1, 0):
+        while rows and not _filled(rows[end]):
+            del rows[end], lines[end]
     if not rows or (rows[0][-1] and all(len(row) == len(rows[0]) for row in rows)):
         return
     width = max(_filled(rows[0]), min(len(rows[0]), max(map(_filled, rows))))
