@@ -136,7 +136,8 @@ def class_weights(given: str | ArrayLike, y: NDArray[Any], c: int) -> Tensor:
         must = f"class_weights: class_weights must be {c} numbers, one per class, finite, not negative and not all 0"
         keys = list(given.keys()) if hasattr(given, "keys") else []
         if isinstance(given, Mapping) or keys != list(range(len(keys))):  # a column of a data frame has keys as well
-            raise ValueError(f"{must}, got some by name. Pass [weights[name] for name in data.classes].")
+            each = f"range({c})" if {*keys} == {*range(c)} else "data.classes"
+            raise ValueError(f"{must}, got some by name or number. Pass [weights[key] for key in {each}].")
         try:
             weights = np.asarray(given, dtype=np.float64)
         except (TypeError, ValueError) as error:

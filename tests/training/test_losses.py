@@ -164,12 +164,13 @@ def test_auto_weights_of_a_class_without_rows_are_those_of_a_class_with_one():
 
 def test_class_weights_by_name_have_no_order():
     """``1 / df["label"].value_counts()`` begins with the most frequent class."""
-    for given in (
-        pd.Series([1, 2, 3], index=["c", "a", "b"]),
-        pd.Series([1, 2, 3], index=[2, 0, 1]),
-        {0: 1, 1: 2, 2: 3},
+    for given, keys in (
+        (pd.Series([1, 2, 3], index=["c", "a", "b"]), "data.classes"),
+        (pd.Series([1, 2, 3], index=[2, 0, 1]), r"range\(3\)"),
+        ({0: 1, 1: 2, 2: 3}, r"range\(3\)"),
+        ({1: 1, 2: 2, 3: 3}, "data.classes"),
     ):
-        with pytest.raises(ValueError, match=r"by name. Pass \[weights\[name\] for name in data.classes\]"):
+        with pytest.raises(ValueError, match=rf"by name or number. Pass \[weights\[key\] for key in {keys}\]"):
             class_weights(given, np.array([0, 1, 2]), 3)
     assert class_weights(pd.Series([1, 2, 3]), np.array([0, 1, 2]), 3).tolist() == [1, 2, 3]
 
