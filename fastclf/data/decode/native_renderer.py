@@ -85,8 +85,8 @@ class NativeRenderer:
         self, tfms: TransformSpec, decoder: Decoder, white: float, num_threads: int, device: torch.device, ahead: int
     ) -> None:
         self.ahead = ahead
-        self._decoder = KeepingDecoder(decoder)
-        self._parts = Parts(lambda images, _: self._decoder.feed(images))
+        keeping = self._decoder = KeepingDecoder(decoder)
+        self._parts = Parts(lambda images, _: keeping.feed(images))  # not of self: its threads end with the last user
         self._tfms, self._threads = tfms, num_threads
         self._form = CropFormat(tfms.sz, white, tfms.mean, tfms.std)
         self._sizes: deque[int] = deque()  # of the batches in the making

@@ -1,5 +1,8 @@
 """Which renderer makes the batches, and that all of them make the same."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from devices import GPU
@@ -57,6 +60,20 @@ def test_augmentations_that_only_the_graph_knows(capsys):
     tfms = tfms_from_stats(STATS, 16, [RandomLighting(0.1, 0.1), RandomRotate(10)])[0]
     assert isinstance(cpu_renderer(tfms, GraphInput(), 4, 1), NativeRenderer)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "augs", [[RandomRotate(10)], [RandomBlur(3)], [lambda x, u: x]], ids=["native", "graph", "torch"]
+)
+def test_a_renderer_ends_with_its_last_user(augs):
+    """And so do its threads; in a cycle they would live until Python looks for cycles, which it rarely does."""
+    renderer = weakref.ref(made := cpu_renderer(tfms_from_stats(STATS, 16, augs)[0], GraphInput(), 4, 1))
+    gc.disable()
+    try:
+        del made
+        assert renderer() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("on_processor", [False, True])
