@@ -59,7 +59,7 @@ class Auditing(Evaluating):
         """
         sets = self._labelled_rows("audit")
         train = sets["train"]
-        splits = splits_of(train, make_folds(train.labels, k, seed=self.seed), self.seed)
+        splits = splits_of(train, make_folds(train.labels, k, groups=train.groups, seed=self.seed), self.seed)
         found = choose_usual(train, splits, **self._how_trained())
         preds = {"train": _outputs(found.all_logits(splits, train), train)}
         others = {name: ds for name, ds in sets.items() if name != "train"}
@@ -85,7 +85,8 @@ class Auditing(Evaluating):
             ValueError: there are no cached rows, or they have no classes, or are too few.
         """
         train = self._labelled_rows("learning_curve")["train"]
-        folds = make_folds(train.labels, usual_folds(len(train)) if k is None else k, seed=self.seed)
+        k = usual_folds(len(train)) if k is None else k
+        folds = make_folds(train.labels, k, groups=train.groups, seed=self.seed)
         parts = curves.parts(train, folds, self.seed)
         logits = self._of_parts(train, parts)
         right = [curves.right(logits[part], train, part.held_out) for part in parts]

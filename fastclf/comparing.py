@@ -122,7 +122,7 @@ def compare(
         raise ValueError("compare: data must hold images with classes, got activations or numbers to be predicted")
     if not archs or isinstance(archs, str):
         raise ValueError("compare: archs must be a list of one architecture or more")
-    folds = make_folds(data.trn_ds.labels, k, seed=data.seed)
+    folds = make_folds(data.trn_ds.labels, k, groups=data.trn_ds.groups, seed=data.seed)
     bodies = [_measured(data.normalised(*stats_of(as_list(arch)[0])), arch, folds, kwargs) for arch in archs]
     order = sorted(bodies, key=lambda body: (-body.accuracy, body.seconds))
     return Comparison(order, len(data.trn_ds.bad.good_rows()))

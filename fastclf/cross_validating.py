@@ -53,7 +53,7 @@ class CrossValidating(Predicting):
         Args:
             k: number of folds.
             groups: one entry per training row, in the order of ``learn.data.trn_ds``, such as person, scene or place:
-                rows of one group are in one fold.
+                rows of one group are in one fold. By default those of the data (``groups=`` of `from_paths`).
             stratify: whether each fold gets its share of each class.
             lr: the highest rate, see `HeadSetting`.
             wd: weight decay; by default chosen.
@@ -67,7 +67,8 @@ class CrossValidating(Predicting):
         check_flag("cross_validate", "stratify", stratify)
         ds, head, crit = self._head_training("cross_validate")
         loader = self.data.trn_dl
-        folds = make_folds(ds.labels, k, groups=groups, stratify=stratify, seed=self.seed)
+        kept = ds.groups if groups is None else groups
+        folds = make_folds(ds.labels, k, groups=kept, stratify=stratify, seed=self.seed)
         splits = splits_of(ds, folds, self.seed)
         like_own = {"lr": lr, "ps": tuple(head.ps), "xtra_fc": tuple(head.widths)}
         n = max(len(split.train) for split in splits)

@@ -118,8 +118,9 @@ class FineTuning(CrossValidating, Learner):
 
     def _best_setting(self) -> Setting:
         ds, _, crit = self._head_training("fine_tune")
-        if most_folds(ds.labels) < 2:
-            log(f"fine_tune: no class has two training rows, so that settings cannot be compared: {_USUAL} it is")
+        if most_folds(ds.labels, ds.groups) < 2:
+            alone = "all training rows are one group" if ds.groups is not None else "no class has two training rows"
+            log(f"fine_tune: {alone}, so that settings cannot be compared: {_USUAL} it is")
             return _USUAL
         many = len(ds) > FEW
         own = trained_settings(len(ds), bs=self.data.bs, xtra_fc=(512,))[0] if many else _HIDDEN_OF_FEW
@@ -159,10 +160,10 @@ class FineTuning(CrossValidating, Learner):
 
     def _compared(self, call: str, ds: Dataset, settings: Sequence[Setting], crit: NLL | BCE, *, race: bool) -> Sweep:
         """Return settings by their out-of-fold loss; those that diverged, or were not tried to the end, come last."""
-        k = min(usual_folds(len(ds)), most_folds(ds.labels))
+        k = min(usual_folds(len(ds)), most_folds(ds.labels, ds.groups))
         if k < 2:
-            raise ValueError(f"{call}: no class has two rows, so that none can be held out. Add images.")
-        folds = make_folds(ds.labels, k, seed=self.seed)
+            raise ValueError(f"{call}: no class has two rows or groups, so that none can be held out. Add images.")
+        folds = make_folds(ds.labels, k, groups=ds.groups, seed=self.seed)
         loader, splits = self.data.trn_dl, splits_of(ds, folds, self.seed)
         how = {"crit": crit, "bs": loader.bs, "device": loader.device}
         found = _losses(ds, settings, splits, how, race=race)

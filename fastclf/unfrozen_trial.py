@@ -71,10 +71,11 @@ def temperature_if_unfreezing_helps(learn: ConvLearner, setting: Setting) -> flo
         class has two images.
     """
     data = learn._data
-    labels = data.trn_ds.labels
-    if most_folds(labels) < 2:  # no image can be held out to judge by
+    labels, groups = data.trn_ds.labels, data.trn_ds.groups
+    most = most_folds(labels, groups)
+    if most < 2:  # no image can be held out to judge by
         return None
-    held_out = make_folds(labels, min(_FOLDS, most_folds(labels)), seed=learn.seed) == 0
+    held_out = make_folds(labels, min(_FOLDS, most), groups=groups, seed=learn.seed) == 0
     trial = copy.deepcopy(learn)
     trial.set_data(data.judged_on(np.flatnonzero(held_out)))
     n, n_judged = len(trial._data.trn_ds), len(trial._data.val_ds)

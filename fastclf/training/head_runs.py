@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from threading import Event
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ from fastclf.training.loop import derived_seed
 from fastclf.training.losses import constant_logits
 from fastclf.training.optimizer import SGDR
 from fastclf.training.steps import Rates
+
+Groups: TypeAlias = Sequence[Hashable] | NDArray[np.int64] | None
 
 _SECONDS_TO_SIGNALS = 0.1
 _MOST_TOGETHER = 8  # of what heads share, an eighth is left
@@ -134,16 +136,14 @@ def predict_rows(head: Head, ds: Dataset, rows: NDArray[np.int64]) -> NDArray[np
     return predict(spec, ds.rows, rows).cpu().numpy()
 
 
-def make_folds(
-    labels: Labels, k: int, *, groups: Sequence[Hashable] | None = None, stratify: bool = True, seed: int
-) -> NDArray[np.int64]:
+def make_folds(labels: Labels, k: int, *, groups: Groups = None, stratify: bool = True, seed: int) -> NDArray[np.int64]:
     """Deal the rows out into folds of about one size, with scikit-learn.
 
     Args:
         labels: of the rows. Where a row may have several, its combination of labels counts as its class, or its rarest
             label where that combination is rare, see `tag_groups`.
         k: number of folds; at most as many as the most frequent class has rows are made, where they are stratified.
-        groups: one entry per row; a group is never divided between folds.
+        groups: one entry per row; a group is never divided between folds, of which few groups may fill fewer than k.
         stratify: whether each fold gets its share of each class.
         seed: of the shuffle, 0 <= seed < 2**64.
 
@@ -152,7 +152,7 @@ def make_folds(
 
     Raises:
         ValueError: the labels are numbers to be predicted; there are fewer rows or groups than folds; no class has two
-            rows; the groups do not fill the folds, or are not one per row.
+            rows; the groups are not one per row.
     """
     refuse_numbers("folds", labels)
     check_count("folds", "k", k, least=2)
@@ -176,12 +176,13 @@ def make_folds(
     return folds
 
 
-def most_folds(labels: Labels) -> int:
+def most_folds(labels: Labels, groups: NDArray[np.int64] | None) -> int:
     """Return the most stratified folds that `make_folds` makes of the rows."""
-    return int(np.bincount(_strata(labels)).max(initial=0))
+    most = int(np.bincount(_strata(labels)).max(initial=0))
+    return most if groups is None else min(most, len(np.unique(groups)))
 
 
-def _dealt(k: int, strata: NDArray[np.int64], groups: Sequence[Hashable] | None, seed: int) -> NDArray[np.int64]:
+def _dealt(k: int, strata: NDArray[np.int64], groups: Groups, seed: int) -> NDArray[np.int64]:
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     dealer = (StratifiedKFold if groups is None else StratifiedGroupKFold)(k, shuffle=True, random_state=seed)
@@ -190,9 +191,8 @@ def _dealt(k: int, strata: NDArray[np.int64], groups: Sequence[Hashable] | None,
         warnings.simplefilter("ignore", UserWarning)  # that a class has fewer rows than there are folds
         for fold, (_, rows) in enumerate(dealer.split(strata, strata, None if groups is None else numbered(groups))):
             folds[rows] = fold
-            if len(rows) == 0:
-                raise ValueError(f"the groups do not fill {k} folds: a few hold most rows. Pass a lower k.")
-    return folds
+    # The dealer rarely leaves a fold without groups.
+    return np.unique(folds, return_inverse=True)[1].astype(np.int64)
 
 
 def _strata(labels: Labels) -> NDArray[np.int64]:

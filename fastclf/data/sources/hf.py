@@ -120,7 +120,7 @@ def read_hf(
         splits: see `splits_of`.
         image_col: the column of the images.
         label_col: that of the labels, which a test set may lack.
-        group_col: that of groups of training rows; None for none.
+        group_col: that of groups of training and validation rows; None for none.
 
     Raises:
         DataError: a column cannot be used.
@@ -128,10 +128,11 @@ def read_hf(
     """
     rows = {part: _rows_of(root, *split, image_col, label_col, part == "test") for part, split in splits.items()}
     if group_col is not None:
-        own = splits["train"][1]
-        if group_col not in own.features:
-            raise DataError(f"from_hf: groups must be one of {some(own.column_names)}, got {group_col!r}.")
-        rows["train"] = replace(rows["train"], groups=_column(own, group_col))
+        for part in rows.keys() - {"test"}:
+            own = splits[part][1]
+            if group_col not in own.features:
+                raise DataError(f"from_hf: groups must be one of {some(own.column_names)}, got {group_col!r}.")
+            rows[part] = replace(rows[part], groups=_column(own, group_col))
     return rows
 
 

@@ -206,7 +206,7 @@ def read_parquet(
         files: 'train' and, where there are some, 'valid' and 'test'.
         image_col: the column of the images.
         label_col: that of the labels, which a test set may lack.
-        group_col: that of groups of training rows; None for none.
+        group_col: that of groups of training and validation rows; None for none.
 
     Raises:
         DataError: a file or a column cannot be used.
@@ -214,7 +214,8 @@ def read_parquet(
     """
     rows = {part: _rows_of(root, those, image_col, label_col, part) for part, those in files.items()}
     if group_col is not None:
-        rows["train"] = replace(rows["train"], groups=_groups_in(files["train"], group_col))
+        for part in rows.keys() - {"test"}:
+            rows[part] = replace(rows[part], groups=_groups_in(files[part], group_col))
     return rows
 
 

@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from fastclf.data.dataset import Dataset
 from fastclf.data.sources.labels import lookalikes
 from fastclf.data.sources.names import printable, shorten
@@ -184,6 +186,20 @@ def warn_imbalance(trn: Dataset) -> None:
     text = imbalance(dict(zip(trn.classes, trn.labels.counts().tolist(), strict=False)))
     if text is not None:
         warn(f"{text}.")
+
+
+def warn_divided(trn: Dataset, val: Dataset) -> None:
+    """Warn of groups that have images or rows in both sets."""
+    if trn.groups is None or val.groups is None:
+        return
+    both = np.intersect1d(trn.groups, val.groups)
+    if len(both):
+        one, other = (ds.source.name(int(np.argmax(ds.groups == both[0]))) for ds in (trn, val))
+        warn(
+            f"{counted(len(both), 'group has', 'groups have')} images in train and in valid, such as {printable(one)} "
+            f"and {printable(other)}: figures on valid look better than they are. Let groups= choose the validation "
+            "images."
+        )
 
 
 def _counts(ds: Dataset) -> list[int]:

@@ -33,12 +33,14 @@ class Columns:
         file: names of files.
         labels: the labels; empty where the folder of a file is its class.
         split: the set of each row, or None.
+        group: what each row belongs to, or None.
         unused: all others.
     """
 
     file: int
     labels: list[int]
     split: int | None
+    group: int | None
     unused: list[int]
 
 
@@ -51,10 +53,11 @@ def choose(table: LabelTable, files: Files, rules: TableRules) -> Columns:
     """
     file = None if rules.fn_col is None else _position(table, rules.fn_col, "fn_col")
     split = None if rules.split_col is None else _position(table, rules.split_col, "split_col")
+    group = None if rules.groups is None else _position(table, rules.groups, "groups")
     labels = _named_labels(table, rules)
-    named = [position for position in (file, split, *(labels or ())) if position is not None]
+    named = [position for position in (file, split, group, *(labels or ())) if position is not None]
     if len(set(named)) < len(named):
-        raise LabelError(f"{table.name}: fn_col, label_col and split_col must name different columns.")
+        raise LabelError(f"{table.name}: fn_col, label_col, split_col and groups must name different columns.")
     free = [i for i in range(table.width) if i not in named]
     if file is None:
         file = _file_column(table, files, free)
@@ -64,8 +67,8 @@ def choose(table: LabelTable, files: Files, rules: TableRules) -> Columns:
         if uncounted or _have_folders(table, file):
             free = uncounted
         labels = _label_columns(table, files, rules, file, free)
-    unused = [i for i in range(table.width) if i not in (file, split, *labels)]
-    return Columns(file, labels, split, unused)
+    unused = [i for i in range(table.width) if i not in (file, split, group, *labels)]
+    return Columns(file, labels, split, group, unused)
 
 
 def _named_labels(table: LabelTable, rules: TableRules) -> list[int] | None:

@@ -28,6 +28,7 @@ class TableRules:
     label_col: Column | Sequence[Column] | None = None
     split_col: Column | None = None
     missing: Missing = "raise"
+    groups: Column | None = None
 
     def __post_init__(self) -> None:
         if not self.cat_separator or self.label_delim == "":
