@@ -23,7 +23,6 @@ from fastclf.data.sources.source import Source
 from fastclf.data.sources.split import (
     check_val_idxs,
     get_group_idxs,
-    is_missing,
     stratified_idxs,
     tag_groups,
     warn_single,
@@ -33,6 +32,7 @@ from fastclf.data.sources.tables.resolve import labelled_by_table
 from fastclf.data.sources.tables.rules import TableRules
 from fastclf.errors import LabelError
 from fastclf.report import log, remedy
+from fastclf.values import is_missing
 
 Tfms: TypeAlias = tuple[Transforms, Transforms]
 ValIdxs: TypeAlias = Sequence[int] | npt.NDArray[np.int64] | None

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from fastclf.data.sources.array_checks import numpy_of
 from fastclf.data.sources.names import printable, shorten
 from fastclf.report import encodable, log
 from fastclf.training.metrics import without_prediction
+from fastclf.values import numpy_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

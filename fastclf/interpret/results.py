@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from fastclf.data.sources.array_checks import numpy_of
 from fastclf.data.sources.labels import class_number
 from fastclf.data.sources.names import printable
 from fastclf.interpret.images import plots
 from fastclf.report import counted
 from fastclf.training.metrics import NO_PREDICTION
+from fastclf.values import numpy_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

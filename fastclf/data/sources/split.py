@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from fastclf.philox import STREAM_SPLIT, permutation
 from fastclf.report import counted, remedy, warn
+from fastclf.values import is_missing
 
 
 def get_cv_idxs(n: int, cv_idx: int = 0, val_pct: float = 0.2, seed: int = 42) -> npt.NDArray[np.int64]:
@@ -133,13 +134,6 @@ def numbered(values: Any, argument: str = "groups") -> npt.NDArray[np.int64]:
         )
     known: dict[Hashable, int] = {}
     return np.array([known.setdefault(value, len(known)) for value in values], np.int64)
-
-
-def is_missing(value: Any) -> bool:
-    """Return whether a value is None, NaN, or pandas' NA or NaT."""
-    if isinstance(value, float | np.floating):
-        return bool(np.isnan(value))
-    return value is None or type(value).__name__ in ("NAType", "NaTType")
 
 
 def _all_in(labels: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> bool:

@@ -18,6 +18,7 @@ from fastclf.data.sources.names import Names
 from fastclf.errors import DataError
 from fastclf.files import given_path
 from fastclf.report import remedy
+from fastclf.values import as_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -301,15 +302,13 @@ def _cell(value: Any) -> Cell:
     if isinstance(value, np.ndarray):
         value = value.reshape(-1).tolist()
     if isinstance(value, list | tuple | set | frozenset):
-        return tuple(str(_plain(item)) for item in value)
-    return str(_plain(value))
+        return tuple(map(_text, value))
+    return _text(value)
 
 
-def _plain(value: Any) -> Any:
-    """Whole numbers without '.0': pandas makes floats of whole numbers beside a missing value. Bytes (HDF5) as text."""
-    if isinstance(value, bytes):
-        return os.fsdecode(value)
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+def _text(value: Any) -> str:
+    """Whole numbers without '.0': pandas makes floats of whole numbers beside a missing value."""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else as_text(value))
 
 
 def _check_fields(table: LabelTable, sep: str | None, used: str) -> None:
