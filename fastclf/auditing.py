@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastclf.argument_checks import check_count
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.dataset import Dataset
 from fastclf.evaluating import Evaluating
@@ -32,7 +33,6 @@ from fastclf.training.head_choice import (
     splits_of,
 )
 from fastclf.training.head_runs import make_folds, predict_rows, refuse_numbers, usual_folds
-from fastclf.training.inputs import check_count
 from fastclf.training.linear_heads import LinearSetting
 
 _SUGGESTING = LinearSetting(0.1, "pareto")  # suits few labels best

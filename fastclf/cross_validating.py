@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fastclf.argument_checks import check_flag
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.dataset import Dataset
 from fastclf.decision import Decision
@@ -20,7 +21,6 @@ from fastclf.report import counted
 from fastclf.training.forward import Objective
 from fastclf.training.head_choice import Choice, Setting, choose, splits_of, trained_settings
 from fastclf.training.head_runs import HeadSetting, make_folds, refuse_numbers
-from fastclf.training.inputs import check_flag
 from fastclf.training.metrics import mark_without_prediction
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fastclf import rebuild
+from fastclf.argument_checks import check_count
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.checkpoint import models_in, read_info
 from fastclf.data import truth
@@ -33,7 +34,6 @@ from fastclf.models.net import Net, head_of
 from fastclf.predictions import Predictions, joined
 from fastclf.report import Progress, counted, remedy
 from fastclf.training.forward import Objective, scores_of
-from fastclf.training.inputs import check_count
 from fastclf.training.losses import default_loss
 from fastclf.training.metrics import mark_without_prediction
 from fastclf.training.resume import load_model

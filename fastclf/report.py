@@ -13,7 +13,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TextIO, TypeVar
 
@@ -98,6 +98,11 @@ def describe_seconds(seconds: float) -> str:
 def counted(n: int, one: str, several: str | None = None) -> str:
     """Return a number with its noun, such as "1 row" and "1,200 rows"; ``several`` is a plural not made with an s."""
     return f"{n:,} {one if n == 1 else several or f'{one}s'}"
+
+
+def listed(texts: Sequence[str], most: int = 5, form: Callable[[str], str] = str) -> str:
+    """Return the first texts, each in a form such as `repr`, with commas between them, and how many more there are."""
+    return ", ".join(map(form, texts[:most])) + (f" and {len(texts) - most:,} more" if len(texts) > most else "")
 
 
 def log_to_stderr() -> None:

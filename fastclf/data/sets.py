@@ -31,8 +31,8 @@ from fastclf.data.sources.tables.reading import LabelTable
 from fastclf.data.sources.tables.resolve import labelled_by_table
 from fastclf.data.sources.tables.rules import TableRules
 from fastclf.errors import LabelError
+from fastclf.interop import is_missing
 from fastclf.report import log, remedy
-from fastclf.values import is_missing
 
 Tfms: TypeAlias = tuple[Transforms, Transforms]
 ValIdxs: TypeAlias = Sequence[int] | npt.NDArray[np.int64] | None

@@ -25,7 +25,7 @@ from fastclf.data.sources.listing import find_files, images_in
 from fastclf.data.sources.source import Source, Version
 from fastclf.data.validation.verified import image_suffix, reason
 from fastclf.files import given_path, temporary_folder
-from fastclf.values import is_missing, numpy_of
+from fastclf.interop import is_missing, numpy_of
 
 _BATCHES = 64  # of a block
 _PIXELS = 1 << 26  # of a block of images in memory, unless one batch alone has more

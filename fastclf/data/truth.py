@@ -20,8 +20,8 @@ from fastclf.data.sources.tables.labels import read_values
 from fastclf.data.sources.tables.reading import read_csv
 from fastclf.data.sources.tables.rules import Column, TableRules
 from fastclf.errors import LabelError
+from fastclf.interop import as_text
 from fastclf.report import counted
-from fastclf.values import as_text
 
 
 def of_folder(path: Path, classes: Sequence[str]) -> tuple[list[str], Labels]:

@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from fastclf.data.sources.names import printable, shorten
+from fastclf.interop import numpy_of
 from fastclf.report import encodable, log
 from fastclf.training.metrics import without_prediction
-from fastclf.values import numpy_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

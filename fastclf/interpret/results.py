@@ -12,10 +12,10 @@ from torch import Tensor
 
 from fastclf.data.sources.labels import class_number
 from fastclf.data.sources.names import printable
+from fastclf.interop import numpy_of
 from fastclf.interpret.images import plots
 from fastclf.report import counted
 from fastclf.training.metrics import NO_PREDICTION
-from fastclf.values import numpy_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

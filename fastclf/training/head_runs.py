@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastclf.argument_checks import check_count, check_numbers
 from fastclf.data.dataset import Dataset
 from fastclf.data.loader import LoaderOptions, RowLoader, Rows
 from fastclf.data.sources.labels import Labels
@@ -26,7 +27,6 @@ from fastclf.philox import check_seed
 from fastclf.report import Progress, warn
 from fastclf.schedules import Cosine
 from fastclf.training.engine import EngineSteps, run_together
-from fastclf.training.inputs import check_count, check_numbers
 from fastclf.training.loop import derived_seed
 from fastclf.training.losses import constant_logits
 from fastclf.training.optimizer import SGDR

@@ -15,8 +15,8 @@ from fastclf.data.sources.labels import Labels, check_classes, warn_absent
 from fastclf.data.sources.source import Source
 from fastclf.errors import DataError, LabelError
 from fastclf.files import given_path
+from fastclf.interop import as_text, numpy_of
 from fastclf.report import log
-from fastclf.values import as_text, numpy_of
 
 _BLOCK_BYTES = 1 << 26
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastclf.interop import is_missing
 from fastclf.philox import STREAM_SPLIT, permutation
 from fastclf.report import counted, remedy, warn
-from fastclf.values import is_missing
 
 
 def get_cv_idxs(n: int, cv_idx: int = 0, val_pct: float = 0.2, seed: int = 42) -> npt.NDArray[np.int64]:

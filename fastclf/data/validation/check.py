@@ -12,7 +12,7 @@ from fastclf.data.sources.names import printable, shorten
 from fastclf.data.validation.duplicates import Place, Sets, contradicts, same_bytes
 from fastclf.data.validation.scan import ScanReport
 from fastclf.data.validation.verified import VerifiedImages
-from fastclf.report import counted, encodable, remedy, warn
+from fastclf.report import counted, encodable, listed, remedy, warn
 
 NEAR_EMPTY = 10
 """A class with fewer training rows is reported."""
@@ -79,14 +79,14 @@ class CheckReport:
         if few:
             helps = "Add images" if len(few) == len(trained) else "Add images, or put what is rare into one class"
             what = counted(len(few), "class has", "classes have")
-            yield f"{what} fewer than {NEAR_EMPTY} training images: {_names(few)}. {helps}"
+            yield f"{what} fewer than {NEAR_EMPTY} training images: {listed(few, _SHOWN)}. {helps}"
         if unmeasured:
             yield (
                 f"{counted(len(unmeasured), 'class has', 'classes have')} no image in valid, so nothing is measured "
-                f"there: {_names(unmeasured)}. Move some there from train"
+                f"there: {listed(unmeasured, _SHOWN)}. Move some there from train"
             )
         if alike:
-            yield f"classes that look the same: {_names(alike)}. Rename one, or put their images together"
+            yield f"classes that look the same: {listed(alike, _SHOWN)}. Rename one, or put their images together"
         if uneven:
             yield uneven
 
@@ -243,8 +243,3 @@ def _listed(found: Sequence[tuple[str, ...]], verbs: str, what: str, remedy: str
         shown = "; ".join(sign.join(map(printable, names)) for names in found[:_SHOWN])
         one, several = verbs.split("|")
         yield f"{counted(len(found), f'image {one}', f'images {several}')} {what}; first {shown}. {remedy}"
-
-
-def _names(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_SHOWN])
-    return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown

@@ -14,7 +14,7 @@ from fastclf.data.sources.tables.files import Files
 from fastclf.data.sources.tables.reading import Cell, LabelTable
 from fastclf.data.sources.tables.rules import Column, TableRules, column_argument
 from fastclf.errors import DataError, LabelError
-from fastclf.report import remedy
+from fastclf.report import listed, remedy
 
 _SAMPLE = 500
 _NUMBER = re.compile(r"\s*([-+]?[\d.,]+|true|false|)\s*", re.I)
@@ -99,7 +99,7 @@ def _position(table: LabelTable, column: Column, argument: str) -> int:
             )
         near = difflib.get_close_matches(column.lower(), [name.lower() for name in header], 1)
         mean = next((f" Did you mean {name!r}?" for name in header if [name.lower()] == near), "")
-        raise DataError(f"{table.name} has no column {column!r} ({argument}), but {_some(header)}.{mean}")
+        raise DataError(f"{table.name} has no column {column!r} ({argument}), but {listed(header, 20, repr)}.{mean}")
     if not 0 <= column < table.width:
         raise DataError(
             f"{table.name} has columns 0 to {table.width - 1}, got {column_argument(argument, repr(column))}."
@@ -206,7 +206,3 @@ def _is_numbers(cells: set[Cell]) -> bool:
 
 def _cut(text: str) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

@@ -17,8 +17,8 @@ import numpy as np
 from fastclf.data.sources.names import Names
 from fastclf.errors import DataError
 from fastclf.files import given_path
+from fastclf.interop import as_text
 from fastclf.report import remedy
-from fastclf.values import as_text
 
 if TYPE_CHECKING:
     import pandas as pd
