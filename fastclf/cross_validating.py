@@ -18,9 +18,11 @@ from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
 from fastclf.predicting import Predicting
 from fastclf.report import counted
+from fastclf.training.folds import make_folds
 from fastclf.training.forward import Objective
 from fastclf.training.head_choice import Choice, Setting, choose, splits_of, trained_settings
-from fastclf.training.head_runs import HeadSetting, make_folds, refuse_numbers
+from fastclf.training.head_runs import HeadSetting
+from fastclf.training.inputs import refuse_numbers
 from fastclf.training.metrics import mark_without_prediction
 
 

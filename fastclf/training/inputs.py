@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from fastclf.data.classifier_data import ImageClassifierData
+from fastclf.data.sources.labels import Labels
 from fastclf.data.transforms.spec import TransformSpec
 from fastclf.report import counted, remedy
 
@@ -86,3 +87,9 @@ def check_batch_norm(module: nn.Module, loader: Any) -> None:
             f"{counted(loader.n, 'training row')} in batches of one. "
             + remedy("Make the data with bs=2 or more, or call learn.bn_freeze(True).", "Pass --bs 2 or more.")
         )
+
+
+def refuse_numbers(call: str, labels: Labels) -> None:
+    """Raise ValueError where the labels are numbers, which heads on their own are not trained for."""
+    if labels.is_reg:
+        raise ValueError(f"{call}: the labels must be classes, got numbers to be predicted (a regression)")
