@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if processes != 1 and ranks.size() == 1:
         return _in_processes(arguments.command, processes, sys.argv[1:] if argv is None else argv)
     command = import_module(f"fastclf.commands.{arguments.command}")
-    with command_line():
+    with command_line(options=arguments.command != "demo"):  # which shows Python calls
         try:
             return int(command.run(arguments) or 0)
         except KeyboardInterrupt as interrupt:

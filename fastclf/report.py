@@ -113,8 +113,12 @@ def log_to_stderr() -> None:
 
 
 @contextmanager
-def command_line() -> Iterator[None]:
-    """Speak to who runs a command: remedies are options, and warnings plain lines on stderr, without a line of code."""
+def command_line(*, options: bool = True) -> Iterator[None]:
+    """Speak to who runs a command: warnings are plain lines on stderr, without a line of code.
+
+    Args:
+        options: whether remedies are options of commands, too.
+    """
     global _is_command
     before = warnings.showwarning
 
@@ -122,7 +126,7 @@ def command_line() -> Iterator[None]:
         _print(f"warning: {message}", sys.stderr)
 
     warnings.showwarning = line  # type: ignore[assignment]
-    _is_command = True
+    _is_command = options
     try:
         yield
     finally:

@@ -12,7 +12,7 @@ import fastclf
 from fastclf import ImageClassifierData, efficientnet_lite0, tfms_from_model
 from fastclf.cli import _parser, main
 from fastclf.data.sources.tables.rules import column_argument
-from fastclf.report import command_line, show
+from fastclf.report import command_line, remedy, show
 
 
 def _remedies():
@@ -42,6 +42,12 @@ def test_what_a_command_shows_of_the_data_stays(capsys):
     with command_line():
         show("trn_name='a'")
     assert capsys.readouterr().out == "trn_name='a'\n"
+
+
+def test_the_demo_shows_python_calls(monkeypatch, capsys):
+    monkeypatch.setattr("fastclf.demo.run", lambda *_: show(remedy("views=4", "--views 4")))
+    main(["demo"])
+    assert capsys.readouterr().out == "views=4\n"
 
 
 def _write(folder, names):
