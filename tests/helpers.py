@@ -21,6 +21,7 @@ from fastclf.training.loop import derived_seed
 from fastclf.training.metrics import accuracy
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+TFMS = tfms_from_stats(HALF, 16)
 COLOURS = {"blue": (40, 60, 200), "green": (50, 190, 60), "red": (210, 50, 40)}
 
 

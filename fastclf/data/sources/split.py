@@ -14,6 +14,8 @@ from fastclf.interop import is_missing
 from fastclf.philox import STREAM_SPLIT, permutation
 from fastclf.report import counted, remedy, warn
 
+_FEW = 3  # rows: a combination of labels with fewer joins the others of its rarest label
+
 
 def get_cv_idxs(n: int, cv_idx: int = 0, val_pct: float = 0.2, seed: int = 42) -> npt.NDArray[np.int64]:
     """Choose the indices of one validation fold.
@@ -140,24 +142,23 @@ def _all_in(labels: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> bool:
     return len(np.unique(labels[rows])) == int(labels.max(initial=-1)) + 1
 
 
-def tag_groups(rows: Sequence[tuple[str, ...]], few: int = 3) -> list[Hashable]:
-    """Group rows of several labels for `stratified_idxs`: by their combination, or by their rarest label.
+def tag_groups(rows: Sequence[tuple[str, ...]]) -> list[Hashable]:
+    """Group rows of several labels for `stratified_idxs`: by their combination, or a rare one by its rarest label.
 
     Where labels are many, most combinations occur in a row or two; by themselves none of these would ever be validated.
 
     Args:
         rows: the labels of each row.
-        few: a combination with fewer rows is put to the others of its rarest label.
 
     Returns:
         A group for each row such that every label keeps a row for training.
     """
     combinations = Counter(rows)
     counts = Counter(tag for tags in rows for tag in tags)
-    kept = {tag for tags, n in combinations.items() if n >= few for tag in tags}
+    kept = {tag for tags, n in combinations.items() if n >= _FEW for tag in tags}
     groups: list[Hashable] = []
     for row, tags in enumerate(rows):
-        if combinations[tags] >= few or not tags:
+        if combinations[tags] >= _FEW or not tags:
             groups.append(tags)
         elif kept.issuperset(tags):
             groups.append(min(tags, key=lambda tag: (counts[tag], tag)))

@@ -5,13 +5,12 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import TFMS
 
-from fastclf import tfms_from_stats
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.sources.tables.labels import recombine, split_tags
 from fastclf.errors import DataError, LabelError
 
-TFMS = tfms_from_stats(([0.5] * 3, [0.5] * 3), 16)
 N = 24
 IDS = [f"{i:04}" for i in range(N)]
 PETS = [("cat", "dog", "cow")[i % 3] for i in range(N)]

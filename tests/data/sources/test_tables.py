@@ -5,13 +5,12 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import TFMS
 
-from fastclf import tfms_from_stats
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.sources.split import get_cv_idxs
 from fastclf.errors import DataError, LabelError
 
-TFMS = tfms_from_stats(([0.5] * 3, [0.5] * 3), 16)
 IDS = [f"{i:03}" for i in range(10)]
 
 

@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import COLOURS, image_data, memory_of, tiny_learner, write_images
+from helpers import COLOURS, TFMS, image_data, memory_of, tiny_learner, write_images
 from odd_images import NOISE, bad_files, encoded, odd_files
 from PIL import Image
 
-from fastclf import tfms_from_stats
 from fastclf.data.bad_images import MAX_PIXELS, BadImages
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.decode.process import decode
@@ -23,7 +22,6 @@ from fastclf.data.image import open_image
 from fastclf.data.sources.files import FileSource
 from fastclf.errors import BadImageError
 
-TFMS = tfms_from_stats(([0.5] * 3, [0.5] * 3), 16)
 load = partial(image_data, bs=4, augs=())
 
 
