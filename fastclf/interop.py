@@ -1,14 +1,34 @@
-"""Values that a user hands over, as other libraries hold them."""
+"""Other libraries: those that are needed at times, and values as they hold them."""
 
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from fastclf.errors import BackendError
+
+
+def needed(module: str, package: str | None = None) -> Any:
+    """Import a module of a library that not everybody has.
+
+    Args:
+        module: its name.
+        package: what installs it; by default the same.
+
+    Raises:
+        BackendError: it is not there; says how to install it.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        install = f"Install it: pip install {package or module}"
+        raise BackendError(f"{module} cannot be imported ({error}). {install}") from error
 
 
 def numpy_of(values: Any) -> npt.NDArray[Any]:
