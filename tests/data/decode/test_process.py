@@ -358,6 +358,7 @@ def test_a_copy_goes_with_the_version_of_its_file(odd_data):
 def test_a_cache_folder_that_cannot_be_written(odd_data, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("fastclf.report._logged", set())
     assert odd_data.scan().decoded == 20
     assert len(list(odd_data.fix_dl)) == 3
     assert capsys.readouterr().out.count("cannot be written") == 1
