@@ -18,8 +18,8 @@ from fastclf.interpret.intervals import Interval, of_share
 from fastclf.interpret.tables import Cells, Table
 from fastclf.losses import BCE, NLL
 from fastclf.models.archs import Architecture, as_list, stats_of
+from fastclf.training.folds import make_folds
 from fastclf.training.head_choice import choose_usual, splits_of
-from fastclf.training.head_runs import make_folds
 from fastclf.training.inputs import check_data
 
 if TYPE_CHECKING:

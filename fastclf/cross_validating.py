@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fastclf.argument_checks import check_flag
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.dataset import Dataset
 from fastclf.decision import Decision
@@ -17,10 +18,11 @@ from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
 from fastclf.predicting import Predicting
 from fastclf.report import counted
+from fastclf.training.folds import make_folds
 from fastclf.training.forward import Objective
 from fastclf.training.head_choice import Choice, Setting, choose, splits_of, trained_settings
-from fastclf.training.head_runs import HeadSetting, make_folds, refuse_numbers
-from fastclf.training.inputs import check_flag
+from fastclf.training.head_runs import HeadSetting
+from fastclf.training.inputs import refuse_numbers
 from fastclf.training.metrics import mark_without_prediction
 
 

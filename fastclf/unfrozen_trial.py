@@ -16,8 +16,8 @@ from fastclf.interpret.evaluation import calibration, probabilities, with_predic
 from fastclf.interpret.tuning import best_temperature
 from fastclf.report import describe_seconds, log
 from fastclf.training.callbacks import Callback
+from fastclf.training.folds import make_folds, most_folds
 from fastclf.training.head_choice import Setting
-from fastclf.training.head_runs import make_folds, most_folds
 
 if TYPE_CHECKING:
     from fastclf.conv_learner import ConvLearner

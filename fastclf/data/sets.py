@@ -23,7 +23,6 @@ from fastclf.data.sources.source import Source
 from fastclf.data.sources.split import (
     check_val_idxs,
     get_group_idxs,
-    is_missing,
     numbered,
     stratified_idxs,
     tag_groups,
@@ -33,7 +32,8 @@ from fastclf.data.sources.tables.reading import LabelTable
 from fastclf.data.sources.tables.resolve import labelled_by_table
 from fastclf.data.sources.tables.rules import TableRules
 from fastclf.errors import LabelError
-from fastclf.report import log
+from fastclf.interop import is_missing
+from fastclf.report import log, remedy
 
 Tfms: TypeAlias = tuple[Transforms, Transforms]
 ValIdxs: TypeAlias = Sequence[int] | npt.NDArray[np.int64] | None
@@ -247,7 +247,8 @@ def _found(path: Path, folder: str, test_name: str | None, allow_outside: bool) 
 
 def _say_labels_of(found: Found, classes: Sequence[str]) -> None:
     if set(found.classes) & set(classes):
-        log(f"{found.folder} has folders of the classes, which are not used: test_with_labels=True measures on them")
+        measures = remedy("test_with_labels=True", "fastclf eval RUN DATA/test")
+        log(f"{found.folder} has folders of the classes, which are not used: {measures} measures on them")
 
 
 def _of_files(path: Path, tfms: Transforms, names: Sequence[str], labels: Labels, ignored: dict[str, int]) -> Dataset:

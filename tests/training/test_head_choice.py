@@ -7,6 +7,7 @@ from helpers import out_of_fold, row_data
 
 from fastclf import NLL, HeadLearner
 from fastclf.training import head_choice
+from fastclf.training.folds import make_folds
 from fastclf.training.head_choice import (
     Choice,
     Split,
@@ -20,7 +21,7 @@ from fastclf.training.head_choice import (
     try_settings,
     usual_settings,
 )
-from fastclf.training.head_runs import HeadRun, HeadSetting, make_folds, predict_rows, train_heads
+from fastclf.training.head_runs import HeadRun, HeadSetting, predict_rows, train_heads
 from fastclf.training.linear_heads import LinearSetting, linear_heads
 
 TRAINED = [HeadSetting(0.05, wd, 2, xtra_fc=(7,)) for wd in (1e-3, 1e-1)]

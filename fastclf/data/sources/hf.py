@@ -14,9 +14,10 @@ import numpy.typing as npt
 from fastclf.data.sources.names import Names, some
 from fastclf.data.sources.row_labels import LabelledRows, read_labels
 from fastclf.data.sources.source import Source, Version
-from fastclf.data.sources.values import encoded, fingerprint, needed
+from fastclf.data.sources.values import encoded, fingerprint
 from fastclf.errors import DataError, LabelError
 from fastclf.files import given_path
+from fastclf.interop import needed
 
 _SPLITS = {"train": ("train",), "valid": ("validation", "valid", "val", "dev"), "test": ("test",)}
 _TIMES = 10**18  # nanoseconds: times that have passed, as nothing changes any more
@@ -29,7 +30,7 @@ class HfSource(Source):
     """
 
     def __init__(self, root: Path, rows: Any, column: str, split: str) -> None:
-        features = needed("datasets", "hf").Image(decode=False)
+        features = needed("datasets", "fastclf[hf]").Image(decode=False)
         self._rows = rows.with_format(None).select_columns([column]).cast_column(column, features)
         self._column = column
         self._index = np.arange(len(rows))
@@ -69,7 +70,7 @@ def splits_of(data: Any, val: str | None, test: str | None) -> tuple[Path | None
         ValueError: there is no such split, or it would be two sets.
         TypeError: it is nothing of the three.
     """
-    datasets = needed("datasets", "hf")
+    datasets = needed("datasets", "fastclf[hf]")
     folder = given_path(data).absolute() if isinstance(data, str | os.PathLike) else None
     if folder is not None:
         data = _loaded(datasets, folder)
@@ -141,7 +142,7 @@ def _column(rows: Any, name: str) -> Any:
 
 
 def _rows_of(root: Path, split: str, rows: Any, image_col: str, label_col: str, is_test: bool) -> LabelledRows:
-    datasets = needed("datasets", "hf")
+    datasets = needed("datasets", "fastclf[hf]")
     if image_col not in rows.features:
         raise DataError(f"from_hf: image_col must be one of {some(rows.column_names)}, got {image_col!r}.")
     kind = rows.features[image_col]

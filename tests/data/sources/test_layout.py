@@ -6,13 +6,12 @@ import warnings
 
 import numpy as np
 import pytest
+from helpers import TFMS
 
-from fastclf import tfms_from_stats
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.sources.layout import flat
 from fastclf.errors import LabelError
 
-TFMS = tfms_from_stats(([0.5] * 3, [0.5] * 3), 16)
 OTHER_NAMES = {"valid": ["val", "Validation", "dev"], "train": ["Training", "TRAIN"], "test": ["Testing", "Test"]}
 LEFTOVERS = [
     *("__MACOSX", "@eaDir", ".ipynb_checkpoints", "#recycle", "@Recycle", "$RECYCLE.BIN", "lost+found", "LOST.DIR"),

@@ -4,12 +4,10 @@ import re
 
 import numpy as np
 import pytest
+from helpers import TFMS
 
-from fastclf import tfms_from_stats
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.errors import LabelError
-
-TFMS = tfms_from_stats(([0.5] * 3, [0.5] * 3), 16)
 
 
 def by_re(path, pat, **options):

@@ -25,7 +25,7 @@ from fastclf.data.sources.tables.parts import TEST, VALID, parts_of
 from fastclf.data.sources.tables.reading import Cell, LabelTable, join
 from fastclf.data.sources.tables.rules import TableRules
 from fastclf.errors import LabelError
-from fastclf.report import counted, log, warn
+from fastclf.report import counted, log, remedy, warn
 
 MISSING_NAME = "missing_images.csv"
 
@@ -140,8 +140,9 @@ def _files_of(table: LabelTable, file: int, files: Files, rules: TableRules) -> 
         root, shown = files.found.path / files.folder, files.missing_text(without, where)
         text = f"{table.name}: {len(missing)} of {len(cells)} rows have no file in {root}, first {shown}."
         if rules.missing == "raise" or len(missing) == len(cells):
-            skip = "" if len(missing) == len(cells) else " Or pass missing='skip' to leave these rows out."
-            raise FileNotFoundError(f"{text} {files.hint(without)}{skip}")
+            skip = remedy("missing='skip'", "--missing skip")
+            others = "" if len(missing) == len(cells) else f" Or pass {skip} to leave these rows out."
+            raise FileNotFoundError(f"{text} {files.hint(without)}{others}")
         rows = zip(map(str, without), where, strict=True)
         listed = write_list(files.found.path, MISSING_NAME, ("name", "where"), rows)
         log(f"{text} They are left out.{f' Full list: {listed}.' if listed else ''}")
@@ -206,7 +207,8 @@ def _held_out(
             warn_single([text for (text,) in values.texts])
         strata = [()] * n if values.is_reg else tag_groups(values.texts) if values.is_multi else values.texts
         val_idxs = stratified_idxs(strata, val_pct, seed)
-    log(f"{name}: {len(val_idxs)} of {n} images are for validation; val_idxs= or split_col= names others")
+    others = remedy("val_idxs= or split_col=", "--split-col")
+    log(f"{name}: {len(val_idxs)} of {n} images are for validation; {others} names others")
     return val_idxs
 
 
@@ -221,6 +223,6 @@ def _say(table: LabelTable, columns: Columns, values: Values, labels: Labels, re
     if columns.unused:
         shown = ", ".join(map(table.title, columns.unused[:5]))
         parts.append(f"not used: {shown}" + (" ..." if len(columns.unused) > 5 else ""))
-    if values.otherwise:
-        parts.append(f"{values.otherwise} would change that")
+    if otherwise := remedy(values.otherwise, ""):
+        parts.append(f"{otherwise} would change that")
     log("; ".join([*parts, *remarks]))
