@@ -199,8 +199,8 @@ def warn_divided(trn: Dataset, val: Dataset) -> None:
         one, other = (ds.source.name(int(np.argmax(ds.groups == both[0]))) for ds in (trn, val))
         warn(
             f"{counted(len(both), 'group has', 'groups have')} images in train and in valid, such as {printable(one)} "
-            f"and {printable(other)}: figures on valid look better than they are. Let groups= choose the validation "
-            "images."
+            f"and {printable(other)}: figures on valid look better than they are. Without a validation set of "
+            "your own, one is chosen that divides no group."
         )
 
 

@@ -305,6 +305,9 @@ def test_groups_are_not_divided(folders, save_image):
     assert not people[0] & people[1]
     assert 6 <= len(data.val_ds) <= 12
     assert set(data.val_y.tolist()) == {0, 1}
-    (folders / "valid").mkdir()
-    with pytest.raises(ValueError, match="valid is the validation set already"):
-        load(folders, groups=lambda name: name)
+    save_image(folders / "valid" / "cat" / "p7_1000.png")
+    save_image(folders / "valid" / "dog" / "p99_1000.png")
+    with pytest.warns(UserWarning, match="1 group has images in train and in valid, such as .*p7_.* and .*p7_1000.png"):
+        data = load(folders, groups=lambda name: name.split("/")[1].split("_")[0])
+    assert len(set(data.trn_ds.groups.tolist())) == 10
+    assert len(set(data.val_ds.groups.tolist()) - set(data.trn_ds.groups.tolist())) == 1
