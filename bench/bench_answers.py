@@ -16,7 +16,8 @@ from PIL import Image
 from bench import photographs
 from bench.race import timed
 from fastclf import ConvLearner, ImageClassifierData, efficientnet_lite0, tfms_from_model
-from fastclf.training.head_runs import HeadSetting, make_folds
+from fastclf.training.folds import make_folds
+from fastclf.training.head_runs import HeadSetting
 
 SZ = 128
 CORNERS = 5  # of a photograph, the middle among them

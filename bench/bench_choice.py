@@ -18,7 +18,7 @@ from bench.fine_tune_sets import SETS
 from bench.race import timed
 from bench.tuned_regression import STRENGTHS, log_loss, predicted, scaled, share_right
 from fastclf import ConvLearner, HeadLearner, ImageClassifierData, efficientnet_lite0, tfms_from_model
-from fastclf.training.head_runs import make_folds
+from fastclf.training.folds import make_folds
 
 FOLDS = 5
 MOST_TUNED = 4000  # rows; of more, scikit-learn's strength is its own

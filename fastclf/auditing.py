@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastclf.argument_checks import check_count
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.dataset import Dataset
 from fastclf.evaluating import Evaluating
@@ -20,6 +21,7 @@ from fastclf.interpret.suggestion import Suggestion, diverse, doubts
 from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
 from fastclf.ops import HeadSpec, predict
+from fastclf.training.folds import make_folds, usual_folds
 from fastclf.training.head_choice import (
     Logits,
     Setting,
@@ -31,8 +33,8 @@ from fastclf.training.head_choice import (
     predict_splits,
     splits_of,
 )
-from fastclf.training.head_runs import make_folds, predict_rows, refuse_numbers, usual_folds
-from fastclf.training.inputs import check_count
+from fastclf.training.head_runs import predict_rows
+from fastclf.training.inputs import refuse_numbers
 from fastclf.training.linear_heads import LinearSetting
 
 _SUGGESTING = LinearSetting(0.1, "pareto")  # suits few labels best
@@ -59,7 +61,7 @@ class Auditing(Evaluating):
         """
         sets = self._labelled_rows("audit")
         train = sets["train"]
-        splits = splits_of(train, make_folds(train.labels, k, seed=self.seed), self.seed)
+        splits = splits_of(train, make_folds(train.labels, k, groups=train.groups, seed=self.seed), self.seed)
         found = choose_usual(train, splits, **self._how_trained())
         preds = {"train": _outputs(found.all_logits(splits, train), train)}
         others = {name: ds for name, ds in sets.items() if name != "train"}
@@ -85,7 +87,8 @@ class Auditing(Evaluating):
             ValueError: there are no cached rows, or they have no classes, or are too few.
         """
         train = self._labelled_rows("learning_curve")["train"]
-        folds = make_folds(train.labels, usual_folds(len(train)) if k is None else k, seed=self.seed)
+        k = usual_folds(len(train)) if k is None else k
+        folds = make_folds(train.labels, k, groups=train.groups, seed=self.seed)
         parts = curves.parts(train, folds, self.seed)
         logits = self._of_parts(train, parts)
         right = [curves.right(logits[part], train, part.held_out) for part in parts]

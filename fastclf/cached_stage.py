@@ -22,7 +22,7 @@ from fastclf.models.freezing import LayerGroups
 from fastclf.models.halves import EarlyBody, early_bodies, late_body, uncut
 from fastclf.models.joined_body import JoinedBody
 from fastclf.models.net import Net
-from fastclf.report import log, log_once, warn
+from fastclf.report import log, log_once, remedy, warn
 from fastclf.stage import Stage
 
 _Part: TypeAlias = tuple[Net, str]  # and the hash of its body
@@ -88,8 +88,11 @@ class CachedActivations:
         if self.views == 1:
             if augments:
                 log_once(
-                    "precompute: random crops and augmentation have no effect on cached activations; pass views=4 to "
-                    "cache augmented views, or set learn.precompute = False"
+                    "precompute: random crops and augmentation have no effect on cached activations; "
+                    + remedy(
+                        "pass views=4 to cache augmented views, or set learn.precompute = False",
+                        "--no-precompute trains on such images",
+                    )
                 )
             train = self._of_set(parts, data, "train", data.fix_dl)
         else:

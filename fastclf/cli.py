@@ -15,9 +15,8 @@ from importlib import import_module
 from importlib.metadata import version
 
 from fastclf import ranks
-from fastclf.commands.remedies import as_options
 from fastclf.errors import FastclfError
-from fastclf.report import rephrased, show, warnings_as_lines
+from fastclf.report import command_line, show
 
 COMMANDS = {
     "train": "train a classifier on folders of images or a table, into a run folder",
@@ -51,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if processes != 1 and ranks.size() == 1:
         return _in_processes(arguments.command, processes, sys.argv[1:] if argv is None else argv)
     command = import_module(f"fastclf.commands.{arguments.command}")
-    with warnings_as_lines(), rephrased(as_options):
+    with command_line(options=arguments.command != "demo"):  # which shows Python calls
         try:
             return int(command.run(arguments) or 0)
         except KeyboardInterrupt as interrupt:

@@ -18,8 +18,8 @@ from fastclf.interpret.intervals import Interval, of_share
 from fastclf.interpret.tables import Cells, Table
 from fastclf.losses import BCE, NLL
 from fastclf.models.archs import Architecture, as_list, stats_of
+from fastclf.training.folds import make_folds
 from fastclf.training.head_choice import choose_usual, splits_of
-from fastclf.training.head_runs import make_folds
 from fastclf.training.inputs import check_data
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def compare(
         raise ValueError("compare: data must hold images with classes, got activations or numbers to be predicted")
     if not archs or isinstance(archs, str):
         raise ValueError("compare: archs must be a list of one architecture or more")
-    folds = make_folds(data.trn_ds.labels, k, seed=data.seed)
+    folds = make_folds(data.trn_ds.labels, k, groups=data.trn_ds.groups, seed=data.seed)
     bodies = [_measured(data.normalised(*stats_of(as_list(arch)[0])), arch, folds, kwargs) for arch in archs]
     order = sorted(bodies, key=lambda body: (-body.accuracy, body.seconds))
     return Comparison(order, len(data.trn_ds.bad.good_rows()))

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from fastclf.argument_checks import check_count, check_flag
 from fastclf.cached_stage import CachedActivations
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.classifier_data import ImageClassifierData
@@ -29,7 +30,7 @@ from fastclf.report import counted, log, warn
 from fastclf.stage import Stage
 from fastclf.training.callbacks import Callback
 from fastclf.training.head_choice import Setting
-from fastclf.training.inputs import check_count, check_data, check_flag
+from fastclf.training.inputs import check_data
 from fastclf.training.loop import TrainLoop
 from fastclf.training.metrics import Metric
 from fastclf.training.steps import Rates

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fastclf.argument_checks import check_flag
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.dataset import Dataset
 from fastclf.decision import Decision
@@ -17,10 +18,11 @@ from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
 from fastclf.predicting import Predicting
 from fastclf.report import counted
+from fastclf.training.folds import make_folds
 from fastclf.training.forward import Objective
 from fastclf.training.head_choice import Choice, Setting, choose, splits_of, trained_settings
-from fastclf.training.head_runs import HeadSetting, make_folds, refuse_numbers
-from fastclf.training.inputs import check_flag
+from fastclf.training.head_runs import HeadSetting
+from fastclf.training.inputs import refuse_numbers
 from fastclf.training.metrics import mark_without_prediction
 
 
@@ -53,7 +55,7 @@ class CrossValidating(Predicting):
         Args:
             k: number of folds.
             groups: one entry per training row, in the order of ``learn.data.trn_ds``, such as person, scene or place:
-                rows of one group are in one fold.
+                rows of one group are in one fold. By default those of the data (``groups=`` of `from_paths`).
             stratify: whether each fold gets its share of each class.
             lr: the highest rate, see `HeadSetting`.
             wd: weight decay; by default chosen.
@@ -67,7 +69,8 @@ class CrossValidating(Predicting):
         check_flag("cross_validate", "stratify", stratify)
         ds, head, crit = self._head_training("cross_validate")
         loader = self.data.trn_dl
-        folds = make_folds(ds.labels, k, groups=groups, stratify=stratify, seed=self.seed)
+        kept = ds.groups if groups is None else groups
+        folds = make_folds(ds.labels, k, groups=kept, stratify=stratify, seed=self.seed)
         splits = splits_of(ds, folds, self.seed)
         like_own = {"lr": lr, "ps": tuple(head.ps), "xtra_fc": tuple(head.widths)}
         n = max(len(split.train) for split in splits)

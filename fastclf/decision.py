@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastclf.models.from_pixels import BELOW_ONE
-from fastclf.report import log_once
+from fastclf.report import log_once, remedy
 from fastclf.training.forward import Objective
 from fastclf.training.metrics import NO_PREDICTION
 
@@ -108,7 +108,8 @@ class Decision:
         if not (_is_number(unknown) and 0 <= unknown < 1):
             raise ValueError(f"unknown must be a share of false refusals in 0..1, such as .05, got {unknown!r}")
         if self.confidences is None:
-            raise ValueError("unknown: how sure the model is of known images is not known. Call learn.calibrate().")
+            calibrate = remedy("Call learn.calibrate()", "Train with fastclf train --calibrate")
+            raise ValueError(f"unknown: how sure the model is of known images is not known. {calibrate}.")
         rank = int(unknown * (len(self.confidences) + 1) + 1e-9)
         if rank == 0 and unknown > 0:
             needed = math.ceil(1 / unknown - 1 - 1e-9)

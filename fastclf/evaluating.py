@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastclf.argument_checks import check_count, check_flag
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.sources.labels import Labels
 from fastclf.decision import Decision
@@ -15,7 +16,6 @@ from fastclf.interpret.evaluation import Evaluation, calibration, evaluate, prob
 from fastclf.interpret.tuning import best_temperature, best_thresholds, thinned
 from fastclf.predicting import Predicting
 from fastclf.report import counted, log
-from fastclf.training.inputs import check_count, check_flag
 
 Array = NDArray[Any]
 

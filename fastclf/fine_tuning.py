@@ -23,7 +23,17 @@ from fastclf.report import log
 from fastclf.schedules import Constant
 from fastclf.training.callbacks import Callback
 from fastclf.training.epoch_table import EpochTable
-from fastclf.training.head_choice import FEW, Setting, Split, mean_loss, splits_of, trained_settings, try_settings
+from fastclf.training.head_choice import (
+    FEW,
+    Setting,
+    Split,
+    clearly_above,
+    mean_loss,
+    row_losses,
+    splits_of,
+    trained_settings,
+    try_settings,
+)
 from fastclf.training.head_runs import HeadSetting, make_folds, most_folds, new_head, predict_rows, usual_folds
 from fastclf.training.linear_heads import LinearSetting, Scaling, linear_heads
 from fastclf.training.metrics import name_of
@@ -80,7 +90,7 @@ class FineTuning(CrossValidating, Learner):
         settings = [replace(one, epochs=one.epochs_of(self._stage.batches)) for each in suited for one in each]
         if not settings:
             raise ValueError("sweep: lr, wd, ps, xtra_fc and epochs must each have a value to try, got an empty list.")
-        return self._compared("sweep", ds, settings, crit)
+        return self._compared("sweep", ds, settings, crit, race=False)
 
     @long_call("the model holds what it has learnt.")
     def fine_tune(self, setting: Setting | None = None, callbacks: Sequence[Callback] = ()) -> list[float]:
@@ -108,12 +118,13 @@ class FineTuning(CrossValidating, Learner):
 
     def _best_setting(self) -> Setting:
         ds, _, crit = self._head_training("fine_tune")
-        if most_folds(ds.labels) < 2:
-            log(f"fine_tune: no class has two training rows, so that settings cannot be compared: {_USUAL} it is")
+        if most_folds(ds.labels, ds.groups) < 2:
+            alone = "all training rows are one group" if ds.groups is not None else "no class has two training rows"
+            log(f"fine_tune: {alone}, so that settings cannot be compared: {_USUAL} it is")
             return _USUAL
         many = len(ds) > FEW
         own = trained_settings(len(ds), bs=self.data.bs, xtra_fc=(512,))[0] if many else _HIDDEN_OF_FEW
-        found = self._compared("fine_tune", ds, [*_LINEAR, *_HIDDEN, own], crit)
+        found = self._compared("fine_tune", ds, [*_LINEAR, *_HIDDEN, own], crit, race=True)
         mean, half = found.intervals()[0]
         log(f"fine_tune: {found.best}, out-of-fold loss {mean:.4f} +- {half:.4f}, best of {len(found.settings)}")
         if isinstance(found.best, LinearSetting) and found.best.decay in (_DECAYS[0], _DECAYS[-1]):
@@ -147,14 +158,15 @@ class FineTuning(CrossValidating, Learner):
             callback.on_epoch_end(values)
         return FitScores(values, names)
 
-    def _compared(self, call: str, ds: Dataset, settings: Sequence[Setting], crit: NLL | BCE) -> Sweep:
+    def _compared(self, call: str, ds: Dataset, settings: Sequence[Setting], crit: NLL | BCE, *, race: bool) -> Sweep:
         """Return settings by their out-of-fold loss; those that diverged, or were not tried to the end, come last."""
-        k = min(usual_folds(len(ds)), most_folds(ds.labels))
+        k = min(usual_folds(len(ds)), most_folds(ds.labels, ds.groups))
         if k < 2:
-            raise ValueError(f"{call}: no class has two rows, so that none can be held out. Add images.")
-        folds = make_folds(ds.labels, k, seed=self.seed)
+            raise ValueError(f"{call}: no class has two rows or groups, so that none can be held out. Add images.")
+        folds = make_folds(ds.labels, k, groups=ds.groups, seed=self.seed)
         loader, splits = self.data.trn_dl, splits_of(ds, folds, self.seed)
-        found = _losses(ds, settings, splits, {"crit": crit, "bs": loader.bs, "device": loader.device})
+        how = {"crit": crit, "bs": loader.bs, "device": loader.device}
+        found = _losses(ds, settings, splits, how, race=race)
         means = found.mean(1)
         if np.isnan(means).all():
             raise DivergedError(f"{call}: no setting ends with finite weights. Pass lower rates (lr).")
@@ -163,27 +175,42 @@ class FineTuning(CrossValidating, Learner):
 
 
 def _losses(
-    ds: Dataset, settings: Sequence[Setting], splits: Sequence[Split], how: Mapping[str, Any]
+    ds: Dataset, settings: Sequence[Setting], splits: Sequence[Split], how: Mapping[str, Any], *, race: bool
 ) -> NDArray[np.float64]:
     """Return the loss of each setting on the rows that each split holds out, ``[S, k]``; NaN where it was not tried.
 
-    After the first split only the best logistic regressions go on: neighbours on a path of decays differ little and
-    rank alike on all splits (racing; Maron and Moore, "Hoeffding races", 1994).
+    In a race, only those that `_going_on` returns are tried on more than the first split.
     """
     found = np.full((len(settings), len(splits)), np.nan)
 
-    def attempt(places: Sequence[tuple[int, int]]) -> None:
-        jobs = [(settings[i], splits[fold]) for i, fold in places]
-        for (i, fold), logits in zip(places, try_settings(ds, jobs, **how), strict=True):
+    def attempt(numbers: Sequence[int], folds: Sequence[int]) -> dict[int, NDArray[np.float64]]:
+        jobs = [(i, fold) for fold in folds for i in numbers]
+        tried = try_settings(ds, [(settings[i], splits[fold]) for i, fold in jobs], **how)
+        of_rows = {}
+        for (i, fold), logits in zip(jobs, tried, strict=True):
             if logits is not None:
-                found[i, fold] = mean_loss(how["crit"], logits, ds.y[splits[fold].held_out])
+                of_rows[i] = row_losses(how["crit"], logits, ds.y[splits[fold].held_out])
+                found[i, fold] = of_rows[i].mean()
+        return of_rows
 
-    linear = [i for i, setting in enumerate(settings) if isinstance(setting, LinearSetting)]
-    trained = [i for i, setting in enumerate(settings) if isinstance(setting, HeadSetting)]
-    attempt([(i, 0) for i in linear] + [(i, fold) for fold in range(len(splits)) for i in trained])
-    best = sorted(linear, key=lambda i: np.nan_to_num(found[i, 0], nan=np.inf))[:_RACING]
-    attempt([(i, fold) for fold in range(1, len(splits)) for i in best])
+    everything, folds = range(len(settings)), range(len(splits))
+    if race:
+        attempt(_going_on(settings, attempt(everything, folds[:1])), folds[1:])
+    else:
+        attempt(everything, folds)
     return found
+
+
+def _going_on(settings: Sequence[Setting], losses: Mapping[int, NDArray[np.float64]]) -> list[int]:
+    """Return the numbers of the settings that are worth another split, by their losses of the first one's rows.
+
+    These are all that are not `clearly_above` the best, but nine logistic regressions at most: neighbours on a path of
+    decays differ little and rank alike on all splits.
+    """
+    ranked = sorted((i for i in losses if np.isfinite(losses[i]).all()), key=lambda i: losses[i].mean())
+    going = [i for i in ranked if not clearly_above(losses[i], losses[ranked[0]])]
+    linear = [i for i in going if isinstance(settings[i], LinearSetting)]
+    return [i for i in going if i not in linear[_RACING:]]
 
 
 def _several(given: T | Iterable[T]) -> list[T]:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from fastclf import ranks
+from fastclf.argument_checks import check_count, check_flag, check_functions, check_numbers
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.describe import describe_learner
@@ -33,14 +34,7 @@ from fastclf.training.callbacks import Callback, EndSearch, SaveBest, SaveCycles
 from fastclf.training.cycles import make_schedule, n_epochs
 from fastclf.training.engine import EngineSteps, check_precision, unknown_to_engine
 from fastclf.training.forward import Crit, Objective, check_final_layer, loss_of_constant, validate
-from fastclf.training.inputs import (
-    check_batch_norm,
-    check_count,
-    check_data,
-    check_flag,
-    check_functions,
-    check_numbers,
-)
+from fastclf.training.inputs import check_batch_norm, check_data
 from fastclf.training.loop import Steps, TrainLoop, derived_seed, seeded
 from fastclf.training.losses import check_targets, default_loss
 from fastclf.training.losses import class_weights as weights_of

@@ -13,8 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fastclf import ranks
-from fastclf.errors import BackendError
 from fastclf.files import given_path
+from fastclf.interop import needed
 from fastclf.training.callbacks import Callback
 from fastclf.training.metrics import name_of
 
@@ -65,7 +65,7 @@ class TensorBoardLogger(EpochLogger):
 
     def __init__(self, learn: Learner, folder: str | os.PathLike[str]) -> None:
         super().__init__(learn)
-        _needed("tensorboard")
+        needed("tensorboard")
         if not ranks.is_first():
             return
         self._writer = import_module("torch.utils.tensorboard").SummaryWriter(given_path(folder))
@@ -103,15 +103,8 @@ class MlflowLogger(EpochLogger):
 
     def __init__(self, learn: Learner) -> None:
         super().__init__(learn)
-        self._mlflow = _needed("mlflow")
+        self._mlflow = needed("mlflow")
 
     def write(self, epoch: int, values: dict[str, float]) -> None:
         """See `EpochLogger`."""
         self._mlflow.log_metrics(values, step=epoch)
-
-
-def _needed(package: str) -> Any:
-    try:
-        return import_module(package)
-    except ImportError as error:
-        raise BackendError(f"{package} cannot be imported ({error}). Install it: pip install {package}") from error

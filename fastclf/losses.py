@@ -40,6 +40,17 @@ class NLL:
         weight = _weight(self.weight, logits)
         return F.cross_entropy(logits, y, weight=weight, label_smoothing=self.label_smoothing)
 
+    def of_rows(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return each row's part ``[B]`` of the loss, which is their mean.
+
+        Args:
+            logits: ``[B, C]``.
+            y: ``[B] int64`` class numbers.
+        """
+        weight = _weight(self.weight, logits)
+        parts = F.cross_entropy(logits, y, weight=weight, label_smoothing=self.label_smoothing, reduction="none")
+        return parts if weight is None else parts / weight[y].mean()
+
 
 @dataclass(frozen=True)
 class BCE:
@@ -64,6 +75,16 @@ class BCE:
         """
         target = self._smooth(y.to(logits.dtype))
         return F.binary_cross_entropy_with_logits(logits, target, weight=_weight(self.weight, logits))
+
+    def of_rows(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return each row's part ``[B]`` of the loss, which is their mean.
+
+        Args:
+            logits: ``[B, C]``.
+            y: zeros and ones ``[B, C]``.
+        """
+        target, weight = self._smooth(y.to(logits.dtype)), _weight(self.weight, logits)
+        return F.binary_cross_entropy_with_logits(logits, target, weight=weight, reduction="none").mean(1)
 
     def _smooth(self, y: Tensor) -> Tensor:
         s = self.label_smoothing

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from fastclf.argument_checks import check_count, check_flag
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.loader import Loader
@@ -16,7 +17,7 @@ from fastclf.decision import Decision
 from fastclf.models.freezing import LayerGroups
 from fastclf.stage import Stage
 from fastclf.training.forward import Crit, Objective, scores_of
-from fastclf.training.inputs import as_batch, check_count, check_flag
+from fastclf.training.inputs import as_batch
 from fastclf.training.memory import explains_gpu_memory
 
 Array = NDArray[Any]

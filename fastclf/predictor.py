@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fastclf import rebuild
+from fastclf.argument_checks import check_count
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.checkpoint import models_in, read_info
 from fastclf.data import truth
@@ -31,9 +32,8 @@ from fastclf.errors import BadImageError, CheckpointError, GpuMemoryError
 from fastclf.files import given_path
 from fastclf.models.net import Net, head_of
 from fastclf.predictions import Predictions, joined
-from fastclf.report import Progress, counted
+from fastclf.report import Progress, counted, remedy
 from fastclf.training.forward import Objective, scores_of
-from fastclf.training.inputs import check_count
 from fastclf.training.losses import default_loss
 from fastclf.training.metrics import mark_without_prediction
 from fastclf.training.resume import load_model
@@ -312,8 +312,9 @@ def _raise_bad(files: list[str | None], reasons: dict[int, str]) -> None:
         return
     named = {files[row] or f"image {row}": why for row, why in sorted(reasons.items())}
     shown = "; ".join(f"{printable(name)}: {why}" for name, why in list(named.items())[:_SHOWN])
+    go_on = remedy('on_bad="nan"', "--on-bad nan")
     raise BadImageError(
-        f'predict: {counted(len(named), "image")} cannot be decoded. First: {shown}. Pass on_bad="nan" to go on: their '
+        f"predict: {counted(len(named), 'image')} cannot be decoded. First: {shown}. Pass {go_on} to go on: their "
         "predictions are NaN.",
         named,
     )

@@ -13,7 +13,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TextIO, TypeVar
 
@@ -28,7 +28,7 @@ _PACKAGE = __name__.partition(".")[0]
 _lines = logging.getLogger(_PACKAGE)
 _progress = logging.getLogger(f"{_PACKAGE}.progress")
 _logged: set[Hashable] = set()
-_rephrased: list[Callable[[str], str]] = []
+_is_command = False
 
 
 class _Stream(logging.Handler):
@@ -100,6 +100,11 @@ def counted(n: int, one: str, several: str | None = None) -> str:
     return f"{n:,} {one if n == 1 else several or f'{one}s'}"
 
 
+def listed(texts: Sequence[str], most: int = 5, form: Callable[[str], str] = str) -> str:
+    """Return the first texts, each in a form such as `repr`, with commas between them, and how many more there are."""
+    return ", ".join(map(form, texts[:most])) + (f" and {len(texts) - most:,} more" if len(texts) > most else "")
+
+
 def log_to_stderr() -> None:
     """Report lines on stderr from now on: for programs whose stdout another one reads."""
     for handler in _lines.handlers:
@@ -108,28 +113,30 @@ def log_to_stderr() -> None:
 
 
 @contextmanager
-def warnings_as_lines() -> Iterator[None]:
-    """Print warnings as plain lines on stderr: who runs a command has no line of code to be pointed to."""
+def command_line(*, options: bool = True) -> Iterator[None]:
+    """Speak to who runs a command: warnings are plain lines on stderr, without a line of code.
+
+    Args:
+        options: whether remedies are options of commands, too.
+    """
+    global _is_command
     before = warnings.showwarning
 
     def line(message: Warning | str, *_: object) -> None:
         _print(f"warning: {message}", sys.stderr)
 
     warnings.showwarning = line  # type: ignore[assignment]
+    _is_command = options
     try:
         yield
     finally:
         warnings.showwarning = before
+        _is_command = False
 
 
-@contextmanager
-def rephrased(words: Callable[[str], str]) -> Iterator[None]:
-    """Print every line as ``words`` puts it: a command has other words than the Python calls that it makes."""
-    _rephrased.append(words)
-    try:
-        yield
-    finally:
-        _rephrased.pop()
+def remedy(call: str, option: str) -> str:
+    """Return what helps, in the words of a Python call, or of a command where that is what the user runs."""
+    return option if _is_command else call
 
 
 def warn(text: str) -> None:
@@ -149,8 +156,6 @@ def encodable(text: str, stream: TextIO | None = None) -> str:
 
 def _print(text: str, stream: TextIO | None) -> None:
     if stream is not None:
-        for words in _rephrased:
-            text = words(text)
         with suppress(OSError):  # the reader has gone, or its disk is full: no reason to end a fit
             stream.write(f"{encodable(text, stream)}\n")
             stream.flush()

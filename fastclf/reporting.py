@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastclf.argument_checks import check_flag
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.dataset import Dataset
 from fastclf.data.image import decoded, open_image
@@ -25,7 +26,6 @@ from fastclf.interpret.heatmap import Heatmap, coloured, grad_cam
 from fastclf.interpret.near import look_alike, nearest
 from fastclf.models.net import Net
 from fastclf.report import log
-from fastclf.training.inputs import check_flag
 from fastclf.training.metrics import without_prediction
 from fastclf.training.recorder import Recorder
 

@@ -16,8 +16,8 @@ from fastclf.interpret.evaluation import calibration, probabilities, with_predic
 from fastclf.interpret.tuning import best_temperature
 from fastclf.report import describe_seconds, log
 from fastclf.training.callbacks import Callback
+from fastclf.training.folds import make_folds, most_folds
 from fastclf.training.head_choice import Setting
-from fastclf.training.head_runs import make_folds, most_folds
 
 if TYPE_CHECKING:
     from fastclf.conv_learner import ConvLearner
@@ -71,10 +71,11 @@ def temperature_if_unfreezing_helps(learn: ConvLearner, setting: Setting) -> flo
         class has two images.
     """
     data = learn._data
-    labels = data.trn_ds.labels
-    if most_folds(labels) < 2:  # no image can be held out to judge by
+    labels, groups = data.trn_ds.labels, data.trn_ds.groups
+    most = most_folds(labels, groups)
+    if most < 2:  # no image can be held out to judge by
         return None
-    held_out = make_folds(labels, min(_FOLDS, most_folds(labels)), seed=learn.seed) == 0
+    held_out = make_folds(labels, min(_FOLDS, most), groups=groups, seed=learn.seed) == 0
     trial = copy.deepcopy(learn)
     trial.set_data(data.judged_on(np.flatnonzero(held_out)))
     n, n_judged = len(trial._data.trn_ds), len(trial._data.val_ds)

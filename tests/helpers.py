@@ -1,5 +1,9 @@
 """Small images and a small network that learner tests share."""
 
+import hashlib
+import os
+from pathlib import Path
+
 import numpy as np
 import torch
 from PIL import Image
@@ -17,6 +21,7 @@ from fastclf.training.loop import derived_seed
 from fastclf.training.metrics import accuracy
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+TFMS = tfms_from_stats(HALF, 16)
 COLOURS = {"blue": (40, 60, 200), "green": (50, 190, 60), "red": (210, 50, 40)}
 
 
@@ -133,3 +138,11 @@ def out_of_fold(ds, setting, folds, seed, **how):
         rows = good[folds[good] == fold]
         logits[rows] = predict_rows(*train_heads(ds, [run], **how), ds, rows)
     return logits
+
+
+def memory_of(folders):
+    """What scans of a folder have left."""
+    own = hashlib.sha256(os.fsencode(folders)).hexdigest()[:16]
+    folder = Path(os.environ["XDG_CACHE_HOME"]) / "fastclf" / "scans" / own
+    (file,) = folder.glob("scanned-*.sqlite")
+    return file

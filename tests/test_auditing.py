@@ -5,7 +5,7 @@ import pytest
 from helpers import assert_same, image_data, row_data, state_of, three_colours, tiny_learner
 
 from fastclf import HeadLearner, ImageClassifierData, ImageModelResults
-from fastclf.training import head_runs
+from fastclf.training import folds
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_similar_takes_images(tmp_path):
 
 
 def test_a_curve_of_many_rows_takes_three_folds(data, monkeypatch):
-    monkeypatch.setattr(head_runs, "_MANY", 200)
+    monkeypatch.setattr(folds, "_MANY", 200)
     learn = HeadLearner(row_data(data.path / "more", np.random.default_rng(3), n=300))
     few, five = learn.learning_curve(), learn.learning_curve(5)
     assert few.to_dict() == learn.learning_curve(3).to_dict()

@@ -9,7 +9,8 @@ from torch import nn
 from fastclf import DivergedError, HeadLearner
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.models.head import Head
-from fastclf.training.head_runs import HeadSetting, make_folds
+from fastclf.training.folds import make_folds
+from fastclf.training.head_runs import HeadSetting
 
 
 def test_rows_are_predicted_by_heads_like_the_learners(tmp_path, rng):

@@ -6,11 +6,10 @@ import tarfile
 
 import pytest
 import torch
-from helpers import COLOURS, assert_same_batches, three_colours
+from helpers import COLOURS, TFMS, assert_same_batches, three_colours
 from test_cli import model  # noqa: F401  # a fixture
 
 import fastclf
-from fastclf import tfms_from_stats
 from fastclf.cli import _parser, main
 from fastclf.commands.data import read_data
 from fastclf.commands.sources import kind_of, rows_of
@@ -18,7 +17,6 @@ from fastclf.data.stream import _folder_of_copies
 
 NAMES = sorted(COLOURS)
 KINDS = ("shards", "parquet", "hf")
-TFMS = tfms_from_stats(([0.5] * 3, [0.5] * 3), 16)
 
 
 def samples(folder, part):

@@ -1,4 +1,4 @@
-"""Remedies at the command line are options that there are, and messages of the Python calls are rephrased."""
+"""Remedies at the command line are options that there are, and arguments in Python."""
 
 import ast
 import shlex
@@ -11,19 +11,17 @@ from PIL import Image
 import fastclf
 from fastclf import ImageClassifierData, efficientnet_lite0, tfms_from_model
 from fastclf.cli import _parser, main
-from fastclf.commands.remedies import _PHRASES, as_options
+from fastclf.data.sources.tables.rules import column_argument
+from fastclf.report import command_line, remedy, show
 
 
-def _texts():
-    """All texts of the library, as they are put together from parts; what is filled in is left out."""
+def _remedies():
+    """What the library tells commands, from all calls of `remedy`; what is filled in is left out."""
     for file in Path(fastclf.__file__).parent.rglob("*.py"):
-        if file.name == "remedies.py":
-            continue
         for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.JoinedStr):
-                yield "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                yield node.value
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "remedy":
+                parts = [part.value for part in ast.walk(node.args[1]) if isinstance(part, ast.Constant)]
+                yield " ".join(part for part in parts if isinstance(part, str))
 
 
 def _options(command):
@@ -31,27 +29,25 @@ def _options(command):
     return set(commands.choices[command]._option_string_actions)
 
 
-def test_every_phrase_is_said_somewhere():
-    texts = [*_texts()]
-    texts += [text.replace("{}", name) for text in texts for name in ("trn_name", "val_name", "test_name")]
-    said = "\n".join(texts)
-    parts = [part for phrase in _PHRASES for part in phrase.removeprefix("; ").split(" would ")]
-    assert [part for part in parts if part not in said] == []
-
-
 def test_remedies_name_options_that_there_are():
-    words = {word.rstrip(".,;:") for text in _PHRASES.values() for word in text.split() if word.startswith("--")}
+    words = {word.rstrip(".,;:") for text in _remedies() for word in text.split() if word.startswith("--")} - {"--"}
+    assert len(words) > 5
     assert words <= _options("train") | _options("eval")
-    columns = as_options("e.g. from_csv(PATH, 'a b', 'x.csv', tfms=tfms, fn_col='file', label_col=3, split_col='s'). A")
-    assert columns == "e.g. --csv 'x.csv' --folder 'a b' --fn-col 'file' --label-col 3 --split-col 's'. A"
-    assert {word for word in columns.split() if word.startswith("--")} <= _options("train")
+    with command_line():
+        assert column_argument("fn_col", "'a b'") == "--fn-col 'a b'"
+        assert {column_argument(f"{name}_col") for name in ("fn", "label", "split")} <= _options("train")
 
 
-@pytest.mark.parametrize(
-    "text", ["", "a.csv: 3 rows", "no column 'x' (label_col), but 'y'", "{'fn_col': 'a'}", "x=--y"]
-)
-def test_other_texts_stay(text):
-    assert as_options(text) == text
+def test_what_a_command_shows_of_the_data_stays(capsys):
+    with command_line():
+        show("trn_name='a'")
+    assert capsys.readouterr().out == "trn_name='a'\n"
+
+
+def test_the_demo_shows_python_calls(monkeypatch, capsys):
+    monkeypatch.setattr("fastclf.demo.run", lambda *_: show(remedy("views=4", "--views 4")))
+    main(["demo"])
+    assert capsys.readouterr().out == "views=4\n"
 
 
 def _write(folder, names):
@@ -85,7 +81,7 @@ def test_a_table_can_be_read_as_the_message_says(tmp_path, capsys):
     assert "column 'file'; one label per image in column 'kind'; 2 classes" in capsys.readouterr().out
 
 
-def test_only_commands_rephrase(tmp_path, capsys):
+def test_only_commands_name_options(tmp_path, capsys):
     folder = three_colours(tmp_path / "data", n=3, n_valid=2)
     (folder / "train" / "cow").mkdir()
     assert main(["check", str(folder)]) == 1

@@ -54,9 +54,8 @@ def cached(path: str | os.PathLike[str] | None = None, *, tmp_name: str = "tmp")
     for place in _places(path, tmp_name):
         about, segments = read_about(place), _segments(place)
         used = [int(segment.last_used().max()) for segment in segments if len(segment.keys)]
-        size = sum(file.lstat().st_size for file in place.rglob("*"))
         rows = sum(int(np.count_nonzero(segment.keys != NO_KEY)) for segment in segments)
-        found.append(CachedStore(place, about, rows, size, max(used, default=place.stat().st_mtime)))
+        found.append(CachedStore(place, about, rows, _size_of([place]), max(used, default=place.stat().st_mtime)))
     return sorted(found, key=lambda store: -store.last_used)
 
 
@@ -95,12 +94,11 @@ def prune(
     for name, limit in (("keep", keep), ("older_than", older_than)):
         if limit is not None and not 0 <= limit < np.inf:
             raise ValueError(f"prune: {name} must be a number that is not below 0, got {limit}")
-    before = _held(path, tmp_name)
-    places = [*_places(path, tmp_name)]
+    places, copies = [*_places(path, tmp_name)], cached_copies(path, tmp_name=tmp_name)
+    before = _size_of(places)
     for folder in {place.parent for place in places}:
         remove(place for place in older_stores(folder) if has_ended(place) and all(map(has_ended, segments_in(place))))
     segments = [segment for place in places for segment in _segments(place) if has_ended(segment.place)]
-    copies = cached_copies(path, tmp_name=tmp_name)
     used = np.concatenate([[copy.last_used for copy in copies], *(segment.last_used() for segment in segments)])
     size = np.concatenate([[copy.size for copy in copies], *(_row_sizes(segment) for segment in segments)])
     once = np.concatenate([np.ones(len(copies), bool), *(_sound_once(members) for members in _by_store(segments))])
@@ -109,18 +107,17 @@ def prune(
         latest = np.argsort(-used, kind="stable")
         stays[latest[np.cumsum(np.where(stays, size, 0)[latest]) > keep]] = False
     of_copies, *parts = np.split(stays, np.cumsum([len(copies), *(len(segment.keys) for segment in segments)])[:-1])
-    for copy in compress(copies, ~of_copies):
+    gone = [*compress(copies, ~of_copies)]
+    for copy in gone:
         on_disk(copy.path.unlink, missing_ok=True)
     for members in _by_store(segments):
         _compact([(segment, parts[segments.index(segment)]) for segment in members])
     remove(place for place in places if has_ended(place) and not segments_in(place))
-    return before - _held(path, tmp_name)
+    return before - _size_of(places) + sum(copy.size for copy in gone)
 
 
-def _held(path: str | os.PathLike[str] | None, tmp_name: str) -> int:
-    """Return how many bytes there are to prune."""
-    stores, copies = cached(path, tmp_name=tmp_name), cached_copies(path, tmp_name=tmp_name)
-    return sum(store.size for store in stores) + sum(copy.size for copy in copies)
+def _size_of(places: Sequence[Path]) -> int:
+    return sum(file.lstat().st_size for place in places for file in place.rglob("*"))
 
 
 def _row_sizes(segment: Segment) -> NDArray[np.int64]:

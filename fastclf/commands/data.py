@@ -62,6 +62,17 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         "--name-re", metavar="PATTERN", help="a regular expression whose group is the class in a file's name"
     )
     parser.add_argument("--split-col", metavar="COLUMN", help="with --csv: the column of train, valid and test")
+    parser.add_argument(
+        "--group-col",
+        metavar="COLUMN",
+        help="of tables, parquet files and data sets the column of what images belong to, such as a person or a place: "
+        "one group is in one set, and in one fold",
+    )
+    parser.add_argument(
+        "--group-re",
+        metavar="PATTERN",
+        help="the same by names of files: a regular expression whose group is what an image belongs to",
+    )
     parser.add_argument("--missing", choices=("raise", "skip"), default="raise", help="with --csv: rows without a file")
     parser.add_argument("--allow-outside", action="store_true", help="follow links that lead out of DATA")
     parser.add_argument("--bs", type=int, default=64, help="images per batch")
@@ -106,13 +117,14 @@ def read_data(arguments: argparse.Namespace, tfms: Any, **options: Any) -> Image
 
     path, options = arguments.data, {"bs": arguments.bs, "tfms": tfms, "seed": arguments.seed, **options}
     options["allow_outside"] = arguments.allow_outside
+    kind = kind_of(path)
+    options |= _groups(arguments, in_names=arguments.csv is None and kind not in ("parquet", "hf"))
     if arguments.csv is not None:
         columns = columns_of(arguments, "fn_col", "label_col", "split_col")
         how = {"suffix": arguments.suffix, "missing": arguments.missing} | columns
         return ImageClassifierData.from_csv(path, arguments.folder, arguments.csv, **how, **options)
     if arguments.name_re is not None:
         return ImageClassifierData.from_name_re(path, arguments.name_re, folder=arguments.folder, **options)
-    kind = kind_of(path)
     if kind != "images":
         del options["allow_outside"]
         return packed_data(kind, arguments, options)
@@ -126,6 +138,22 @@ def read_data(arguments: argparse.Namespace, tfms: Any, **options: Any) -> Image
         if len([name for name in look(path)[0] if look(path / name)[1]]) < 2:
             raise
     return ImageClassifierData.from_paths(path, trn_name=".", **options)
+
+
+def _groups(arguments: argparse.Namespace, *, in_names: bool) -> dict[str, Any]:
+    """Return groups= as the call that makes the data takes it, where an option names groups."""
+    from fastclf.data.sources.name_labels import group_by
+
+    wrong, right = ("group_col", "group_re") if in_names else ("group_re", "group_col")
+    if getattr(arguments, wrong) is not None:
+        what = "names of files" if in_names else "columns"
+        raise ValueError(f"--{wrong.replace('_', '-')}: such data have {what}. Pass --{right.replace('_', '-')}.")
+    if getattr(arguments, right) is None:
+        return {}
+    if in_names:
+        return {"groups": group_by(arguments.group_re)}
+    columns = columns_of(arguments, "group_col")
+    return {"groups": columns["group_col"] if arguments.csv is not None else arguments.group_col}
 
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ from fastclf.data.sources.names import printable, write_list
 from fastclf.data.sources.source import Source
 from fastclf.errors import BadImageError
 from fastclf.files import require_folder
-from fastclf.report import log
+from fastclf.report import log, remedy
 
 OnBad: TypeAlias = Literal["raise", "skip"]
 
@@ -124,7 +124,8 @@ def note_together(found: Sequence[tuple[BadImages, Mapping[int, str]]]) -> None:
     file = write_list(first.folder, LIST_NAME, ("path", "reason"), reasons.items())
     where = f" Full list: {file}." if file else ""
     if first.policy == "raise":
-        raise BadImageError(f'{text} Pass on_bad="skip" to train without them, or fix the files.{where}', reasons)
+        skip = remedy('on_bad="skip"', "--on-bad skip")
+        raise BadImageError(f"{text} Pass {skip} to train without them, or fix the files.{where}", reasons)
     if first.max_bad is not None and len(reasons) > first.max_bad:
         raise BadImageError(f"{text} That is more than max_bad={first.max_bad}; fix the files.{where}", reasons)
     for bad, rows in new.items():

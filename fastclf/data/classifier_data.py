@@ -23,7 +23,7 @@ from fastclf.data.sources.row_labels import LabelledRows, LabelRules
 from fastclf.data.sources.shards import ShardRules, read_shards
 from fastclf.data.sources.tables.reading import read_csv, read_df
 from fastclf.data.sources.tables.rules import Column, Missing, TableRules
-from fastclf.data.validation.check import warn_imbalance
+from fastclf.data.validation.check import warn_divided, warn_imbalance
 from fastclf.files import given_path
 
 if TYPE_CHECKING:
@@ -68,8 +68,9 @@ class ImageClassifierData(DataLoaders):
             test_with_labels: whether test is path/test/<class>/...; else its images have no labels, and zeros stand
                 in their place.
             val_pct: see val_name.
-            groups: keeps what belongs together in one set when `val_pct` is held out, such as all images of a person: a
-                function of a name in trn_name, e.g. ``lambda name: name.split("_")[0]``.
+            groups: what belongs together, such as all images of a person: a function of a name in trn_name (or
+                val_name), e.g. ``lambda name: name.split("_")[0]``. One group is in one set when `val_pct` is held
+                out, and in one fold whenever rows are held out, as by `fine_tune` and `audit`.
             allow_empty: whether a folder of train may hold no image: then its class is there, and nothing is learnt
                 of it.
             drop_unknown: whether images of valid whose class is not in train are left out, instead of an error.
@@ -84,10 +85,10 @@ class ImageClassifierData(DataLoaders):
             LabelError: a class has no image, is unknown to train, or is the only one.
         """
         path, tfms = given_path(path), check_tfms(tfms)
-        hold_out = sets.HoldOut(val_pct, options.get("seed", SEED), groups)
+        hold_out = sets.HoldOut(val_pct, options.get("seed", SEED))
         rules = FolderRules(allow_empty, drop_unknown, allow_outside)
         folders = find_sets(path, trn_name, val_name, test_name)
-        made = sets.from_folders(path, tfms, folders, hold_out, rules, test_with_labels=test_with_labels)
+        made = sets.from_folders(path, tfms, folders, hold_out, groups, rules, test_with_labels=test_with_labels)
         return cls._of(path, made, bs, tfms, options)
 
     @classmethod
@@ -188,7 +189,7 @@ class ImageClassifierData(DataLoaders):
             ValueError: val_idxs do not fit.
         """
         path, tfms = given_path(path), check_tfms(tfms)
-        hold_out = sets.HoldOut(val_pct, options.get("seed", SEED), groups)
+        hold_out = sets.HoldOut(val_pct, options.get("seed", SEED))
         made = sets.from_names(
             path,
             tfms,
@@ -196,6 +197,7 @@ class ImageClassifierData(DataLoaders):
             folder,
             val_idxs,
             hold_out,
+            groups,
             test_name,
             test_with_labels=test_with_labels,
             allow_outside=allow_outside,
@@ -229,6 +231,7 @@ class ImageClassifierData(DataLoaders):
         sep: str | None = None,
         encoding: str = "utf-8-sig",
         val_pct: float = 0.2,
+        groups: Column | None = None,
         allow_outside: bool = False,
         **options: Unpack[Options],
     ) -> Self:
@@ -264,6 +267,7 @@ class ImageClassifierData(DataLoaders):
             sep: what stands between columns; by default found out. A blank means any white space.
             encoding: of the table; UTF-16 is known by its first bytes.
             val_pct: see val_idxs.
+            groups: the column of what images belong to, such as a person or a place, see `from_paths`.
             allow_outside: see `from_paths`.
             **options: see `Options`.
 
@@ -277,7 +281,17 @@ class ImageClassifierData(DataLoaders):
             ValueError: val_idxs or other arguments do not fit.
         """
         rules = TableRules(
-            "from_csv", suffix, continuous, multi, cat_separator, label_delim, fn_col, label_col, split_col, missing
+            "from_csv",
+            suffix,
+            continuous,
+            multi,
+            cat_separator,
+            label_delim,
+            fn_col,
+            label_col,
+            split_col,
+            missing,
+            groups,
         )
         files = {"train": csv_fname, "valid": val_csv, "test": test_csv}
         read = {
@@ -313,6 +327,7 @@ class ImageClassifierData(DataLoaders):
         multi: bool | None = None,
         missing: Missing = "raise",
         val_pct: float = 0.2,
+        groups: Column | None = None,
         allow_outside: bool = False,
         **options: Unpack[Options],
     ) -> Self:
@@ -321,7 +336,17 @@ class ImageClassifierData(DataLoaders):
         A cell may hold a list of labels; the index is not used. Arguments as there.
         """
         rules = TableRules(
-            "from_df", suffix, continuous, multi, cat_separator, label_delim, fn_col, label_col, split_col, missing
+            "from_df",
+            suffix,
+            continuous,
+            multi,
+            cat_separator,
+            label_delim,
+            fn_col,
+            label_col,
+            split_col,
+            missing,
+            groups,
         )
         read = {"train": read_df(df)}
         path, tfms, hold_out = given_path(path), check_tfms(tfms), sets.HoldOut(val_pct, options.get("seed", SEED))
@@ -342,6 +367,7 @@ class ImageClassifierData(DataLoaders):
         classes: Sequence[str] | None = None,
         test: Any = None,
         continuous: bool = False,
+        groups: Sequence[Hashable] | None = None,
         **options: Unpack[Options],
     ) -> Self:
         """Take images, or rows of activations, from arrays; or images from a source of your own.
@@ -357,6 +383,7 @@ class ImageClassifierData(DataLoaders):
             classes: names of the classes 0, 1, ...; by default the numbers, or the sorted names in y.
             test: x, or (x, y) with y as in val; without y, zeros stand in its place.
             continuous: whether y are numbers to be predicted.
+            groups: what each training row belongs to, one entry per row, see `from_paths`.
             **options: see `Options`.
 
         Returns:
@@ -368,7 +395,7 @@ class ImageClassifierData(DataLoaders):
         """
         sources, labels = checked_sets(given_path(path), trn, val, test, classes, continuous=continuous)
         tfms = None if sources[0].holds_rows else check_tfms(tfms)
-        return cls._of(path, sets.from_sources(tfms, sources, labels), bs, tfms, options)
+        return cls._of(path, sets.from_sources(tfms, sources, labels, groups), bs, tfms, options)
 
     @classmethod
     @explains_options
@@ -420,12 +447,14 @@ class ImageClassifierData(DataLoaders):
             FileNotFoundError: files are missing; names them.
             DataError: a file or a column of it cannot be used; says what helps.
             LabelError: an image has no label, or one that training does not have; names it.
-            ValueError: val_idxs or groups do not fit.
+            ValueError: val_idxs do not fit, or a row has no group.
         """
         root, files = _by_set(shards, val, test, "from_shards")
-        rows = read_shards(root, files, ShardRules(image, label))
+        rows: Mapping[str, LabelledRows] = read_shards(root, files, ShardRules(image, label))
+        if groups is not None:
+            rows = sets.with_groups(rows, groups)
         rules = LabelRules("from_shards", classes, continuous, allow_empty)
-        return cls._of_rows(root if path is None else path, rows, rules, (val_idxs, val_pct, groups), bs, tfms, options)
+        return cls._of_rows(root if path is None else path, rows, rules, (val_idxs, val_pct), bs, tfms, options)
 
     @classmethod
     @explains_options
@@ -467,7 +496,7 @@ class ImageClassifierData(DataLoaders):
             continuous: whether the labels are numbers to be predicted.
             val_pct: share of every class that is held out without val.
             val_idxs: rows for validation, counted from 0 in the order of the data, instead.
-            groups: a column: rows of the same value, such as a person, stay in one set when `val_pct` is held out.
+            groups: the column of what images belong to, such as a person or a place, see `from_paths`.
             allow_empty: whether a class may have no training image.
             **options: see `Options`.
 
@@ -478,12 +507,12 @@ class ImageClassifierData(DataLoaders):
             FileNotFoundError: files are missing; names them.
             DataError: a file or a column of it cannot be used; says what helps.
             LabelError: an image has no label, or one that training does not have; names it.
-            ValueError: val_idxs or groups do not fit.
+            ValueError: val_idxs do not fit, or a row has no group.
         """
         root, named = _by_set(files, val, test, "from_parquet")
         rows = read_parquet(root, named, image_col, label_col, groups)
         rules = LabelRules("from_parquet", classes, continuous, allow_empty)
-        return cls._of_rows(root if path is None else path, rows, rules, (val_idxs, val_pct, None), bs, tfms, options)
+        return cls._of_rows(root if path is None else path, rows, rules, (val_idxs, val_pct), bs, tfms, options)
 
     @classmethod
     @explains_options
@@ -521,7 +550,7 @@ class ImageClassifierData(DataLoaders):
             continuous: whether the labels are numbers to be predicted.
             val_pct: share of every class that is held out without val.
             val_idxs: rows for validation, counted from 0 in the order of the data, instead.
-            groups: a column: rows of the same value, such as a person, stay in one set when `val_pct` is held out.
+            groups: the column of what images belong to, such as a person or a place, see `from_paths`.
             allow_empty: whether a class may have no training image.
             **options: see `Options`.
 
@@ -532,7 +561,7 @@ class ImageClassifierData(DataLoaders):
             FileNotFoundError: files are missing; names them.
             DataError: a file or a column of it cannot be used; says what helps.
             LabelError: an image has no label, or one that training does not have; names it.
-            ValueError: val_idxs or groups do not fit.
+            ValueError: val_idxs do not fit, or a row has no group.
         """
         folder, splits = splits_of(dataset, val, test)
         root = folder if path is None else given_path(path).absolute()
@@ -540,7 +569,7 @@ class ImageClassifierData(DataLoaders):
             raise ValueError("from_hf: path must be given for data in memory: models and other files are kept there.")
         rows = read_hf(folder or root, splits, image_col, label_col, groups)
         rules = LabelRules("from_hf", classes, continuous, allow_empty)
-        return cls._of_rows(root if path is None else path, rows, rules, (val_idxs, val_pct, None), bs, tfms, options)
+        return cls._of_rows(root if path is None else path, rows, rules, (val_idxs, val_pct), bs, tfms, options)
 
     @classmethod
     def _of_rows(
@@ -548,13 +577,13 @@ class ImageClassifierData(DataLoaders):
         path: PathLike,
         rows: Mapping[str, LabelledRows],
         rules: LabelRules,
-        chosen: tuple[ValIdxs, float, Callable[[str], Hashable] | None],
+        chosen: tuple[ValIdxs, float],
         bs: int,
         tfms: Tfms | None,
         options: Options,
     ) -> Self:
-        val_idxs, val_pct, groups = chosen
-        hold_out = sets.HoldOut(val_pct, options.get("seed", SEED), groups)
+        val_idxs, val_pct = chosen
+        hold_out = sets.HoldOut(val_pct, options.get("seed", SEED))
         made = sets.from_rows(check_tfms(tfms), rows, rules, val_idxs, hold_out)
         return cls._of(path, made, bs, tfms, options)
 
@@ -562,6 +591,7 @@ class ImageClassifierData(DataLoaders):
     def _of(cls, path: PathLike, made: sets.Sets, bs: int, tfms: Tfms | None, options: Options) -> Self:
         trn, val, test = made
         warn_imbalance(trn)
+        warn_divided(trn, val)
         return cls(path, trn, val, test, bs=bs, tfms=tfms, **options)
 
 

@@ -32,6 +32,8 @@ class Dataset:
         activations: `[N, F]` float16 or float32 of the images, which the loaders serve in their place, or None.
         bad: which images cannot be decoded; copies of the set and its activations share it.
         ignored: how many files of each kind were found and left out.
+        groups: `[N] int64`, equal for rows that belong together, such as all images of a person: folds do not divide
+            them. Numbers are those of all sets of the data; None where rows belong to no others.
     """
 
     source: Source
@@ -40,6 +42,7 @@ class Dataset:
     activations: npt.NDArray[Any] | IndexedRows | None = None
     bad: BadImages = field(default=_OF_ITS_OWN, repr=False, compare=False)
     ignored: Mapping[str, int] = field(default_factory=dict, repr=False)
+    groups: npt.NDArray[np.int64] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.bad is _OF_ITS_OWN:
@@ -104,7 +107,9 @@ class Dataset:
         bad = BadImages(source if self.bad.source is self.source else self.bad.source.take(rows))
         bad.reasons = {i: self.bad.reasons[row] for i, row in enumerate(rows.tolist()) if row in self.bad.reasons}
         activations = None if self.activations is None else self.activations.take(rows, axis=0)
-        return replace(self, source=source, labels=self.labels.take(rows), activations=activations, bad=bad)
+        groups = None if self.groups is None else self.groups[rows]
+        labels = self.labels.take(rows)
+        return replace(self, source=source, labels=labels, activations=activations, bad=bad, groups=groups)
 
     def denorm(self, x: npt.NDArray[Any] | torch.Tensor) -> npt.NDArray[np.float32]:
         """Undo the normalisation: `[N, 3, h, w]` to `[N, h, w, 3] float32` in 0..1, or without N for one image."""

@@ -16,7 +16,7 @@ from fastclf.data.input_stall import InputStall, marks_on
 from fastclf.data.loader import Batch, Loader, LoaderOptions, Rows
 from fastclf.data.transforms.sampling import Split, sample
 from fastclf.data.transforms.spec import TransformSpec
-from fastclf.data.validation.verified import DatasetImages
+from fastclf.data.validation.dataset_images import DatasetImages
 
 if TYPE_CHECKING:
     from fastclf.data.decode.renderer import Renderer

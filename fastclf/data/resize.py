@@ -15,7 +15,8 @@ from fastclf.data.dataset import Dataset
 from fastclf.data.decode.decode_error import DecodeError
 from fastclf.data.sources.files import FileSource
 from fastclf.data.sources.source import Source
-from fastclf.data.validation.verified import DatasetImages, Rows
+from fastclf.data.validation.dataset_images import DatasetImages
+from fastclf.data.validation.verified import Rows
 from fastclf.files import temporary_sibling
 from fastclf.report import Progress
 

@@ -20,9 +20,10 @@ from fastclf.data.loader import LoaderOptions
 from fastclf.data.stream import ImageBlock
 from fastclf.data.transforms.sampling import Split, sample
 from fastclf.data.transforms.spec import TransformSpec
+from fastclf.data.validation.dataset_images import DatasetImages
 from fastclf.data.validation.scan_cache import PassingCache
 from fastclf.data.validation.verdicts import Verdict
-from fastclf.data.validation.verified import DatasetImages, reason
+from fastclf.data.validation.verified import reason
 from fastclf.errors import BackendError
 from fastclf.ops.crop_resize import CropFormat, crop_resize, has_crop_resize
 

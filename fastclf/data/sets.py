@@ -23,7 +23,7 @@ from fastclf.data.sources.source import Source
 from fastclf.data.sources.split import (
     check_val_idxs,
     get_group_idxs,
-    is_missing,
+    numbered,
     stratified_idxs,
     tag_groups,
     warn_single,
@@ -32,11 +32,14 @@ from fastclf.data.sources.tables.reading import LabelTable
 from fastclf.data.sources.tables.resolve import labelled_by_table
 from fastclf.data.sources.tables.rules import TableRules
 from fastclf.errors import LabelError
-from fastclf.report import log
+from fastclf.interop import is_missing
+from fastclf.report import log, remedy
 
 Tfms: TypeAlias = tuple[Transforms, Transforms]
 ValIdxs: TypeAlias = Sequence[int] | npt.NDArray[np.int64] | None
 Sets: TypeAlias = tuple[Dataset, Dataset, Dataset | None]
+Groups: TypeAlias = Sequence[Hashable] | None
+GroupFunc: TypeAlias = Callable[[str], Hashable] | None
 
 
 def check_tfms(tfms: Tfms | None) -> Tfms:
@@ -56,13 +59,6 @@ def check_tfms(tfms: Tfms | None) -> Tfms:
     return tfms
 
 
-def _group(groups: Callable[[str], Hashable], name: str) -> Hashable:
-    group = asked(groups, "groups", name)
-    if is_missing(group):
-        raise LabelError(f"groups gives {group!r} for {name!r}. Return a group of its own, such as the name.")
-    return group
-
-
 @dataclass(frozen=True)
 class HoldOut:
     """How validation rows are chosen from labelled ones.
@@ -70,33 +66,19 @@ class HoldOut:
     Attributes:
         val_pct: share of the rows.
         seed: of the choice.
-        groups: of a file name, relative to the folder of the images, or of an image's name in an archive: what must not
-            be divided between the sets.
     """
 
     val_pct: float
     seed: int
-    groups: Callable[[str], Hashable] | None = None
 
-    def rows(self, found: Found, names: Sequence[str], labels: Labels) -> npt.NDArray[np.int64]:
+    def rows(self, labels: Labels, groups: Groups) -> npt.NDArray[np.int64]:
         """Choose rows of every class, or whole groups where there are groups."""
-        groups = None if self.groups is None else [_group(self.groups, found.inner(name)) for name in names]
-        return self._chosen(groups, labels)
-
-    def of_rows(self, rows: LabelledRows, labels: Labels) -> npt.NDArray[np.int64]:
-        """Choose rows that came with their labels, and perhaps with their groups."""
-        groups = rows.groups
-        if self.groups is not None:
-            groups = [_group(self.groups, name) for name in rows.source.names]
-        return self._chosen(groups, labels)
-
-    def _chosen(self, groups: Sequence[Hashable] | None, labels: Labels) -> npt.NDArray[np.int64]:
         if groups is None:
-            return self.stratified(labels)
+            return self._stratified(labels)
         y = labels.y.tolist() if labels.kind == "one" else None
         return get_group_idxs(groups, y, self.val_pct, self.seed % (1 << 32))
 
-    def stratified(self, labels: Labels) -> npt.NDArray[np.int64]:
+    def _stratified(self, labels: Labels) -> npt.NDArray[np.int64]:
         """Choose rows of every class, of every combination of labels, or of all rows where these are numbers."""
         if labels.is_reg:
             return stratified_idxs([()] * len(labels), self.val_pct, self.seed)
@@ -108,7 +90,14 @@ class HoldOut:
 
 
 def from_folders(
-    path: Path, tfms: Tfms, folders: SetFolders, hold_out: HoldOut, rules: FolderRules, *, test_with_labels: bool
+    path: Path,
+    tfms: Tfms,
+    folders: SetFolders,
+    hold_out: HoldOut,
+    groups: GroupFunc,
+    rules: FolderRules,
+    *,
+    test_with_labels: bool,
 ) -> Sets:
     """See `ImageClassifierData.from_paths`."""
     found = _found_in(path, folders, folders.train, rules)
@@ -124,19 +113,21 @@ def from_folders(
     elif test_with_labels:
         raise FileNotFoundError(f"test_with_labels=True needs a folder {path / 'test'}/<class>/... (test_name=).")
     if folders.valid is not None:
-        if hold_out.groups is not None:
-            raise ValueError(f"groups: {path / folders.valid} is the validation set already. Leave groups out.")
         val_files = _found_in(path, folders, folders.valid, rules)
         if not val_files.images:
             raise FileNotFoundError(
                 f"{nothing_in(val_files)} Without that folder, a part of train is held out instead."
             )
         val = _of_files(path, tfms[1], *labelled_by_folder(val_files, labels.classes, rules))
-        return _of_files(path, tfms[0], names, labels, ignored), val, test
-    val_idxs = hold_out.rows(found, names, labels)
+        trn = _of_files(path, tfms[0], names, labels, ignored)
+        return *_with_groups(
+            trn, _groups_of(found, names, groups), val, _groups_of(val_files, val.fnames, groups)
+        ), test
+    of_names = _groups_of(found, names, groups)
+    val_idxs = hold_out.rows(labels, of_names)
     whole = path if folders.train == "." else folders.train
     log(f"no folder valid: {len(val_idxs)} of {len(names)} images of {whole} are for validation")
-    return *_split(path, tfms, names, labels, val_idxs, ignored), test
+    return *_split(path, tfms, names, labels, of_names, val_idxs, ignored), test
 
 
 def from_names(
@@ -146,6 +137,7 @@ def from_names(
     folder: str,
     val_idxs: ValIdxs,
     hold_out: HoldOut,
+    groups: GroupFunc,
     test_name: str | None,
     *,
     test_with_labels: bool,
@@ -154,11 +146,9 @@ def from_names(
     """See `ImageClassifierData.from_name_func`."""
     found = _found(path, folder, test_name, allow_outside)
     names, labels, ignored = labelled_by_name(found, label_func)
-    if val_idxs is None:
-        val_idxs = hold_out.rows(found, names, labels)
-    elif hold_out.groups is not None:
-        raise ValueError("groups: val_idxs name the validation rows already. Pass one of them.")
-    trn, val = _split(path, tfms, names, labels, check_val_idxs(val_idxs, len(names)), ignored)
+    of_names = _groups_of(found, names, groups)
+    val_idxs = hold_out.rows(labels, of_names) if val_idxs is None else check_val_idxs(val_idxs, len(names))
+    trn, val = _split(path, tfms, names, labels, of_names, val_idxs, ignored)
     check_trained(trn.labels, val.labels, folder)
     if test_name is None:
         if test_with_labels:
@@ -189,7 +179,7 @@ def from_tables(
         raise ValueError(
             f"{rules.call}: the table has rows for test, and test_name={test_name!r} too. Pass one of them."
         )
-    trn, val = _split(path, tfms, rows.names, rows.labels, rows.val_idxs, rows.ignored)
+    trn, val = _split(path, tfms, rows.names, rows.labels, rows.groups, rows.val_idxs, rows.ignored)
     check_trained(trn.labels, val.labels, next(iter(tables.values())).name)
     if rows.test_labels is not None:
         return trn, val, _of_files(path, tfms[1], rows.test_names, rows.test_labels, {})
@@ -198,31 +188,33 @@ def from_tables(
     return trn, val, _unlabelled(find_files(path, test_name, allow_outside=allow_outside), rows.labels, tfms)
 
 
-def from_sources(tfms: Tfms | None, sources: Sequence[Source], labels: Sequence[Labels]) -> Sets:
+def from_sources(tfms: Tfms | None, sources: Sequence[Source], labels: Sequence[Labels], groups: Groups) -> Sets:
     """Pair the training, validation and, when it is there, test images or rows with their labels.
 
     Args:
         tfms: of images; None for rows.
         sources: two or three.
         labels: as many.
+        groups: of the training rows.
+
+    Raises:
+        ValueError: groups are not one for each training row.
     """
+    if groups is not None and len(groups) != len(labels[0]):
+        raise ValueError(f"groups must have one entry per training row, {len(labels[0]):,}, got {len(groups):,}")
     trn, val, *test = (
         Dataset(source, y, None if tfms is None else tfms[0 if i == 0 else 1])
         for i, (source, y) in enumerate(zip(sources, labels, strict=True))
     )
-    return trn, val, test[0] if test else None
+    return replace(trn, groups=_numbers(groups)), val, test[0] if test else None
 
 
 def from_rows(
     tfms: Tfms, rows: Mapping[str, LabelledRows], rules: LabelRules, val_idxs: ValIdxs, hold_out: HoldOut
 ) -> Sets:
     """See `ImageClassifierData.from_shards`; without 'valid', rows of 'train' are held out."""
-    given = {"val_idxs": val_idxs is not None, "groups": hold_out.groups or rows["train"].groups is not None}
-    for name in given:
-        if given[name] and "valid" in rows:
-            raise ValueError(f"{rules.call}: {name} chooses validation rows, and there are some already. Leave it out.")
-    if all(given.values()):
-        raise ValueError(f"{rules.call}: val_idxs name the validation rows already. Pass val_idxs or groups.")
+    if val_idxs is not None and "valid" in rows:
+        raise ValueError(f"{rules.call}: val_idxs choose validation rows, and there are some already. Leave them out.")
     labels = labels_of(rows, rules)
     made = {
         part: Dataset(one.source, labels[part], tfms[0 if part == "train" else 1], ignored=one.ignored)
@@ -230,13 +222,15 @@ def from_rows(
     }
     trn, test = made["train"], made.get("test")
     if "valid" in made:
-        return trn, made["valid"], test
+        return *_with_groups(trn, rows["train"].groups, made["valid"], rows["valid"].groups), test
+    chosen = val_idxs is not None or rows["train"].groups is not None
     if val_idxs is None:
-        val_idxs = hold_out.of_rows(rows["train"], trn.labels)
+        val_idxs = hold_out.rows(trn.labels, rows["train"].groups)
         log(f"{rules.call}: {len(val_idxs)} of {len(trn)} images are for validation (val_pct=)")
     val_idxs = np.sort(check_val_idxs(val_idxs, len(trn)))
-    others, held_out = trn.take(np.setdiff1d(np.arange(len(trn)), val_idxs)), trn.take(val_idxs)
-    if any(given.values()) and not rules.allow_empty:
+    whole = replace(trn, groups=_numbers(rows["train"].groups))
+    others, held_out = whole.take(np.setdiff1d(np.arange(len(trn)), val_idxs)), whole.take(val_idxs)
+    if chosen and not rules.allow_empty:
         check_trained(others.labels, held_out.labels, rules.call)
     return others, replace(held_out, tfms=tfms[1], ignored={}), test
 
@@ -253,7 +247,8 @@ def _found(path: Path, folder: str, test_name: str | None, allow_outside: bool) 
 
 def _say_labels_of(found: Found, classes: Sequence[str]) -> None:
     if set(found.classes) & set(classes):
-        log(f"{found.folder} has folders of the classes, which are not used: test_with_labels=True measures on them")
+        measures = remedy("test_with_labels=True", "fastclf eval RUN DATA/test")
+        log(f"{found.folder} has folders of the classes, which are not used: {measures} measures on them")
 
 
 def _of_files(path: Path, tfms: Transforms, names: Sequence[str], labels: Labels, ignored: dict[str, int]) -> Dataset:
@@ -265,12 +260,52 @@ def _split(
     tfms: Tfms,
     names: Sequence[str],
     labels: Labels,
+    groups: Groups,
     val_idxs: npt.NDArray[np.int64],
     ignored: dict[str, int],
 ) -> tuple[Dataset, Dataset]:
     trn_idxs, val_idxs = np.setdiff1d(np.arange(len(names)), val_idxs), np.sort(val_idxs)
-    trn = _of_files(path, tfms[0], [names[i] for i in trn_idxs], labels.take(trn_idxs), ignored)
-    return trn, _of_files(path, tfms[1], [names[i] for i in val_idxs], labels.take(val_idxs), {})
+    whole = _of_files(path, tfms[0], names, labels, ignored)
+    whole = replace(whole, groups=_numbers(groups))
+    return whole.take(trn_idxs), replace(whole.take(val_idxs), tfms=tfms[1], ignored={})
+
+
+def _numbers(groups: Groups) -> npt.NDArray[np.int64] | None:
+    return None if groups is None else numbered(groups)
+
+
+def _groups_of(found: Found, names: Sequence[str], groups: GroupFunc) -> Groups:
+    """Return the group of each name, relative to the folder of the images, as the user's function says."""
+    return None if groups is None else _asked_groups([found.inner(name) for name in names], groups)
+
+
+def with_groups(rows: Mapping[str, LabelledRows], groups: Callable[[str], Hashable]) -> dict[str, LabelledRows]:
+    """Return rows with the group of each, as the user's function says of the names of training and validation."""
+    return {
+        part: one if part == "test" else replace(one, groups=_asked_groups(one.source.names, groups))
+        for part, one in rows.items()
+    }
+
+
+def _asked_groups(names: Sequence[str], groups: Callable[[str], Hashable]) -> list[Hashable]:
+    """Return the group of each name, as the user's function says.
+
+    Raises:
+        LabelError: it fails, or gives none; names the name.
+    """
+    given = [asked(groups, "groups", name) for name in names]
+    for name, group in zip(names, given, strict=True):
+        if is_missing(group):
+            raise LabelError(f"groups gives {group!r} for {name!r}. Return a group of its own, such as the name.")
+    return given
+
+
+def _with_groups(trn: Dataset, trn_groups: Groups, val: Dataset, val_groups: Groups) -> tuple[Dataset, Dataset]:
+    """Return the sets with the numbers of their groups: a group that is in both has one number."""
+    if trn_groups is None:
+        return trn, val
+    both = numbered([*trn_groups, *(val_groups or ())])
+    return replace(trn, groups=both[: len(trn)]), replace(val, groups=both[len(trn) :] if val_groups else None)
 
 
 def _unlabelled(found: Found, labels: Labels, tfms: Tfms) -> Dataset:

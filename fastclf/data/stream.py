@@ -19,14 +19,13 @@ import torch
 
 from fastclf.data.bad_images import BadImages
 from fastclf.data.dataset import Dataset
-from fastclf.data.sources.array_checks import numpy_of
 from fastclf.data.sources.files import FileSource
 from fastclf.data.sources.labels import Labels
 from fastclf.data.sources.listing import find_files, images_in
 from fastclf.data.sources.source import Source, Version
-from fastclf.data.sources.split import is_missing
 from fastclf.data.validation.verified import image_suffix, reason
 from fastclf.files import given_path, temporary_folder
+from fastclf.interop import is_missing, numpy_of
 
 _BATCHES = 64  # of a block
 _PIXELS = 1 << 26  # of a block of images in memory, unless one batch alone has more

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from fastclf.data.sources.tables.labels import read_values
 from fastclf.data.sources.tables.reading import read_csv
 from fastclf.data.sources.tables.rules import Column, TableRules
 from fastclf.errors import LabelError
+from fastclf.interop import as_text
 from fastclf.report import counted
 
 
@@ -115,7 +115,8 @@ def of_list(y: Any, like: Labels, n: int) -> Labels:
         LabelError: a name is no class of the model; names them.
         ValueError: they are not as many, or something else.
     """
-    values = [_as_text(row) for row in (y.tolist() if hasattr(y, "tolist") else y)]
+    given = y.tolist() if hasattr(y, "tolist") else y
+    values = [[*map(as_text, row)] if isinstance(row, list | tuple) else as_text(row) for row in given]
     if len(values) != n:
         raise ValueError(f"evaluate: y must have one entry per image, got {len(values):,} for {n:,} images.")
     if like.is_reg:
@@ -130,13 +131,6 @@ def of_list(y: Any, like: Labels, n: int) -> Labels:
     if not like.is_multi:
         return Labels(np.array([row[0] for row in found], np.int64), like.classes)
     return Labels(indicators(found, like.c), like.classes, is_multi=True)
-
-
-def _as_text(label: Any) -> Any:
-    """Return names that are bytes, as HDF5 has them, as text; also in lists of them."""
-    if isinstance(label, list | tuple):
-        return [_as_text(name) for name in label]
-    return os.fsdecode(label) if isinstance(label, bytes) else label
 
 
 def _check_names(rows: list[list[Any]], classes: Sequence[str]) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from fastclf.data.sources.array_checks import numpy_of
 from fastclf.data.sources.names import printable, shorten
+from fastclf.interop import numpy_of
 from fastclf.report import encodable, log
 from fastclf.training.metrics import without_prediction
 

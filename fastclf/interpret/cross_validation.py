@@ -117,7 +117,7 @@ def cross_validation(
         targets=targets,
         folds=folds,
         each=each,
-        overall={name: _mean(values) for name, values in each.items()},
+        overall={name: measures.mean_of_defined(values) for name, values in each.items()},
         intervals={name: pair for name, pair in ends.items() if pair is not None},
         notes=notes,
     )
@@ -152,8 +152,3 @@ def _measured(p: Floats, y: Array, labels: Labels) -> dict[str, float]:
         return measures.of_several_labels(p, y > 0, p > HALF, np.full(labels.c, HALF)).overall
     found = measures.of_one_label(probabilities(p), y, topk=5).overall
     return {name: value for name, value in found.items() if name not in _OF_ONE_LABEL}
-
-
-def _mean(values: Floats) -> float:
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if len(defined) else np.nan

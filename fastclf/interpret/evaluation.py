@@ -16,7 +16,7 @@ from fastclf.interpret import intervals, measures
 from fastclf.interpret.intervals import Interval
 from fastclf.interpret.measures import Measures
 from fastclf.interpret.tables import Cells, Measured, number, plain
-from fastclf.report import counted
+from fastclf.report import counted, listed
 from fastclf.training.metrics import without_prediction
 
 if TYPE_CHECKING:
@@ -242,12 +242,8 @@ def _notes_on(found: Measures, names: list[str], n: int) -> list[str]:
     if "rows" in found.each:
         absent = [name for name, rows in zip(names, found.each["rows"], strict=True) if not rows]
         if absent:
-            notes.append(f"no row is of {_listed(absent)}: n/a, and averages leave out what is n/a")
+            notes.append(f"no row is of {listed(absent)}: n/a, and averages leave out what is n/a")
         always = [name for name, predicted in zip(names, found.each["predicted"], strict=True) if predicted == n]
         if always and n > 1:
-            notes.append(f"every row was predicted to be {_listed(always)}")
+            notes.append(f"every row was predicted to be {listed(always)}")
     return notes
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")

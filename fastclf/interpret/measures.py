@@ -103,11 +103,11 @@ def of_several_labels(probs: Floats, true: Flags, chosen: Flags, thresholds: Flo
         overall = {
             "exact_match": metrics.accuracy_score(true, chosen),
             "accuracy": 1 - metrics.hamming_loss(true, chosen),
-            "balanced_accuracy": _mean(each["balanced_accuracy"]),
+            "balanced_accuracy": mean_of_defined(each["balanced_accuracy"]),
             **_averages(each, true, chosen),
             "roc_auc_micro": _roc_auc(true.ravel(), probs.ravel()),
             "average_precision_micro": _average_precision(true.ravel(), probs.ravel()),
-            **{name: _mean(each[name]) for name in ("log_loss", "kappa", "mcc")},
+            **{name: mean_of_defined(each[name]) for name in ("log_loss", "kappa", "mcc")},
             "calibration_error": calibration_error(probs.ravel(), true.ravel()),
         }
     return Measures(_floats(overall), each)
@@ -124,7 +124,7 @@ def of_regression(preds: Floats, y: Floats) -> Measures:
             "mae": metrics.mean_absolute_error(y, preds, **several),
             "rmse": metrics.root_mean_squared_error(y, preds, **several),
         }
-    return Measures({name: _mean(values) for name, values in each.items()}, each)
+    return Measures({name: mean_of_defined(values) for name, values in each.items()}, each)
 
 
 def calibration_error(confidences: Floats, right: Flags) -> float:
@@ -147,9 +147,9 @@ def _decisions(y: NDArray[Any], guess: NDArray[Any], **how: Any) -> dict[str, Fl
 
 
 def _averages(each: dict[str, Any], y: NDArray[Any], guess: NDArray[Any], **how: Any) -> dict[str, float]:
-    averages = {f"{name}_macro": _mean(each[name]) for name in ("precision", "recall", "f1")}
+    averages = {f"{name}_macro": mean_of_defined(each[name]) for name in ("precision", "recall", "f1")}
     averages |= {f"{name}_micro": float(v) for name, v in _decisions(y, guess, average="micro", **how).items()}
-    return averages | {f"{name}_macro": _mean(each[name]) for name in ("roc_auc", "average_precision")}
+    return averages | {f"{name}_macro": mean_of_defined(each[name]) for name in ("roc_auc", "average_precision")}
 
 
 def _rankings(probs: Floats, true: Flags) -> dict[str, Floats]:
@@ -172,7 +172,8 @@ def _average_precision(true: Flags, scores: Floats) -> float:
     return float(average_precision_score(true, scores)) if true.any() else np.nan
 
 
-def _mean(values: Floats) -> float:
+def mean_of_defined(values: Floats) -> float:
+    """Return the mean of the values that are not NaN; NaN where there is none."""
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if defined.size else np.nan
 

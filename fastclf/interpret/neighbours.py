@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastclf.argument_checks import check_count
 from fastclf.data.dataset import Dataset
 from fastclf.data.sources.names import printable, shorten
 from fastclf.interpret.tables import Cells, Table
 from fastclf.ops import gather_rows
-from fastclf.training.inputs import check_count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

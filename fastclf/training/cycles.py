@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence, Sized
 
+from fastclf.argument_checks import check_count, check_numbers
 from fastclf.schedules import Constant, Cosine, Function, OneCycle, RateFunction, Schedule, Triangle, as_schedule
-from fastclf.training.inputs import check_count, check_numbers
 
 
 def n_epochs(n_cycle: int, cycle_len: int | None, cycle_mult: float) -> int:

@@ -41,6 +41,7 @@ _DECAYS_OF_FEW = (1e-2, 3e-2, 1e-1)
 _DECAY_OF_MANY, _STEPS_OF_MANY, _EPOCHS_OF_MANY = 1e-3, 2000, (5, 20)
 _ENOUGH = 500  # held-out rows by which settings are compared
 _HOPELESS = 1.1  # times the lowest loss
+_CLEAR = 3.0  # standard errors of a difference
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,7 +220,22 @@ def predict_splits(
 
 def mean_loss(crit: NLL | BCE, logits: Logits, y: NDArray[Any]) -> float:
     """Return the mean loss of rows ``[n, c]`` by their labels, in float64."""
-    return float(crit.from_logits(torch.from_numpy(logits).double(), torch.from_numpy(y)))
+    return float(row_losses(crit, logits, y).mean())
+
+
+def row_losses(crit: NLL | BCE, logits: Logits, y: NDArray[Any]) -> NDArray[np.float64]:
+    """Return what each row has in that mean, ``[n] float64``."""
+    return crit.of_rows(torch.from_numpy(logits).double(), torch.from_numpy(y)).numpy()
+
+
+def clearly_above(losses: NDArray[np.float64], lowest: NDArray[np.float64]) -> bool:
+    """Return whether one setting's losses of rows ``[n]`` are so far above another's that more rows would not turn it.
+
+    Three standard errors of the paired difference, by 500 rows or more, say so (racing; Maron and Moore, "Hoeffding
+    races", 1994).
+    """
+    above = losses - lowest
+    return len(above) >= _ENOUGH and bool(above.mean() > _CLEAR * above.std(ddof=1) / np.sqrt(len(above)))
 
 
 def try_settings(
@@ -233,7 +249,8 @@ def try_settings(
     """Return the logits ``[m, c]`` of the rows that each split holds out, by a head at the setting.
 
     Of logistic regressions of one split and scaling, the lowest decays take the solver longest. From high ones to low
-    ones the loss falls, and then rises: None for those beyond one whose loss is a tenth above the lowest.
+    ones the loss falls, and then rises: None for those beyond one whose loss is a tenth
+    or `clearly_above` the lowest.
     """
     found: list[Logits | None] = [None] * len(jobs)
     trained = [(i, setting, split) for i, (setting, split) in enumerate(jobs) if isinstance(setting, HeadSetting)]
@@ -279,11 +296,14 @@ class _Path:
 
     def __call__(self, stop: Event) -> None:
         paths = LinearPaths(self.ds, self.split.train, crit=self.crit)
-        losses: list[float] = []
+        lowest: NDArray[np.float64] | None = None
         for setting, head in paths.heads(self.scaling, sorted((one.decay for one in self.work), reverse=True)):
             self.found[setting] = predict_rows(head, self.ds, self.split.held_out)
-            losses.append(mean_loss(self.crit, self.found[setting], self.ds.y[self.split.held_out]))
-            if stop.is_set() or losses[-1] > _HOPELESS * min(losses):
+            losses = row_losses(self.crit, self.found[setting], self.ds.y[self.split.held_out])
+            if lowest is None or losses.mean() < lowest.mean():
+                lowest = losses
+            hopeless = losses.mean() > _HOPELESS * lowest.mean() or clearly_above(losses, lowest)
+            if hopeless or stop.is_set():
                 break
         self.unsolved = paths.unsolved
 

@@ -1,42 +1,36 @@
-"""Many heads on the rows of one data set: settings to compare, folds to hold out, shares of the rows to learn from."""
+"""Many heads on the rows of one data set: of settings to compare, or of shares of the rows to learn from."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Hashable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from threading import Event
-from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastclf.argument_checks import check_count, check_numbers
 from fastclf.data.dataset import Dataset
 from fastclf.data.loader import LoaderOptions, RowLoader, Rows
 from fastclf.data.sources.labels import Labels
-from fastclf.data.sources.names import some
-from fastclf.data.sources.split import numbered, tag_groups
-from fastclf.interrupts import Interrupts
 from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
 from fastclf.ops import HeadSpec, predict
 from fastclf.philox import check_seed
-from fastclf.report import Progress, warn
 from fastclf.schedules import Cosine
 from fastclf.training.engine import EngineSteps, run_together
-from fastclf.training.inputs import check_count, check_numbers
-from fastclf.training.loop import derived_seed
+from fastclf.training.folds import make_folds as make_folds
+from fastclf.training.folds import most_folds as most_folds
+from fastclf.training.folds import usual_folds as usual_folds
+from fastclf.training.inputs import refuse_numbers
 from fastclf.training.losses import constant_logits
 from fastclf.training.optimizer import SGDR
 from fastclf.training.steps import Rates
+from fastclf.training.tasks import run_all as run_all
 
-_SECONDS_TO_SIGNALS = 0.1
 _MOST_TOGETHER = 8  # of what heads share, an eighth is left
 _WEIGHTS_TOGETHER = 1 << 23  # bytes
-_FOLDS, _FOLDS_OF_MANY = 5, 3
-_MANY = 8192  # rows from which on chance has little part in a figure: fewer folds tell as much
 _STEPS, _LEAST_EPOCHS, _MOST_EPOCHS = 400, 5, 30  # of a head
 
 
@@ -88,11 +82,6 @@ class HeadRun:
     seed: int
 
 
-def usual_folds(n: int) -> int:
-    """Return how many folds suit ``n`` rows: 5, or 3 of more than 8,192."""
-    return _FOLDS if n <= _MANY else _FOLDS_OF_MANY
-
-
 def train_heads(
     ds: Dataset, runs: Sequence[HeadRun], *, crit: NLL | BCE, bs: int, device: torch.device | str = "cpu"
 ) -> list[Head]:
@@ -132,87 +121,6 @@ def predict_rows(head: Head, ds: Dataset, rows: NDArray[np.int64]) -> NDArray[np
     assert spec is not None
     assert ds.rows is not None
     return predict(spec, ds.rows, rows).cpu().numpy()
-
-
-def make_folds(
-    labels: Labels, k: int, *, groups: Sequence[Hashable] | None = None, stratify: bool = True, seed: int
-) -> NDArray[np.int64]:
-    """Deal the rows out into folds of about one size, with scikit-learn.
-
-    Args:
-        labels: of the rows. Where a row may have several, its combination of labels counts as its class, or its rarest
-            label where that combination is rare, see `tag_groups`.
-        k: number of folds; at most as many as the most frequent class has rows are made, where they are stratified.
-        groups: one entry per row; a group is never divided between folds.
-        stratify: whether each fold gets its share of each class.
-        seed: of the shuffle, 0 <= seed < 2**64.
-
-    Returns:
-        The fold of each row, ``[N] int64`` in ``0..k-1``.
-
-    Raises:
-        ValueError: the labels are numbers to be predicted; there are fewer rows or groups than folds; no class has two
-            rows; the groups do not fill the folds, or are not one per row.
-    """
-    refuse_numbers("folds", labels)
-    check_count("folds", "k", k, least=2)
-    check_seed("folds", seed)
-    n = len(labels)
-    if groups is not None and len(groups) != n:
-        raise ValueError(f"groups must have one entry per row, {n:,}, got {len(groups):,}")
-    strata = _strata(labels) if stratify else np.zeros(n, np.int64)
-    largest = int(np.bincount(strata).max())
-    if largest < 2:
-        raise ValueError("no class has two training rows, so that none can be held out. Add images.")
-    units = n if groups is None else len(set(groups))
-    if k > units:
-        what = "rows" if groups is None else "groups"
-        raise ValueError(f"k must be at most the number of {what}, {units:,}, got {k}")
-    if k > largest:
-        warn(f"k={k} folds are more than the {largest:,} rows of the most frequent class: {largest} are made.")
-        k = largest
-    folds = _dealt(k, strata, groups, derived_seed(seed, "folds") % 2**32)
-    _warn_unlearnt(labels, folds)
-    return folds
-
-
-def most_folds(labels: Labels) -> int:
-    """Return the most stratified folds that `make_folds` makes of the rows."""
-    return int(np.bincount(_strata(labels)).max(initial=0))
-
-
-def _dealt(k: int, strata: NDArray[np.int64], groups: Sequence[Hashable] | None, seed: int) -> NDArray[np.int64]:
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-
-    dealer = (StratifiedKFold if groups is None else StratifiedGroupKFold)(k, shuffle=True, random_state=seed)
-    folds = np.empty(len(strata), np.int64)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that a class has fewer rows than there are folds
-        for fold, (_, rows) in enumerate(dealer.split(strata, strata, None if groups is None else numbered(groups))):
-            folds[rows] = fold
-            if len(rows) == 0:
-                raise ValueError(f"the groups do not fill {k} folds: a few hold most rows. Pass a lower k.")
-    return folds
-
-
-def _strata(labels: Labels) -> NDArray[np.int64]:
-    if not labels.is_multi:
-        return np.asarray(labels.y, np.int64)
-    names = np.array(labels.classes)
-    return numbered(tag_groups([tuple(names[row > 0].tolist()) for row in labels.y]))
-
-
-def _warn_unlearnt(labels: Labels, folds: NDArray[np.int64]) -> None:
-    """Warn of classes that the head of some fold never sees."""
-    has = labels.y > 0 if labels.is_multi else labels.y[:, None] == np.arange(labels.c)
-    in_folds = sum((has[folds == fold].any(0).astype(int) for fold in np.unique(folds)), np.zeros(labels.c, int))
-    alone = [name for name, n in zip(labels.classes, in_folds, strict=True) if n == 1]
-    if alone:
-        classes = "class" if len(alone) == 1 else "classes"
-        warn(
-            f"all rows of the {classes} {some(alone)} are in one fold, and the head that predicts them "
-            "never sees one. Add images of them."
-        )
 
 
 class _RunLoader(RowLoader):
@@ -318,38 +226,6 @@ def _groups(work: Sequence[_HeadWork], workers: int) -> list[list[_HeadWork]]:
     return sorted(groups, key=lambda group: -sum(one.nbytes * len(one.loader.served) for one in group))
 
 
-class Task(Protocol):
-    """What `run_all` runs."""
-
-    @property
-    def work(self) -> Sequence[Any]:
-        """The heads that it trains."""
-
-    def __call__(self, stop: Event) -> None:
-        """Train them; return early once the event is set."""
-
-
-def run_all(tasks: Sequence[Task], workers: int) -> None:
-    """Run tasks, which end early once the event is set, on threads of their own; an interrupt or an error sets it."""
-    stop = Event()
-    with (
-        Interrupts() as interrupts,
-        Progress(sum(len(task.work) for task in tasks), "train", "heads") as progress,
-        ThreadPoolExecutor(workers, "fastclf-head") as pool,
-        interrupts.released(),
-    ):
-        sizes = {pool.submit(task, stop): len(task.work) for task in tasks}
-        left = set(sizes)
-        try:
-            while left:
-                done, left = wait(left, timeout=_SECONDS_TO_SIGNALS, return_when=FIRST_COMPLETED)
-                for future in done:
-                    future.result()
-                    progress.advance(sizes[future])
-        finally:
-            stop.set()
-
-
 @dataclass(frozen=True)
 class _Task:
     """Trains heads that share their input."""
@@ -393,12 +269,6 @@ def _check(ds: Dataset, crit: NLL | BCE, bs: int) -> None:
     if not isinstance(crit, wanted):
         raise ValueError(f"train_heads: crit must be {wanted.__name__} for these labels, got {crit!r}")
     check_count("train_heads", "bs", bs, least=2)
-
-
-def refuse_numbers(call: str, labels: Labels) -> None:
-    """Raise ValueError where the labels are numbers, which heads on their own are not trained for."""
-    if labels.is_reg:
-        raise ValueError(f"{call}: the labels must be classes, got numbers to be predicted (a regression)")
 
 
 def _checked_rows(given: NDArray[np.int64], n: int) -> NDArray[np.int64]:

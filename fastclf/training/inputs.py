@@ -10,8 +10,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from fastclf.data.classifier_data import ImageClassifierData
+from fastclf.data.sources.labels import Labels
 from fastclf.data.transforms.spec import TransformSpec
-from fastclf.report import counted
+from fastclf.report import counted, remedy
 
 _REMEDY = "Pass tfms(open_image(fn))[None] with tfms = data.tfms[1]."
 _MARGIN = 4  # times the range of transformed images: other mean and deviation stay below, pixels 0..255 do not
@@ -78,41 +79,17 @@ def check_data(call: str, data: object) -> None:
         raise ValueError(f"{call}: data must be an ImageClassifierData, got a {type(data).__name__}")
 
 
-def check_count(call: str, name: str, value: object, least: int = 1) -> None:
-    """Raise ValueError unless an argument is a whole number of at least 1: a loop up to 1.5 would never end."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{call}: {name} must be a whole number of at least {least}, got {value!r}")
-
-
-def check_numbers(call: str, name: str, *values: object) -> None:
-    """Raise ValueError unless all values of an argument are finite numbers."""
-    if not all(isinstance(value, int | float | np.number) and np.isfinite(value) for value in values):
-        got = values[0] if len(values) == 1 else values
-        raise ValueError(f"{call}: {name} must be {'a number' if len(values) == 1 else 'numbers'}, got {got!r}")
-
-
-def check_flag(call: str, name: str, value: object) -> None:
-    """Raise ValueError unless an argument is True or False: the text 'no' would count as True."""
-    if not isinstance(value, bool | np.bool_):
-        raise ValueError(f"{call}: {name} must be True or False, got {value!r}")
-
-
-def check_functions(call: str, name: str, given: object, kind: type | None = None) -> None:
-    """Raise ValueError unless an argument is a list of functions, or of objects of a kind."""
-    what = "functions" if kind is None else f"{kind.__name__} objects"
-    fits = callable if kind is None else lambda one: isinstance(one, kind)
-    if not isinstance(given, list | tuple):
-        raise ValueError(f"{call}: {name} must be a list of {what}, got {given!r}. Put it into brackets.")
-    wrong = [one for one in given if not fits(one)]
-    if wrong:
-        raise ValueError(f"{call}: {name} must be a list of {what}, got {wrong[0]!r} in it.")
-
-
 def check_batch_norm(module: nn.Module, loader: Any) -> None:
     """Raise ValueError where batches of one row meet a BatchNorm over rows that trains; modes are those of training."""
     if loader.bs == 1 and any(isinstance(layer, nn.BatchNorm1d) and layer.training for layer in module.modules()):
         raise ValueError(
             f"fit: bs=1 cannot train BatchNorm, which needs two rows in a batch, got "
-            f"{counted(loader.n, 'training row')} in "
-            "batches of one. Make the data with bs=2 or more, or call learn.bn_freeze(True)."
+            f"{counted(loader.n, 'training row')} in batches of one. "
+            + remedy("Make the data with bs=2 or more, or call learn.bn_freeze(True).", "Pass --bs 2 or more.")
         )
+
+
+def refuse_numbers(call: str, labels: Labels) -> None:
+    """Raise ValueError where the labels are numbers, which heads on their own are not trained for."""
+    if labels.is_reg:
+        raise ValueError(f"{call}: the labels must be classes, got numbers to be predicted (a regression)")

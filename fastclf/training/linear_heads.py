@@ -204,7 +204,8 @@ class _Rows:
         scaled = self._factor * weight
         for block in range(len(self.blocks)):
             x = self._read(block)
-            yield (x @ scaled.to(x.dtype)).double(), partial(self._back, x)
+            # Few columns: a product of theirs transposed takes half the time of x @ scaled.
+            yield (scaled.T.to(x.dtype) @ x.T).T.double(), partial(self._back, x)
 
     def _back(self, x: Tensor, gradient: Tensor) -> Tensor:
         return self._factor * (gradient.to(x.dtype).T @ x).T.double()

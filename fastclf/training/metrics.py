@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastclf.data.sources.array_checks import numpy_of
+from fastclf.interop import numpy_of
 
 Values = Tensor | NDArray[Any]
 Metric = Callable[..., Any]

@@ -4,15 +4,13 @@ import os
 
 import numpy as np
 import pytest
+from helpers import TFMS
 from PIL import Image
 
-from fastclf import tfms_from_stats
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.image import open_image
 from fastclf.data.sources.ignored import CACHE_TAG
 from fastclf.errors import BadImageError
-
-TFMS = tfms_from_stats(([0.5] * 3, [0.5] * 3), 16)
 
 
 @pytest.fixture

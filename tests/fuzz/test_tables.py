@@ -11,14 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from fuzzing import fuzzed
+from helpers import TFMS
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from fastclf import tfms_from_stats
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.errors import DataError
 
-TFMS = tfms_from_stats(([0.5] * 3, [0.5] * 3), 16)
 NAMES = ["000", "1e3", "NA", "a b", "ä", "-x", "=1+1", "x,y", "x;y", 'q"q', "new\nline", "sub/x", "sub/deep/000", "😀"]
 ARGUMENT = r"^(from_csv: (sep|encoding|cat_separator)|val_idxs must|stratified_idxs|a folder)"
 

@@ -7,10 +7,12 @@ from helpers import out_of_fold, row_data
 
 from fastclf import NLL, HeadLearner
 from fastclf.training import head_choice
+from fastclf.training.folds import make_folds
 from fastclf.training.head_choice import (
     Choice,
     Split,
     choose,
+    clearly_above,
     for_fewer,
     head_at,
     mean_loss,
@@ -19,7 +21,7 @@ from fastclf.training.head_choice import (
     try_settings,
     usual_settings,
 )
-from fastclf.training.head_runs import HeadRun, HeadSetting, make_folds, predict_rows, train_heads
+from fastclf.training.head_runs import HeadRun, HeadSetting, predict_rows, train_heads
 from fastclf.training.linear_heads import LinearSetting, linear_heads
 
 TRAINED = [HeadSetting(0.05, wd, 2, xtra_fc=(7,)) for wd in (1e-3, 1e-1)]
@@ -153,3 +155,14 @@ def test_a_head_of_all_rows(ds, rng):
     for setting in (HeadSetting(0.05, 1e-3, 20, xtra_fc=(7,)), LINEAR[1]):
         head = head_at(setting, ds, rows, 4, **HOW)
         assert (predict_rows(head, ds, rows).argmax(1) == ds.y[rows]).mean() > 0.5
+
+
+def test_what_chance_explains_is_not_clearly_above(rng):
+    lowest = rng.exponential(size=2000)
+    noise = rng.standard_normal(2000)
+    noise -= noise.mean()
+    error = noise.std(ddof=1) / np.sqrt(2000)
+    assert clearly_above(lowest + noise + 3.01 * error, lowest)
+    assert not clearly_above(lowest + noise + 2.99 * error, lowest)
+    assert not clearly_above(lowest, lowest)
+    assert not clearly_above(lowest[:499] + 1, lowest[:499])  # few rows are never clear

@@ -18,7 +18,7 @@ from fastclf.losses import BCE, L1, NLL
 from fastclf.models.head import Head
 from fastclf.philox import permutation
 from fastclf.training import head_runs
-from fastclf.training.head_runs import HeadRun, HeadSetting, make_folds, predict_rows, train_heads
+from fastclf.training.head_runs import HeadRun, HeadSetting, predict_rows, train_heads
 
 FAST = HeadSetting(lr=0.05, wd=1e-2, epochs=2, ps=(0.1, 0.3), xtra_fc=(7,))
 
@@ -187,59 +187,6 @@ def test_a_head_knows_nothing_of_other_rows(rng):
     assert same(head, *train_heads(ds, [run], crit=NLL(), bs=8))
 
 
-def test_folds_are_stratified(rng):
-    labels = rows_of(rng, n=103).labels
-    folds = make_folds(labels, 5, seed=0)
-    assert folds.dtype == np.int64
-    counts = np.array([np.bincount(labels.y[folds == fold], minlength=3) for fold in range(5)])
-    assert (np.ptp(counts, axis=0) <= 1).all()
-    np.testing.assert_array_equal(folds, make_folds(labels, 5, seed=0))
-    assert not np.array_equal(folds, make_folds(labels, 5, seed=1))
-    plain = np.bincount(make_folds(labels, 5, stratify=False, seed=0))
-    assert np.ptp(plain) <= 1
-
-
-def test_classes_of_fewer_rows_than_folds_make_fewer_folds(rng):
-    ds = rows_of(rng, n=60)
-    ds.y[:] = np.minimum(np.arange(60) // 3, 2)
-    most = int(np.bincount(ds.y).max())
-    rare = Labels(np.repeat(np.arange(20), 3), [f"c{i}" for i in range(20)])
-    with pytest.warns(UserWarning, match="k=5 folds are more than the 3 rows of the most frequent class"):
-        folds = make_folds(rare, 5, seed=0)
-    assert all(sorted(folds[rare.y == k]) == [0, 1, 2] for k in range(20))
-    with pytest.raises(ValueError, match="no class has two training rows"):
-        make_folds(Labels(np.arange(4), list("abcd")), 2, seed=0)
-    with pytest.raises(ValueError, match="k must be at most the number of rows, 60"):
-        make_folds(ds.labels, most + 10, seed=0)
-
-
-@pytest.mark.parametrize("several", [False, True])
-@pytest.mark.parametrize("stratify", [False, True])
-def test_no_group_is_divided(rng, several, stratify):
-    labels = rows_of(rng, n=120, several=several).labels
-    groups = [f"place {i}" for i in rng.integers(25, size=120)]
-    folds = make_folds(labels, 4, groups=groups, stratify=stratify, seed=3)
-    assert all(len({fold for fold, g in zip(folds, groups, strict=True) if g == group}) == 1 for group in set(groups))
-    assert sorted(set(folds)) == [0, 1, 2, 3]
-
-
-def test_rare_combinations_of_labels_count_as_their_rarest_label(rng):
-    labels = rows_of(rng, n=200, c=8, several=True).labels
-    labels.y[:, 7] = 0
-    labels.y[rng.choice(200, 9, replace=False), 7] = 1
-    folds = make_folds(labels, 4, seed=0)
-    assert all(labels.y[folds == fold, 7].any() for fold in range(4))
-    assert np.ptp(np.bincount(folds)) <= 1
-
-
-def test_a_class_in_one_fold_is_warned_of(rng, caplog):
-    ds = rows_of(rng)
-    ds.y[:] = np.where(ds.y == 2, 0, ds.y)
-    ds.y[4] = 2
-    with pytest.warns(UserWarning, match=r"all rows of the class .*class2.* are in one fold"):
-        make_folds(ds.labels, 3, seed=0)
-
-
 def test_arguments_are_checked(rng):
     ds = rows_of(rng)
     run = HeadRun(FAST, np.arange(50), 0)
@@ -259,11 +206,6 @@ def test_arguments_are_checked(rng):
         (lambda: HeadSetting(lr=0.0), "lr must be above 0"),
         (lambda: HeadSetting(wd=float("nan")), "wd must be a number"),
         (lambda: HeadSetting(epochs=0), "epochs must be a whole number"),
-        (lambda: make_folds(numbers.labels, 2, seed=0), "must be classes"),
-        (lambda: make_folds(ds.labels, 1, seed=0), "k must be a whole number of at least 2"),
-        (lambda: make_folds(ds.labels, 51, seed=0), "at most the number of rows, 50"),
-        (lambda: make_folds(ds.labels, 3, groups=[0, 1] * 25, seed=0), "at most the number of groups, 2"),
-        (lambda: make_folds(ds.labels, 3, groups=[0, 1], seed=0), "one entry per row, 50, got 2"),
     ]:
         with pytest.raises(ValueError, match=message):
             what()

@@ -45,6 +45,22 @@ def test_bce_with_weights_and_smoothing_matches_float64(rng):
     assert float(loss(torch.from_numpy(p).float(), target)) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_parts_of_rows_are_those_of_the_mean(rng, weighted):
+    n, c, s = 19, 6, 0.1
+    logits, w = torch.from_numpy(rng.standard_normal((n, c))), rng.uniform(0.2, 3, c)
+    y, several = torch.from_numpy(rng.integers(0, c, n)), torch.from_numpy(rng.integers(0, 2, (n, c)))
+    for kind, target in ((NLL, y), (BCE, several)):
+        loss = kind(torch.from_numpy(w) if weighted else None, s)
+        parts = loss.of_rows(logits, target)
+        assert parts.shape == (n,)
+        assert float(parts.mean()) == pytest.approx(float(loss.from_logits(logits, target)), rel=1e-12)
+        for i in range(n):  # a row that alone changes, changes its own part
+            other = logits.clone()
+            other[i] += torch.from_numpy(rng.standard_normal(c))
+            assert (loss.of_rows(other, target) != parts).tolist() == [row == i for row in range(n)]
+
+
 def test_bce_of_extreme_logits_has_a_gradient():
     logits = torch.tensor([[200.0]], requires_grad=True)
     loss = BCE().from_logits(logits, torch.zeros(1, 1))

@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from fastclf.data.sources.arrays import ArraySource, pixels_hint
 from fastclf.data.sources.labels import Labels, check_classes, warn_absent
 from fastclf.data.sources.source import Source
 from fastclf.errors import DataError, LabelError
 from fastclf.files import given_path
+from fastclf.interop import as_text, numpy_of
 from fastclf.report import log
 
 _BLOCK_BYTES = 1 << 26
@@ -91,14 +90,6 @@ def _mapped(file: str | os.PathLike[str], name: str) -> npt.NDArray[Any]:
         raise DataError(
             f"from_arrays: {name} x: {file} is not a .npy file of numbers: {error}. Save it anew."
         ) from error
-
-
-def numpy_of(values: Any) -> npt.NDArray[Any]:
-    """Return an array, also of a tensor on any device, that requires gradients, or of bfloat16, which numpy lacks."""
-    if not isinstance(values, Tensor):
-        return np.asarray(values)
-    values = values.detach().cpu()
-    return np.asarray((values.float() if values.dtype == torch.bfloat16 else values).numpy())
 
 
 def _as_array(values: Any, what: str) -> npt.NDArray[Any]:
@@ -220,10 +211,9 @@ def _as_labels(ys: Mapping[str, Any], classes: Sequence[str] | None, *, continuo
 
 
 def _decoded(y: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return names that are bytes, as HDF5 has them, as text."""
-    if y.dtype.kind not in "SO" or not y.size or not all(isinstance(name, bytes) for name in y.ravel().tolist()):
-        return y
-    return np.array([os.fsdecode(name) for name in y.ravel().tolist()]).reshape(y.shape)
+    """Return names that are bytes as text."""
+    are_bytes = y.size and y.dtype.kind in "SO" and all(isinstance(name, bytes) for name in y.ravel().tolist())
+    return np.array([*map(as_text, y.ravel().tolist())]).reshape(y.shape) if are_bytes else y
 
 
 def _say_one_hot(y: npt.NDArray[Any]) -> None:

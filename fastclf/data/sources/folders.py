@@ -10,11 +10,11 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from fastclf.data.sources.labels import Labels, check_classes, difference, lookalikes, warn_absent
-from fastclf.data.sources.layout import by_name, flat
+from fastclf.data.sources.layout import by_name, flat, take_as_train
 from fastclf.data.sources.listing import Found, nothing_in
 from fastclf.data.sources.names import printable, some
 from fastclf.errors import LabelError
-from fastclf.report import warn
+from fastclf.report import remedy, warn
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _deeper(found: Found, only: str) -> str:
     folder = PurePosixPath(found.folder, only).as_posix()
     deeper = sorted({name.split("/", 1)[0] for name in names if "/" in name})
     if len(deeper) > 1:
-        return f" {folder} holds the folders {some(deeper)}: if these are the classes, pass trn_name={folder!r}."
+        return f" {folder} holds the folders {some(deeper)}: if these are the classes, {take_as_train(folder)}."
     call = by_name(folder, names)
     return f" If the names in {folder} contain the class: {call}." if call else ""
 
@@ -92,7 +92,8 @@ def _deeper(found: Found, only: str) -> str:
 def _check_empty(empty: Sequence[str], where: str, rules: FolderRules) -> None:
     if empty and not rules.allow_empty:
         raise LabelError(
-            f"{where}: {some(empty)} hold no image. Add images, remove the folder, or pass allow_empty=True."
+            f"{where}: {some(empty)} hold no image. Add images, "
+            f"{remedy('remove the folder, or pass allow_empty=True', 'or remove the folder')}."
         )
     if empty:
         warn(f"{where}: {some(empty)} hold no image; the model cannot learn these classes.")
@@ -103,10 +104,10 @@ def _check_unknown(unknown: Counter[str], classes: Sequence[str], where: str, ru
         return
     names = sorted(unknown)
     if not rules.drop_unknown:
+        add, drop = "add the classes to the training set", "pass drop_unknown=True"
         raise LabelError(
             f"{where}: {some(names)} are not classes of the training set, which has {some(classes)}."
-            f"{_lookalike(names, classes)} Rename or remove these folders, add the classes to the training set, or "
-            "pass drop_unknown=True."
+            f"{_lookalike(names, classes)} Rename or remove these folders, {remedy(f'{add}, or {drop}', f'or {add}')}."
         )
     warn(f"{where}: {unknown.total()} images of {some(names)}, no classes of the training set, are left out.")
 

@@ -14,9 +14,10 @@ import numpy.typing as npt
 from fastclf.data.sources.names import Names, some
 from fastclf.data.sources.row_labels import LabelledRows, read_labels
 from fastclf.data.sources.source import Source, Version
-from fastclf.data.sources.values import encoded, fingerprint, needed
+from fastclf.data.sources.values import encoded, fingerprint
 from fastclf.errors import DataError, LabelError
 from fastclf.files import given_path
+from fastclf.interop import needed
 
 _SPLITS = {"train": ("train",), "valid": ("validation", "valid", "val", "dev"), "test": ("test",)}
 _TIMES = 10**18  # nanoseconds: times that have passed, as nothing changes any more
@@ -29,7 +30,7 @@ class HfSource(Source):
     """
 
     def __init__(self, root: Path, rows: Any, column: str, split: str) -> None:
-        features = needed("datasets", "hf").Image(decode=False)
+        features = needed("datasets", "fastclf[hf]").Image(decode=False)
         self._rows = rows.with_format(None).select_columns([column]).cast_column(column, features)
         self._column = column
         self._index = np.arange(len(rows))
@@ -69,7 +70,7 @@ def splits_of(data: Any, val: str | None, test: str | None) -> tuple[Path | None
         ValueError: there is no such split, or it would be two sets.
         TypeError: it is nothing of the three.
     """
-    datasets = needed("datasets", "hf")
+    datasets = needed("datasets", "fastclf[hf]")
     folder = given_path(data).absolute() if isinstance(data, str | os.PathLike) else None
     if folder is not None:
         data = _loaded(datasets, folder)
@@ -120,7 +121,7 @@ def read_hf(
         splits: see `splits_of`.
         image_col: the column of the images.
         label_col: that of the labels, which a test set may lack.
-        group_col: that of groups of training rows; None for none.
+        group_col: that of groups of training and validation rows; None for none.
 
     Raises:
         DataError: a column cannot be used.
@@ -128,10 +129,11 @@ def read_hf(
     """
     rows = {part: _rows_of(root, *split, image_col, label_col, part == "test") for part, split in splits.items()}
     if group_col is not None:
-        own = splits["train"][1]
-        if group_col not in own.features:
-            raise DataError(f"from_hf: groups must be one of {some(own.column_names)}, got {group_col!r}.")
-        rows["train"] = replace(rows["train"], groups=_column(own, group_col))
+        for part in rows.keys() - {"test"}:
+            own = splits[part][1]
+            if group_col not in own.features:
+                raise DataError(f"from_hf: groups must be one of {some(own.column_names)}, got {group_col!r}.")
+            rows[part] = replace(rows[part], groups=_column(own, group_col))
     return rows
 
 
@@ -140,7 +142,7 @@ def _column(rows: Any, name: str) -> Any:
 
 
 def _rows_of(root: Path, split: str, rows: Any, image_col: str, label_col: str, is_test: bool) -> LabelledRows:
-    datasets = needed("datasets", "hf")
+    datasets = needed("datasets", "fastclf[hf]")
     if image_col not in rows.features:
         raise DataError(f"from_hf: image_col must be one of {some(rows.column_names)}, got {image_col!r}.")
     kind = rows.features[image_col]

@@ -10,7 +10,7 @@ from pathlib import Path
 from fastclf.data.sources.ignored import OWN_FOLDERS
 from fastclf.data.sources.listing import inner_name, look
 from fastclf.data.sources.names import printable, some
-from fastclf.report import counted, log
+from fastclf.report import counted, log, remedy
 
 # Other names that the folder of a set often has, in lower case.
 _ALIASES = {
@@ -68,7 +68,7 @@ def _present(path: Path, name: str, argument: str, fits: Callable[[Path], bool] 
         raise FileNotFoundError(f"there is no folder {path / name}, but {some(others)}. Pass {argument}= to choose.")
     if not others:
         return None
-    log(f"no folder {name}: {printable(others[0])!r} is taken for it ({argument}= chooses another)")
+    log(f"no folder {name}: {printable(others[0])!r} is taken for it{remedy(f' ({argument}= chooses another)', '')}")
     return others[0]
 
 
@@ -84,9 +84,10 @@ def _elsewhere(path: Path) -> str:
         classes = [name for name in look(folder)[0] if look(folder / name)[1]]
         if len(classes) > 1:
             inner = folder.relative_to(path).as_posix()
+            share = remedy("a fifth (val_pct=)", "a fifth")
             return (
-                f"{folder} holds images in the folders {some(classes)}. If these are the classes, pass "
-                f"trn_name={inner!r}; without a folder of validation images, a fifth (val_pct=) of them is held out."
+                f"{folder} holds images in the folders {some(classes)}. If these are the classes, "
+                f"{take_as_train(inner)}; without a folder of validation images, {share} of them is held out."
             )
     for folder in folders:
         if images := look(folder)[1]:
@@ -104,6 +105,11 @@ def _two_levels(path: Path) -> Iterator[Path]:
         yield from (folder / name for name in look(folder)[0])
 
 
+def take_as_train(folder: str) -> str:
+    """The argument that takes a folder below the root for the training set."""
+    return f"pass {remedy(f'trn_name={folder!r}', f'the folder {folder!r} as DATA')}"
+
+
 def flat(path: Path, folder: str, names: Sequence[str]) -> str:
     """Describe images that no folder labels, and the calls that could.
 
@@ -114,13 +120,18 @@ def flat(path: Path, folder: str, names: Sequence[str]) -> str:
     """
     table = next((file.name for file in sorted(path.glob("*.[ct]sv"))), None)
     where = "Where a table does" if table is None else f"Where {table!r} does"
+    csv = str(path / (table or "labels.csv"))
     return (
         f"{path / folder} holds {counted(len(names), 'image')} in no folder of a class, such as {some(names[:2])}. "
-        f"Where the names hold the class: {by_name(folder, names) or _from_name_re(_EXAMPLE, folder)}; or "
-        f"from_name_func, with a function of the name. {where}: {_MAKER}.from_csv(path, {folder!r}, "
-        f"{str(path / (table or 'labels.csv'))!r}, "
-        "tfms=tfms)."
+        f"Where the names hold the class: {by_name(folder, names) or _from_name_re(_EXAMPLE, folder)}"
+        f"{remedy('; or from_name_func, with a function of the name', '')}. {where}: "
+        + remedy(f"{_MAKER}.from_csv(path, {folder!r}, {csv!r}, tfms=tfms).", f"--csv {csv!r}{in_folder(folder)}.")
     )
+
+
+def in_folder(folder: str) -> str:
+    """The option that names a folder of images below the root, where it is not the root itself."""
+    return "" if folder == "." else f" --folder {folder!r}"
 
 
 def by_name(folder: str, names: Sequence[str]) -> str | None:
@@ -135,4 +146,5 @@ def by_name(folder: str, names: Sequence[str]) -> str | None:
 
 def _from_name_re(pattern: str, folder: str) -> str:
     where = "" if folder == "." else f", folder={folder!r}"
-    return f"{_MAKER}.from_name_re(path, r'{pattern}'{where}, tfms=tfms)"
+    call = f"{_MAKER}.from_name_re(path, r'{pattern}'{where}, tfms=tfms)"
+    return remedy(call, f"--name-re '{pattern}'{in_folder(folder)}")

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from fastclf.data.sources.ignored import OWN_FOLDERS, is_a_programs, is_hidden, is_tagged
 from fastclf.data.sources.names import printable, some
 from fastclf.errors import DataError
-from fastclf.report import warn
+from fastclf.report import remedy, warn
 
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".webp", ".avif", ".heic", ".heif", ".hif"),
@@ -137,7 +137,7 @@ class _Walk:
         if not self.allow_outside and not target.is_relative_to(self.root):
             raise DataError(
                 f"{printable(name)} is a link out of {self.found.path}, to {target}. Put the file itself in its place, "
-                "or pass allow_outside=True."
+                f"or pass {_allow_outside()}."
             )
 
     def _list(self, name: str) -> None:
@@ -198,7 +198,7 @@ def _warn_links(found: Found) -> None:
     if found.links:
         warn(
             f"{found.folder}: {len(found.links)} link(s) to folders are not followed, first "
-            f"{printable(found.links[0])}. Put the folder itself in its place, or pass allow_outside=True."
+            f"{printable(found.links[0])}. Put the folder itself in its place, or pass {_allow_outside()}."
         )
 
 
@@ -231,3 +231,7 @@ def nothing_in(found: Found) -> str:
         f"there are no images below {found.path / found.folder}: {len(found.others)} other file(s), "
         f"{len(found.hidden)} hidden, {len(found.classes)} folder(s). Images end in {', '.join(EXTENSIONS)}."
     )
+
+
+def _allow_outside() -> str:
+    return remedy("allow_outside=True", "--allow-outside")

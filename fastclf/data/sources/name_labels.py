@@ -12,7 +12,7 @@ from fastclf.data.sources.labels import Labels, check_classes
 from fastclf.data.sources.listing import Found, images_in
 from fastclf.data.sources.names import printable, some
 from fastclf.errors import LabelError
-from fastclf.report import counted, warn
+from fastclf.report import counted, remedy, warn
 
 T = TypeVar("T")
 
@@ -24,26 +24,40 @@ def label_by(pat: str | re.Pattern[str]) -> Callable[[str], str | None]:
         ValueError: the expression has no group, or several.
         LabelError: later, when a name does not match.
     """
+    return _part_of_name(
+        pat,
+        remedy("from_name_re: pat", "--name-re"),
+        "the label",
+        remedy(
+            "move the file, or use from_name_func, whose function may return None for an image that is to be left out",
+            "or move the file",
+        ),
+    )
+
+
+def group_by(pat: str) -> Callable[[str], str]:
+    """Make a function that takes from a name what the image belongs to, as `label_by` does the label."""
+    return _part_of_name(pat, "--group-re", "what an image belongs to", "or write (...|.*) to match every name")
+
+
+def _part_of_name(pat: str | re.Pattern[str], argument: str, what: str, otherwise: str) -> Callable[[str], str]:
     try:
         pattern = re.compile(pat)
     except re.error as error:
-        raise ValueError(f"from_name_re: pat must be a regular expression, got {pat!r}: {error}.") from error
+        raise ValueError(f"{argument} must be a regular expression, got {pat!r}: {error}.") from error
     if pattern.groups != 1:
         raise ValueError(
-            f"from_name_re: pat must have one group in parentheses, the label, got {pattern.groups} in "
-            f"{pattern.pattern!r}. Write (?:...) around what is not a label."
+            f"{argument} must have one group in parentheses, {what}, got {pattern.groups} in "
+            f"{pattern.pattern!r}. Write (?:...) around what is not {what}."
         )
 
-    def label(name: str) -> str | None:
+    def part(name: str) -> str:
         match = pattern.search(name)
         if match is None:
-            raise LabelError(
-                f"from_name_re: {pattern.pattern!r} does not match {name!r}. Fix it, move the file, or use "
-                "from_name_func, whose function may return None for an image that is to be left out."
-            )
+            raise LabelError(f"{argument}: {pattern.pattern!r} does not match {name!r}. Fix it, {otherwise}.")
         return match[1]
 
-    return label
+    return part
 
 
 def labelled_by_name(

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastclf.files import publish, user_cache
+from fastclf.report import listed
 
 _MOST_SHOWN = 28  # characters
 _TAKEN_AT_ONCE = 1 << 16  # names
@@ -117,8 +118,7 @@ def shorten(name: str) -> str:
 
 def some(names: Sequence[str]) -> str:
     """Quote the first five of some names."""
-    shown = ", ".join(repr(name) for name in names[:5])
-    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown or "none"
+    return listed(names, form=repr) or "none"
 
 
 def write_list(path: Path, name: str, header: tuple[str, str], rows: Iterable[tuple[str, str]]) -> Path | None:

@@ -24,9 +24,10 @@ from fastclf.data.sources.names import Names, some
 from fastclf.data.sources.row_labels import LabelledRows, Value, read_labels
 from fastclf.data.sources.source import Source, Version
 from fastclf.data.sources.tar_index import Stamp
-from fastclf.data.sources.values import encoded, needed
+from fastclf.data.sources.values import encoded
 from fastclf.errors import DataError, LabelError
 from fastclf.files import publish
+from fastclf.interop import needed
 from fastclf.report import log_once
 
 _KEPT = 1 << 28  # bytes of row groups that are kept, unless one alone has more
@@ -105,7 +106,7 @@ def _groups(file: Path) -> list[int]:
 
 
 def _opened(file: Path) -> Any:
-    parquet, arrow = needed("pyarrow.parquet", "parquet"), needed("pyarrow", "parquet")
+    parquet, arrow = needed("pyarrow.parquet", "fastclf[parquet]"), needed("pyarrow", "fastclf[parquet]")
     try:
         return parquet.ParquetFile(file)
     except arrow.ArrowInvalid as error:
@@ -160,13 +161,13 @@ def _decoded(group: RowGroup) -> Any:
     try:
         with _opened(Path(group.path)) as file:
             return file.read_row_group(group.number, columns=[group.column]).column(group.column)
-    except (DataError, needed("pyarrow", "parquet").ArrowException) as error:
+    except (DataError, needed("pyarrow", "fastclf[parquet]").ArrowException) as error:
         raise OSError(errno.EIO, f"its row group is damaged: {error}") from error
 
 
 def _unpacked(group: RowGroup) -> tuple[Any, bool]:
     """Return a row group, and whether it is mapped: from its decoded copy, which is made where there is room for it."""
-    arrow = needed("pyarrow", "parquet")
+    arrow = needed("pyarrow", "fastclf[parquet]")
     folder = Path(group.root, "tmp", "row_groups")
     own = hashlib.sha256(repr((group.path, group.stamp, group.number, group.column)).encode()).hexdigest()[:32]
     place = folder / f"{own}.arrow"
@@ -186,12 +187,12 @@ def _unpacked(group: RowGroup) -> tuple[Any, bool]:
 
 
 def _mapped(place: Path) -> Any:
-    arrow = needed("pyarrow", "parquet")
+    arrow = needed("pyarrow", "fastclf[parquet]")
     return arrow.ipc.open_file(arrow.memory_map(str(place))).read_all().column(0)
 
 
 def _write_arrow(table: Any, file: Path) -> None:
-    arrow = needed("pyarrow", "parquet")
+    arrow = needed("pyarrow", "fastclf[parquet]")
     with arrow.OSFile(str(file), "wb") as out, arrow.ipc.new_file(out, table.schema) as writer:
         writer.write_table(table)
 
@@ -206,7 +207,7 @@ def read_parquet(
         files: 'train' and, where there are some, 'valid' and 'test'.
         image_col: the column of the images.
         label_col: that of the labels, which a test set may lack.
-        group_col: that of groups of training rows; None for none.
+        group_col: that of groups of training and validation rows; None for none.
 
     Raises:
         DataError: a file or a column cannot be used.
@@ -214,7 +215,8 @@ def read_parquet(
     """
     rows = {part: _rows_of(root, those, image_col, label_col, part) for part, those in files.items()}
     if group_col is not None:
-        rows["train"] = replace(rows["train"], groups=_groups_in(files["train"], group_col))
+        for part in rows.keys() - {"test"}:
+            rows[part] = replace(rows[part], groups=_groups_in(files[part], group_col))
     return rows
 
 
@@ -263,7 +265,7 @@ def _rows_of(root: Path, files: Sequence[Path], image_col: str, label_col: str, 
 
 def _kind(schema: Any, column: str, file: Path) -> str:
     """Return whether a column holds bytes or paths."""
-    types = needed("pyarrow", "parquet").types
+    types = needed("pyarrow", "fastclf[parquet]").types
     if column not in schema.names:
         raise DataError(f"from_parquet: image_col must be one of {some(schema.names)} in {file}, got {column!r}.")
     kind = schema.field(column).type

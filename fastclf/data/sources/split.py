@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastclf.interop import is_missing
 from fastclf.philox import STREAM_SPLIT, permutation
-from fastclf.report import counted, warn
+from fastclf.report import counted, remedy, warn
+
+_FEW = 3  # rows: a combination of labels with fewer joins the others of its rarest label
 
 
 def get_cv_idxs(n: int, cv_idx: int = 0, val_pct: float = 0.2, seed: int = 42) -> npt.NDArray[np.int64]:
@@ -66,8 +69,8 @@ def stratified_idxs(groups: Sequence[Hashable], val_pct: float, seed: int) -> np
     if k < 1:
         raise ValueError(
             f"stratified_idxs: val_pct={val_pct} must leave a row for validation, got "
-            f"{counted(len(groups), 'row')} in {counted(len(members), 'group')}. Name the validation rows "
-            "yourself, or add rows."
+            f"{counted(len(groups), 'row')} in {counted(len(members), 'group')}. "
+            + remedy("Name the validation rows yourself, or add rows.", "Add images, or put some into a folder valid.")
         )
     return np.sort(np.array(free, np.int64)[np.floor((np.arange(k) + 0.5) * len(free) / k).astype(np.int64)])
 
@@ -135,35 +138,27 @@ def numbered(values: Any, argument: str = "groups") -> npt.NDArray[np.int64]:
     return np.array([known.setdefault(value, len(known)) for value in values], np.int64)
 
 
-def is_missing(value: Any) -> bool:
-    """Return whether a value is None, NaN, or pandas' NA or NaT."""
-    if isinstance(value, float | np.floating):
-        return bool(np.isnan(value))
-    return value is None or type(value).__name__ in ("NAType", "NaTType")
-
-
 def _all_in(labels: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> bool:
     return len(np.unique(labels[rows])) == int(labels.max(initial=-1)) + 1
 
 
-def tag_groups(rows: Sequence[tuple[str, ...]], few: int = 3) -> list[Hashable]:
-    """Group rows of several labels for `stratified_idxs`: by their combination, or by their rarest label.
+def tag_groups(rows: Sequence[tuple[str, ...]]) -> list[Hashable]:
+    """Group rows of several labels for `stratified_idxs`: by their combination, or a rare one by its rarest label.
 
     Where labels are many, most combinations occur in a row or two; by themselves none of these would ever be validated.
 
     Args:
         rows: the labels of each row.
-        few: a combination with fewer rows is put to the others of its rarest label.
 
     Returns:
         A group for each row such that every label keeps a row for training.
     """
     combinations = Counter(rows)
     counts = Counter(tag for tags in rows for tag in tags)
-    kept = {tag for tags, n in combinations.items() if n >= few for tag in tags}
+    kept = {tag for tags, n in combinations.items() if n >= _FEW for tag in tags}
     groups: list[Hashable] = []
     for row, tags in enumerate(rows):
-        if combinations[tags] >= few or not tags:
+        if combinations[tags] >= _FEW or not tags:
             groups.append(tags)
         elif kept.issuperset(tags):
             groups.append(min(tags, key=lambda tag: (counts[tag], tag)))

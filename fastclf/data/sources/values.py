@@ -5,24 +5,8 @@ from __future__ import annotations
 import errno
 import hashlib
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
-
-from fastclf.errors import BackendError
-
-
-def needed(module: str, extra: str) -> ModuleType:
-    """Import what an extra of fastclf installs.
-
-    Raises:
-        BackendError: it is not there; says how to install it.
-    """
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise BackendError(f"{module} cannot be imported ({error}): pip install fastclf[{extra}]") from error
 
 
 def encoded(value: Any, folder: Path) -> bytes:

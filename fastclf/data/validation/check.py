@@ -6,13 +6,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from fastclf.data.dataset import Dataset
 from fastclf.data.sources.labels import lookalikes
 from fastclf.data.sources.names import printable, shorten
 from fastclf.data.validation.duplicates import Place, Sets, contradicts, same_bytes
 from fastclf.data.validation.scan import ScanReport
 from fastclf.data.validation.verified import VerifiedImages
-from fastclf.report import counted, encodable, warn
+from fastclf.report import counted, encodable, listed, remedy, warn
 
 NEAR_EMPTY = 10
 """A class with fewer training rows is reported."""
@@ -64,7 +66,7 @@ class CheckReport:
         return [*self._bytes(), *self._classes(), *self._files()]
 
     def _bytes(self) -> Iterator[str]:
-        drop = "Drop them: data = data.without_duplicates()"
+        drop = remedy("Drop them: data = data.without_duplicates()", "Keep one of each")
         valid = "of valid or test"
         yield from _listed(self.leaks, f"{valid} is|{valid} are", "in train too, byte for byte", drop, " = ")
         yield from _listed(self.relabelled, "has|have", "the same bytes as another and a different label", drop, " = ")
@@ -77,23 +79,24 @@ class CheckReport:
         alike = [f"{one!r} and {other!r}" for one, other in self.lookalikes]
         uneven = imbalance(trained, UNEVEN)
         if few:
-            remedy = "Add images" if len(few) == len(trained) else "Add images, or put what is rare into one class"
+            helps = "Add images" if len(few) == len(trained) else "Add images, or put what is rare into one class"
             what = counted(len(few), "class has", "classes have")
-            yield f"{what} fewer than {NEAR_EMPTY} training images: {_names(few)}. {remedy}"
+            yield f"{what} fewer than {NEAR_EMPTY} training images: {listed(few, _SHOWN)}. {helps}"
         if unmeasured:
             yield (
                 f"{counted(len(unmeasured), 'class has', 'classes have')} no image in valid, so nothing is measured "
-                f"there: {_names(unmeasured)}. Move some there from train"
+                f"there: {listed(unmeasured, _SHOWN)}. Move some there from train"
             )
         if alike:
-            yield f"classes that look the same: {_names(alike)}. Rename one, or put their images together"
+            yield f"classes that look the same: {listed(alike, _SHOWN)}. Rename one, or put their images together"
         if uneven:
             yield uneven
 
     def _files(self) -> Iterator[str]:
         bad = [(f"{name}: {why}",) for name, why in self.scan.bad.items()]
-        remedy = "They are left out" if _SKIPPED in self.ignored else 'Train without them: on_bad="skip"'
-        yield from _listed(bad, "cannot|cannot", "be decoded", remedy)
+        skip = remedy('on_bad="skip"', "--on-bad skip")
+        helps = "They are left out" if _SKIPPED in self.ignored else f"Train without them: {skip}"
+        yield from _listed(bad, "cannot|cannot", "be decoded", helps)
         squash = "Show them whole: tfms_from_model(..., crop_type=CropType.NO)"
         yield from _listed(
             [(name,) for name in self.elongated],
@@ -173,9 +176,10 @@ def imbalance(counts: dict[str, int], factor: int = IMBALANCE) -> str | None:
     most, least = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
     if counts[most] < factor * counts[least]:
         return None
+    weigh = 'class_weights="auto" in the learner'
     return (
         f"classes of very different size: {most!r} has {counts[most]:,} training rows, {least!r} {counts[least]:,}. "
-        'Accuracy alone means little here; class_weights="auto" in the learner makes the rare ones weigh more'
+        f"Accuracy alone means little here; {remedy(weigh, f'in Python, {weigh}')} makes the rare ones weigh more"
     )
 
 
@@ -184,6 +188,20 @@ def warn_imbalance(trn: Dataset) -> None:
     text = imbalance(dict(zip(trn.classes, trn.labels.counts().tolist(), strict=False)))
     if text is not None:
         warn(f"{text}.")
+
+
+def warn_divided(trn: Dataset, val: Dataset) -> None:
+    """Warn of groups that have images or rows in both sets."""
+    if trn.groups is None or val.groups is None:
+        return
+    both = np.intersect1d(trn.groups, val.groups)
+    if len(both):
+        one, other = (ds.source.name(int(np.argmax(ds.groups == both[0]))) for ds in (trn, val))
+        warn(
+            f"{counted(len(both), 'group has', 'groups have')} images in train and in valid, such as {printable(one)} "
+            f"and {printable(other)}: figures on valid look better than they are. Without a validation set of "
+            "your own, one is chosen that divides no group."
+        )
 
 
 def _counts(ds: Dataset) -> list[int]:
@@ -241,8 +259,3 @@ def _listed(found: Sequence[tuple[str, ...]], verbs: str, what: str, remedy: str
         shown = "; ".join(sign.join(map(printable, names)) for names in found[:_SHOWN])
         one, several = verbs.split("|")
         yield f"{counted(len(found), f'image {one}', f'images {several}')} {what}; first {shown}. {remedy}"
-
-
-def _names(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_SHOWN])
-    return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import TFMS
 from image_kinds import PIXELS, expected, kinds, planar_tiff, saved
 from PIL import Image
 
-from fastclf import tfms_from_stats
 from fastclf.activations import cached_copies
 from fastclf.data.bad_images import MAX_PIXELS
 from fastclf.data.classifier_data import ImageClassifierData
@@ -28,8 +28,6 @@ from fastclf.data.decode.worker import PIXELS_AT_ONCE, _File, _groups
 from fastclf.data.image import open_image
 from fastclf.data.validation.scan_cache import scan_cache
 from fastclf.errors import BackendError, BadImageError
-
-TFMS = tfms_from_stats(([0.5] * 3, [0.5] * 3), 16)
 
 
 @pytest.mark.parametrize("name", kinds())
@@ -360,6 +358,7 @@ def test_a_copy_goes_with_the_version_of_its_file(odd_data):
 def test_a_cache_folder_that_cannot_be_written(odd_data, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("fastclf.report._logged", set())
     assert odd_data.scan().decoded == 20
     assert len(list(odd_data.fix_dl)) == 3
     assert capsys.readouterr().out.count("cannot be written") == 1

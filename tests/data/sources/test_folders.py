@@ -7,14 +7,13 @@ import unicodedata
 
 import numpy as np
 import pytest
+from helpers import TFMS
 
 from fastclf import tfms_from_stats
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.sources.ignored import tag_as_results
 from fastclf.data.sources.listing import look
 from fastclf.errors import BadImageError, DataError, LabelError
-
-TFMS = tfms_from_stats(([0.5] * 3, [0.5] * 3), 16)
 
 
 def load(path, **options):

@@ -6,13 +6,12 @@ import warnings
 
 import numpy as np
 import pytest
+from helpers import TFMS
 
-from fastclf import tfms_from_stats
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.sources.layout import flat
 from fastclf.errors import LabelError
 
-TFMS = tfms_from_stats(([0.5] * 3, [0.5] * 3), 16)
 OTHER_NAMES = {"valid": ["val", "Validation", "dev"], "train": ["Training", "TRAIN"], "test": ["Testing", "Test"]}
 LEFTOVERS = [
     *("__MACOSX", "@eaDir", ".ipynb_checkpoints", "#recycle", "@Recycle", "$RECYCLE.BIN", "lost+found", "LOST.DIR"),
@@ -306,6 +305,9 @@ def test_groups_are_not_divided(folders, save_image):
     assert not people[0] & people[1]
     assert 6 <= len(data.val_ds) <= 12
     assert set(data.val_y.tolist()) == {0, 1}
-    (folders / "valid").mkdir()
-    with pytest.raises(ValueError, match="valid is the validation set already"):
-        load(folders, groups=lambda name: name)
+    save_image(folders / "valid" / "cat" / "p7_1000.png")
+    save_image(folders / "valid" / "dog" / "p99_1000.png")
+    with pytest.warns(UserWarning, match="1 group has images in train and in valid, such as .*p7_.* and .*p7_1000.png"):
+        data = load(folders, groups=lambda name: name.split("/")[1].split("_")[0])
+    assert len(set(data.trn_ds.groups.tolist())) == 10
+    assert len(set(data.val_ds.groups.tolist()) - set(data.trn_ds.groups.tolist())) == 1

@@ -4,12 +4,10 @@ import re
 
 import numpy as np
 import pytest
+from helpers import TFMS
 
-from fastclf import tfms_from_stats
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.errors import LabelError
-
-TFMS = tfms_from_stats(([0.5] * 3, [0.5] * 3), 16)
 
 
 def by_re(path, pat, **options):
@@ -115,8 +113,9 @@ def test_rows_for_validation(flat):
     data = by_re(flat, "(rain|sun)", folder="images", groups=lambda name: name[-5], val_pct=0.4)
     digits = [{name[-5] for name in ds.fnames} for ds in (data.trn_ds, data.val_ds)]
     assert not digits[0] & digits[1]
-    with pytest.raises(ValueError, match="val_idxs name the validation rows already"):
-        by_re(flat, "(rain|sun)", folder="images", val_idxs=[0, 9], groups=lambda name: name)
+    with pytest.warns(UserWarning, match="groups? ha.* images in train and in valid"):
+        data = by_re(flat, "(rain|sun)", folder="images", val_idxs=[0, 9], groups=lambda name: name[-5])
+    assert list(data.val_ds.fnames) == [sorted(TRUTH)[0], sorted(TRUTH)[9]]
     with pytest.raises(LabelError, match="'rain' occur in validation rows only"):
         by_re(flat, "(rain|sun)", folder="images", val_idxs=[5, 6, 7, 8, 9])
 

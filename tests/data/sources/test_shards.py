@@ -303,7 +303,7 @@ def test_chosen_rows_and_groups(tmp_path):
     held_out = numbers_of(data.val_ds)
     assert len(held_out) == 2
     assert held_out[0] // 2 == held_out[1] // 2
-    with pytest.raises(ValueError, match="val_idxs chooses validation rows, and there are some already"):
+    with pytest.raises(ValueError, match="val_idxs choose validation rows, and there are some already"):
         from_shards(trn, 4, TFMS, tar(tmp_path / "v.tar", samples(2, key="v{}")), val_idxs=[1])
     with pytest.raises(LabelError, match="'b' occur in validation rows only"):
         from_shards(trn, 4, TFMS, val_idxs=[1, 3, 5, 7, 9, 11])

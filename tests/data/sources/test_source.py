@@ -6,17 +6,14 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from helpers import COLOURS, three_colours, tiny_learner
+from helpers import COLOURS, TFMS, three_colours, tiny_learner
 from odd_images import bad_files
 
-from fastclf import tfms_from_stats
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.sources.files import FileSource
 from fastclf.data.sources.source import Source, Version
 from fastclf.errors import BadImageError
 from fastclf.interpret.results import ImageModelResults
-
-TFMS = tfms_from_stats(([0.5] * 3, [0.5] * 3), 16)
 
 
 class ZipSource(Source):

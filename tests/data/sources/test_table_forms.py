@@ -5,13 +5,12 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import TFMS
 
-from fastclf import tfms_from_stats
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.sources.tables.labels import recombine, split_tags
 from fastclf.errors import DataError, LabelError
 
-TFMS = tfms_from_stats(([0.5] * 3, [0.5] * 3), 16)
 N = 24
 IDS = [f"{i:04}" for i in range(N)]
 PETS = [("cat", "dog", "cow")[i % 3] for i in range(N)]
@@ -645,52 +644,3 @@ def _written(load, table, encoding):
 def test_arguments_that_contradict_each_other(load, options, message):
     with pytest.raises(ValueError, match=message):
         load(lines(lambda i: f"{IDS[i]}.jpg,{PETS[i]}", "f,y"), **options)
-
-
-@pytest.mark.parametrize(
-    ("content", "reader"),
-    [
-        (b"PK\x03\x04", "read_excel"),
-        (b"\xd0\xcf\x11\xe0", "read_excel"),
-        (b"\x1f\x8b", "read_csv"),
-        (b"PAR1", "parquet"),
-    ],
-)
-def test_tables_that_are_no_text(tmp_path, content, reader, rng):
-    (tmp_path / "img").mkdir()
-    (tmp_path / "table.csv").write_bytes(content + rng.bytes(100))
-    with pytest.raises(DataError, match=f"table.csv is not text. Read it with pandas .*{reader}"):
-        ImageClassifierData.from_csv(tmp_path, "img", "table.csv", 4, TFMS)
-
-
-RECORDS = pd.DataFrame({"file_name": ["01", "02"], "label": ["cat", "dog"]})
-
-
-@pytest.mark.parametrize(
-    ("content", "reader"),
-    [
-        (
-            RECORDS.to_json(orient="records", lines=True),
-            "lines of records: pd.read_json(file, lines=True, dtype=False)",
-        ),
-        (RECORDS.to_json(orient="records"), "a list of records: pd.read_json(file, dtype=False)"),
-        (RECORDS.to_json(orient="records", indent=1), "a list of records: pd.read_json(file, dtype=False)"),
-        ('{"01.jpg": "cat", "02.jpg": "dog"}', "an object: make a data frame"),
-        ('{\n "01.jpg": {"label": "cat"},\n "02.jpg": {"label": "dog"}\n}', "an object: make a data frame"),
-    ],
-)
-def test_json(tmp_path, content, reader):
-    (tmp_path / "img").mkdir()
-    file = tmp_path / "metadata.jsonl"
-    file.write_text(content)
-    with pytest.raises(DataError, match=f"metadata.jsonl is JSON, {re.escape(reader)}"):
-        ImageClassifierData.from_csv(tmp_path, "img", file.name, 4, TFMS)
-    if "pd." in reader:
-        assert eval(reader.split(": ")[1], {"pd": pd, "file": file}).equals(RECORDS)
-
-
-def test_utf_16_without_a_mark(tmp_path):
-    (tmp_path / "img").mkdir()
-    (tmp_path / "table.csv").write_bytes("f,y\na,b\nc,d\n".encode("utf-16-le"))
-    with pytest.raises(DataError, match=r"every other byte is 0. Pass e.g. encoding='utf-16-le'"):
-        ImageClassifierData.from_csv(tmp_path, "img", "table.csv", 4, TFMS)

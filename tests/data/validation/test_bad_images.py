@@ -12,17 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import TFMS
 from odd_images import png
 from PIL import Image
 
-from fastclf import tfms_from_stats
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.decode.process import decode
 from fastclf.data.image import open_image
 from fastclf.data.validation.scan import scan_sets
 from fastclf.errors import BadImageError
-
-TFMS = tfms_from_stats(([0.5] * 3, [0.5] * 3), 16)
 
 
 def encoded(form="JPEG"):

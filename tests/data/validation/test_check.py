@@ -2,20 +2,17 @@
 
 import os
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
+from helpers import TFMS, image_data
 from odd_images import encoded
 from PIL import Image
 
-from fastclf import tfms_from_stats
 from fastclf.data.classifier_data import ImageClassifierData
 
-TFMS = tfms_from_stats(([0.5] * 3, [0.5] * 3), 16)
-
-
-def load(path, **options):
-    return ImageClassifierData.from_paths(path, 4, TFMS, **options)
+load = partial(image_data, bs=4, augs=())
 
 
 def test_data_as_it_should_be(tmp_path, save_image):

@@ -2,19 +2,16 @@
 
 import shutil
 from collections import defaultdict
+from functools import partial
 
 import numpy as np
 import pytest
+from helpers import TFMS, image_data
 
-from fastclf import tfms_from_stats
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.errors import LabelError
 
-TFMS = tfms_from_stats(([0.5] * 3, [0.5] * 3), 16)
-
-
-def load(path, **options):
-    return ImageClassifierData.from_paths(path, 4, TFMS, **options)
+load = partial(image_data, bs=4, augs=())
 
 
 def expected(data):

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastclf.data.sources.layout import in_folder
 from fastclf.data.sources.tables.files import Files
 from fastclf.data.sources.tables.reading import Cell, LabelTable
-from fastclf.data.sources.tables.rules import Column, TableRules
+from fastclf.data.sources.tables.rules import Column, TableRules, column_argument
 from fastclf.errors import DataError, LabelError
+from fastclf.report import listed, remedy
 
 _SAMPLE = 500
 _NUMBER = re.compile(r"\s*([-+]?[\d.,]+|true|false|)\s*", re.I)
@@ -33,12 +35,14 @@ class Columns:
         file: names of files.
         labels: the labels; empty where the folder of a file is its class.
         split: the set of each row, or None.
+        group: what each row belongs to, or None.
         unused: all others.
     """
 
     file: int
     labels: list[int]
     split: int | None
+    group: int | None
     unused: list[int]
 
 
@@ -51,10 +55,11 @@ def choose(table: LabelTable, files: Files, rules: TableRules) -> Columns:
     """
     file = None if rules.fn_col is None else _position(table, rules.fn_col, "fn_col")
     split = None if rules.split_col is None else _position(table, rules.split_col, "split_col")
+    group = None if rules.groups is None else _position(table, rules.groups, "groups")
     labels = _named_labels(table, rules)
-    named = [position for position in (file, split, *(labels or ())) if position is not None]
+    named = [position for position in (file, split, group, *(labels or ())) if position is not None]
     if len(set(named)) < len(named):
-        raise LabelError(f"{table.name}: fn_col, label_col and split_col must name different columns.")
+        raise LabelError(f"{table.name}: fn_col, label_col, split_col and groups must name different columns.")
     free = [i for i in range(table.width) if i not in named]
     if file is None:
         file = _file_column(table, files, free)
@@ -64,8 +69,8 @@ def choose(table: LabelTable, files: Files, rules: TableRules) -> Columns:
         if uncounted or _have_folders(table, file):
             free = uncounted
         labels = _label_columns(table, files, rules, file, free)
-    unused = [i for i in range(table.width) if i not in (file, split, *labels)]
-    return Columns(file, labels, split, unused)
+    unused = [i for i in range(table.width) if i not in (file, split, group, *labels)]
+    return Columns(file, labels, split, group, unused)
 
 
 def _named_labels(table: LabelTable, rules: TableRules) -> list[int] | None:
@@ -88,20 +93,24 @@ def _position(table: LabelTable, column: Column, argument: str) -> int:
             return header.index(column)
         if column in header:
             raise DataError(
-                f"{table.name}: {header.count(column)} columns are called {column!r}. Pass {argument}= as a number, "
-                f"e.g. {header.index(column)}."
+                f"{table.name}: {header.count(column)} columns are called {column!r}. "
+                f"Pass {column_argument(argument)} as a number, e.g. {header.index(column)}."
             )
         if not header:
-            raise DataError(f"{table.name} has no names of columns. Pass {argument}= as a number, counted from 0.")
+            raise DataError(
+                f"{table.name} has no names of columns. Pass {column_argument(argument)} as a number, counted from 0."
+            )
         near = difflib.get_close_matches(column.lower(), [name.lower() for name in header], 1)
         mean = next((f" Did you mean {name!r}?" for name in header if [name.lower()] == near), "")
-        raise DataError(f"{table.name} has no column {column!r} ({argument}), but {_some(header)}.{mean}")
+        raise DataError(f"{table.name} has no column {column!r} ({argument}), but {listed(header, 20, repr)}.{mean}")
     if not 0 <= column < table.width:
-        raise DataError(f"{table.name} has columns 0 to {table.width - 1}, got {argument}={column!r}.")
+        raise DataError(
+            f"{table.name} has columns 0 to {table.width - 1}, got {column_argument(argument, repr(column))}."
+        )
     if str(column) in header and header.index(str(column)) != column:
         raise DataError(
-            f"{table.name}: {argument}={column} could be the position or the name of a column. Pass {str(column)!r} "
-            "for the name, or rename it."
+            f"{table.name}: {column_argument(argument, column)} could be the position or the name of a column. "
+            f"Pass {str(column)!r} for the name, or rename it."
         )
     return int(column)
 
@@ -109,7 +118,7 @@ def _position(table: LabelTable, column: Column, argument: str) -> int:
 def _file_column(table: LabelTable, files: Files, free: Sequence[int]) -> int:
     """Return the column most of whose cells name files; the first one where none does."""
     if not free:
-        raise DataError(f"{table.name} has no column left that could name the files. Pass fn_col=.")
+        raise DataError(f"{table.name} has no column left that could name the files. Pass {column_argument('fn_col')}.")
     rows = table.rows[:: -(-len(table.rows) // _SAMPLE)]
     hits = {i: sum(files.find(row[i]) is not None for row in rows) for i in free}
     if not any(hits.values()):
@@ -182,13 +191,14 @@ def _listing(table: LabelTable, files: Files, rules: TableRules, file: int, free
     if label is None:
         label = min(rest, key=lambda i: (_is_numbers(values[i]), len(values[i]) < 2, len(values[i])))
     wanted = {"fn_col": file, "label_col": label} | ({} if split is None else {"split_col": split})
-    arguments = "".join(f", {name}={table.title(i)}" for name, i in wanted.items())
-    source = f"'{table.name}'" if rules.call == "from_csv" else "df"
+    arguments = [column_argument(name, table.title(i)) for name, i in wanted.items()]
+    folder, source = files.found.folder, f"'{table.name}'" if rules.call == "from_csv" else "df"
+    call = f"{rules.call}(PATH, {', '.join([repr(folder), source, 'tfms=tfms', *arguments])})"
     return (
         f"{table.name} has {table.width} columns, and none is named as the one of the labels:\n"
         + "\n".join(lines)
-        + f"\nName them, e.g. {rules.call}(PATH, {files.found.folder!r}, {source}, tfms=tfms{arguments}). A list of "
-        "columns of 0 and 1 is several labels; continuous=True predicts their numbers."
+        + f"\nName them, e.g. {remedy(call, ' '.join([f'--csv {source}{in_folder(folder)}', *arguments]))}. A list of "
+        f"columns of 0 and 1 is several labels; {remedy('', 'in Python, ')}continuous=True predicts their numbers."
     )
 
 
@@ -199,7 +209,3 @@ def _is_numbers(cells: set[Cell]) -> bool:
 
 def _cut(text: str) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

@@ -14,6 +14,7 @@ from fastclf.data.sources.listing import EXTENSIONS, UNSUPPORTED, Found
 from fastclf.data.sources.names import printable
 from fastclf.data.sources.tables.reading import Cell
 from fastclf.errors import LabelError
+from fastclf.report import remedy
 
 _IMAGE = re.compile(f".+({'|'.join(map(re.escape, EXTENSIONS + UNSUPPORTED))})", re.IGNORECASE | re.DOTALL)
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
@@ -132,7 +133,7 @@ class Files:
             other = Files(self.found, suffix)
             fixed = sum(other._in_folder(text) in self.there for text in texts) if suffix != self.suffix else 0
             if fixed:
-                return f"Did you mean suffix={suffix!r}? It finds {fixed} of them."
+                return f"Did you mean {remedy(f'suffix={suffix!r}', f'--suffix {suffix}')}? It finds {fixed} of them."
         return ""
 
     def _other_delimiter(self, texts: Sequence[str]) -> str:

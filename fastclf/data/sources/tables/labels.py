@@ -12,7 +12,7 @@ import numpy as np
 from fastclf.data.sources.labels import Labels, check_classes, in_order, indicators
 from fastclf.data.sources.tables.columns import OFF, ON, Columns, distinct_cells, is_indicator
 from fastclf.data.sources.tables.reading import Cell, LabelTable
-from fastclf.data.sources.tables.rules import TableRules
+from fastclf.data.sources.tables.rules import TableRules, column_argument
 from fastclf.errors import DataError, LabelError
 from fastclf.report import warn
 
@@ -267,7 +267,7 @@ def _check_no_id(c: int, values: Values, table: LabelTable, position: int | None
     numeric = all(np.isfinite(_number(text)) for (text,) in values.texts)
     text = (
         f"{table.name}: column {table.title(position)} has {c:,} different labels in {n:,} rows: an id rather than a "
-        "class? label_col= names another column"
+        f"class? {column_argument('label_col')} names another column"
         + ("; for numbers to be predicted pass continuous=True." if numeric else ".")
     )
     if c == n:
@@ -284,7 +284,7 @@ def _numbers(texts: list[tuple[str, ...]], table: LabelTable) -> Labels:
             remedy = (
                 "Decimal commas: pass from_df(..., pd.read_csv(file, sep=';', decimal=','), ...)."
                 if comma
-                else "Fix or remove it, or name other columns with label_col=."
+                else f"Fix or remove it, or name other columns with {column_argument('label_col')}."
             )
             raise LabelError(f"{table.name}: {table.where[i]} must have finite numbers, got {list(fields)}. {remedy}")
     return Labels(y[:, 0] if y.shape[1] == 1 else y, [], is_reg=True)

@@ -17,6 +17,8 @@ import numpy as np
 from fastclf.data.sources.names import Names
 from fastclf.errors import DataError
 from fastclf.files import given_path
+from fastclf.interop import as_text
+from fastclf.report import remedy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -172,7 +174,8 @@ def _decoded(file: Path, encoding: str) -> str:
         raise ValueError(f"from_csv: encoding must be a text encoding that Python knows, got {encoding!r}.") from error
     except UnicodeError as error:
         other = "utf-16-le" if wide else "latin-1"
-        raise DataError(f"{file.name} is not in {encoding}: {error}. Pass e.g. encoding={other!r}.") from error
+        save = remedy(f"Pass e.g. encoding={other!r}", "Save it as UTF-8")
+        raise DataError(f"{file.name} is not in {encoding}: {error}. {save}.") from error
     if form := next((form for begin, form in _JSON.items() if re.match(begin, text)), None):
         raise DataError(f"{file.name} is JSON, {form}, and pass from_df(..., df, ...).")
     return text
@@ -299,15 +302,13 @@ def _cell(value: Any) -> Cell:
     if isinstance(value, np.ndarray):
         value = value.reshape(-1).tolist()
     if isinstance(value, list | tuple | set | frozenset):
-        return tuple(str(_plain(item)) for item in value)
-    return str(_plain(value))
+        return tuple(map(_text, value))
+    return _text(value)
 
 
-def _plain(value: Any) -> Any:
-    """Whole numbers without '.0': pandas makes floats of whole numbers beside a missing value. Bytes (HDF5) as text."""
-    if isinstance(value, bytes):
-        return os.fsdecode(value)
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+def _text(value: Any) -> str:
+    """Whole numbers without '.0': pandas makes floats of whole numbers beside a missing value."""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else as_text(value))
 
 
 def _check_fields(table: LabelTable, sep: str | None, used: str) -> None:

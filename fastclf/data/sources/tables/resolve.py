@@ -17,15 +17,15 @@ import numpy.typing as npt
 from fastclf.data.sources.labels import Labels
 from fastclf.data.sources.listing import Found
 from fastclf.data.sources.names import printable, write_list
-from fastclf.data.sources.split import stratified_idxs, tag_groups, warn_single
+from fastclf.data.sources.split import get_group_idxs, stratified_idxs, tag_groups, warn_single
 from fastclf.data.sources.tables.columns import Columns, choose
 from fastclf.data.sources.tables.files import EXACT, Files
 from fastclf.data.sources.tables.labels import Values, as_labels, check_no_missing, read_values
 from fastclf.data.sources.tables.parts import TEST, VALID, parts_of
-from fastclf.data.sources.tables.reading import LabelTable, join
+from fastclf.data.sources.tables.reading import Cell, LabelTable, join
 from fastclf.data.sources.tables.rules import TableRules
 from fastclf.errors import LabelError
-from fastclf.report import counted, log, warn
+from fastclf.report import counted, log, remedy, warn
 
 MISSING_NAME = "missing_images.csv"
 
@@ -37,6 +37,7 @@ class Labelled:
     Attributes:
         names: of the files, relative to the data's path, in the table's order.
         labels: one entry per file.
+        groups: what each file belongs to, or None where no column says.
         val_idxs: entries for validation, ascending.
         test_names: of the files for test.
         test_labels: their labels, zeros where the table has none; None when no row is for test.
@@ -45,6 +46,7 @@ class Labelled:
 
     names: list[str]
     labels: Labels
+    groups: list[Cell] | None
     val_idxs: npt.NDArray[np.int64]
     test_names: list[str]
     test_labels: Labels | None
@@ -91,10 +93,12 @@ def labelled_by_table(
     result = _by_set(
         [names[i] for i in labelled], parts[labelled], labels, [names[i] for i in there if i in unlabelled]
     )
+    others = (parts[labelled] != TEST).tolist()
+    if columns.group is not None:
+        result = replace(result, groups=[*compress(_groups(used, columns.group), others)])
     if undecided:
-        others = (parts[labelled] != TEST).tolist()
         candidates = replace(values, texts=[*compress(values.texts, others)])
-        result = replace(result, val_idxs=_held_out(table.name, candidates, val_pct, seed))
+        result = replace(result, val_idxs=_held_out(table.name, candidates, result.groups, val_pct, seed))
     unused = len(set(found.images).difference(result.names, result.test_names))
     if unused:
         verbs = ("has", "is") if unused == 1 else ("have", "are")
@@ -136,8 +140,9 @@ def _files_of(table: LabelTable, file: int, files: Files, rules: TableRules) -> 
         root, shown = files.found.path / files.folder, files.missing_text(without, where)
         text = f"{table.name}: {len(missing)} of {len(cells)} rows have no file in {root}, first {shown}."
         if rules.missing == "raise" or len(missing) == len(cells):
-            skip = "" if len(missing) == len(cells) else " Or pass missing='skip' to leave these rows out."
-            raise FileNotFoundError(f"{text} {files.hint(without)}{skip}")
+            skip = remedy("missing='skip'", "--missing skip")
+            others = "" if len(missing) == len(cells) else f" Or pass {skip} to leave these rows out."
+            raise FileNotFoundError(f"{text} {files.hint(without)}{others}")
         rows = zip(map(str, without), where, strict=True)
         listed = write_list(files.found.path, MISSING_NAME, ("name", "where"), rows)
         log(f"{text} They are left out.{f' Full list: {listed}.' if listed else ''}")
@@ -177,16 +182,33 @@ def _by_set(names: list[str], parts: npt.NDArray[np.int64], labels: Labels, unla
     test_names = [names[i] for i in test] or list(dict.fromkeys(unlabelled))
     test_labels = labels.zeros(len(test_names)) if unlabelled else labels.take(test) if test_names else None
     val_idxs = np.flatnonzero(parts[other] == VALID)
-    return Labelled([names[i] for i in other], labels.take(other), val_idxs, test_names, test_labels, {})
+    return Labelled([names[i] for i in other], labels.take(other), None, val_idxs, test_names, test_labels, {})
 
 
-def _held_out(name: str, values: Values, val_pct: float, seed: int) -> npt.NDArray[np.int64]:
-    if not values.is_multi and not values.is_reg:
-        warn_single([text for (text,) in values.texts])
-    n = len(values.texts)
-    groups = [()] * n if values.is_reg else tag_groups(values.texts) if values.is_multi else values.texts
-    val_idxs = stratified_idxs(groups, val_pct, seed)
-    log(f"{name}: {len(val_idxs)} of {n} images are for validation; val_idxs= or split_col= names others")
+def _groups(table: LabelTable, position: int) -> list[Cell]:
+    cells = table.column(position)
+    alone = next((where for cell, where in zip(cells, table.where, strict=True) if cell in (None, "")), None)
+    if alone is not None:
+        raise LabelError(
+            f"{table.name}: column {table.title(position)} of the groups is empty in {alone}. Give rows that "
+            "belong to no others an entry of their own, such as the name of the file."
+        )
+    return cells
+
+
+def _held_out(
+    name: str, values: Values, groups: Sequence[Cell] | None, val_pct: float, seed: int
+) -> npt.NDArray[np.int64]:
+    n, one = len(values.texts), not values.is_multi and not values.is_reg
+    if groups is not None:
+        val_idxs = get_group_idxs(groups, values.texts if one else None, val_pct, seed % (1 << 32))
+    else:
+        if one:
+            warn_single([text for (text,) in values.texts])
+        strata = [()] * n if values.is_reg else tag_groups(values.texts) if values.is_multi else values.texts
+        val_idxs = stratified_idxs(strata, val_pct, seed)
+    others = remedy("val_idxs= or split_col=", "--split-col")
+    log(f"{name}: {len(val_idxs)} of {n} images are for validation; {others} names others")
     return val_idxs
 
 
@@ -196,9 +218,11 @@ def _say(table: LabelTable, columns: Columns, values: Values, labels: Labels, re
     parts = [f"{table.name}: {rows}, files in column {table.title(columns.file)}", values.how]
     if not values.is_reg:
         parts.append(f"{labels.c:,} classes")
+    if columns.group is not None:
+        parts.append(f"groups in column {table.title(columns.group)}")
     if columns.unused:
         shown = ", ".join(map(table.title, columns.unused[:5]))
         parts.append(f"not used: {shown}" + (" ..." if len(columns.unused) > 5 else ""))
-    if values.otherwise:
-        parts.append(f"{values.otherwise} would change that")
+    if otherwise := remedy(values.otherwise, ""):
+        parts.append(f"{otherwise} would change that")
     log("; ".join([*parts, *remarks]))

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from fastclf.report import remedy
+
 Column: TypeAlias = str | int
 Missing: TypeAlias = Literal["raise", "skip"]
 
@@ -28,6 +30,7 @@ class TableRules:
     label_col: Column | Sequence[Column] | None = None
     split_col: Column | None = None
     missing: Missing = "raise"
+    groups: Column | None = None
 
     def __post_init__(self) -> None:
         if not self.cat_separator or self.label_delim == "":
@@ -47,3 +50,8 @@ class TableRules:
         if self.label_delim is not None:
             return self.label_delim
         return None if self.cat_separator == " " else self.cat_separator
+
+
+def column_argument(argument: str, value: object = "") -> str:
+    """Return the argument that names a column, or a command's option for it, and its value where there is one."""
+    return remedy(f"{argument}={value}", f"--{argument.replace('_', '-')} {value}".rstrip())
