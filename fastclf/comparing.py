@@ -151,7 +151,7 @@ def _seconds(learn: ConvLearner) -> float:
     """Return the seconds of one image through the frozen body: of a few batches, the fastest."""
     assert learn._data.tfms is not None
     sz = learn._data.tfms[1].sz
-    x = torch.zeros(32, 3, sz, sz, device=learn._data.device)
+    x = torch.zeros(32, 3, sz, sz, dtype=torch.float32, device=learn._data.device)
     found = []
     learn.model.eval()
     with torch.inference_mode():

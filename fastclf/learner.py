@@ -35,6 +35,7 @@ from fastclf.training.engine import EngineSteps, check_precision, unknown_to_eng
 from fastclf.training.forward import Crit, Objective, check_final_layer, loss_of_constant, validate
 from fastclf.training.inputs import (
     check_batch_norm,
+    check_can_train,
     check_count,
     check_data,
     check_flag,
@@ -108,6 +109,7 @@ class Learner(Reporting, Saving):
         check_data(type(self).__name__, data)
         if not isinstance(model, nn.Module):
             raise ValueError(f"{type(self).__name__}: model must be an nn.Module, got {model!r}")
+        check_can_train(type(self).__name__, model)
         self._data = data
         self.model = model.to(data.device, torch.float32)
         ranks.take_from_first(self.model)  # its weights may be random

@@ -45,6 +45,7 @@ OnBad = Literal["raise", "nan"]
 _SHOWN = 5
 
 
+@long_call("no model was loaded; call it again.")
 def load(
     path: str | os.PathLike[str],
     *,
@@ -274,7 +275,7 @@ class Classifier:
         idle = self._servers.setdefault((block.items[0].kind, batch_size), [])
         assert self.tfms is not None
         server = idle.pop() if idle else block_server(self.tfms, self._options(batch_size))
-        scores = torch.full((len(files), self.info["c"]), torch.nan)
+        scores = torch.full((len(files), self.info["c"]), torch.nan, dtype=torch.float32)
         with torch.inference_mode(), closing(server.batches(block, bad)) as batches:
             for rows, images in batches:
                 _raise_bad(files, fatal)

@@ -134,10 +134,10 @@ class Head(nn.Module):
         sizes = [self.n_in, *self.widths, self.c]
         layers: list[nn.Module] = []
         for k, (n_in, n_out, p) in enumerate(zip(sizes, sizes[1:], self.ps, strict=False)):
-            layers.append(nn.BatchNorm1d(n_in))
+            layers.append(nn.BatchNorm1d(n_in, dtype=torch.float32))
             if p > 0:
                 layers.append(CounterDropout(p, k, self.counter))
-            layers.append(nn.Linear(n_in, n_out))
+            layers.append(nn.Linear(n_in, n_out, dtype=torch.float32))
             if k < len(self.widths):
                 layers.append(nn.ReLU())
         return layers

@@ -78,6 +78,12 @@ def check_data(call: str, data: object) -> None:
         raise ValueError(f"{call}: data must be an ImageClassifierData, got a {type(data).__name__}")
 
 
+def check_can_train(call: str, model: nn.Module) -> None:
+    """Raise ValueError where a model was made inside ``torch.inference_mode()``: torch never gives it gradients."""
+    if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
+        raise ValueError(f"{call}: model was made inside torch.inference_mode(), and can never train. Make it outside.")
+
+
 def check_count(call: str, name: str, value: object, least: int = 1) -> None:
     """Raise ValueError unless an argument is a whole number of at least 1: a loop up to 1.5 would never end."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
