@@ -20,7 +20,7 @@ from fastclf.losses import BCE, NLL
 from fastclf.models.archs import Architecture, as_list, stats_of
 from fastclf.training.head_choice import choose_usual, splits_of
 from fastclf.training.head_runs import make_folds
-from fastclf.training.inputs import check_data
+from fastclf.training.inputs import check_data, check_images
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -118,8 +118,9 @@ def compare(
         WeightsError: weights cannot be had.
     """
     check_data("compare", data)
-    if data.has_rows or data.is_reg:
-        raise ValueError("compare: data must hold images with classes, got activations or numbers to be predicted")
+    check_images("compare", data)
+    if data.is_reg:
+        raise ValueError("compare: data must hold images with classes, got numbers to be predicted")
     if not archs or isinstance(archs, str):
         raise ValueError("compare: archs must be a list of one architecture or more")
     folds = make_folds(data.trn_ds.labels, k, seed=data.seed)

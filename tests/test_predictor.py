@@ -275,6 +275,7 @@ def test_nothing_gives_nothing(trained):
         (3, TypeError, "int"),
         (b"bytes", TypeError, r"bytes. Pass PIL.Image.open\(io.BytesIO\(x\)\)"),
         ([io.BytesIO(b"bytes")], TypeError, r"BytesIO. Pass PIL.Image.open\(x\)"),
+        (io.StringIO("a.jpg"), TypeError, r"Of a list of file names pass the lines: x.read\(\).splitlines\(\)"),
         ({"a": 1}, TypeError, "dict"),
         (pd.DataFrame({"name": ["a.jpg"]}), TypeError, "column of a data frame"),
         ([1.5], TypeError, "float"),

@@ -293,6 +293,35 @@ def test_what_says_the_sets_twice(load, root):
         load(lines(lambda i: f"{IDS[i]}.jpg,{PETS[i]}", "f,y"), val_csv="other.csv")
 
 
+def test_columns_of_several_tables_belong_together_by_name(load, root, rng):
+    columns = {"id": IDS, "breed": PETS, "who": ["x"] * N, "age": [str(i) for i in range(N)]}
+    others = [list(rng.permutation([*columns])) for _ in range(2)]
+    for name, order, rows in zip(("val.csv", "test.csv"), others, (slice(8, 16), slice(16, N)), strict=True):
+        pd.DataFrame(columns)[order][rows].to_csv(root / name, index=False)
+    table = pd.DataFrame(columns)[:8].to_csv(index=False)
+    named = {"fn_col": "id", "label_col": "breed", "suffix": ".jpg", "val_csv": "val.csv"}
+    data = load(table, test_csv="test.csv", **named)
+    assert said_by(data, data.trn_ds, data.val_ds, data.test_ds) == images(PETS)
+    assert (len(data.trn_ds), len(data.val_ds)) == (8, 8)
+    pd.DataFrame(columns)[16:][["age", "id"]].to_csv(root / "test.csv", index=False)  # without labels
+    data = load(table, test_csv="test.csv", **named)
+    assert [*data.test_ds.fnames] == [f"img/{name}.jpg" for name in IDS[16:]]
+    assert not data.test_ds.labels.known
+    with pytest.raises(DataError, match=r"test.csv must have the columns of table.txt: \['id', .*got \['age', 'id'\]"):
+        load(table, **named | {"val_csv": "test.csv"})
+
+
+def test_flags_of_several_tables_belong_together_by_name(load, root, rng):
+    flags = pd.DataFrame({"id": IDS} | {pet: [int(one == pet) for one in PETS] for pet in ("cat", "cow", "dog")})
+    flags[["dog", "id", "cow", "cat"]][12:].to_csv(root / "val.csv", index=False)
+    flags[["id"]][12:].to_csv(root / "test.csv", index=False)
+    data = load(flags[:12].to_csv(index=False), val_csv="val.csv", suffix=".jpg")
+    assert said_by(data) == images(PETS)
+    data = load(flags[:12].to_csv(index=False), test_csv="test.csv", suffix=".jpg", val_pct=0.5)
+    assert [*data.test_ds.fnames] == [f"img/{name}.jpg" for name in IDS[12:]]
+    assert not data.test_ds.labels.known
+
+
 def test_classes_of_test_rows_only(load):
     table = lines(lambda i: f"{IDS[i]}.jpg,{'rare' if i == 7 else PETS[i]},{'test' if i == 7 else 'train'}", "f,y,set")
     with pytest.raises(LabelError, match="'rare' occur in test rows only"):
