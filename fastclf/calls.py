@@ -1,4 +1,4 @@
-"""What long calls have in common: how they end after Ctrl-C, that none runs in a forked process, and torch's settings."""
+"""What long calls have in common: how they end after Ctrl-C, that none runs in a forked process, torch's settings."""
 
 from __future__ import annotations
 

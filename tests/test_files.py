@@ -78,7 +78,7 @@ def test_what_is_too_long_for_linux_is_named(tmp_path, rng):
 @pytest.mark.parametrize("name", ["e" * 255, "\u732b" * 85, "e" + "\u00e9" * 127])
 def test_any_name_that_a_file_may_have_can_be_published(tmp_path, name):
     publish(tmp_path / name, lambda file: file.write_text("a"))
-    assert os.listdir(tmp_path) == [name]
+    assert [*tmp_path.iterdir()] == [tmp_path / name]
 
 
 def test_errors_name_the_file_that_was_asked_for(tmp_path, monkeypatch):
