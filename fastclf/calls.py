@@ -1,4 +1,4 @@
-"""What long calls have in common: how they end after Ctrl-C, that none runs in a forked process, torch's settings."""
+"""What long calls have in common: how they end after Ctrl-C, that none runs in a forked process, or under settings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 from weakref import WeakSet
 
 from fastclf.errors import BackendError
-from fastclf.torch_state import own_tensors
+from fastclf.settings import own_settings
 
 NOTHING_CHANGED = "nothing was changed; call it again."
 
@@ -63,7 +63,7 @@ os.register_at_fork(after_in_child=_keep_all)
 
 
 def long_call(kept: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Make a function refuse to run in a forked process, end with one line after Ctrl-C, and make its `own_tensors`.
+    """Make a function refuse to run in a forked process, end with one line after Ctrl-C, and compute in `own_settings`.
 
     KeyboardInterrupt is raised anew where the function was called, with a message and without the frames that it has
     passed: a traceback shows the caller's lines, one of this module, and the message.
@@ -79,7 +79,7 @@ def long_call(kept: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             starts_threads(name)
             try:
-                with own_tensors():
+                with own_settings():
                     return function(*args, **kwargs)
             except KeyboardInterrupt as interrupt:
                 message = interrupt.args or (f"{name} was stopped: {kept}",)

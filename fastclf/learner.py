@@ -22,7 +22,7 @@ from fastclf.models.freezing import LayerGroups
 from fastclf.models.head import check_outputs
 from fastclf.models.summary import summary_table
 from fastclf.ops.head.spec import Precision
-from fastclf.philox import check_seed
+from fastclf.philox import checked_seed
 from fastclf.report import counted, log, log_once, show
 from fastclf.reporting import Reporting
 from fastclf.saving import Saving
@@ -121,8 +121,7 @@ class Learner(Reporting, Saving):
         self.opt_fn: OptFn = opt_fn or SGDR
         self.clip = clip
         self.precision = check_precision(precision, data.device)
-        self.seed = data.seed if seed is None else seed
-        check_seed(type(self).__name__, self.seed)
+        self.seed = checked_seed(type(self).__name__, data.seed if seed is None else seed)
         self.sched = Recorder(Constant(), 0.0)
         self._models_name = models_name
         self._fits = self._epochs = 0

@@ -109,6 +109,10 @@ class Classifier:
         crit = default_loss(is_multi=self.kind == "several", is_reg=self.kind == "numbers")
         self._objective = Objective(self.model, crit)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles, such as those of a pool of processes, start what decodes by themselves."""
+        return self.__dict__ | {"_servers": {}}
+
     def __repr__(self) -> str:
         """Describe the model in one line."""
         takes = "rows of activations" if self.tfms is None else f"images of {self.tfms.sz} x {self.tfms.sz}"

@@ -28,7 +28,7 @@ from fastclf.models.body import (
 from fastclf.models.joined_body import JoinedBody
 from fastclf.models.weights import SkipInit, fetch, lite_weights, load_into, read_weights
 from fastclf.models.whole_body import WholeBody
-from fastclf.torch_state import float32_networks
+from fastclf.settings import float32_networks
 
 if TYPE_CHECKING:
     from fastclf.data.image_transforms import AugTfms, Transforms

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fastclf import ops
 from fastclf.models.modes import evaluated
-from fastclf.philox import check_seed
+from fastclf.philox import checked_seed
 
 
 class AdaptiveConcatPool2d(nn.Module):
@@ -117,7 +117,7 @@ class Head(nn.Module):
         super().__init__()
         if final not in self.FINALS:
             raise ValueError(f"Head: final must be one of {self.FINALS}, got {final!r}")
-        check_seed("Head", seed)
+        seed = checked_seed("Head", seed)
         widths = [512] if xtra_fc is None else _widths(xtra_fc)
         if any(w < 1 for w in widths) or n_in < 1 or c < 1:
             raise ValueError(f"Head: widths must be positive, got n_in {n_in}, xtra_fc {widths}, c {c}")

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastclf.models.body import Body, Stage, Stats, half_depth_split, holds_stages
 from fastclf.models.weights import SkipInit
-from fastclf.torch_state import float32_networks
+from fastclf.settings import float32_networks
 
 OWN = "own pool"
 """Features are what the network's classifier gets: its class token, mean of tokens or attention pool, normalised."""

@@ -22,7 +22,7 @@ from fastclf.interrupts import Interrupts
 from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
 from fastclf.ops import HeadSpec, predict
-from fastclf.philox import check_seed
+from fastclf.philox import checked_seed
 from fastclf.report import Progress, warn
 from fastclf.schedules import Cosine
 from fastclf.training.engine import EngineSteps, run_together
@@ -156,7 +156,7 @@ def make_folds(
     """
     refuse_numbers("folds", labels)
     check_count("folds", "k", k, least=2)
-    check_seed("folds", seed)
+    checked_seed("folds", seed)
     n = len(labels)
     if groups is not None and len(groups) != n:
         raise ValueError(f"groups must have one entry per row, {n:,}, got {len(groups):,}")
@@ -219,7 +219,7 @@ class _RunLoader(RowLoader):
     """The rows of one run, in the order that a loader over all rows gives them."""
 
     def __init__(self, ds: Dataset, run: HeadRun, bs: int, device: torch.device) -> None:
-        check_seed("HeadRun", run.seed)
+        checked_seed("HeadRun", run.seed)
         super().__init__(ds, LoaderOptions(bs, run.seed, device, 1), shuffle=True, drop_single=True)
         self._trains = np.zeros(len(ds), bool)
         self._trains[_checked_rows(run.train, len(ds))] = True

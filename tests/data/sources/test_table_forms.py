@@ -322,6 +322,46 @@ def test_flags_of_several_tables_belong_together_by_name(load, root, rng):
     assert not data.test_ds.labels.known
 
 
+def test_flags_with_blanks_around_them(load, rng):
+    """As Roboflow writes them."""
+    flags = [", ".join(str(int(one == pet)) + " " * rng.integers(3) for pet in ("cat", "cow", "dog")) for one in PETS]
+    data = load(lines(lambda i: f"{IDS[i]}.jpg, {flags[i]}", "filename, cat, cow, dog"))
+    assert said_by(data) == images(PETS)
+
+
+@pytest.mark.parametrize("written", ["['cat', 'big']", '{"choices": ["cat", "big"]}', '["cat"]', "{'cat', 'big'}"])
+def test_lists_and_objects_among_labels(load, written, rng):
+    """Label Studio writes one choice as it is, and several as an object."""
+    rows = rng.permutation(N)[: rng.integers(4, 12)]
+    cells = [written if i in rows else "cow" for i in range(N)]
+    table = pd.DataFrame({"f": [f"{name}.jpg" for name in IDS], "y": cells})
+    with pytest.raises(LabelError, match=f"row {min(rows)} has .* in column 'y', and not all of its cells are lists"):
+        load(table)
+    assert said_by(load(table, multi=False)) == images(cells)
+
+
+def test_a_number_that_only_a_name_can_be(load):
+    frame = pd.DataFrame({7: range(N), 5: IDS, 6: PETS})
+    assert said_by(load(frame, fn_col=5, label_col=6, suffix=".jpg")) == images(PETS)
+    with pytest.raises(DataError, match="columns 0 to 2, got fn_col=8"):
+        load(frame, fn_col=8, label_col=6, suffix=".jpg")
+
+
+def test_tables_of_other_packages(load):
+    class Frame:
+        columns = ("f", "y")
+
+        def to_pandas(self):
+            return pd.DataFrame({"f": IDS, "y": PETS})
+
+    with pytest.raises(TypeError, match=r"must be a pandas data frame, got .*Frame. Pass df.to_pandas\(\)"):
+        ImageClassifierData.from_df(".", "img", Frame(), 4, TFMS)
+    with pytest.raises(TypeError, match=r"got list. Pass pd.DataFrame\(df\)"):
+        ImageClassifierData.from_df(".", "img", [*zip(IDS, PETS, strict=True)], 4, TFMS)
+    with pytest.raises(ValueError, match=r"suffix must be text such as '.jpg', got \['.jpg'\]"):
+        load(pd.DataFrame({"f": IDS, "y": PETS}), suffix=[".jpg"])
+
+
 def test_classes_of_test_rows_only(load):
     table = lines(lambda i: f"{IDS[i]}.jpg,{'rare' if i == 7 else PETS[i]},{'test' if i == 7 else 'train'}", "f,y,set")
     with pytest.raises(LabelError, match="'rare' occur in test rows only"):
@@ -384,7 +424,7 @@ def test_data_frames(load, capsys):
     with pytest.raises(DataError, match=r"index holds the names of the files.*df.reset_index\(\)"):
         load(df)
     assert said_by(load(df.reset_index())) == images(PETS)
-    with pytest.raises(TypeError, match="df must be a pandas data frame, got Series"):
+    with pytest.raises(TypeError, match=r"df must be a pandas data frame, got pandas.*Series. Pass df.reset_index\(\)"):
         load(df["y"])
 
 

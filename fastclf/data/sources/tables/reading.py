@@ -275,7 +275,9 @@ def read_df(df: pd.DataFrame) -> LabelTable:
         DataError: it has no rows or columns.
     """
     if not hasattr(df, "iloc") or not hasattr(df, "columns"):
-        raise TypeError(f"from_df: df must be a pandas data frame, got {type(df).__name__}.")
+        ways = [f"df.{way}()" for way in ("to_pandas", "reset_index") if hasattr(df, way)]
+        kind = f"{type(df).__module__}.{type(df).__qualname__}".removeprefix("builtins.")
+        raise TypeError(f"from_df: df must be a pandas data frame, got {kind}. Pass {[*ways, 'pd.DataFrame(df)'][0]}.")
     columns = [_cells(df.iloc[:, position]) for position in range(df.shape[1])]
     rows: list[list[Cell]] = [[*row] for row in zip(*columns, strict=True)]
     index = [value for value in df.index if isinstance(value, str)]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import fastclf
-from fastclf import ConvLearner, HeadLearner, ImageClassifierData, resnet18, tfms_from_stats
+from fastclf import ConvLearner, HeadLearner, ImageClassifierData, Learner, resnet18, tfms_from_stats
 from tests.helpers import HALF, assert_same, row_data, state_of, three_colours
 
 
@@ -21,7 +21,18 @@ def default_dtype(dtype):
         torch.set_default_dtype(before)
 
 
+def raising():
+    """A program's own: an underflow is an error."""
+    return np.errstate(all="raise")
+
+
+def autocast():
+    return torch.autocast("cpu", torch.bfloat16)
+
+
 SETTINGS = {
+    "np.seterr": raising,
+    "autocast": autocast,
     "float64": lambda: default_dtype(torch.float64),
     "bfloat16": lambda: default_dtype(torch.bfloat16),
     "a device without values": lambda: torch.device("meta"),
@@ -45,15 +56,19 @@ def lesson(folder, arch):
     return found, state_of(learn)
 
 
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory):
+    return lesson(three_colours(tmp_path_factory.mktemp("usual")), resnet18)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_a_lesson_is_the_same_to_the_last_bit(setting, tmp_path):
-    usual, usual_state = lesson(three_colours(tmp_path / "usual"), resnet18)
-    folder = three_colours(tmp_path / "set")
+def test_a_lesson_is_the_same_to_the_last_bit(setting, usual, tmp_path):
     with SETTINGS[setting]():
-        found, state = lesson(folder, resnet18)
-    for a, b in zip(usual, found, strict=True):
+        found, state = lesson(three_colours(tmp_path), resnet18)
+    for a, b in zip(usual[0], found, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert_same(usual_state, state)
+    assert_same(usual[1], state)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -63,6 +78,29 @@ def test_rows_train_and_are_predicted_the_same(setting, tmp_path, rng):
         learn = HeadLearner(data)
         inside = learn.fit(0.1, 2), learn.fine_tune(), learn.predict()
     learn.fit(0.1, 1)  # also outside, where weights made in inference mode could not
-    usual = HeadLearner(data)
-    for a, b in zip(inside, (usual.fit(0.1, 2), usual.fine_tune(), usual.predict()), strict=True):
+    again = HeadLearner(data)
+    for a, b in zip(inside, (again.fit(0.1, 2), again.fine_tune(), again.predict()), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_settings_are_as_they_were_afterwards(tmp_path, rng):
+    learn = HeadLearner(row_data(tmp_path, rng))
+    with default_dtype(torch.float64), torch.device("meta"), raising(), autocast(), torch.inference_mode():
+        learn.fit(0.1, 1)
+        assert torch.empty(1).device.type == "meta"
+        assert torch.get_default_dtype() == torch.float64
+        assert torch.is_inference_mode_enabled()
+        assert torch.is_autocast_enabled("cpu")
+        assert np.geterr()["under"] == "raise"
+
+
+def test_a_model_that_can_never_train_is_refused(tmp_path, rng):
+    data = row_data(tmp_path, rng)
+    with torch.inference_mode():
+        model = torch.nn.Linear(10, 3)
+    with pytest.raises(
+        ValueError, match=r"Learner: model was made inside .*\(\), .* Make it outside"
+    ):
+        Learner.from_model_data(torch.nn.Sequential(model, torch.nn.LogSoftmax(1)), data)
+    with pytest.raises(ValueError, match="HeadLearner: model was made inside"):
+        HeadLearner(data, custom_head=torch.nn.Sequential(model, torch.nn.LogSoftmax(1)))
