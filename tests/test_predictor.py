@@ -1,7 +1,9 @@
 """A saved model without its training data: loaded, and applied to images of every kind."""
 
+import copy
 import io
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -393,6 +395,15 @@ def test_only_bad_images(trained, with_bad):
     found = trained[2].predict(with_bad[1], on_bad="nan")
     assert np.isnan(found.probs).all()
     assert found.labels == [None] * 3
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda clf: pickle.loads(pickle.dumps(clf))])
+def test_copies_of_a_classifier_that_has_predicted(trained, files, copied):
+    """Such as a pool of processes, joblib and sklearn's clone make."""
+    clf = trained[2]
+    wanted = clf.predict(files).outputs
+    np.testing.assert_array_equal(copied(clf).predict(files).outputs, wanted)
+    np.testing.assert_array_equal(clf.predict(files).outputs, wanted)
 
 
 def test_other_formats_leave_no_copies(trained, files, tmp_path):

@@ -98,9 +98,7 @@ def test_a_model_that_can_never_train_is_refused(tmp_path, rng):
     data = row_data(tmp_path, rng)
     with torch.inference_mode():
         model = torch.nn.Linear(10, 3)
-    with pytest.raises(
-        ValueError, match=r"Learner: model was made inside .*\(\), .* Make it outside"
-    ):
+    with pytest.raises(ValueError, match=r"Learner: model was made inside .*\(\), .* Make it outside"):
         Learner.from_model_data(torch.nn.Sequential(model, torch.nn.LogSoftmax(1)), data)
     with pytest.raises(ValueError, match="HeadLearner: model was made inside"):
         HeadLearner(data, custom_head=torch.nn.Sequential(model, torch.nn.LogSoftmax(1)))

@@ -187,8 +187,8 @@ def _check_no_json(cells: Sequence[Cell], table: LabelTable, position: int) -> N
         row, title = next(i for i, cell in enumerate(cells) if cell in written), table.title(position)
         raise LabelError(
             f"{table.name}: {table.where[row]} has {cells[row]!r} in column {title}, and not all of its cells are "
-            f"lists. Make lists of all, e.g. df[{title}] = df[{title}].map(f), f('a') == ['a'], then from_df(...). Or pass "
-            "multi=False, for which it is one name."
+            f"lists. Make lists of all, e.g. df[{title}] = df[{title}].map(f), f('a') == ['a'], then from_df(...). "
+            "Or pass multi=False, for which it is one name."
         )
 
 
