@@ -1,4 +1,4 @@
-"""What all long calls have in common: how they end after Ctrl-C, and that they refuse to run in a forked process."""
+"""What long calls have in common: how they end after Ctrl-C, that none runs in a forked process, or under settings."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 from weakref import WeakSet
 
 from fastclf.errors import BackendError
+from fastclf.settings import own_settings
 
 NOTHING_CHANGED = "nothing was changed; call it again."
 
@@ -62,7 +63,7 @@ os.register_at_fork(after_in_child=_keep_all)
 
 
 def long_call(kept: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Make a function refuse to run in a forked process, and end with one line after Ctrl-C.
+    """Make a function refuse to run in a forked process, end with one line after Ctrl-C, and compute in `own_settings`.
 
     KeyboardInterrupt is raised anew where the function was called, with a message and without the frames that it has
     passed: a traceback shows the caller's lines, one of this module, and the message.
@@ -78,7 +79,8 @@ def long_call(kept: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             starts_threads(name)
             try:
-                return function(*args, **kwargs)
+                with own_settings():
+                    return function(*args, **kwargs)
             except KeyboardInterrupt as interrupt:
                 message = interrupt.args or (f"{name} was stopped: {kept}",)
             # Outside of `except`: as its context, the first one would hold the frames, and they all that was computed.

@@ -20,7 +20,7 @@ from fastclf.losses import BCE, NLL
 from fastclf.models.archs import Architecture, as_list, stats_of
 from fastclf.training.folds import make_folds
 from fastclf.training.head_choice import choose_usual, splits_of
-from fastclf.training.inputs import check_data
+from fastclf.training.inputs import check_data, check_images
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -118,8 +118,9 @@ def compare(
         WeightsError: weights cannot be had.
     """
     check_data("compare", data)
-    if data.has_rows or data.is_reg:
-        raise ValueError("compare: data must hold images with classes, got activations or numbers to be predicted")
+    check_images("compare", data)
+    if data.is_reg:
+        raise ValueError("compare: data must hold images with classes, got numbers to be predicted")
     if not archs or isinstance(archs, str):
         raise ValueError("compare: archs must be a list of one architecture or more")
     folds = make_folds(data.trn_ds.labels, k, groups=data.trn_ds.groups, seed=data.seed)
@@ -151,7 +152,7 @@ def _seconds(learn: ConvLearner) -> float:
     """Return the seconds of one image through the frozen body: of a few batches, the fastest."""
     assert learn._data.tfms is not None
     sz = learn._data.tfms[1].sz
-    x = torch.zeros(32, 3, sz, sz, device=learn._data.device)
+    x = torch.zeros(32, 3, sz, sz, dtype=torch.float32, device=learn._data.device)
     found = []
     learn.model.eval()
     with torch.inference_mode():

@@ -30,7 +30,7 @@ from fastclf.report import counted, log, warn
 from fastclf.stage import Stage
 from fastclf.training.callbacks import Callback
 from fastclf.training.head_choice import Setting
-from fastclf.training.inputs import check_data
+from fastclf.training.inputs import check_data, check_images
 from fastclf.training.loop import TrainLoop
 from fastclf.training.metrics import Metric
 from fastclf.training.steps import Rates
@@ -132,8 +132,7 @@ class ConvLearner(LearnerWithHead):
             ValueError: ``custom_head`` does not fit the body or the classes.
         """
         check_data("ConvLearner.pretrained", data)
-        if data.has_rows:
-            raise ValueError("ConvLearner: data holds activations, not images; use HeadLearner(data)")
+        check_images("ConvLearner", data)
         body = build_bodies(arch, pretrained, weights)
         _check_size(body, data)
         head = make_head(data, body.n_features, ps, xtra_fc, custom_head, seed)
@@ -277,8 +276,7 @@ class ConvLearner(LearnerWithHead):
             data: see `Learner.set_data`.
         """
         check_data("set_data", data)
-        if data.has_rows:
-            raise ValueError("set_data: data holds activations, not images")
+        check_images("set_data", data)
         _check_size(self.model.body, data)
         super().set_data(data)
         self._check_statistics(self._trained_with)

@@ -30,6 +30,8 @@ _LONG = 24 * 3600.0  # seconds: a file that is being written is written to more 
 _PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 _NO_CSV = (*_PACKED, ".xls", ".xlsx", ".ods", ".parquet", ".feather", ".json", ".jsonl", ".pkl")
 _OTHERS_MAY_WRITE = 0o022
+_NAME_BYTES, _PATH_BYTES = 255, 4095  # of Linux: NAME_MAX, and PATH_MAX without the zero byte at the end
+_KEPT_BYTES = 190  # of a file's name in that of its temporary sibling, which adds 65 at most
 
 
 def user_cache() -> Path:
@@ -53,13 +55,33 @@ def given_path(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         TypeError: it is no path.
-        ValueError: it is empty. pathlib takes that for the working folder, which nobody means.
+        ValueError: it is empty, which pathlib takes for the working folder, and nobody means; or see `check_length`.
     """
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"a path must be a string or a pathlib.Path, got {type(path).__name__}")
     if os.fspath(path) == "":
         raise ValueError("a path must not be empty, got ''. Pass '.' for the working folder.")
-    return Path(os.path.expanduser(path))  # noqa: PTH111  # Path.expanduser refuses a file named ~$notes.jpg
+    expanded = Path(os.path.expanduser(path))  # noqa: PTH111  # Path.expanduser refuses a file named ~$notes.jpg
+    check_length(str(expanded))
+    return expanded
+
+
+def check_length(path: str) -> None:
+    """Raise ValueError where a path, or a name in it, is longer than Linux takes: it is text that is no path."""
+    if why := too_long(path):
+        raise ValueError(f"a path must name a file or folder, got {path[:50] + '...'!r}: {why}. Pass a shorter one.")
+
+
+def too_long(path: str) -> str:
+    """Return what of a path is longer than Linux takes; an empty text where nothing is."""
+    size, name = _bytes_of(path), max(map(_bytes_of, path.split("/")))
+    if name > _NAME_BYTES:
+        return f"a name in it has {name:,} bytes, and a file's may have {_NAME_BYTES}"
+    return f"it has {size:,} bytes, and a path may have {_PATH_BYTES:,}" if size > _PATH_BYTES else ""
+
+
+def _bytes_of(text: str) -> int:
+    return len(text.encode("utf-8", "replace"))  # a byte that is no text counts as one
 
 
 def temporary_folder() -> Path:
@@ -109,12 +131,18 @@ def temporary_sibling(path: Path) -> Path:
     """Return a name beside ``path`` that nobody else uses: it holds machine, process and the process's start."""
     pid = os.getpid()
     _, start = _process(pid) or ("", "0")
-    return path.with_name(f"{path.name}.tmp-{_machine()}-{pid}-{start}-{secrets.token_hex(4)}")
+    return _temporary(path, f"{_machine()}-{pid}-{start}-{secrets.token_hex(4)}")
 
 
 def given_up_sibling(path: Path) -> Path:
     """Return a temporary name beside ``path`` for what its process has given up: `is_left_behind` at once."""
-    return path.with_name(f"{path.name}.tmp-{secrets.token_hex(4)}")
+    return _temporary(path, secrets.token_hex(4))
+
+
+def _temporary(path: Path, unique: str) -> Path:
+    """Return a temporary name that is not too long where that of ``path`` is not."""
+    kept = path.name.encode("utf-8", "replace")[:_KEPT_BYTES].decode("utf-8", "ignore")
+    return path.with_name(f"{kept}.tmp-{unique}")
 
 
 def is_left_behind(path: Path) -> bool:

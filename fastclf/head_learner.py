@@ -15,6 +15,7 @@ from fastclf.data.stream import row_blocks
 from fastclf.fine_tuning import FineTuning
 from fastclf.models.head import Head, check_custom_head
 from fastclf.rebuild import FINALS
+from fastclf.settings import own_settings
 from fastclf.training.inputs import check_data
 from fastclf.training.losses import constant_logits
 from fastclf.training.metrics import Metric, accuracy, mean_average_precision
@@ -55,6 +56,7 @@ class HeadLearner(LearnerWithHead):
         **kwargs: ``crit``, ``class_weights``, ``opt_fn``, ``clip``, ``precision``, ``models_name``, see `Learner`.
     """
 
+    @own_settings()
     def __init__(
         self,
         data: ImageClassifierData,

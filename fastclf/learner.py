@@ -23,7 +23,7 @@ from fastclf.models.freezing import LayerGroups
 from fastclf.models.head import check_outputs
 from fastclf.models.summary import summary_table
 from fastclf.ops.head.spec import Precision
-from fastclf.philox import check_seed
+from fastclf.philox import checked_seed
 from fastclf.report import counted, log, log_once, show
 from fastclf.reporting import Reporting
 from fastclf.saving import Saving
@@ -34,7 +34,7 @@ from fastclf.training.callbacks import Callback, EndSearch, SaveBest, SaveCycles
 from fastclf.training.cycles import make_schedule, n_epochs
 from fastclf.training.engine import EngineSteps, check_precision, unknown_to_engine
 from fastclf.training.forward import Crit, Objective, check_final_layer, loss_of_constant, validate
-from fastclf.training.inputs import check_batch_norm, check_data
+from fastclf.training.inputs import check_batch_norm, check_can_train, check_data
 from fastclf.training.loop import Steps, TrainLoop, derived_seed, seeded
 from fastclf.training.losses import check_targets, default_loss
 from fastclf.training.losses import class_weights as weights_of
@@ -102,6 +102,7 @@ class Learner(Reporting, Saving):
         check_data(type(self).__name__, data)
         if not isinstance(model, nn.Module):
             raise ValueError(f"{type(self).__name__}: model must be an nn.Module, got {model!r}")
+        check_can_train(type(self).__name__, model)
         self._data = data
         self.model = model.to(data.device, torch.float32)
         ranks.take_from_first(self.model)  # its weights may be random
@@ -113,8 +114,7 @@ class Learner(Reporting, Saving):
         self.opt_fn: OptFn = opt_fn or SGDR
         self.clip = clip
         self.precision = check_precision(precision, data.device)
-        self.seed = data.seed if seed is None else seed
-        check_seed(type(self).__name__, self.seed)
+        self.seed = checked_seed(type(self).__name__, data.seed if seed is None else seed)
         self.sched = Recorder(Constant(), 0.0)
         self._models_name = models_name
         self._fits = self._epochs = 0

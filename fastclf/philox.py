@@ -57,7 +57,7 @@ def uniforms(seed: int, epoch: int, rows: npt.NDArray[np.int64], stream: int, n:
     Returns:
         `[N, n] float64` in [0, 1), 53 random bits each.
     """
-    check_seed("uniforms", seed)
+    checked_seed("uniforms", seed)
     seed = int(seed)
     rows = np.asarray(rows, dtype=np.int64)
     blocks = (n + 1) // 2  # one block of four words makes two numbers
@@ -81,9 +81,10 @@ def permutation(seed: int, epoch: int, n: int, stream: int = STREAM_ORDER) -> np
     return np.argsort(uniforms(seed, epoch, pairs, stream, 2).ravel()[:n], kind="stable")
 
 
-def check_seed(function: str, seed: int) -> None:
-    """Raise ValueError unless seed is an integer with 0 <= seed < 2**64."""
+def checked_seed(function: str, seed: int) -> int:
+    """Return a seed as Python's integer; raise ValueError unless it is one, of numpy's too, with 0 <= seed < 2**64."""
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
         raise ValueError(
             f"{function}: seed must be an integer with 0 <= seed < 2**64, got {seed!r}. Pass e.g. seed=42."
         )
+    return int(seed)

@@ -45,6 +45,7 @@ OnBad = Literal["raise", "nan"]
 _SHOWN = 5
 
 
+@long_call("no model was loaded; call it again.")
 def load(
     path: str | os.PathLike[str],
     *,
@@ -107,6 +108,10 @@ class Classifier:
         self._servers: dict[tuple[str, int], list[BlockServer]] = {}  # idle ones, by kind of block and batch size
         crit = default_loss(is_multi=self.kind == "several", is_reg=self.kind == "numbers")
         self._objective = Objective(self.model, crit)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles, such as those of a pool of processes, start what decodes by themselves."""
+        return self.__dict__ | {"_servers": {}}
 
     def __repr__(self) -> str:
         """Describe the model in one line."""
@@ -274,7 +279,7 @@ class Classifier:
         idle = self._servers.setdefault((block.items[0].kind, batch_size), [])
         assert self.tfms is not None
         server = idle.pop() if idle else block_server(self.tfms, self._options(batch_size))
-        scores = torch.full((len(files), self.info["c"]), torch.nan)
+        scores = torch.full((len(files), self.info["c"]), torch.nan, dtype=torch.float32)
         with torch.inference_mode(), closing(server.batches(block, bad)) as batches:
             for rows, images in batches:
                 _raise_bad(files, fatal)

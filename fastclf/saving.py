@@ -13,6 +13,7 @@ from fastclf.checkpoint import class_order, load_tensors, reorder_rows, save_che
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.decision import Decision
 from fastclf.errors import CheckpointError
+from fastclf.files import check_length
 from fastclf.interrupts import Interrupts
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.precision import compute_dtype
@@ -133,6 +134,7 @@ class Saving:
         plain = isinstance(name, str) and name and name.isprintable() and name == name.strip()
         if not plain or "/" in name or name.startswith("."):
             raise ValueError(f"save/load: name must be a plain file name, got {name!r}")
+        check_length(f"{name}.{12 * 'x'}.safetensors")
         return self._data.below(self._models_name) / name
 
 

@@ -12,7 +12,7 @@ import pytest
 from processes import ENVIRONMENT
 
 import fastclf
-from fastclf.files import given_path, publish, user_cache
+from fastclf.files import given_path, publish, too_long, user_cache
 
 
 @pytest.mark.parametrize("home", [None, "/nowhere/at/all", "/proc"])
@@ -46,6 +46,39 @@ def test_a_path_is_what_a_user_means():
     for nothing in (None, 3, b"a"):
         with pytest.raises(TypeError, match="a path must be a string"):
             given_path(nothing)
+
+
+def is_too_long(path):
+    """Whether Linux says so."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        return error.errno == errno.ENAMETOOLONG
+    return False
+
+
+def test_what_is_too_long_for_linux_is_named(tmp_path, rng):
+    paths = [
+        f"{tmp_path}/{'a' * n}{letter * m}" for letter in "b\u00e9\u732b\udcff" for n in (0, 1) for m in (80, 127, 255)
+    ]
+    paths += [f"{tmp_path}/{'c' * n}" for n in rng.integers(240, 270, 20)]
+    paths += ["./" * 2000 + "d" * n for n in (90, 95, 96, *rng.integers(80, 110, 10))]
+    assert {is_too_long(path) for path in paths} == {True, False}
+    for path in paths:
+        assert bool(too_long(path)) == is_too_long(path), path
+        if is_too_long(str(Path(path))):  # pathlib takes "./" away
+            with pytest.raises(ValueError, match=r"got '.{50}\.\.\.': .* and a (file's|path) may have .*a shorter one"):
+                given_path(path)
+        else:
+            assert given_path(path) == Path(path)
+
+
+@pytest.mark.parametrize("name", ["e" * 255, "\u732b" * 85, "e" + "\u00e9" * 127])
+def test_any_name_that_a_file_may_have_can_be_published(tmp_path, name):
+    publish(tmp_path / name, lambda file: file.write_text("a"))
+    assert [*tmp_path.iterdir()] == [tmp_path / name]
 
 
 def test_errors_name_the_file_that_was_asked_for(tmp_path, monkeypatch):

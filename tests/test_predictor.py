@@ -1,6 +1,8 @@
 """A saved model without its training data: loaded, and applied to images of every kind."""
 
+import copy
 import io
+import pickle
 import shutil
 import subprocess
 import sys
@@ -268,6 +270,7 @@ def test_nothing_gives_nothing(trained):
         (3, TypeError, "int"),
         (b"bytes", TypeError, r"bytes. Pass PIL.Image.open\(io.BytesIO\(x\)\)"),
         ([io.BytesIO(b"bytes")], TypeError, r"BytesIO. Pass PIL.Image.open\(x\)"),
+        (io.StringIO("a.jpg"), TypeError, r"Of a list of file names pass the lines: x.read\(\).splitlines\(\)"),
         ({"a": 1}, TypeError, "dict"),
         (pd.DataFrame({"name": ["a.jpg"]}), TypeError, "column of a data frame"),
         ([1.5], TypeError, "float"),
@@ -385,6 +388,15 @@ def test_only_bad_images(trained, with_bad):
     found = trained[2].predict(with_bad[1], on_bad="nan")
     assert np.isnan(found.probs).all()
     assert found.labels == [None] * 3
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda clf: pickle.loads(pickle.dumps(clf))])
+def test_copies_of_a_classifier_that_has_predicted(trained, files, copied):
+    """Such as a pool of processes, joblib and sklearn's clone make."""
+    clf = trained[2]
+    wanted = clf.predict(files).outputs
+    np.testing.assert_array_equal(copied(clf).predict(files).outputs, wanted)
+    np.testing.assert_array_equal(clf.predict(files).outputs, wanted)
 
 
 def test_other_formats_leave_no_copies(trained, files, tmp_path):

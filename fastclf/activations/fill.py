@@ -7,8 +7,8 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -36,7 +36,7 @@ from fastclf.ops.arguments import IndexedRows
 from fastclf.report import describe_seconds, log, log_once, warn
 
 Numbers: TypeAlias = NDArray[np.int64]
-Compute: TypeAlias = Callable[[Numbers], Iterator[tuple[Numbers, NDArray[np.float32], int]]]
+Compute: TypeAlias = Callable[[Numbers], Generator[tuple[Numbers, NDArray[np.float32], int], None, None]]
 
 _TRIES = 3  # others may remove or damage what has just been written
 _LOGGED_AFTER = 3  # blocks: the first also builds the decoder's graph and the body's runtime
@@ -120,8 +120,7 @@ def _compute(job: Job, store: Store, sink: _Sink, missing: Numbers, compute: Com
     order = _from_the_middle(missing) if others.at_work() else missing
     pace, done = _Pace(job.what, len(order)), 0
     try:
-        with Interrupts() as interrupts, InTurn(in_flight) as writing:
-            source = compute(order)
+        with closing(compute(order)) as source, Interrupts() as interrupts, InTurn(in_flight) as writing:
             while done < len(order) and not others.have(job.keys[order[done]]):
                 with interrupts.released():
                     numbers, values, until = next(source, (order[:0], None, len(order)))

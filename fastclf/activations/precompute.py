@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -133,7 +133,7 @@ class InOrder(ImageLoader):
 
 def _blocks(
     net: Net, loader: ImageLoader, what: str, versions: Versions, numbers: Rows
-) -> Iterator[tuple[Rows, NDArray[np.float32], int]]:
+) -> Generator[tuple[Rows, NDArray[np.float32], int], None, None]:
     """Yield rows batch by batch, see `stored`; those of images that are skipped are passed over.
 
     Raises:

@@ -33,7 +33,7 @@ from fastclf.data.validation.scan import ScanReport, scan_sets
 from fastclf.errors import LabelError
 from fastclf.files import given_path, require_folder
 from fastclf.ops.arguments import IndexedRows
-from fastclf.philox import check_seed
+from fastclf.philox import checked_seed
 from fastclf.report import log
 
 Rows: TypeAlias = npt.NDArray[Any] | IndexedRows
@@ -77,14 +77,13 @@ class DataLoaders:
         keep_decoded: bool = True,
     ) -> None:
         ranks.wait()  # whoever trains together meets here first
-        check_seed("ImageClassifierData", seed)
         self.path = given_path(path).absolute()  # os.chdir may come later
         self._was_there = self.path.is_dir()
         self.trn_ds, self.val_ds, self.test_ds = trn_ds, val_ds, test_ds
         bind_together([ds.bad for ds in self._sets.values()], self.path, on_bad, max_bad, max_pixels)
         self.bs = as_batch_size(bs, len(trn_ds))
         self.tfms = tfms
-        self.seed = seed
+        self.seed = checked_seed("ImageClassifierData", seed)
         self.device = as_device(device)
         memory = memory_of(self.device) if keep_decoded else None
         self._options = LoaderOptions(self.bs, seed, self.device, as_threads(num_workers), memory)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import io
 import math
 import os
 import tempfile
@@ -24,13 +25,13 @@ from fastclf.data.sources.labels import Labels
 from fastclf.data.sources.listing import find_files, images_in
 from fastclf.data.sources.source import Source, Version
 from fastclf.data.validation.verified import image_suffix, reason
-from fastclf.files import given_path, temporary_folder
+from fastclf.files import given_path, temporary_folder, too_long
 from fastclf.interop import is_missing, numpy_of
 
 _BATCHES = 64  # of a block
 _PIXELS = 1 << 26  # of a block of images in memory, unless one batch alone has more
 _ROWS = 1 << 14  # of activations, of a block
-_NO_NAME, _ZERO = "no name of a file", "a zero byte in its name"
+_NO_NAME = "no name of a file"
 _ROOT = Path("/")  # files from anywhere make one data set
 
 
@@ -118,8 +119,9 @@ def _inner(x: Any) -> Iterator[Item]:
     from PIL import Image
 
     if isinstance(x, str | os.PathLike):
-        for name in _files(os.fspath(x)) if os.fspath(x) else [None]:
-            yield Item(None, why=_NO_NAME) if name is None else Item(str(name), why=_ZERO if "\0" in name else "")
+        name = str(os.fspath(x))  # numpy's text too
+        why = _why_no_file(name)
+        yield from [Item(name or None, why=why)] if why else map(Item, _files(name))
     elif isinstance(x, Image.Image):
         yield _of_image(x)
     elif isinstance(x, torch.Tensor):
@@ -127,15 +129,27 @@ def _inner(x: Any) -> Iterator[Item]:
     elif isinstance(x, np.ndarray) and x.dtype.kind not in "OUS":
         yield from _of_array(x)
     elif isinstance(x, Mapping | bytes) or hasattr(x, "columns") or hasattr(x, "read") or not isinstance(x, Iterable):
-        encoded = "io.BytesIO(x)" if isinstance(x, bytes) else "x" if hasattr(x, "read") else ""
         raise TypeError(
             "predict: x must be a folder, file names, a glob, PIL images, arrays, tensors, a column of a data frame, "
-            f"or an iterable of them, got {type(x).__name__}."
-            + (f" Pass PIL.Image.open({encoded})." if encoded else "")
+            f"or an iterable of them, got {type(x).__name__}.{_remedy(x)}"
         )
     else:
         for one in x:
             yield from [Item(None, why=_NO_NAME)] if is_missing(one) else _inner(one)
+
+
+def _remedy(x: Any) -> str:
+    if isinstance(x, bytes):
+        return " Pass PIL.Image.open(io.BytesIO(x))."
+    if isinstance(x, io.TextIOBase):
+        return " Of a list of file names pass the lines: x.read().splitlines()."
+    return " Pass PIL.Image.open(x)." if hasattr(x, "read") else ""
+
+
+def _why_no_file(name: str) -> str:
+    if not name:
+        return _NO_NAME
+    return "a zero byte in its name" if "\0" in name else too_long(name)
 
 
 def _files(name: str) -> Iterable[str]:

@@ -89,7 +89,7 @@ def nearest(x: Tensor, pool: RowPool, k: int, leave_out: Numbers | None = None) 
     check_count("nearest", "k", k)
     k = min(k, len(pool) - (leave_out is not None))
     x = pool.directions(x)
-    best, where = torch.full((len(x), 0), -torch.inf), torch.empty((len(x), 0), dtype=torch.int64)
+    best, where = torch.full((len(x), 0), -torch.inf, dtype=torch.float32), torch.empty((len(x), 0), dtype=torch.int64)
     for first, block in pool.blocks():
         found = x @ pool.directions(block).T
         if leave_out is not None:

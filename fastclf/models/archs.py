@@ -28,6 +28,7 @@ from fastclf.models.body import (
 from fastclf.models.joined_body import JoinedBody
 from fastclf.models.weights import SkipInit, fetch, lite_weights, load_into, read_weights
 from fastclf.models.whole_body import WholeBody
+from fastclf.settings import float32_networks
 
 if TYPE_CHECKING:
     from fastclf.data.image_transforms import AugTfms, Transforms
@@ -184,6 +185,7 @@ def build_bodies(
     return JoinedBody([build_body(arch, pretrained) for arch in known])
 
 
+@float32_networks()
 def build_body(arch: Architecture, pretrained: bool = True, weights: str | Path | None = None) -> Body:
     """Build the body of an architecture: the network without its classifier, in two layer groups.
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fastclf import ops
 from fastclf.models.modes import evaluated
-from fastclf.philox import check_seed
+from fastclf.philox import checked_seed
 
 
 class AdaptiveConcatPool2d(nn.Module):
@@ -117,7 +117,7 @@ class Head(nn.Module):
         super().__init__()
         if final not in self.FINALS:
             raise ValueError(f"Head: final must be one of {self.FINALS}, got {final!r}")
-        check_seed("Head", seed)
+        seed = checked_seed("Head", seed)
         widths = [512] if xtra_fc is None else _widths(xtra_fc)
         if any(w < 1 for w in widths) or n_in < 1 or c < 1:
             raise ValueError(f"Head: widths must be positive, got n_in {n_in}, xtra_fc {widths}, c {c}")
@@ -134,10 +134,10 @@ class Head(nn.Module):
         sizes = [self.n_in, *self.widths, self.c]
         layers: list[nn.Module] = []
         for k, (n_in, n_out, p) in enumerate(zip(sizes, sizes[1:], self.ps, strict=False)):
-            layers.append(nn.BatchNorm1d(n_in))
+            layers.append(nn.BatchNorm1d(n_in, dtype=torch.float32))
             if p > 0:
                 layers.append(CounterDropout(p, k, self.counter))
-            layers.append(nn.Linear(n_in, n_out))
+            layers.append(nn.Linear(n_in, n_out, dtype=torch.float32))
             if k < len(self.widths):
                 layers.append(nn.ReLU())
         return layers

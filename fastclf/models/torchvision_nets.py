@@ -148,7 +148,7 @@ def _channels(head: nn.Sequential) -> int:
     if isinstance(layer, nn.Conv2d):
         return layer.in_channels
     pool = next((m for m in head.modules() if isinstance(m, nn.AdaptiveAvgPool2d)), nn.Identity())
-    positions: int = pool(torch.zeros(1, 1, 1, 1)).numel()
+    positions: int = pool(torch.zeros(1, 1, 1, 1, dtype=torch.float32)).numel()
     return layer.in_features // positions
 
 

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastclf.models.body import Body, Stage, Stats, half_depth_split, holds_stages
 from fastclf.models.weights import SkipInit
+from fastclf.settings import float32_networks
 
 OWN = "own pool"
 """Features are what the network's classifier gets: its class token, mean of tokens or attention pool, normalised."""
@@ -38,6 +39,7 @@ class Network:
     size: int
     smallest: int = 1
 
+    @float32_networks()
     def bare(self) -> nn.Module:
         """Build it without storage, in evaluation mode, to find out about its layers and shapes."""
         with torch.device("meta"):
@@ -134,7 +136,7 @@ class WholeBody(Body):
         device = next(bare.parameters()).device
         try:
             with torch.no_grad():
-                self.plan.pool(bare, torch.zeros(1, 3, sz, sz, device=device))
+                self.plan.pool(bare, torch.zeros(1, 3, sz, sz, dtype=torch.float32, device=device))
         except _SHAPES:
             return False
         return True
@@ -157,7 +159,7 @@ def make_plan(bare: nn.Module, stages: Sequence[Stage], size: int, pooling: str,
     order: list[str] = []
     for path, module in bare.named_modules():
         module.register_forward_pre_hook(lambda _module, _args, path=path: order.append(path))
-    features = pool(bare, torch.zeros(2, 3, size, size, device=next(bare.parameters()).device))
+    features = pool(bare, torch.zeros(2, 3, size, size, dtype=torch.float32, device=next(bare.parameters()).device))
     unused = _unused(bare, features, set(order))
     # Stages that are never called as such, like a shared table of positions, serve the first layers too.
     first_call = {path: order.index(path) if path in order else -1 for path, _ in stages}

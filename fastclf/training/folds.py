@@ -13,7 +13,7 @@ from fastclf.argument_checks import check_count
 from fastclf.data.sources.labels import Labels
 from fastclf.data.sources.names import some
 from fastclf.data.sources.split import numbered, tag_groups
-from fastclf.philox import check_seed
+from fastclf.philox import checked_seed
 from fastclf.report import warn
 from fastclf.training.inputs import refuse_numbers
 from fastclf.training.loop import derived_seed
@@ -49,7 +49,7 @@ def make_folds(labels: Labels, k: int, *, groups: Groups = None, stratify: bool 
     """
     refuse_numbers("folds", labels)
     check_count("folds", "k", k, least=2)
-    check_seed("folds", seed)
+    checked_seed("folds", seed)
     n = len(labels)
     if groups is not None and len(groups) != n:
         raise ValueError(f"groups must have one entry per row, {n:,}, got {len(groups):,}")

@@ -17,7 +17,7 @@ from fastclf.data.sources.labels import Labels
 from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
 from fastclf.ops import HeadSpec, predict
-from fastclf.philox import check_seed
+from fastclf.philox import checked_seed
 from fastclf.schedules import Cosine
 from fastclf.training.engine import EngineSteps, run_together
 from fastclf.training.folds import make_folds as make_folds
@@ -127,7 +127,7 @@ class _RunLoader(RowLoader):
     """The rows of one run, in the order that a loader over all rows gives them."""
 
     def __init__(self, ds: Dataset, run: HeadRun, bs: int, device: torch.device) -> None:
-        check_seed("HeadRun", run.seed)
+        checked_seed("HeadRun", run.seed)
         super().__init__(ds, LoaderOptions(bs, run.seed, device, 1), shuffle=True, drop_single=True)
         self._trains = np.zeros(len(ds), bool)
         self._trains[_checked_rows(run.train, len(ds))] = True

@@ -79,6 +79,21 @@ def check_data(call: str, data: object) -> None:
         raise ValueError(f"{call}: data must be an ImageClassifierData, got a {type(data).__name__}")
 
 
+def check_images(call: str, data: ImageClassifierData) -> None:
+    """Raise ValueError where data hold activations, and images are needed."""
+    if data.has_rows:
+        raise ValueError(
+            f"{call}: data must hold images, got activations. Of learn.data, which they are under precompute, pass the "
+            "data that the learner was made with; on activations of your own trains HeadLearner(data)."
+        )
+
+
+def check_can_train(call: str, model: nn.Module) -> None:
+    """Raise ValueError where a model was made inside ``torch.inference_mode()``: torch never gives it gradients."""
+    if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
+        raise ValueError(f"{call}: model was made inside torch.inference_mode(), and can never train. Make it outside.")
+
+
 def check_batch_norm(module: nn.Module, loader: Any) -> None:
     """Raise ValueError where batches of one row meet a BatchNorm over rows that trains; modes are those of training."""
     if loader.bs == 1 and any(isinstance(layer, nn.BatchNorm1d) and layer.training for layer in module.modules()):

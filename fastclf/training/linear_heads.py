@@ -155,9 +155,9 @@ class _Centred:
         self.mean: Floats = sum(ds.rows[places[b]].sum(0, dtype=np.float64) for b in self.blocks) / n
         kept = n * features * self._dtype.itemsize <= _KEPT
         self._blocks = [self._read(b) for b in range(len(self.blocks))] if kept else None
-        squares, products = torch.zeros(features).double(), None
+        squares, products = torch.zeros(features, dtype=torch.float64), None
         if n >= features:
-            products = torch.zeros(features, features).double()
+            products = torch.zeros(features, features, dtype=torch.float64)
         for x in map(self.read, range(len(self.blocks))):
             squares += x.square().sum(0)
             if products is not None:
@@ -193,7 +193,7 @@ class _Rows:
             z = torch.cat([centred.read(b) for b in range(len(centred.blocks))]).double() * factor
             self._axes, triangle = torch.linalg.qr(z.T)
             self.covariance = triangle @ triangle.T / len(z)
-            self._factor = torch.ones(len(triangle), 1).double()
+            self._factor = torch.ones(len(triangle), 1, dtype=torch.float64)
             columns = triangle.T.contiguous().to(centred.read(0).dtype)
             self._read = columns.split(_BLOCK).__getitem__
         else:
@@ -321,6 +321,6 @@ class _Problem:
 def _missing(y: NDArray[np.generic], c: int) -> tuple[Tensor, Tensor]:
     """Return which classes ``[c]`` no row has, or which labels all rows or none have, and the sign of their bias."""
     if y.ndim == 1:
-        return torch.from_numpy(np.bincount(y, minlength=c) == 0), torch.ones(c)
+        return torch.from_numpy(np.bincount(y, minlength=c) == 0), torch.ones(c, dtype=torch.float32)
     share = y.astype(np.float64).mean(0)
     return torch.from_numpy((share == 0) | (share == 1)), torch.from_numpy(np.where(share == 0, -1.0, 1.0))

@@ -61,6 +61,22 @@ def test_computed_once_then_found(tmp_path, rows, capsys):
     assert capsys.readouterr().out == told  # once, and before the work
 
 
+def test_an_error_ends_what_computes(tmp_path, rows, in_flight):
+    """A traceback holds what is suspended until the interpreter ends, and there torch aborts for its tensors."""
+    rows[2] = np.nan
+    ended = []
+
+    def compute(numbers):
+        try:
+            yield from Source(rows)(numbers)
+        finally:
+            ended.append(True)
+
+    with pytest.raises(ActivationFileError, match="row 2 are not finite") as caught:
+        stored(job_of(), [tmp_path / "a"], compute, in_flight)
+    assert ended, caught.traceback
+
+
 def test_what_is_there_is_not_computed(tmp_path, rows, capsys):
     written(tmp_path / "b" / KIND.name, KEYS[7:20], rows[7:20])
     source, wanted = Source(rows), KEYS[np.r_[np.arange(N), 3, 3, 39, 8]]

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from fastclf.data.sources.ignored import OWN_FOLDERS, is_a_programs, is_hidden, is_tagged
 from fastclf.data.sources.names import printable, some
 from fastclf.errors import DataError
+from fastclf.files import check_length
 from fastclf.report import remedy, warn
 
 EXTENSIONS = (
@@ -98,8 +99,9 @@ def inner_name(folder: str) -> str:
     """Return the name of a folder below the data's path in its plain form: 'a/b'.
 
     Raises:
-        ValueError: it is absolute or has '..' or a zero byte.
+        ValueError: it is absolute, is too long, or has '..' or a zero byte.
     """
+    check_length(folder)
     plain = PurePosixPath(folder)
     if plain.is_absolute() or ".." in plain.parts or "\0" in folder:
         raise ValueError(f"a folder of the data must be below its path, got {folder!r}. Pass e.g. 'train'.")

@@ -42,6 +42,10 @@ def _pair(values: Sequence[int]) -> list[int]:
     return list(values) * 2 if len(values) == 1 else list(values)
 
 
+def _number(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float32)
+
+
 def _broadcast(graph: Tracer, out: Tensor, value: Tensor) -> Tensor:
     """Return a constant that is the same for every image, such as an expanded token, as one row for all of them."""
     if graph.depends(value) or value.ndim != out.ndim or not 1 < value.shape[0] == out.shape[0]:
@@ -99,7 +103,7 @@ def _batch_norm(
 def _layer_norm(
     graph: Tracer, _out: Any, x: Tensor, shape: list[int], weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> Names:
-    weight = torch.ones(shape) if weight is None else weight
+    weight = torch.ones(shape, dtype=torch.float32) if weight is None else weight
     return graph.node("LayerNormalization", [x, weight, *_given(bias)], axis=-len(shape), epsilon=eps)
 
 
@@ -130,7 +134,7 @@ def _attention(
     _needs(not is_causal, "causal attention")
     query, key, value = (_broadcast(graph, out[0], x) for x in (query, key, value))
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    scaled = graph.node("Mul", [query, torch.tensor(scale)])
+    scaled = graph.node("Mul", [query, _number(scale)])
     scores = graph.node("MatMul", [*scaled, *graph.node("Transpose", [key], perm=[0, 1, 3, 2])])
     if attn_mask is not None:
         scores = graph.node("Add", [*scores, attn_mask])
@@ -169,7 +173,7 @@ def _gelu(graph: Tracer, _out: Tensor, x: Tensor, *, approximate: str = "none") 
 
 @_writes("clamp_min")
 def _at_least(graph: Tracer, _out: Tensor, x: Tensor, low: float) -> Names:
-    return graph.node("Clip", [x, torch.tensor(float(low))])
+    return graph.node("Clip", [x, _number(low)])
 
 
 @_writes("pow")
@@ -180,14 +184,14 @@ def _power(graph: Tracer, _out: Tensor, x: Tensor, exponent: float) -> Names:
 
 @_writes("hardtanh")
 def _hardtanh(graph: Tracer, _out: Tensor, x: Tensor, low: float = -1.0, high: float = 1.0) -> Names:
-    return graph.node("Clip", [x, torch.tensor(float(low)), torch.tensor(float(high))])
+    return graph.node("Clip", [x, _number(low), _number(high)])
 
 
 def _arithmetic(op: str) -> Callable[..., Names]:
     def write(graph: Tracer, out: Tensor, a: Any, b: Any, *, alpha: float = 1) -> Names:
         _needs(alpha == 1, "a scaled sum")
         _needs(out.dtype is torch.float32, f"{op} of {out.dtype}")
-        operands = (v if isinstance(v, Tensor) else torch.tensor(float(v)) for v in (a, b))
+        operands = (v if isinstance(v, Tensor) else _number(v) for v in (a, b))
         return graph.node(op, [_broadcast(graph, out, v) for v in operands])
 
     return write
@@ -391,7 +395,7 @@ def _pad(graph: Tracer, _out: Tensor, x: Tensor, pads: list[int], value: float =
     before, after = [0] * x.ndim, [0] * x.ndim
     for k, axis in enumerate(range(x.ndim - 1, x.ndim - 1 - len(pads) // 2, -1)):
         before[axis], after[axis] = pads[2 * k : 2 * k + 2]
-    return graph.node("Pad", [x, torch.tensor(before + after), torch.tensor(float(value))])
+    return graph.node("Pad", [x, torch.tensor(before + after), _number(value)])
 
 
 @_writes("clone", "detach", "alias")

@@ -23,7 +23,7 @@ class ReferenceHead(WithVelocity):
         """Return the loss of every batch; see `HeadEngine.train`."""
         firsts = range(0, len(order), batch_size)
         losses = [self._step(order[f : f + batch_size], first_step + i, frozen_bn) for i, f in enumerate(firsts)]
-        return torch.stack(losses) if losses else torch.empty(0)
+        return torch.stack(losses) if losses else torch.empty(0, dtype=torch.float32)
 
     def _step(self, index: Tensor, step: int, frozen_bn: bool) -> Tensor:
         parameters, rates, rows = self.spec.parameters(), self.training.rates, self.training.rows

@@ -292,6 +292,75 @@ def test_what_says_the_sets_twice(load, root):
         load(lines(lambda i: f"{IDS[i]}.jpg,{PETS[i]}", "f,y"), val_csv="other.csv")
 
 
+def test_columns_of_several_tables_belong_together_by_name(load, root, rng):
+    columns = {"id": IDS, "breed": PETS, "who": ["x"] * N, "age": [str(i) for i in range(N)]}
+    others = [list(rng.permutation([*columns])) for _ in range(2)]
+    for name, order, rows in zip(("val.csv", "test.csv"), others, (slice(8, 16), slice(16, N)), strict=True):
+        pd.DataFrame(columns)[order][rows].to_csv(root / name, index=False)
+    table = pd.DataFrame(columns)[:8].to_csv(index=False)
+    named = {"fn_col": "id", "label_col": "breed", "suffix": ".jpg", "val_csv": "val.csv"}
+    data = load(table, test_csv="test.csv", **named)
+    assert said_by(data, data.trn_ds, data.val_ds, data.test_ds) == images(PETS)
+    assert (len(data.trn_ds), len(data.val_ds)) == (8, 8)
+    pd.DataFrame(columns)[16:][["age", "id"]].to_csv(root / "test.csv", index=False)  # without labels
+    data = load(table, test_csv="test.csv", **named)
+    assert [*data.test_ds.fnames] == [f"img/{name}.jpg" for name in IDS[16:]]
+    assert not data.test_ds.labels.known
+    with pytest.raises(DataError, match=r"test.csv must have the columns of table.txt: \['id', .*got \['age', 'id'\]"):
+        load(table, **named | {"val_csv": "test.csv"})
+
+
+def test_flags_of_several_tables_belong_together_by_name(load, root, rng):
+    flags = pd.DataFrame({"id": IDS} | {pet: [int(one == pet) for one in PETS] for pet in ("cat", "cow", "dog")})
+    flags[["dog", "id", "cow", "cat"]][12:].to_csv(root / "val.csv", index=False)
+    flags[["id"]][12:].to_csv(root / "test.csv", index=False)
+    data = load(flags[:12].to_csv(index=False), val_csv="val.csv", suffix=".jpg")
+    assert said_by(data) == images(PETS)
+    data = load(flags[:12].to_csv(index=False), test_csv="test.csv", suffix=".jpg", val_pct=0.5)
+    assert [*data.test_ds.fnames] == [f"img/{name}.jpg" for name in IDS[12:]]
+    assert not data.test_ds.labels.known
+
+
+def test_flags_with_blanks_around_them(load, rng):
+    """As Roboflow writes them."""
+    flags = [", ".join(str(int(one == pet)) + " " * rng.integers(3) for pet in ("cat", "cow", "dog")) for one in PETS]
+    data = load(lines(lambda i: f"{IDS[i]}.jpg, {flags[i]}", "filename, cat, cow, dog"))
+    assert said_by(data) == images(PETS)
+
+
+@pytest.mark.parametrize("written", ["['cat', 'big']", '{"choices": ["cat", "big"]}', '["cat"]', "{'cat', 'big'}"])
+def test_lists_and_objects_among_labels(load, written, rng):
+    """Label Studio writes one choice as it is, and several as an object."""
+    rows = rng.permutation(N)[: rng.integers(4, 12)]
+    cells = [written if i in rows else "cow" for i in range(N)]
+    table = pd.DataFrame({"f": [f"{name}.jpg" for name in IDS], "y": cells})
+    with pytest.raises(LabelError, match=f"row {min(rows)} has .* in column 'y', and not all of its cells are lists"):
+        load(table)
+    assert said_by(load(table, multi=False)) == images(cells)
+
+
+def test_a_number_that_only_a_name_can_be(load):
+    frame = pd.DataFrame({7: range(N), 5: IDS, 6: PETS})
+    assert said_by(load(frame, fn_col=5, label_col=6, suffix=".jpg")) == images(PETS)
+    with pytest.raises(DataError, match="columns 0 to 2, got fn_col=8"):
+        load(frame, fn_col=8, label_col=6, suffix=".jpg")
+
+
+def test_tables_of_other_packages(load):
+    class Frame:
+        columns = ("f", "y")
+
+        def to_pandas(self):
+            return pd.DataFrame({"f": IDS, "y": PETS})
+
+    with pytest.raises(TypeError, match=r"must be a pandas data frame, got .*Frame. Pass df.to_pandas\(\)"):
+        ImageClassifierData.from_df(".", "img", Frame(), 4, TFMS)
+    with pytest.raises(TypeError, match=r"got list. Pass pd.DataFrame\(df\)"):
+        ImageClassifierData.from_df(".", "img", [*zip(IDS, PETS, strict=True)], 4, TFMS)
+    with pytest.raises(ValueError, match=r"suffix must be text such as '.jpg', got \['.jpg'\]"):
+        load(pd.DataFrame({"f": IDS, "y": PETS}), suffix=[".jpg"])
+
+
 def test_classes_of_test_rows_only(load):
     table = lines(lambda i: f"{IDS[i]}.jpg,{'rare' if i == 7 else PETS[i]},{'test' if i == 7 else 'train'}", "f,y,set")
     with pytest.raises(LabelError, match="'rare' occur in test rows only"):
@@ -354,7 +423,7 @@ def test_data_frames(load, capsys):
     with pytest.raises(DataError, match=r"index holds the names of the files.*df.reset_index\(\)"):
         load(df)
     assert said_by(load(df.reset_index())) == images(PETS)
-    with pytest.raises(TypeError, match="df must be a pandas data frame, got Series"):
+    with pytest.raises(TypeError, match=r"df must be a pandas data frame, got pandas.*Series. Pass df.reset_index\(\)"):
         load(df["y"])
 
 

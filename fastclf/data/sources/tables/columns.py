@@ -104,6 +104,8 @@ def _position(table: LabelTable, column: Column, argument: str) -> int:
         mean = next((f" Did you mean {name!r}?" for name in header if [name.lower()] == near), "")
         raise DataError(f"{table.name} has no column {column!r} ({argument}), but {listed(header, 20, repr)}.{mean}")
     if not 0 <= column < table.width:
+        if header.count(str(column)) == 1:
+            return header.index(str(column))
         raise DataError(
             f"{table.name} has columns 0 to {table.width - 1}, got {column_argument(argument, repr(column))}."
         )
@@ -164,8 +166,13 @@ def distinct_cells(table: LabelTable, columns: Sequence[int]) -> set[Cell]:
 
 def is_indicator(table: LabelTable, columns: Sequence[int]) -> bool:
     """Return whether columns hold nothing but 0 and 1, or -1 and 1."""
-    cells = {cell.lower() if isinstance(cell, str) else None for cell in distinct_cells(table, columns)}
+    cells = {flag(cell) for cell in distinct_cells(table, columns)}
     return cells <= ON | OFF or cells <= ON | MINUS
+
+
+def flag(cell: Cell) -> str | None:
+    """Return a cell as `ON`, `OFF` and `MINUS` hold it; None where it holds no text."""
+    return cell.strip().lower() if isinstance(cell, str) else None
 
 
 def _fits(pattern: re.Pattern[str], table: LabelTable, position: int) -> bool:

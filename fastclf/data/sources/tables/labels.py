@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from fastclf.data.sources.labels import Labels, check_classes, in_order, indicators
-from fastclf.data.sources.tables.columns import OFF, ON, Columns, distinct_cells, is_indicator
+from fastclf.data.sources.tables.columns import OFF, ON, Columns, distinct_cells, flag, is_indicator
 from fastclf.data.sources.tables.reading import Cell, LabelTable
 from fastclf.data.sources.tables.rules import TableRules, column_argument
 from fastclf.errors import DataError, LabelError
@@ -105,7 +106,7 @@ def _by_folder(table: LabelTable, file: int, rules: TableRules) -> Values:
 def _by_indicator(table: LabelTable, positions: list[int], rules: TableRules) -> Values:
     if not is_indicator(table, positions):
         _refuse_cell(table, positions)
-    on = {cell for cell in distinct_cells(table, positions) if isinstance(cell, str) and cell.lower() in ON}
+    on = {cell for cell in distinct_cells(table, positions) if flag(cell) in ON}
     classes = sorted((_column_class(table, i), i) for i in positions)
     rows = [tuple([name for name, i in classes if row[i] in on]) for row in table.rows]
     other = next((i for i, texts in enumerate(rows) if len(texts) != 1), None)
@@ -136,7 +137,7 @@ def _refuse_cell(table: LabelTable, positions: Sequence[int]) -> None:
     for row, where in zip(table.rows, table.where, strict=True):
         for i in positions:
             cell = row[i]
-            if not isinstance(cell, str) or cell.lower() not in ON | OFF:
+            if flag(cell) not in ON | OFF:
                 raise LabelError(
                     f"{table.name}: {where} has {cell!r} in the label column {table.title(i)}: several label columns "
                     "must hold 0 and 1, or -1 and 1. Decide what other values mean, e.g. from_df(PATH, folder, "
@@ -151,6 +152,8 @@ def _by_text(table: LabelTable, position: int, rules: TableRules) -> Values:
     where = f"in column {table.title(position)}"
     if rules.multi is False and len(plain) < len(cells):
         raise LabelError(f"{table.name}: column {table.title(position)} holds lists, and multi=False wants one label.")
+    if rules.multi is not False:
+        _check_no_json(cells, table, position)
     delim, why = _choose_delim(set(plain), rules)
     if delim is not None or len(plain) < len(cells):
         lists = [_items(cell, delim) for cell in cells]
@@ -175,6 +178,25 @@ def _unpacked(cells: Sequence[Cell]) -> Sequence[Cell]:
     if not texts or not all(_LIST.fullmatch(text) for text in texts):
         return cells
     return [tuple(map("".join, re.findall(_ITEM, cell))) if isinstance(cell, str) else cell for cell in cells]
+
+
+def _check_no_json(cells: Sequence[Cell], table: LabelTable, position: int) -> None:
+    """Raise LabelError where some cells are lists or objects that were written as text: their text is no label."""
+    written = {cell for cell in set(cells) if isinstance(cell, str) and (_LIST.fullmatch(cell) or _is_object(cell))}
+    if written:
+        row, title = next(i for i, cell in enumerate(cells) if cell in written), table.title(position)
+        raise LabelError(
+            f"{table.name}: {table.where[row]} has {cells[row]!r} in column {title}, and not all of its cells are "
+            f"lists. Make lists of all, e.g. df[{title}] = df[{title}].map(f), f('a') == ['a'], then from_df(...). "
+            "Or pass multi=False, for which it is one name."
+        )
+
+
+def _is_object(cell: str) -> bool:
+    try:
+        return cell.lstrip().startswith("{") and isinstance(json.loads(cell), dict)
+    except ValueError:
+        return False
 
 
 def _items(cell: Cell, delim: str | None) -> Sequence[str]:

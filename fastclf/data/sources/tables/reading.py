@@ -278,7 +278,9 @@ def read_df(df: pd.DataFrame) -> LabelTable:
         DataError: it has no rows or columns.
     """
     if not hasattr(df, "iloc") or not hasattr(df, "columns"):
-        raise TypeError(f"from_df: df must be a pandas data frame, got {type(df).__name__}.")
+        ways = [f"df.{way}()" for way in ("to_pandas", "reset_index") if hasattr(df, way)]
+        kind = f"{type(df).__module__}.{type(df).__qualname__}".removeprefix("builtins.")
+        raise TypeError(f"from_df: df must be a pandas data frame, got {kind}. Pass {[*ways, 'pd.DataFrame(df)'][0]}.")
     columns = [_cells(df.iloc[:, position]) for position in range(df.shape[1])]
     rows: list[list[Cell]] = [[*row] for row in zip(*columns, strict=True)]
     index = [value for value in df.index if isinstance(value, str)]
@@ -329,10 +331,10 @@ def _check_fields(table: LabelTable, sep: str | None, used: str) -> None:
 
 
 def join(tables: dict[str, LabelTable]) -> LabelTable:
-    """Put the tables of several sets one below the other.
+    """Put the tables of several sets one below the other; columns belong together that have one name.
 
     Args:
-        tables: by the name of their set, 'train' first.
+        tables: by the name of their set, 'train' first. That for test may lack columns: its labels.
 
     Raises:
         DataError: their columns differ.
@@ -340,16 +342,27 @@ def join(tables: dict[str, LabelTable]) -> LabelTable:
     first, *others = tables.values()
     if not others:
         return first
-    for other in others:
-        if other.width != first.width or other.header != first.header:
-            raise DataError(
-                f"{other.name} must have the columns of {first.name}: {first.header or first.width}, got "
-                f"{other.header or other.width}. Rename or reorder them."
-            )
+    aligned = [first] + [_aligned(table, first, lacks=part == "test") for part, table in [*tables.items()][1:]]
     return LabelTable(
-        " + ".join(table.name for table in tables.values()),
-        [row for table in tables.values() for row in table.rows],
-        Names.joined([table.where.prefixed(f"{table.name} ") for table in tables.values()]),
+        " + ".join(table.name for table in aligned),
+        [row for table in aligned for row in table.rows],
+        Names.joined([table.where.prefixed(f"{table.name} ") for table in aligned]),
         first.header,
-        parts=[part for part, table in tables.items() for _ in table.rows],
+        parts=[part for part, table in zip(tables, aligned, strict=True) for _ in table.rows],
     )
+
+
+def _aligned(table: LabelTable, first: LabelTable, *, lacks: bool) -> LabelTable:
+    """Return a table with the columns of ``first``, found by name; empty ones for those it may lack."""
+    if table.header == first.header and table.width == first.width:
+        return table
+    names, wanted = table.header or [], first.header or []
+    unique = len({*names}) == len(names) > 0 and len({*wanted}) == len(wanted)
+    if not unique or not (({*names} < {*wanted} and lacks) or {*names} == {*wanted}):
+        raise DataError(
+            f"{table.name} must have the columns of {first.name}: {wanted or first.width}, got "
+            f"{names or table.width}. Rename them."
+        )
+    places = [names.index(name) if name in names else None for name in wanted]
+    rows: list[list[Cell]] = [[None if place is None else row[place] for place in places] for row in table.rows]
+    return replace(table, rows=rows, header=wanted)

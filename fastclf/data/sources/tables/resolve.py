@@ -78,8 +78,9 @@ def labelled_by_table(
         ValueError: val_idxs do not fit.
     """
     files = Files(found, rules.suffix)
-    table = join({part: _without_false_header(one, files) for part, one in tables.items()})
-    columns = choose(table, files, rules)
+    tables = {part: _without_false_header(one, files) for part, one in tables.items()}
+    table = join(tables)
+    columns = choose(join({part: one for part, one in tables.items() if part != "test"}), files, rules)
     parts, undecided = parts_of(table, columns.split, val_idxs)
     names, there, remarks = _files_of(table, columns.file, files, rules)
     unlabelled = _unlabelled_test_rows(table, columns, parts)

@@ -41,6 +41,8 @@ class TableRules:
         if self.label_delim is not None and (self.continuous or self.multi is False):
             other = "continuous=True" if self.continuous else "multi=False"
             raise ValueError(f"{self.call}: label_delim means several labels, {other} does not. Pass one of them.")
+        if not isinstance(self.suffix, str):
+            raise ValueError(f"{self.call}: suffix must be text such as '.jpg', got {self.suffix!r}.")
         if self.missing not in ("raise", "skip"):
             raise ValueError(f"{self.call}: missing must be 'raise' or 'skip', got {self.missing!r}.")
 
