@@ -23,6 +23,7 @@ from fastclf.report import log
 from fastclf.schedules import Constant
 from fastclf.training.callbacks import Callback
 from fastclf.training.epoch_table import EpochTable
+from fastclf.training.folds import make_folds, most_folds, usual_folds
 from fastclf.training.head_choice import (
     FEW,
     Setting,
@@ -34,7 +35,7 @@ from fastclf.training.head_choice import (
     trained_settings,
     try_settings,
 )
-from fastclf.training.head_runs import HeadSetting, make_folds, most_folds, new_head, predict_rows, usual_folds
+from fastclf.training.head_runs import HeadSetting, new_head, predict_rows
 from fastclf.training.linear_heads import LinearSetting, Scaling, linear_heads
 from fastclf.training.metrics import name_of
 from fastclf.training.recorder import Recorder
