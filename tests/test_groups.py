@@ -144,6 +144,21 @@ def test_a_column_of_a_table(flat, rng, split, capsys):
     np.testing.assert_array_equal(own.trn_ds.groups, data.trn_ds.groups)
 
 
+@pytest.mark.parametrize("name", ["lesion_id", "PatientID", "seq", "color"])
+def test_a_column_that_seems_to_group_is_mentioned(flat, capsys, name):
+    """The classic leak: images of one patient in train and in valid."""
+    names = [f"{i:03d}.png" for i in range(40)]
+    frame = pd.DataFrame({"file": names, "label": ["a", "b"] * 20, name: list(map(person, names)), "id": range(40)})
+    columns = {"fn_col": "file", "label_col": "label"}
+    ImageClassifierData.from_df(flat, ".", frame, 8, TFMS, **columns)
+    mentioned = f"if images of one {name!r} are alike, groups={name!r} keeps them in one set"
+    assert (mentioned in capsys.readouterr().out) == (name != "color")
+    ImageClassifierData.from_df(flat, ".", frame, 8, TFMS, groups=name, **columns)
+    frame[name] = range(40)  # each image by itself
+    ImageClassifierData.from_df(flat, ".", frame, 8, TFMS, **columns)
+    assert "keeps them in one set" not in capsys.readouterr().out
+
+
 def test_several_labels_and_numbers_have_groups_too(flat):
     names = [f"{i:03d}.png" for i in range(40)]
     frame = pd.DataFrame({"file": names, "label": ["a b", "b c", "a", "c"] * 10, "who": list(map(person, names))})
