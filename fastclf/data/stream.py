@@ -128,7 +128,7 @@ def _inner(x: Any) -> Iterator[Item]:
     elif isinstance(x, torch.Tensor):
         yield from _of_array(numpy_of(_channels_last(x)))
     elif isinstance(x, np.ndarray) and x.dtype.kind not in "OUS":
-        yield from _of_array(x)
+        yield from _of_array(numpy_of(x))
     elif isinstance(x, Mapping | bytes) or hasattr(x, "columns") or hasattr(x, "read") or not isinstance(x, Iterable):
         raise TypeError(
             "predict: x must be a folder, file names, a glob, PIL images, arrays, tensors, a column of a data frame, "
