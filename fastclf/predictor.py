@@ -32,6 +32,7 @@ from fastclf.files import given_path
 from fastclf.models.net import Net, head_of
 from fastclf.predictions import Predictions, joined
 from fastclf.report import Progress, counted
+from fastclf.settings import own_settings
 from fastclf.training.forward import Objective, scores_of
 from fastclf.training.inputs import check_count
 from fastclf.training.losses import default_loss
@@ -45,7 +46,7 @@ OnBad = Literal["raise", "nan"]
 _SHOWN = 5
 
 
-@long_call("no model was loaded; call it again.")
+@own_settings()
 def load(
     path: str | os.PathLike[str],
     *,
