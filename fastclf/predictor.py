@@ -270,6 +270,7 @@ class Classifier:
             for block in blocks(found, batch_size):
                 yield self._of_block(block, topk, batch_size, on_bad, advance)
 
+    @own_settings()
     def _of_block(
         self, block: ImageBlock, topk: int, batch_size: int, on_bad: OnBad, advance: Callable[[int], object]
     ) -> Predictions:
