@@ -11,9 +11,11 @@ from torch import nn
 from fastclf.argument_checks import check_flag
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.dataset import Dataset
+from fastclf.data.sources.split import numbered
 from fastclf.decision import Decision
 from fastclf.errors import DivergedError
 from fastclf.interpret.cross_validation import CrossValidation, cross_validation
+from fastclf.interpret.intervals import OF_GROUPS
 from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
 from fastclf.predicting import Predicting
@@ -85,7 +87,8 @@ class CrossValidating(Predicting):
         bad[good] = False
         targets = mark_without_prediction(torch.from_numpy(np.array(ds.y)), bad).numpy()
         chosen = _described(found.settings) if len(settings) > 1 else []
-        return cross_validation(preds, targets, folds, ds.labels, chosen)
+        notes = [OF_GROUPS] if kept is not None and numbered(kept).max() + 1 < len(ds) else []
+        return cross_validation(preds, targets, folds, ds.labels, [*chosen, *notes])
 
     def _head_training(self, call: str) -> tuple[Dataset, Head, NLL | BCE]:
         """Return the rows that heads train on, a head to be like, and the loss.

@@ -13,6 +13,7 @@ from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.sources.labels import Labels
 from fastclf.decision import Decision
 from fastclf.interpret.evaluation import Evaluation, calibration, evaluate, probabilities, with_predictions
+from fastclf.interpret.intervals import OF_GROUPS
 from fastclf.interpret.tuning import best_temperature, best_thresholds, thinned
 from fastclf.predicting import Predicting
 from fastclf.report import counted, log
@@ -68,6 +69,8 @@ class Evaluating(Predicting):
         aim = f"{labels.c} number(s)" if labels.is_reg else f"{labels.c:,} {'labels' if labels.is_multi else 'classes'}"
         tuned = self.decision.thresholds is not None or self.decision.temperature != 1
         notes = ["what was tuned on these rows looks better on them than on others"] if tuned and not is_test else []
+        if not is_test and self._data.val_ds.is_grouped:
+            notes.append(OF_GROUPS)
         title = f"{name} set, {aim}{views}"
         return evaluate(preds, targs, labels, self.decision, title=title, notes=notes, **how)
 

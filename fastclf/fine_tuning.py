@@ -19,10 +19,11 @@ from fastclf.interpret.sweep import Sweep
 from fastclf.learner import Learner
 from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
-from fastclf.report import log
+from fastclf.report import log, remedy
 from fastclf.schedules import Constant
 from fastclf.training.callbacks import Callback
 from fastclf.training.epoch_table import EpochTable
+from fastclf.training.folds import make_folds, most_folds, usual_folds
 from fastclf.training.head_choice import (
     FEW,
     Setting,
@@ -34,7 +35,7 @@ from fastclf.training.head_choice import (
     trained_settings,
     try_settings,
 )
-from fastclf.training.head_runs import HeadSetting, make_folds, most_folds, new_head, predict_rows, usual_folds
+from fastclf.training.head_runs import HeadSetting, new_head, predict_rows
 from fastclf.training.linear_heads import LinearSetting, Scaling, linear_heads
 from fastclf.training.metrics import name_of
 from fastclf.training.recorder import Recorder
@@ -128,7 +129,8 @@ class FineTuning(CrossValidating, Learner):
         mean, half = found.intervals()[0]
         log(f"fine_tune: {found.best}, out-of-fold loss {mean:.4f} +- {half:.4f}, best of {len(found.settings)}")
         if isinstance(found.best, LinearSetting) and found.best.decay in (_DECAYS[0], _DECAYS[-1]):
-            log("fine_tune: this decay is at the end of those that were tried; learn.fine_tune(setting) tries another")
+            other = remedy("; learn.fine_tune(setting) tries another", "")
+            log(f"fine_tune: this decay is at the end of those that were tried{other}")
         return found.best
 
     def _train_head(self, setting: Setting, callbacks: Sequence[Callback] = ()) -> list[float]:
@@ -169,7 +171,8 @@ class FineTuning(CrossValidating, Learner):
         found = _losses(ds, settings, splits, how, race=race)
         means = found.mean(1)
         if np.isnan(means).all():
-            raise DivergedError(f"{call}: no setting ends with finite weights. Pass lower rates (lr).")
+            lower = remedy("Pass lower rates (lr)", "Pass lower rates: --lr")
+            raise DivergedError(f"{call}: no setting ends with finite weights. {lower}.")
         order = np.argsort(means)  # NaN last
         return Sweep([settings[i] for i in order], found[order])
 

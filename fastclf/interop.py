@@ -32,7 +32,13 @@ def needed(module: str, package: str | None = None) -> Any:
 
 
 def numpy_of(values: Any) -> npt.NDArray[Any]:
-    """Return an array, also of a tensor on any device, that requires gradients, or of bfloat16, which numpy lacks."""
+    """Return an array, also of a tensor on any device, that requires gradients, or of bfloat16, which numpy lacks.
+
+    Raises:
+        ValueError: values are masked, which an array would give as if they were there; or rows differ in shape.
+    """
+    if np.ma.is_masked(values):
+        raise ValueError("values are masked, which are missing ones: leave these rows out, or fill them, x.filled(0)")
     if not isinstance(values, Tensor):
         return np.asarray(values)
     values = values.detach().cpu()

@@ -33,6 +33,7 @@ from fastclf.files import given_path
 from fastclf.models.net import Net, head_of
 from fastclf.predictions import Predictions, joined
 from fastclf.report import Progress, counted, remedy
+from fastclf.settings import own_settings
 from fastclf.training.forward import Objective, scores_of
 from fastclf.training.losses import default_loss
 from fastclf.training.metrics import mark_without_prediction
@@ -45,7 +46,7 @@ OnBad = Literal["raise", "nan"]
 _SHOWN = 5
 
 
-@long_call("no model was loaded; call it again.")
+@own_settings()
 def load(
     path: str | os.PathLike[str],
     *,
@@ -269,6 +270,7 @@ class Classifier:
             for block in blocks(found, batch_size):
                 yield self._of_block(block, topk, batch_size, on_bad, advance)
 
+    @own_settings()
     def _of_block(
         self, block: ImageBlock, topk: int, batch_size: int, on_bad: OnBad, advance: Callable[[int], object]
     ) -> Predictions:

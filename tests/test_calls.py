@@ -8,7 +8,7 @@ import pytest
 from helpers import image_data, row_data, three_colours, tiny_learner
 from processes import lines_of, start
 
-from fastclf import Callback, HeadLearner, calls
+from fastclf import Callback, ConvLearner, HeadLearner, calls, resnet18
 from fastclf.activations import precompute, segment
 from fastclf.data import data_loaders, resize
 from fastclf.data.validation import scan_cache
@@ -199,3 +199,24 @@ def test_a_forked_process_works_or_is_refused(tmp_path):
     assert [line for line in others if line not in told] == ["works"]  # cached rows need no thread
     assert parent == "(18, 3)"
     assert lines[-1] == "ended 0"
+
+
+SERVES = """
+import os, signal, sys
+import fastclf
+clf = fastclf.load(sys.argv[1])  # as a server does before it starts its workers
+for _ in range(2):
+    if os.fork() == 0:
+        signal.alarm(60)
+        print(clf.predict(sys.argv[2]).labels, flush=True)
+        os._exit(0)
+    assert os.wait()[1] == 0
+"""
+
+
+def test_a_process_that_has_loaded_a_model_may_be_forked(tmp_path):
+    data = image_data(three_colours(tmp_path), sz=32)
+    learn = ConvLearner.pretrained(resnet18, data, pretrained=False)
+    learn.save("m")
+    labels = [data.classes[i] for i in learn.predict(is_test=True).argmax(1)]
+    assert lines_of(SERVES, tmp_path / "models" / "m", tmp_path / "test") == [str(labels)] * 2

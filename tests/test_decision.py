@@ -57,6 +57,7 @@ def test_few_rows_cannot_tell_a_rare_refusal(capsys, monkeypatch):
     assert Decision(confidences=(0.4, 0.6, 0.9)).least_confidence(0.05) == 0
     assert "needs 19 validation rows, and the model was calibrated on 3" in capsys.readouterr().out
     assert Decision(confidences=(0.5,) * 19).least_confidence(0.05) == 0.5
+    assert Decision(confidences=(0.5,) * 19).least_confidence(np.float32(0.05)) == 0.5
     assert Decision(confidences=(0.5,)).least_confidence(0) == 0
     assert Decision(confidences=(0.4, 0.6, 0.9)).least_confidence(0.25) == 0.4
 

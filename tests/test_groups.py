@@ -74,7 +74,9 @@ def test_figures_of_rows_that_belong_together_are_not_those_of_memory(tmp_path, 
     for groups in (None, group):
         sets = (x.astype(np.float32), y), (x[:10].astype(np.float32), np.arange(10) % 2)
         learn = HeadLearner(ImageClassifierData.from_arrays(tmp_path, *sets, classes=["a", "b"], groups=groups))
-        found[groups is None] = learn.cross_validate()["accuracy"]
+        validated = learn.cross_validate()
+        found[groups is None] = validated["accuracy"]
+        assert ("the true ones are wider" in repr(validated)) == (groups is not None)
     assert found[True] > 0.9
     assert found[False] < 0.75
 
@@ -144,6 +146,21 @@ def test_a_column_of_a_table(flat, rng, split, capsys):
     np.testing.assert_array_equal(own.trn_ds.groups, data.trn_ds.groups)
 
 
+@pytest.mark.parametrize("name", ["lesion_id", "PatientID", "seq", "color"])
+def test_a_column_that_seems_to_group_is_mentioned(flat, capsys, name):
+    """The classic leak: images of one patient in train and in valid."""
+    names = [f"{i:03d}.png" for i in range(40)]
+    frame = pd.DataFrame({"file": names, "label": ["a", "b"] * 20, name: list(map(person, names)), "id": range(40)})
+    columns = {"fn_col": "file", "label_col": "label"}
+    ImageClassifierData.from_df(flat, ".", frame, 8, TFMS, **columns)
+    mentioned = f"if images of one {name!r} are alike, groups={name!r} keeps them in one set"
+    assert (mentioned in capsys.readouterr().out) == (name != "color")
+    ImageClassifierData.from_df(flat, ".", frame, 8, TFMS, groups=name, **columns)
+    frame[name] = range(40)  # each image by itself
+    ImageClassifierData.from_df(flat, ".", frame, 8, TFMS, **columns)
+    assert "keeps them in one set" not in capsys.readouterr().out
+
+
 def test_several_labels_and_numbers_have_groups_too(flat):
     names = [f"{i:03d}.png" for i in range(40)]
     frame = pd.DataFrame({"file": names, "label": ["a b", "b c", "a", "c"] * 10, "who": list(map(person, names))})
@@ -179,6 +196,7 @@ def test_a_pattern_of_names_on_the_command_line(tmp_path):
         data = read_data(parse(["check", str(folder), "--group-re", r"0(\d)\d", *words]), TFMS)
         tens = [{name[-6] for name in ds.fnames} for ds in (data.trn_ds, data.val_ds)]
         assert sorted(map(len, tens)) == [1, 3]
+        assert data.val_ds.is_grouped
         assert not tens[0] & tens[1]
     for words, message in (
         (["--group-col", "who"], "--group-col: such data have names of files. Pass --group-re"),
@@ -188,3 +206,10 @@ def test_a_pattern_of_names_on_the_command_line(tmp_path):
     ):
         with pytest.raises((ValueError, LabelError), match=message):
             read_data(parse(["check", str(folder), *words]), TFMS)
+
+
+def test_an_evaluation_of_groups_says_that_its_intervals_are_narrow(tmp_path, rng):
+    folder = write_images(tmp_path, {"train/red": 30, "train/blue": 30})
+    for groups, said in ((person, True), (lambda name: name, False)):
+        learn = tiny_learner(image_data(folder, groups=groups))
+        assert ("the true ones are wider" in repr(learn.evaluate())) == said

@@ -8,7 +8,7 @@ import torch
 
 import fastclf
 from fastclf import ConvLearner, HeadLearner, ImageClassifierData, Learner, resnet18, tfms_from_stats
-from tests.helpers import HALF, assert_same, row_data, state_of, three_colours
+from tests.helpers import HALF, assert_same, image_data, row_data, state_of, three_colours
 
 
 @contextmanager
@@ -52,7 +52,8 @@ def lesson(folder, arch):
     found += [learn.fit(0.001, 1), *learn.TTA(1), learn.heatmap(folder / data.val_ds.fnames[0]).values]
     learn.save("m")
     learn.export("m")
-    found.append(fastclf.load(folder / "models" / "m").predict(folder / "test").outputs)
+    clf = fastclf.load(folder / "models" / "m")
+    found += [clf.predict(folder / "test").outputs, *(part.outputs for part in clf.stream(folder / "test"))]
     return found, state_of(learn)
 
 
@@ -81,6 +82,19 @@ def test_rows_train_and_are_predicted_the_same(setting, tmp_path, rng):
     again = HeadLearner(data)
     for a, b in zip(inside, (again.fit(0.1, 2), again.fine_tune(), again.predict()), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_batches_are_the_same(setting, tmp_path, rng):
+    """Of loaders that the user goes through, outside of any call."""
+    sets = image_data(three_colours(tmp_path), augs=[lambda x, u: x]), row_data(tmp_path, rng)
+    usual = [[*data.trn_dl.batches(1)] for data in sets]
+    with SETTINGS[setting]():
+        found = [[*data.trn_dl.batches(1)] for data in sets]
+        tfms_from_stats(HALF, 16, aug_tfms=[lambda x, u: x + 1])
+    for batches, others in zip(usual, found, strict=True):
+        for batch, other in zip(batches, others, strict=True):
+            assert [torch.equal(a, b) for a, b in zip(batch, other, strict=True)] == [True, True]
 
 
 def test_settings_are_as_they_were_afterwards(tmp_path, rng):

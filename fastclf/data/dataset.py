@@ -101,6 +101,11 @@ class Dataset:
         """Whether the labels are numbers to be predicted."""
         return self.labels.is_reg
 
+    @property
+    def is_grouped(self) -> bool:
+        """Whether some rows belong together."""
+        return self.groups is not None and len(np.unique(self.groups)) < len(self)
+
     def take(self, rows: npt.NDArray[np.int64]) -> Dataset:
         """Return the data set of some of the rows; arrays are copied."""
         source = self.source.take(rows)

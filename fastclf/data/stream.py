@@ -106,7 +106,8 @@ def items(x: Any) -> list[Item] | Iterator[Item]:
     if isinstance(x, str | os.PathLike):
         names = list(_files(os.fspath(x)))
         if not os.path.lexists(names[0]):
-            raise FileNotFoundError(f"predict: there is no file or folder {names[0]!r}. Check the path.")
+            advice = "Download it first." if "://" in names[0] else "Check the path."
+            raise FileNotFoundError(f"predict: there is no file or folder {names[0]!r}. {advice}")
         return [Item(name) for name in names]
     if isinstance(x, Source) and x.values is None:
         return _of_source(x)
@@ -127,7 +128,7 @@ def _inner(x: Any) -> Iterator[Item]:
     elif isinstance(x, torch.Tensor):
         yield from _of_array(numpy_of(_channels_last(x)))
     elif isinstance(x, np.ndarray) and x.dtype.kind not in "OUS":
-        yield from _of_array(x)
+        yield from _of_array(numpy_of(x))
     elif isinstance(x, Mapping | bytes) or hasattr(x, "columns") or hasattr(x, "read") or not isinstance(x, Iterable):
         raise TypeError(
             "predict: x must be a folder, file names, a glob, PIL images, arrays, tensors, a column of a data frame, "
@@ -143,7 +144,13 @@ def _remedy(x: Any) -> str:
         return " Pass PIL.Image.open(io.BytesIO(x))."
     if isinstance(x, io.TextIOBase):
         return " Of a list of file names pass the lines: x.read().splitlines()."
-    return " Pass PIL.Image.open(x)." if hasattr(x, "read") else ""
+    ways = {
+        "columns": "the column of the files, x[NAME]",
+        "read": "PIL.Image.open(x)",
+        "source": "x.source",
+        "as_py": "the column of a table of pyarrow as column.to_pylist()",
+    }
+    return next((f" Pass {way}." for name, way in ways.items() if hasattr(x, name)), "")
 
 
 def _why_no_file(name: str) -> str:

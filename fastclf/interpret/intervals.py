@@ -21,6 +21,8 @@ Interval = tuple[float, float]
 Statistic = Callable[[Floats], dict[str, Floats]]
 """From how often each row counts in each resample, ``[B, N]``, to values of each resample, ``[B]``."""
 
+OF_GROUPS = "the intervals take rows as independent; as rows of one group are not, the true ones are wider"
+
 LEAST_ROWS = 10
 _RESAMPLES = 1000
 _PROBABLE = (0.025, 0.975)

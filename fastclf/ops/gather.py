@@ -31,7 +31,7 @@ def gather_rows(src: RowMatrix, index: Index, out: Tensor | None = None) -> Tens
     rows = as_row_source("gather_rows: src", src)
     positions = rows.places(as_index("gather_rows", index, len(rows)))
     if out is None:
-        out = torch.empty(len(positions), rows.columns, dtype=torch.float32)
+        out = torch.empty(len(positions), rows.columns, dtype=torch.float32, device="cpu")
     _check_out(out, (len(positions), rows.columns))
     _gather(rows.matrix, positions, out)
     return out

@@ -22,6 +22,7 @@ from fastclf.models.net import Net, head_of
 from fastclf.models.precision import autocast
 from fastclf.ops import HeadSpec, predict
 from fastclf.report import track
+from fastclf.settings import own_settings
 from fastclf.training.losses import constant_loss, gradient_scale, unweighted, wants_logits
 from fastclf.training.metrics import evaluate_metric, mark_without_prediction
 
@@ -123,6 +124,7 @@ def shaped_as(y: Tensor, scores: Tensor) -> Tensor:
     return scores.reshape(y.shape) if y.is_floating_point() and scores.numel() == y.numel() else scores
 
 
+@own_settings()
 def scores_of(objective: Objective, loader: Loader, epoch: int = 0, what: str = "predict") -> tuple[Tensor, Tensor]:
     """Compute scores ``[N, c]`` of the rows of ``loader``, and return them with their targets, on the CPU.
 

@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from fastclf.data.dataset import Dataset
 from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
-from fastclf.training.head_runs import HeadRun, HeadSetting, predict_rows, run_all, train_heads
+from fastclf.training.head_runs import HeadRun, HeadSetting, predict_rows, train_heads
 from fastclf.training.linear_heads import (
     LinearPaths,
     LinearSetting,
@@ -30,6 +30,7 @@ from fastclf.training.linear_heads import (
     warn_of_unsolved,
 )
 from fastclf.training.loop import derived_seed
+from fastclf.training.tasks import run_all
 
 Setting = HeadSetting | LinearSetting
 Rows = NDArray[np.int64]

@@ -20,14 +20,11 @@ from fastclf.ops import HeadSpec, predict
 from fastclf.philox import checked_seed
 from fastclf.schedules import Cosine
 from fastclf.training.engine import EngineSteps, run_together
-from fastclf.training.folds import make_folds as make_folds
-from fastclf.training.folds import most_folds as most_folds
-from fastclf.training.folds import usual_folds as usual_folds
 from fastclf.training.inputs import refuse_numbers
 from fastclf.training.losses import constant_logits
 from fastclf.training.optimizer import SGDR
 from fastclf.training.steps import Rates
-from fastclf.training.tasks import run_all as run_all
+from fastclf.training.tasks import run_all
 
 _MOST_TOGETHER = 8  # of what heads share, an eighth is left
 _WEIGHTS_TOGETHER = 1 << 23  # bytes

@@ -83,8 +83,8 @@ def check_images(call: str, data: ImageClassifierData) -> None:
     """Raise ValueError where data hold activations, and images are needed."""
     if data.has_rows:
         raise ValueError(
-            f"{call}: data must hold images, got activations. Of learn.data, which they are under precompute, pass the "
-            "data that the learner was made with; on activations of your own trains HeadLearner(data)."
+            f"{call}: data holds activations, not images. So does learn.data under precompute: pass the data that the "
+            "learner was made with. On activations of your own use HeadLearner(data)."
         )
 
 

@@ -18,7 +18,7 @@ from fastclf.models.freezing import LayerGroups
 from fastclf.models.head import StepCounter
 from fastclf.models.net import head_of
 from fastclf.ops import rate
-from fastclf.report import Progress, log, warn
+from fastclf.report import Progress, log, remedy, warn
 from fastclf.training.callbacks import Callback, wants_batches
 from fastclf.training.epoch_table import EpochTable
 from fastclf.training.recorder import Recorder
@@ -328,15 +328,17 @@ class TrainLoop:
 def _advice(good: int, *, first: bool) -> str:
     if first:
         return "No step came before it: the inputs, the targets or the loss function are the cause, not the rate."
-    return (
-        f"The model holds the weights that it had after {good} steps, before this epoch. Train with a lower rate "
-        "(see lr_find), or bound the gradient (learn.clip)."
-    )
+    lower = remedy("a lower rate (see lr_find), or bound the gradient (learn.clip)", "a lower rate (--lr)")
+    return f"The model holds the weights that it had after {good} steps, before this epoch. Train with {lower}."
 
 
 def _worse_than_constant(loss: float, constant: float) -> str:
+    others = remedy(
+        "Take the model of a better epoch (best_save_name=), another rate (see lr_find)",
+        "Take fewer epochs (--epochs), another rate (--lr)",
+    )
     return (
         f"The validation loss {loss:.6f} is above {constant:.6f}, that of a constant prediction: on new images its "
-        "probabilities are worse than the shares of the classes, even where the metrics are good. Take the model of a "
-        "better epoch (best_save_name=), another rate (see lr_find), or more data or augmentation."
+        "probabilities are worse than the shares of the classes, even where the metrics are good. "
+        f"{others}, or more data or augmentation."
     )

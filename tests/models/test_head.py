@@ -59,6 +59,14 @@ def test_forward_matches_float64(rng):
     torch.testing.assert_close(head(x.float()).double(), out.log_softmax(1), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", [np.int32, np.int64, np.uint64])
+def test_seeds_may_be_numpys(kind):
+    """Such as those that a generator draws."""
+    seed = int(np.random.default_rng().integers(2**31))
+    for a, b in zip(Head(8, 3, seed=seed).parameters(), Head(8, 3, seed=kind(seed)).parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_masks_are_a_function_of_seed_step_and_layer(rng):
     counter = StepCounter(seed=5)
     drop, other = CounterDropout(0.4, 0, counter).train(), CounterDropout(0.4, 1, counter).train()

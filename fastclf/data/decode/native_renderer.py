@@ -149,5 +149,5 @@ class BatchMemory:
 
 def _aligned(n: int) -> npt.NDArray[np.float32]:
     """Make an array that begins with a line of the cache, as PyTorch's memory does and NumPy's does not."""
-    memory: npt.NDArray[np.float32] = torch.empty(n, dtype=torch.float32).numpy()
+    memory: npt.NDArray[np.float32] = torch.empty(n, dtype=torch.float32, device="cpu").numpy()
     return memory

@@ -75,6 +75,11 @@ def _as_x(x: Any, name: str) -> npt.NDArray[Any]:
         ValueError: shape, type or values are not of that form; names the first row that is wrong.
     """
     values = _mapped(x, name) if isinstance(x, str | os.PathLike) else _as_array(x, f"{name} x")
+    if values.dtype.kind in "OSU" and values.ndim < 2:
+        raise ValueError(
+            f"from_arrays: {name} x must be an array of numbers, got {_kind(x)}. Of images of one size pass "
+            "np.stack([np.asarray(one) for one in x]); names of files belong into from_df."
+        )
     if values.ndim not in (2, 4) or 0 in values.shape:
         raise ValueError(
             f"from_arrays: {name} x must be images [N, H, W, 3] or rows [N, F], none of them 0, got "
@@ -96,7 +101,7 @@ def _as_array(values: Any, what: str) -> npt.NDArray[Any]:
     try:
         return numpy_of(values)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"from_arrays: {what} must be an array, got rows of different shapes: {error}.") from error
+        raise ValueError(f"from_arrays: {what} must be an array with rows of one shape: {error}.") from error
 
 
 def _as_images(values: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:

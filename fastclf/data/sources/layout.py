@@ -77,9 +77,15 @@ def _elsewhere(path: Path) -> str:
     if path.resolve().name.lower() in _ALIASES["train"]:
         return f"It looks like the training set's own folder: pass the path {str(path.resolve().parent)!r}."
     folders = list(_two_levels(path))
-    for folder in folders:
-        if any(name.lower() in _ALIASES["train"] for name in look(folder)[0]):
-            return f"The sets lie deeper: pass the path {str(folder)!r}."
+    above = [folder / name for folder in folders for name in look(folder)[0] if name.lower() in _ALIASES["train"]]
+    if len(above) > 1 and all(look(train)[1] for train in above):
+        first = above[0].relative_to(path)
+        return (
+            f"The folders {some([train.parent.name for train in above])} each hold {first.name!r} with images. If they "
+            f"are the classes, put the sets above them: move {first.as_posix()} to {first.name}/{first.parent}."
+        )
+    if above:
+        return f"The sets lie deeper: pass the path {str(above[0].parent)!r}."
     for folder in sorted(folders, key=lambda folder: "train" not in folder.name.lower()):
         classes = [name for name in look(folder)[0] if look(folder / name)[1]]
         if len(classes) > 1:

@@ -16,6 +16,7 @@ from fastclf.data.transforms.base import (
     checked_version,
 )
 from fastclf.philox import uniforms
+from fastclf.settings import own_settings
 
 PixelFunction: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -99,6 +100,7 @@ def _as_augmentation(given: object) -> Augmentation:
     )
 
 
+@own_settings()
 def _try(aug: Augmentation, sz: int) -> None:
     if type(aug).__hash__ is None:
         raise ValueError(f"{aug.name} must be hashable, as renderers are kept by it: make it @dataclass(frozen=True)")

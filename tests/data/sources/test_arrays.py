@@ -1,6 +1,7 @@
 """from_arrays: layouts, types, values and labels that do not fit are named."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -29,11 +30,24 @@ def load(x=IMAGES, y=Y, vx=None, vy=None, **options):
         (np.zeros((6, 10, 12, 3), np.int32), "must be uint8, or float in 0..1, got int32"),
         (np.full((6, 10, 12, 3), 255.0), r"must be in 0..1, got 255.0 in row 0. Divide by 255"),
         (np.zeros(6), r"got \[6\]"),
+        (
+            pd.Series([*IMAGES]),
+            r"an array of numbers, got a Series of 6. .* pass np.stack\(",
+        ),
+        ((image for image in IMAGES), "an array of numbers, got a generator"),
+        ([f"{i}.jpg" for i in range(6)], "got a list of 6. .* names of files belong into from_df"),
+        (np.ma.array(IMAGES, mask=True), r"masked, .* fill them, x.filled\(0\)"),
     ],
 )
 def test_other_layouts_and_types(x, message):
     with pytest.raises(ValueError, match=message):
         load(x)
+
+
+def test_labels_that_are_masked_are_missing():
+    with pytest.raises(ValueError, match="masked, which are missing ones: leave these rows out"):
+        load(y=np.ma.array(Y, mask=[0, 0, 1, 0, 0, 0]))
+    assert len(load(y=np.ma.array(Y, mask=False)).trn_ds) == 6
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -0.5, 1.5])

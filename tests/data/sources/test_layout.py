@@ -169,6 +169,14 @@ def test_a_folder_around_the_sets(tmp_path_factory, folders, depth):
     assert len(advised(error.value, outer).trn_ds) == 12
 
 
+def test_sets_below_the_classes(tmp_path, save_image):
+    for name in ("Cat", "Dog"):
+        for part in ("train", "val"):
+            save_image(tmp_path / name / part / "0.png")
+    with pytest.raises(FileNotFoundError, match=r"'Cat', 'Dog' each hold 'train' with.*move Cat/train to train/Cat"):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["train", "Training"])
 def test_the_folder_of_the_training_set_itself(folders, name):
     if name != "train":

@@ -361,6 +361,33 @@ def test_tables_of_other_packages(load):
         load(pd.DataFrame({"f": IDS, "y": PETS}), suffix=[".jpg"])
 
 
+REMARKS = ["#Image CLASS-ID SPECIES BREED ID", "#ID: 1:37 Class ids", "#", "# all images with a capital are cats"]
+
+
+@pytest.mark.parametrize("sep", [" ", ",", "\t"])
+@pytest.mark.parametrize("header", [[], ["f{}y{}z"], ["#f{}y{}z"]])
+def test_remarks_above_a_table(load, sep, header, capsys):
+    """As in the list of Oxford's pets."""
+    above = [*REMARKS, *(title.format(sep, sep) for title in header)]
+    table = lines(lambda i: f"{IDS[i]}{sep}{PETS[i]}{sep}1", *above)
+    data = load(table, suffix=".jpg", label_col=1, fn_col=0)
+    assert said_by(data) == images(PETS)
+    assert "4 lines of remarks, which begin with '#', above the table are left out" in capsys.readouterr().out
+
+
+def test_rows_that_begin_with_a_hash_are_no_remarks(load, root):
+    for name in ("#1", "#2"):
+        (root / "img" / f"{name}.jpg").touch()
+    data = load("#1.jpg,cat\n#2.jpg,dog\n" + lines(lambda i: f"{IDS[i]}.jpg,{PETS[i]}"))
+    assert said_by(data) == {"img/#1.jpg": "cat", "img/#2.jpg": "dog"} | images(PETS)
+
+
+def test_a_line_below_remarks_is_named_by_its_number(load):
+    table = lines(lambda i: f"{IDS[i]}.jpg,{PETS[i]}" + ",x" * (i == 2), "# made by hand", "f,y")
+    with pytest.raises(DataError, match="line 5 has 3 fields, expected 2"):
+        load(table)
+
+
 def test_classes_of_test_rows_only(load):
     table = lines(lambda i: f"{IDS[i]}.jpg,{'rare' if i == 7 else PETS[i]},{'test' if i == 7 else 'train'}", "f,y,set")
     with pytest.raises(LabelError, match="'rare' occur in test rows only"):

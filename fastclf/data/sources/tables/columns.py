@@ -23,6 +23,10 @@ _LABELS = re.compile(
 )
 _SPLITS = re.compile(r"(is_?|in_?)?(train|training|valid|val|validation|test|split|set|subset|partition|phase|fold)"
                      r"(_?(img|image|set))?", re.I)  # fmt: skip
+_GROUPS = re.compile(
+    r"(patient|subject|lesion|person|individual|animal|sender|user|author|owner|site|location|place|camera|seq|sequence|"
+    r"burst|event|video|clip|scene|session|slide|case|group|family)(_?(id|name|nr|no|number|code))?", re.I
+)  # fmt: skip
 
 ON, OFF, MINUS = {"1", "1.0", "true"}, {"0", "0.0", "false"}, {"-1", "-1.0"}
 
@@ -173,6 +177,12 @@ def is_indicator(table: LabelTable, columns: Sequence[int]) -> bool:
 def flag(cell: Cell) -> str | None:
     """Return a cell as `ON`, `OFF` and `MINUS` hold it; None where it holds no text."""
     return cell.strip().lower() if isinstance(cell, str) else None
+
+
+def seems_to_group(table: LabelTable, position: int) -> bool:
+    """Return whether a column is named as what images belong to, and rows share values of it."""
+    cells = table.column(position)
+    return _fits(_GROUPS, table, position) and 1 < len(set(cells)) < len(cells)
 
 
 def _fits(pattern: re.Pattern[str], table: LabelTable, position: int) -> bool:

@@ -18,7 +18,7 @@ from fastclf.data.sources.names import Names
 from fastclf.errors import DataError
 from fastclf.files import given_path
 from fastclf.interop import as_text
-from fastclf.report import remedy
+from fastclf.report import counted, log, remedy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -141,6 +141,8 @@ def read_csv(
             f"from_csv: sep must be one character, not a quote or a line's end, got {sep!r}. Pass e.g. ','."
         )
     text, skipped, named = _without_preamble(_decoded(file, encoding))
+    text, remarks = _without_remarks(text, sep or named)
+    skipped += remarks
     used = sep or named or _delimiter(text)
     rows, lines = _records(text, used, file.name, skipped)
     _drop_empty_ends(rows, lines)
@@ -196,6 +198,26 @@ def _without_preamble(text: str) -> tuple[str, int, str | None]:
     if re.fullmatch(r"\s*[0-9]{1,9}\s*", first) and int(first) in (n, n - 1):
         return rest[0], 1, None
     return text, 0, None
+
+
+def _without_remarks(text: str, sep: str | None) -> tuple[str, int]:
+    """Take away lines above the table that begin with '#' and have other fields than it; a header may begin so, too.
+
+    Returns:
+        The rest, and how many lines were taken away: up to the last of them.
+    """
+    lines = _LINE_END.split(text, maxsplit=_HEAD)
+    begin = next((i for i, line in enumerate(lines[:_HEAD]) if not line.startswith("#")), 0)
+    rest = lines[begin:]
+    used = sep or _delimiter("\n".join(rest))
+    fields = _widths(rest[:1], used)
+    above = begin
+    while above and _widths(lines[above - 1 : above], used) == fields:
+        above -= 1
+    if not above:
+        return text, 0
+    log(f"{counted(above, 'line')} of remarks, which begin with '#', above the table are left out")
+    return _LINE_END.split(text, maxsplit=above)[-1], above
 
 
 def _delimiter(text: str) -> str:

@@ -18,7 +18,7 @@ from fastclf.data.sources.labels import Labels
 from fastclf.data.sources.listing import Found
 from fastclf.data.sources.names import printable, write_list
 from fastclf.data.sources.split import get_group_idxs, stratified_idxs, tag_groups, warn_single
-from fastclf.data.sources.tables.columns import Columns, choose
+from fastclf.data.sources.tables.columns import Columns, choose, seems_to_group
 from fastclf.data.sources.tables.files import EXACT, Files
 from fastclf.data.sources.tables.labels import Values, as_labels, check_no_missing, read_values
 from fastclf.data.sources.tables.parts import TEST, VALID, parts_of
@@ -213,6 +213,11 @@ def _held_out(
     return val_idxs
 
 
+def _may_belong(title: str) -> str:
+    groups = remedy(f"groups={title}", f"--group-col {title}")
+    return f"if images of one {title} are alike, {groups} keeps them in one set"
+
+
 def _say(table: LabelTable, columns: Columns, values: Values, labels: Labels, remarks: Sequence[str]) -> None:
     """Describe in one line how the table was read."""
     rows = counted(len(table.rows), "row")
@@ -224,6 +229,8 @@ def _say(table: LabelTable, columns: Columns, values: Values, labels: Labels, re
     if columns.unused:
         shown = ", ".join(map(table.title, columns.unused[:5]))
         parts.append(f"not used: {shown}" + (" ..." if len(columns.unused) > 5 else ""))
+    if columns.group is None:
+        parts += [_may_belong(table.title(i)) for i in columns.unused if seems_to_group(table, i)][:1]
     if otherwise := remedy(values.otherwise, ""):
         parts.append(f"{otherwise} would change that")
     log("; ".join([*parts, *remarks]))
