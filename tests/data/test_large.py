@@ -79,7 +79,8 @@ def test_a_row_of_folders_takes_few_bytes(monkeypatch):
     hold_out = sets.HoldOut(0.2, 0)
 
     def make():
-        return opened(sets.from_folders(Path("/data"), TFMS, folders, hold_out, FolderRules(), test_with_labels=False))
+        made = sets.from_folders(Path("/data"), TFMS, folders, hold_out, None, FolderRules(), test_with_labels=False)
+        return opened(made)
 
     peak, stays = measured(make)
     assert stays < len(names[0]) + 40
