@@ -265,9 +265,12 @@ def _split(
     ignored: dict[str, int],
 ) -> tuple[Dataset, Dataset]:
     trn_idxs, val_idxs = np.setdiff1d(np.arange(len(names)), val_idxs), np.sort(val_idxs)
-    whole = _of_files(path, tfms[0], names, labels, ignored)
-    whole = replace(whole, groups=_numbers(groups))
-    return whole.take(trn_idxs), replace(whole.take(val_idxs), tfms=tfms[1], ignored={})
+    trn = _of_files(path, tfms[0], [names[i] for i in trn_idxs], labels.take(trn_idxs), ignored)
+    val = _of_files(path, tfms[1], [names[i] for i in val_idxs], labels.take(val_idxs), {})
+    if groups is None:
+        return trn, val
+    numbers = numbered(groups)
+    return replace(trn, groups=numbers[trn_idxs]), replace(val, groups=numbers[val_idxs])
 
 
 def _numbers(groups: Groups) -> npt.NDArray[np.int64] | None:
