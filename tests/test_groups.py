@@ -202,7 +202,7 @@ def test_a_pattern_of_names_on_the_command_line(tmp_path):
         (["--group-col", "who"], "--group-col: such data have names of files. Pass --group-re"),
         (["--csv", "t.csv", "--group-re", "(.)"], "--group-re: such data have columns. Pass --group-col"),
         (["--group-re", "image"], "--group-re must have one group in parentheses, what an image belongs to, got 0"),
-        (["--group-re", "picture(.)"], r"--group-re: 'picture\(.\)' does not match 'blue/000.png'. Fix it"),
+        (["--group-re", "photo(.)"], r"--group-re: 'photo\(.\)' does not match 'blue/000.png'. Fix it"),
     ):
         with pytest.raises((ValueError, LabelError), match=message):
             read_data(parse(["check", str(folder), *words]), TFMS)

@@ -1,4 +1,4 @@
-"""The network of a saved model is made again from what is said of it; what cannot be made has to be given."""
+"""The network of a saved model is made again from its description; what cannot be made has to be given."""
 
 import json
 from pathlib import Path
