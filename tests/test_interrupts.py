@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM, at any moment: consistent, nothing left over, handlers put back."""
 
+import ast
 import shutil
 import signal
 import sys
@@ -13,6 +14,7 @@ from devices import on_both_devices
 from helpers import assert_same, image_data, row_data, state_of, three_colours, tiny_learner
 from processes import start
 
+import fastclf
 from fastclf import Callback, HeadLearner
 from fastclf.interrupts import Interrupts, postponed
 from fastclf.training import snapshot
@@ -292,6 +294,20 @@ def test_a_signal_in_a_finaliser_is_not_lost(number, error):
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             interrupts.check()
+
+
+def test_every_finaliser_lets_signals_wait():
+    finalisers = [
+        node
+        for file in Path(fastclf.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.name == "__del__"
+    ]
+    assert len(finalisers) >= 4
+    for finaliser in finalisers:
+        first = finaliser.body[0]
+        assert isinstance(first, ast.With), ast.unparse(finaliser)
+        assert ast.unparse(first.items[0]) == "postponed()"
 
 
 def test_a_decoder_graph_that_is_dropped_loses_no_signal(monkeypatch):

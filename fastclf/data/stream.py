@@ -27,6 +27,7 @@ from fastclf.data.sources.source import Source, Version
 from fastclf.data.validation.verified import image_suffix, reason
 from fastclf.files import given_path, temporary_folder, too_long
 from fastclf.interop import is_missing, numpy_of
+from fastclf.interrupts import postponed
 
 _BATCHES = 64  # of a block
 _PIXELS = 1 << 26  # of a block of images in memory, unless one batch alone has more
@@ -71,7 +72,7 @@ class _Copy:
             file.write(content)
 
     def __del__(self) -> None:
-        with suppress(OSError, AttributeError):
+        with postponed(), suppress(OSError, AttributeError):
             Path(self.path).unlink()
 
 
