@@ -22,9 +22,11 @@ from fastclf.report import warn
 from fastclf.training.losses import constant_logits, gradient_scale
 
 _MOST_STEPS = 1000
+_EXACTLY, _NEARLY = 1e-10, 1e-7  # of the loss: what float64 and float32 can see
 _CURVATURE = 0.1  # of the loss by a logit, about: p (1 - p) of a model that has learnt something
 _BLOCK = 4096  # rows that are multiplied at once
 _KEPT = 2**30  # bytes of centred rows that stay in memory; more are read again at every step
+_SPANNED = 2 / 3  # rows per feature from which a step in all features costs less than to find the span of the rows
 _SMALL = 2**20  # numbers in the rows of a problem that one thread solves
 
 Floats = NDArray[np.float64]
@@ -65,7 +67,7 @@ def linear_heads(ds: Dataset, train: Ints, settings: Sequence[LinearSetting], *,
         settings: any number.
         crit: the loss.
     """
-    paths = LinearPaths(ds, train, crit=crit)
+    paths = LinearPaths(ds, train, crit=crit, exact=True)
     heads: dict[LinearSetting, Head] = {}
     for scaling, decays in decays_by_scaling(settings).items():
         heads |= paths.heads(scaling, decays)
@@ -82,28 +84,32 @@ def decays_by_scaling(settings: Sequence[LinearSetting]) -> dict[Scaling, list[f
 class LinearPaths:
     """Regularised logistic regressions on some rows, solved by L-BFGS, one decay after another.
 
-    The penalty does not change when the rows are rotated, so that fewer rows than features are solved in their own
-    span, exactly. Up to 4,096 rows are multiplied in float64; more in float32, block by block, until a step lowers the
-    loss by less than 1e-6. More than 1 GiB of rows are read again at every step. A class without rows (a label that all
+    The penalty does not change when the rows are rotated, so that much fewer rows than features are solved in their
+    own span. They are multiplied in float32, block by block, until a step lowers the loss by less than 1e-7: enough to
+    compare settings by. A head of up to 4,096 rows that is to be kept is solved in float64, until a step lowers the
+    loss by less than 1e-10. More than 1 GiB of rows are read again at every step. A class without rows (a label that all
     rows have, or none) counts half a row at the mean of all rows, which keeps its bias finite. Nothing is random.
 
     Attributes:
         unsolved: how many solutions have not converged.
     """
 
-    def __init__(self, ds: Dataset, train: Ints, *, crit: NLL | BCE) -> None:
+    def __init__(self, ds: Dataset, train: Ints, *, crit: NLL | BCE, exact: bool = False) -> None:
         """Read the rows.
 
         Args:
             ds: holds rows ``[views * N, F]``; all views of a row count.
             train: the rows to learn from, ``[n] int64``, two or more; bad ones are left out.
             crit: the loss, with class weights and label smoothing.
+            exact: see above.
         """
         assert ds.rows is not None
         self._ds, self._crit, self._train = ds, crit, np.intersect1d(train, ds.bad.good_rows())
         self._views = len(ds.rows) // len(ds)
         places = np.concatenate([self._train + view * len(ds) for view in range(self._views)])
-        self._centred = _Centred(ds, places)
+        # The noise of float32 would keep an exact solver searching for what it cannot see.
+        self._exact = exact and len(places) <= _BLOCK
+        self._centred = _Centred(ds, places, torch.float64 if self._exact else torch.float32)
         self._solved = self.unsolved = 0
 
     def heads(self, scaling: Scaling, decays: Sequence[float]) -> Iterator[tuple[LinearSetting, Head]]:
@@ -114,7 +120,8 @@ class LinearPaths:
             decays: the highest first, since each solution is near the one before.
         """
         rows = _Rows(self._centred, _POWERS[scaling])
-        problem = _Problem(rows, self._ds, self._train, self._crit, views=self._views)
+        tolerance = _EXACTLY if self._exact else _NEARLY
+        problem = _Problem(rows, self._ds, self._train, self._crit, views=self._views, tolerance=tolerance)
         solution = problem.start
         for decay in decays:
             solution, converged = problem.solve(solution, decay)
@@ -137,26 +144,24 @@ def warn_of_unsolved(unsolved: int, solved: int) -> None:
 
 
 class _Centred:
-    """Rows less their mean, block by block: float64 in one block, or float32 in blocks, kept where they fit.
+    """Rows less their mean, block by block, kept where they fit.
 
     Attributes:
         mean: of the features, ``[F]``.
         variance: of the features, ``[F]``.
-        covariance: ``[F, F] float64``, where there are as many rows as features or more.
+        covariance: ``[F, F] float64``, where there are not much fewer rows than features.
     """
 
-    def __init__(self, ds: Dataset, places: Ints) -> None:
+    def __init__(self, ds: Dataset, places: Ints, dtype: torch.dtype) -> None:
         assert ds.rows is not None
-        self._source, self.places = ds.rows, places
-        # The noise of float32 would keep a solver of few rows searching for what it cannot see.
-        self._dtype = torch.float64 if len(places) <= _BLOCK else torch.float32
+        self._source, self.places, self._dtype = ds.rows, places, dtype
         n, features = len(places), ds.rows.shape[1]
         self.blocks = [slice(begin, begin + _BLOCK) for begin in range(0, n, _BLOCK)]
         self.mean: Floats = sum(ds.rows[places[b]].sum(0, dtype=np.float64) for b in self.blocks) / n
         kept = n * features * self._dtype.itemsize <= _KEPT
         self._blocks = [self._read(b) for b in range(len(self.blocks))] if kept else None
         squares, products = torch.zeros(features, dtype=torch.float64), None
-        if n >= features:
+        if n >= _SPANNED * features:
             products = torch.zeros(features, features, dtype=torch.float64)
         for x in map(self.read, range(len(self.blocks))):
             squares += x.square().sum(0)
@@ -175,7 +180,7 @@ class _Centred:
 
 
 class _Rows:
-    """Scaled rows; fewer rows than features in coordinates of their own span.
+    """Scaled rows; much fewer rows than features in coordinates of their own span.
 
     Attributes:
         covariance: of the coordinates, ``[m, m]``, by which a solver knows how steep its loss is.
@@ -232,15 +237,16 @@ class _Rows:
 class _Problem:
     """The penalised loss of one scaling's rows, and its minimum."""
 
-    def __init__(self, rows: _Rows, ds: Dataset, train: Ints, crit: NLL | BCE, *, views: int) -> None:
+    def __init__(
+        self, rows: _Rows, ds: Dataset, train: Ints, crit: NLL | BCE, *, views: int, tolerance: float
+    ) -> None:
         y = torch.from_numpy(np.concatenate([ds.y[train]] * views))
-        self._rows, self._crit, self._c = rows, crit, ds.c
+        self._rows, self._crit, self._c, self._tolerance = rows, crit, ds.c, tolerance
         self._y = y.double() if isinstance(crit, BCE) else y
         self._shares = self._weights_of_blocks()
         self._missing, self._sign = _missing(ds.y[train], ds.c)
         bias = constant_logits(ds.labels.take(train))
         self.start: Floats = np.concatenate([np.zeros(len(rows.covariance) * ds.c), bias])
-        self._tolerance = 1e-10 if len(y) <= _BLOCK else 1e-6  # what float64 and float32 can see
 
     def _weights_of_blocks(self) -> Tensor:
         """Return what each block's mean loss counts for in the whole: a weighted mean, where classes have weights."""

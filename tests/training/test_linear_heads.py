@@ -40,7 +40,7 @@ def atol(request, monkeypatch):
     return 1e-3 if request.param == "float64" else 5e-2
 
 
-@pytest.mark.parametrize("features", [7, 90])
+@pytest.mark.parametrize("features", [7, 70, 150])
 def test_a_linear_head_is_a_logistic_regression(tmp_path, rng, features, atol):
     ds, decay = rows_of(tmp_path, rng, features), 0.03
     peer = LogisticRegression(C=1 / (decay * N), tol=1e-10, max_iter=10_000).fit(scaled(ds), ds.y)
