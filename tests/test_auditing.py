@@ -14,11 +14,16 @@ def data(tmp_path, rng):
 
 
 def planted(tmp_path, rng):
-    """Rows whose labels are wrong in rows 3 and 10 of train and 5 of valid; row 7 of valid is row 20 of train."""
+    """Rows whose labels are wrong in rows 3 and 10 of train and 5 of valid; row 7 of valid is row 20 of train.
+
+    Wrong labels stand on the plainest rows of their class: confident learning lists what it is surer of than usual.
+    """
     x, vx = (rng.standard_normal((n, 10)) for n in (300, 60))
     y, vy = np.arange(300) % 3, np.arange(60) % 3
     for rows, labels in ((x, y), (vx, vy)):
         rows[np.arange(len(rows)), labels] += 8
+    for rows, labels, wrong in ((x, y, [3, 10]), (vx, vy, [5])):
+        rows[wrong, labels[wrong]] += 8
     y[[3, 10]], vy[5] = (y[[3, 10]] + 1) % 3, (vy[5] + 1) % 3
     vx[7] = x[20]
     sets = (x.astype(np.float32), y), (vx.astype(np.float32), vy)

@@ -84,11 +84,11 @@ def decays_by_scaling(settings: Sequence[LinearSetting]) -> dict[Scaling, list[f
 class LinearPaths:
     """Regularised logistic regressions on some rows, solved by L-BFGS, one decay after another.
 
-    The penalty does not change when the rows are rotated, so that much fewer rows than features are solved in their
-    own span. They are multiplied in float32, block by block, until a step lowers the loss by less than 1e-7: enough to
+    The penalty does not change when the rows are rotated, so that much fewer rows than features are solved in their own
+    span. They are multiplied in float32, block by block, until a step lowers the loss by less than 1e-7: enough to
     compare settings by. A head of up to 4,096 rows that is to be kept is solved in float64, until a step lowers the
-    loss by less than 1e-10. More than 1 GiB of rows are read again at every step. A class without rows (a label that all
-    rows have, or none) counts half a row at the mean of all rows, which keeps its bias finite. Nothing is random.
+    loss by less than 1e-10. More than 1 GiB of rows are read again at every step. A class without rows (a label that
+    all rows have, or none) counts half a row at the mean of all rows, which keeps its bias finite. Nothing is random.
 
     Attributes:
         unsolved: how many solutions have not converged.
@@ -237,9 +237,7 @@ class _Rows:
 class _Problem:
     """The penalised loss of one scaling's rows, and its minimum."""
 
-    def __init__(
-        self, rows: _Rows, ds: Dataset, train: Ints, crit: NLL | BCE, *, views: int, tolerance: float
-    ) -> None:
+    def __init__(self, rows: _Rows, ds: Dataset, train: Ints, crit: NLL | BCE, *, views: int, tolerance: float) -> None:
         y = torch.from_numpy(np.concatenate([ds.y[train]] * views))
         self._rows, self._crit, self._c, self._tolerance = rows, crit, ds.c, tolerance
         self._y = y.double() if isinstance(crit, BCE) else y
