@@ -101,7 +101,7 @@ def scenes(_: Path) -> Labelled:
 
 
 def rare(source: Path) -> Labelled:
-    """Cats and four kinds of landscape, many of each, and the breeds of dogs, few of each."""
+    """Cats and five kinds of landscape, many of each, and the breeds of dogs, few of each."""
     seen: dict[str, int] = {}
     for file, label in [*catsdogs(source), *scenes(source)]:
         seen[label] = seen.get(label, 0) + 1

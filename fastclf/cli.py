@@ -1,7 +1,8 @@
 """The command line: ``fastclf COMMAND``. What a command is called, and its options, are the words of the Python calls.
 
 Exit codes: 0 all went well; 1 an error, printed in one line, or something to look at (`check`, `audit`, an image that
-cannot be decoded); 2 a command that makes no sense; 130 Ctrl-C.
+cannot be decoded); 2 a command that makes no sense; 130 Ctrl-C;
+141 whoever reads the output has closed it; 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from fastclf.errors import FastclfError
 from fastclf.report import command_line, show
 
 COMMANDS = {
-    "train": "train a classifier on folders of images or a table, into a run folder",
+    "train": "train a classifier on labelled images, into a run folder",
     "predict": "predict images with a saved model",
     "eval": "how good a saved model is on labelled images",
     "export": "write a saved model as one file, for use without fastclf",
@@ -29,7 +30,7 @@ COMMANDS = {
     "sweep": "try settings of the head on folds of the training images",
     "compare": "compare pretrained networks on folds of the training images",
     "curve": "how accuracy grows with the number of training images, and what more would add",
-    "cache": "list or prune cached activations",
+    "cache": "list or prune cached activations and decoded copies",
     "env": "what fastclf runs on here: versions, processor, native code, GPU",
     "demo": "the whole lesson, on handwritten digits or on your own images",
 }

@@ -146,7 +146,7 @@ class ConvLearner(LearnerWithHead):
 
     @property
     def views(self) -> int:
-        """See above."""
+        """How many augmented views of every image are cached; 1: the plain images alone."""
         return self._cache.views
 
     @property

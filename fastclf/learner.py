@@ -227,8 +227,8 @@ class Learner(Reporting, Saving):
             ``[val_loss, metric, ...]`` after the last epoch.
 
         Raises:
-            DivergedError: the training loss, or a weight after an epoch, is not finite. The model then holds the
-                weights that it had before that epoch.
+            DivergedError: the training loss, or a weight or prediction after an epoch, is not finite. The model then
+                holds the weights that it had before that epoch.
             GpuMemoryError: a batch is too large for the GPU.
             BadImageError: images cannot be decoded; names them all, see `ImageClassifierData.scan`.
             CheckpointError: the state cannot be read, or belongs to something else; says what differs.

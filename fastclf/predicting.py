@@ -123,7 +123,8 @@ class Predicting:
     def _need_features(self, call: str) -> None:
         """Raise ValueError where there are no features that a head takes."""
         if not self.data.has_rows:
-            raise ValueError(f"{call}: needs cached activations. Set learn.precompute = True first.")
+            first = "Set" if self.groups.frozen_to == len(self.groups) - 1 else "Call learn.freeze() and set"
+            raise ValueError(f"{call}: needs cached activations. {first} learn.precompute = True first.")
         if not self._stage.has_features:
             raise ValueError(
                 f"{call}: needs pooled features, and precompute holds the feature maps that group 1 trains on. "

@@ -63,11 +63,14 @@ def test_groups_and_several_labels(tmp_path, rng):
 def test_errors_say_what_to_do(tmp_path, rng):
     data = row_data(tmp_path, rng)
     images = tiny_learner(image_data(three_colours(tmp_path / "data")))
+    unfrozen = tiny_learner(images.data)
+    unfrozen.unfreeze()
     own = HeadLearner(data, custom_head=nn.Sequential(nn.Linear(10, 3), nn.LogSoftmax(1)))
     x, y = rng.standard_normal((2, 40, 6)).astype(np.float32)
     numbers = HeadLearner(ImageClassifierData.from_arrays(tmp_path, (x, y), (x, y), continuous=True, bs=8))
     for what, message in [
         (images.cross_validate, r"needs cached activations. Set learn.precompute = True first"),
+        (unfrozen.cross_validate, r"Call learn.freeze\(\) and set learn.precompute = True first"),
         (own.cross_validate, "got custom_head. Make a learner without it"),
         (numbers.cross_validate, "must be classes, got numbers"),
         (HeadLearner(data, crit=nn.NLLLoss()).cross_validate, "must be the default one, .* got NLLLoss"),

@@ -84,7 +84,9 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--csv", type=path_argument, metavar="FILE", help="a table of file names and labels, instead of folders"
     )
-    parser.add_argument("--folder", default=".", help="with --csv or --name-re: where the images are, below DATA")
+    parser.add_argument(
+        "--folder", default=".", help="below DATA: where the images are that a table or their names label"
+    )
     parser.add_argument("--suffix", default="", help="with --csv: what the names in the table lack, such as .jpg")
     parser.add_argument("--fn-col", metavar="COLUMN", help="with --csv: the column of the files")
     add_column_arguments(parser)

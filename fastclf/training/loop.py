@@ -212,7 +212,7 @@ class TrainLoop:
                 and a fit that ends above it warns in a line.
 
         Raises:
-            DivergedError: the loss or a weight is not finite; the model then holds the last good values.
+            DivergedError: the loss, a weight or a prediction is not finite; the model then holds the last good values.
             KeyboardInterrupt: Ctrl-C; says where the fit was stopped and how to go on.
         """
         table = EpochTable(("trn_loss", "val_loss", *names), constant)
