@@ -12,7 +12,7 @@ import pytest
 import torch
 from devices import on_both_devices
 from helpers import assert_same, image_data, row_data, state_of, three_colours, tiny_learner
-from processes import start
+from processes import has_ended, start
 
 import fastclf
 from fastclf import Callback, HeadLearner
@@ -235,19 +235,6 @@ learn.fit(0.01, 100_000, state_name="run", resume=True, callbacks=[SendAtEnd()])
 class SendAtEnd(Callback):
     def on_epoch_end(self, metrics):
         signal.raise_signal(signal.SIGINT)
-
-
-def has_ended(pid, seconds=20):
-    """Waits until a process is gone, or would be if whoever inherits it looked after it."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rsplit(")")[-1].split()[0] == "Z":
-                return True
-        except OSError:
-            return True
-        time.sleep(0.05)
-    return False
 
 
 @pytest.mark.parametrize(("number", "on"), [(signal.SIGTERM, "images"), (signal.SIGINT, "rows")])

@@ -132,7 +132,7 @@ def test_one_rate_serves_one_label_and_many(tmp_path, rng):
     for y, chance in ((x.argmax(1), 0.1), ((x > 1).astype(np.float32), 0.2)):
         data = ImageClassifierData.from_arrays(tmp_path, (x[:700], y[:700]), (x[700:], y[700:]), bs=32)
         loss, metric = HeadLearner(data, xtra_fc=[32]).fit(1e-2, 4)
-        assert metric > chance + 0.4
+        assert metric > chance + 0.3
         assert loss < (2.3 if y.ndim == 1 else 0.43)
 
 

@@ -68,6 +68,7 @@ def test_a_model_is_judged_at_its_best_temperature(tmp_path, rng, monkeypatch, s
     y = torch.from_numpy(data.val_ds.y)
     right = y if several else torch.eye(data.c)[y]
     logits = torch.from_numpy(3 * rng.standard_normal((len(y), data.c))) + 4 * right - 2
+    logits[0] = 3 - 6 * right[0]  # without a mistake, the lower the temperature the better
     preds = torch.sigmoid(logits) if several else torch.log_softmax(logits, 1)
     monkeypatch.setattr(learn, "predict_with_targs", lambda: (preds.numpy(), y.numpy()))
     judged = unfrozen_trial._judged(learn)

@@ -30,7 +30,7 @@ def test_axes_keep_distances(rng, shape):
 
 def test_one_of_each_cluster_is_chosen(rng):
     places = rng.permutation(np.repeat(np.arange(5), 8))
-    x = (10 * np.eye(5, 20)[places] + 0.1 * rng.standard_normal((40, 20))).astype(np.float32)
+    x = (10 * np.eye(5, 20)[places] + 0.01 * rng.standard_normal((40, 20))).astype(np.float32)
     doubt = rng.uniform(0.1, 1, 40)
     rows = diverse(x, doubt, 5, 3)
     assert sorted(places[rows]) == [0, 1, 2, 3, 4]

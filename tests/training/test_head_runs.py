@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from processes import send_when_caught
 
 from fastclf.data.dataset import Dataset
 from fastclf.data.sources.arrays import ArraySource
@@ -154,7 +155,7 @@ def test_heads_that_share_their_input_are_those_that_train_alone(rng, together, 
 def test_an_interrupt_ends_all_heads(rng, number):
     ds = rows_of(rng)
     runs = [HeadRun(replace(FAST, epochs=1_000_000), np.arange(50), k) for k in range(4)]
-    threading.Timer(0.5, signal.raise_signal, [number]).start()
+    send_when_caught(number, 0.5)
     with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit) as stopped:
         train_heads(ds, runs, crit=NLL(), bs=16)
     assert number == signal.SIGINT or stopped.value.code == 128 + number
