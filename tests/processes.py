@@ -41,6 +41,13 @@ def has_ended(pid, seconds=20):
     return False
 
 
+def wait_until(condition, seconds=10):
+    """Waits for what comes late on a busy machine, such as the end of a thread in the system's list of them."""
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.05)
+
+
 def send_when_caught(number, seconds):
     """Sends a signal to this process some time after a handler of its own waits for it."""
     before = signal.getsignal(number)

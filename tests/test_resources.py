@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import image_data, row_data, three_colours, tiny_learner
+from processes import wait_until
 
 from fastclf import Callback, HeadLearner
 from fastclf.report import LINE_SECONDS, Progress
@@ -91,9 +92,7 @@ def test_what_a_learner_held_is_given_back(tmp_path):
     start = resident()
     for _ in range(4):
         once()
-    until = time.monotonic() + 10  # the system lists a thread that has ended a little longer
-    while held() != (threads, files, 0) and time.monotonic() < until:
-        time.sleep(0.05)
+    wait_until(lambda: held() == (threads, files, 0))
     assert held() == (threads, files, 0)
     assert resident() < start + 20e6
 

@@ -4,10 +4,10 @@ import gc
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from processes import wait_until
 
 from fastclf import tfms_from_stats, transforms_side_on
 from fastclf.data.classifier_data import ImageClassifierData
@@ -46,9 +46,7 @@ def test_threads_are_given_back(folders, how):
         for dl in (data.trn_dl, data.val_dl, data.aug_dl):
             dl.close()
     gc.collect()
-    until = time.monotonic() + 10  # the system lists a thread that has ended a little longer
-    while threads() != before and time.monotonic() < until:
-        time.sleep(0.05)
+    wait_until(lambda: threads() == before)
     assert threads() == before
     if how == "closed":
         assert sum(len(x) for x, _ in data.val_dl) == 8  # it can still be used

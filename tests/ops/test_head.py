@@ -296,8 +296,8 @@ class TestLongRun:
         got = case.engine(case.head, rates).train(order, 64, 0)
         # In so many steps some ReLU's input falls between the roundings (see away_from_kinks): 4e-3 in one of 120 runs.
         differences = (got - want).abs()
-        assert differences.median() < 1e-3
-        assert differences.max() < 5e-2
+        assert differences.median() < 1e-4
+        assert differences.max() < 2e-2
         assert largest_difference(case.head, exact) < 5e-2
 
     def test_accuracy_over_five_seeds(self) -> None:
