@@ -2,12 +2,10 @@
 
 import gc
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from processes import wait_until
+from processes import lines_of, wait_until
 
 from fastclf import tfms_from_stats, transforms_side_on
 from fastclf.data.classifier_data import ImageClassifierData
@@ -75,9 +73,7 @@ print(json.dumps(found))
 
 def test_memory_stays_and_nothing_is_left_in_shared_memory(folders):
     pytest.importorskip("nvidia.dali")
-    done = subprocess.run([sys.executable, "-c", EPOCHS, folders], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(lines_of(EPOCHS, folders, timeout=300)[-1])
     resident = [kilobytes for kilobytes, _, _ in found]
     assert max(resident[5:]) < resident[4] + 8_000  # an epoch's batches are 140 kB of pixels and 240 kB of results
     # One child process, the one that decodes new files, and it is never started again.
@@ -105,8 +101,7 @@ print(os.wait()[1], sum(len(x) for x, _ in data.val_dl))
 def test_a_forked_process_raises(folders):
     """It would wait for ever for threads that only its parent has."""
     pytest.importorskip("nvidia.dali")
-    done = subprocess.run([sys.executable, "-c", FORK, folders], capture_output=True, text=True, timeout=120)
-    told, told_anew, parent = done.stdout.splitlines()
+    told, told_anew, parent = lines_of(FORK, folders)
     assert "'spawn'" in told
     assert "'spawn'" in told_anew
-    assert parent == "0 8", done.stderr
+    assert parent == "0 8"
