@@ -11,11 +11,10 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import import_module
 from importlib.metadata import version
 
-from fastclf import ranks
 from fastclf.errors import FastclfError
 from fastclf.report import command_line, show
 
@@ -42,28 +41,35 @@ _CALLS = {"load", "evaluate", "fine_tune", "learning_curve", "cross_validate", "
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that ``argv`` (the process's own by default) names; return its exit code."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
-    if arguments.command is None:
-        show(parser.format_help())
-        return 0
-    processes = getattr(arguments, "nproc", 1)
-    if processes != 1 and ranks.size() == 1:
-        return _in_processes(arguments.command, processes, sys.argv[1:] if argv is None else argv)
-    command = import_module(f"fastclf.commands.{arguments.command}")
-    with command_line(options=arguments.command != "demo"):  # which shows Python calls
+    given = sys.argv[1:] if argv is None else argv
+    named = next((word for word in given if word in COMMANDS), "")
+    with command_line(options=named != "demo"):  # which shows Python calls
         try:
-            return int(command.run(arguments) or 0)
+            return _run(named, given)
         except KeyboardInterrupt as interrupt:
-            return _failed(arguments.command, str(interrupt) or "stopped", 130)
+            return _failed(named, str(interrupt) or "stopped", 130)
         except BrokenPipeError:  # whoever reads our output has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
         except OSError as error:
             known = error.filename is not None and error.strerror is not None
-            return _failed(arguments.command, f"{error.filename}: {error.strerror}" if known else str(error), 1)
+            return _failed(named, f"{error.filename}: {error.strerror}" if known else str(error), 1)
         except (FastclfError, ValueError) as error:
-            return _failed(arguments.command, str(error), 1)
+            return _failed(named, str(error), 1)
+
+
+def _run(named: str, given: Sequence[str]) -> int:
+    """Run the command that is named, the only one to be imported."""
+    parser = _parser([named])
+    arguments = parser.parse_args(given)
+    if arguments.command is None:
+        show(parser.format_help())
+        return 0
+    command = import_module(f"fastclf.commands.{named}")
+    processes = getattr(arguments, "nproc", 1)
+    if processes != 1 and import_module("fastclf.ranks").size() == 1:
+        return _in_processes(named, processes, given)
+    return int(command.run(arguments) or 0)
 
 
 def _in_processes(command: str, processes: int, argv: Sequence[str]) -> int:
@@ -92,7 +98,8 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if plain else super()._get_help_string(action)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(known: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
+    """Return the parser; of commands that are not in ``known``, which are not imported, it knows the name alone."""
     parser = argparse.ArgumentParser(
         prog="fastclf",
         description="From a folder of images to a trustworthy classifier.",
@@ -104,7 +111,8 @@ def _parser() -> argparse.ArgumentParser:
     for name, what in COMMANDS.items():
         described = f"{what[0].upper()}{what[1:]}."
         own = commands.add_parser(name, help=what, description=described, formatter_class=_Help)
-        import_module(f"fastclf.commands.{name}").add_arguments(own)
+        if name in known:
+            import_module(f"fastclf.commands.{name}").add_arguments(own)
     return parser
 
 

@@ -9,7 +9,7 @@ import onnxruntime
 import pandas as pd
 import pytest
 from helpers import COLOURS, row_data, three_colours, write_images
-from processes import lines_of
+from processes import lines_of, start
 
 import fastclf
 from fastclf import ConvLearner, HeadLearner, ImageClassifierData, efficientnet_lite0, tfms_from_model
@@ -385,3 +385,25 @@ def test_bodies_are_compared(colours, tmp_path, capsys):
     assert (tmp_path / "out" / "plots" / "compare.png").exists()
     assert main(["compare", str(colours), f"{lite}+{lite}"]) == 1
     assert f"several different ones, got ['fastclf:{lite}', 'fastclf:{lite}']" in capsys.readouterr().err
+
+
+STOPPED = """
+import signal, sys
+from fastclf.cli import main
+
+class Finder:
+    def find_spec(name, path, target=None):
+        if name == "torch":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Finder)
+print(main([]) or "torch" in sys.modules)
+print(main(["check", "photographs"]))
+"""
+
+
+def test_ctrl_c_while_torch_is_imported_is_one_line():
+    process = start(STOPPED)
+    out, errors = process.communicate(timeout=120)
+    assert out.splitlines()[-2:] == ["False", "130"]
+    assert errors == "fastclf check: stopped\n"

@@ -1,7 +1,4 @@
-"""From a folder of images to a classifier, the way of fast.ai's first lesson, natively fast.
-
-Importing this package touches no GPU and imports neither DALI nor timm.
-"""
+"""What `fastclf` offers under its own name. Importing it touches no GPU and imports neither DALI nor timm."""
 
 from fastclf.comparing import compare
 from fastclf.conv_learner import ConvLearner
@@ -83,7 +80,6 @@ from fastclf.training.metrics import (
 )
 from fastclf.training.optimizer import SGDR
 
-__version__ = "0.1.0"
 __all__ = [
     "BCE",
     "L1",
