@@ -21,7 +21,7 @@ from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
 from fastclf.report import log, remedy
 from fastclf.schedules import Constant
-from fastclf.training.callbacks import Callback
+from fastclf.training.callbacks import Callback, Hooks
 from fastclf.training.epoch_table import EpochTable
 from fastclf.training.folds import make_folds, most_folds, usual_folds
 from fastclf.training.head_choice import (
@@ -156,8 +156,10 @@ class FineTuning(CrossValidating, Learner):
         self.sched.batch(trained, 0)
         self.sched.epoch(values[0], values[1:])
         EpochTable(("trn_loss", *names), None).row(0, [trained, *values])
-        for callback in callbacks:
-            callback.on_epoch_end(values)
+        hooks = Hooks(callbacks)
+        hooks.call("on_train_begin")
+        hooks.call("on_epoch_end", values)
+        hooks.call("on_train_end")
         return FitScores(values, names)
 
     def _compared(self, call: str, ds: Dataset, settings: Sequence[Setting], crit: NLL | BCE, *, race: bool) -> Sweep:

@@ -31,7 +31,7 @@ from fastclf.schedules import Constant, RangeTest, RateFunction, Schedule
 from fastclf.stage import Stage
 from fastclf.training.body_policy import clip_for, describe_fine_tuning
 from fastclf.training.callbacks import Callback, EndSearch, SaveBest, SaveCycles
-from fastclf.training.cycles import make_schedule, n_epochs
+from fastclf.training.cycles import check_whole_cycles, make_schedule, n_epochs
 from fastclf.training.engine import EngineSteps, check_precision, unknown_to_engine
 from fastclf.training.forward import Crit, Objective, check_final_layer, loss_of_constant, validate
 from fastclf.training.inputs import check_batch_norm, check_can_train, check_data
@@ -237,8 +237,8 @@ class Learner(Reporting, Saving):
         check_functions("fit", "callbacks", callbacks, Callback)
         check_flag("fit", "use_wd_sched", use_wd_sched)
         check_flag("fit", "resume", resume)
-        if cycle_save_name is not None and cycle_len is None:
-            raise ValueError("fit: cycle_save_name needs cycle_len: without cycles nothing would be saved")
+        if cycle_save_name is not None:
+            check_whole_cycles(n_cycle, cycle_len, cycle_mult)
         check_state_name(state_name, best_save_name, resume=resume)
         self._prepare()
         made = make_schedule(

@@ -140,7 +140,12 @@ def test_similar_takes_images(tmp_path):
         data._sets[found.set_names[k]].fnames[row] for k, row in zip(found.of[:, 0], found.rows[:, 0], strict=True)
     ]
     assert names == ["valid/red/002.png", "train/blue/001.png"]
-    found.plot(1)
+    found.queries[:] = ["one name"] * 2
+    shown = [axes.get_title() for axes in found.plot(1).axes]
+    assert [title.split("\n") for title in shown] == [
+        [data._sets[found.set_names[k]].fnames[row].rpartition("/")[2], f"{value:.3f}"]
+        for k, row, value in zip(found.of[1], found.rows[1], found.similarity[1], strict=True)
+    ]
 
 
 def test_a_curve_of_many_rows_takes_three_folds(data, monkeypatch):

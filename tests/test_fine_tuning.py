@@ -4,7 +4,7 @@ import torch
 from helpers import row_data
 from torch import nn
 
-from fastclf import BCE, NLL, HeadLearner, ImageClassifierData, fine_tuning
+from fastclf import BCE, NLL, Callback, HeadLearner, ImageClassifierData, fine_tuning
 from fastclf.training.head_choice import Split
 from fastclf.training.head_runs import HeadSetting
 from fastclf.training.linear_heads import LinearSetting, linear_heads
@@ -85,6 +85,30 @@ def test_what_was_chosen_is_the_learner(tmp_path, rng, capsys):
     np.testing.assert_array_equal(again.predict(), before)
     learn.fit(1e-3, 1)
     assert not np.array_equal(learn.predict(), before)
+
+
+class Diary(Callback):
+    def __init__(self, *, full_disk=False):
+        self.lines, self.full_disk = [], full_disk
+
+    def on_train_begin(self):
+        self.lines.append("begin")
+
+    def on_epoch_end(self, metrics):
+        self.lines.append(metrics)
+        if self.full_disk:
+            raise OSError(28, "No space left on device")
+
+    def on_train_end(self):
+        self.lines.append("end")
+
+
+def test_a_head_that_was_solved_calls_callbacks_as_a_fit_does(tmp_path, rng):
+    learn, diary = HeadLearner(rows_of(tmp_path, rng)), Diary()
+    scores = learn.fine_tune(LinearSetting(0.1, "common"), callbacks=[diary])
+    assert diary.lines == ["begin", scores, "end"]
+    with pytest.warns(UserWarning, match="Diary could not be written.*No space left"):
+        learn.fine_tune(LinearSetting(0.1, "common"), callbacks=[Diary(full_disk=True)])
 
 
 def test_a_sweep_is_sorted_and_leaves_the_learner_alone(tmp_path, rng):

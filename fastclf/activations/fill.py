@@ -84,11 +84,11 @@ def stored(job: Job, folders: Sequence[Path], compute: Compute, in_flight: int =
     store = Store([folder / job.kind.name for folder in folders if _is_usable(folder)], job.kind)
     if ranks.size() > 1:
         _compute_together(job, store, compute, in_flight)
-    for _ in range(_TRIES):
-        rows = store.open(job.keys)
-        if rows is not None:
-            return rows
-        missing = store.missing(job.keys)
+    rows, tries = store.open(job.keys), 0
+    while rows is None:
+        if tries == _TRIES:
+            raise ActivationFileError(f"activations of {job.what}: other processes keep removing {store.folders[0]}")
+        missing, tries = store.missing(job.keys), tries + 1
         with _Sink(job, store, len(missing)) as sink:
             while len(missing):
                 _compute(job, store, sink, missing, compute, in_flight)
@@ -96,7 +96,8 @@ def stored(job: Job, folders: Sequence[Path], compute: Compute, in_flight: int =
                 before, missing = missing, store.missing(job.keys)
                 if len(missing) == len(before):
                     break  # what was written cannot be found again
-    raise ActivationFileError(f"activations of {job.what}: other processes keep removing {store.folders[0]}")
+        rows = store.open(job.keys)
+    return rows
 
 
 def _compute_together(job: Job, store: Store, compute: Compute, in_flight: int) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from fastclf import ranks
+from fastclf.argument_checks import check_count
 from fastclf.checkpoint import library_versions
 from fastclf.commands.data import (
     add_data_arguments,
@@ -104,11 +105,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Raise ValueError for numbers that make no sense, before anything is computed."""
-    least = {"epochs": (1, "at least 1"), "unfreeze": (0, "at least 0")}
-    for name, (lowest, rule) in least.items():
+    for name, least in {"epochs": 1, "unfreeze": 0}.items():
         given = getattr(arguments, name)
-        if given is not None and given < lowest:
-            raise ValueError(f"--{name} must be {rule}, got {given}")
+        if given is not None:
+            check_count("train", f"--{name}", given, least)
     if arguments.lr is not None and not 0 < arguments.lr < float("inf"):
         raise ValueError(f"--lr must be above 0, got {arguments.lr}")
 
@@ -206,5 +206,4 @@ def _finish(arguments: argparse.Namespace, out: Path, learn: Any, table: _EpochT
 def _scores(learn: Any, predictions: Any, y: Any) -> dict[str, float]:
     from fastclf.training.metrics import name_of
 
-    logs = np.log(predictions) if learn.data.trn_ds.labels.kind == "one" else predictions
-    return {name_of(metric): float(metric(logs, y)) for metric in learn.metrics}
+    return {name_of(metric): float(metric(predictions, y)) for metric in learn.metrics}

@@ -133,10 +133,11 @@ class Similar(Table):
         from fastclf.data.image import decoded
         from fastclf.interpret.images import plots
 
-        found = [row for row in self._rows() if row[0] == self.queries[query]]
-        places = zip(self.of[query], self.rows[query], strict=True)
-        images = [decoded(self.sets[self.set_names[k]].source, int(row)) for k, row in places]
-        titles = [f"{shorten(row[3].rpartition('/')[2])}\n{row[4]:.3f}" for row in found[: len(images)]]
+        sources = [self.sets[self.set_names[k]].source for k in self.of[query]]
+        places = list(zip(sources, self.rows[query].tolist(), strict=True))
+        images = [decoded(source, row) for source, row in places]
+        names = [shorten(source.name(row).rpartition("/")[2]) for source, row in places]
+        titles = [f"{name}\n{value:.3f}" for name, value in zip(names, self.similarity[query], strict=True)]
         return plots(images, titles=titles, maintitle=f"nearest to {shorten(self.queries[query])}")
 
     def _columns(self) -> list[str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from fastclf.errors import CheckpointError
+from fastclf.report import warn
 from fastclf.schedules import Schedule
 
 
@@ -58,6 +60,32 @@ class Callback:
         Args:
             state: what was saved with the interrupted fit.
         """
+
+
+class Hooks:
+    """The callbacks of a fit, called in order. One that cannot write ends nothing: a warning says so once."""
+
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
+        self.callbacks = callbacks
+        self._failed: set[object] = set()
+
+    def call(self, hook: str, *args: Any) -> bool:
+        """Call every callback; return whether one of them asks to stop."""
+        stop = False
+        for callback in self.callbacks:
+            stop |= bool(self.tolerate(callback, getattr(callback, hook), *args))
+        return stop
+
+    def tolerate(self, who: object, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function that writes; where it cannot, training goes on, with one warning."""
+        try:
+            return function(*args)
+        except (OSError, CheckpointError) as error:
+            if who not in self._failed:
+                self._failed.add(who)
+                name = who if isinstance(who, str) else type(who).__name__
+                warn(f"fit: {name} could not be written ({error}); training goes on. Later failures are not reported.")
+            return None
 
 
 def wants_batches(callback: Callback) -> bool:
