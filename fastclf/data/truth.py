@@ -14,14 +14,12 @@ from fastclf.data.sources.labels import Labels, class_number, indicators
 from fastclf.data.sources.listing import find_files, look
 from fastclf.data.sources.names import printable, some
 from fastclf.data.sources.row_labels import LabelledRows, LabelRules, known_labels
-from fastclf.data.sources.tables.columns import choose
-from fastclf.data.sources.tables.files import Files
-from fastclf.data.sources.tables.labels import read_values
 from fastclf.data.sources.tables.reading import read_csv
+from fastclf.data.sources.tables.resolve import find_rows, read_labels
 from fastclf.data.sources.tables.rules import Column, TableRules
 from fastclf.errors import LabelError
 from fastclf.interop import as_text
-from fastclf.report import counted
+from fastclf.report import log
 
 
 def of_folder(path: Path, classes: Sequence[str]) -> tuple[list[str], Labels]:
@@ -69,18 +67,13 @@ def of_table(
         DataError: the table or a column of it cannot be used.
         LabelError: a row cannot be used, or has a class that the model does not know.
     """
-    rules = TableRules("from_csv", suffix, like.is_reg, like.is_multi or None, fn_col=fn_col, label_col=label_col)
-    read = read_csv(table, path, None, "utf-8")
-    files = Files(find_files(path, folder, allow_outside=True), suffix)
-    columns = choose(read, files, rules)
-    cells = read.column(columns.file)
-    found = [files.find(cell) for cell in cells]
-    missing = [str(cell) for cell, file in zip(cells, found, strict=True) if file is None]
-    if missing:
-        raise FileNotFoundError(f"{read.name}: {counted(len(missing), 'row')} without a file, such as {some(missing)}.")
-    texts = read_values(read, columns, rules).texts
-    y = texts if like.is_multi or like.is_reg else [text[0] for text in texts]
-    return [str(path / file[0]) for file in found if file is not None], of_list(y, like, len(texts))
+    rules = TableRules("evaluate", suffix, like.is_reg, like.is_multi, fn_col=fn_col, label_col=label_col)
+    read = {"train": read_csv(table, path, None, "utf-8-sig")}
+    rows = find_rows(read, find_files(path, folder, allow_outside=True), rules)
+    wanted, values = read_labels(rows, rows.there, rules)
+    log("; ".join([*rows.described(values), *rows.remarks]))
+    y = values.texts if like.is_multi or like.is_reg else [text for (text,) in values.texts]
+    return [str(path / rows.names[i]) for i in wanted], of_list(y, like, len(wanted), rows.table.name)
 
 
 def of_rows(rows: LabelledRows, like: Labels) -> Labels:
@@ -102,7 +95,7 @@ def of_rows(rows: LabelledRows, like: Labels) -> Labels:
     return labels
 
 
-def of_list(y: Any, like: Labels, n: int) -> Labels:
+def of_list(y: Any, like: Labels, n: int, where: str = "y") -> Labels:
     """Return labels for n images.
 
     Args:
@@ -110,6 +103,7 @@ def of_list(y: Any, like: Labels, n: int) -> Labels:
             Numbers: ``[N]`` or ``[N, k]``.
         like: labels of the model's kind and classes.
         n: images.
+        where: what holds y, for messages.
 
     Raises:
         LabelError: a name is no class of the model; names them.
@@ -125,7 +119,7 @@ def of_list(y: Any, like: Labels, n: int) -> Labels:
         return Labels(_floats(values, like.c), like.classes, is_multi=True)
     rows: Iterable[Iterable[Any]] = ([row] if isinstance(row, str) or not like.is_multi else row for row in values)
     named = [list(row) for row in rows]
-    _check_names(named, like.classes)
+    _check_names(named, like.classes, where)
     places = {name: class_number(name, like.classes, "evaluate: y") for name in {name for row in named for name in row}}
     found = [[places[name] for name in row] for row in named]
     if not like.is_multi:
@@ -133,11 +127,11 @@ def of_list(y: Any, like: Labels, n: int) -> Labels:
     return Labels(indicators(found, like.c), like.classes, is_multi=True)
 
 
-def _check_names(rows: list[list[Any]], classes: Sequence[str]) -> None:
+def _check_names(rows: list[list[Any]], classes: Sequence[str], where: str) -> None:
     known = {*classes}
     unknown = {name for row in rows for name in row if isinstance(name, str) and name not in known}
     if unknown:
-        raise LabelError(_unknown(sorted(unknown), classes, "y"))
+        raise LabelError(_unknown(sorted(unknown), classes, where))
     for i, row in enumerate(rows):
         if odd := [name for name in row if not isinstance(name, str | int | np.integer)]:
             must = f"names of classes or their numbers 0..{len(classes) - 1}"

@@ -57,17 +57,15 @@ def choose(table: LabelTable, files: Files, rules: TableRules) -> Columns:
         DataError: no column holds the files, or a named column is not there.
         LabelError: several could hold the labels; lists them and shows the call that would work.
     """
-    file = None if rules.fn_col is None else _position(table, rules.fn_col, "fn_col")
     split = None if rules.split_col is None else _position(table, rules.split_col, "split_col")
     group = None if rules.groups is None else _position(table, rules.groups, "groups")
     labels = _named_labels(table, rules)
-    named = [position for position in (file, split, group, *(labels or ())) if position is not None]
+    others = [position for position in (split, group, *(labels or ())) if position is not None]
+    file = file_column(table, files, rules.fn_col, others)
+    named = [file, *others]
     if len(set(named)) < len(named):
         raise LabelError(f"{table.name}: fn_col, label_col, split_col and groups must name different columns.")
     free = [i for i in range(table.width) if i not in named]
-    if file is None:
-        file = _file_column(table, files, free)
-        free.remove(file)
     if labels is None:
         uncounted = [i for i in free if not _is_row_number(table, i)]
         if uncounted or _have_folders(table, file):
@@ -121,8 +119,21 @@ def _position(table: LabelTable, column: Column, argument: str) -> int:
     return int(column)
 
 
-def _file_column(table: LabelTable, files: Files, free: Sequence[int]) -> int:
-    """Return the column most of whose cells name files; the first one where none does."""
+def file_column(table: LabelTable, files: Files, fn_col: Column | None, others: Sequence[int] = ()) -> int:
+    """Return the column of the files: ``fn_col``, else the one most of whose cells name files, the first if none does.
+
+    Args:
+        table: its rows.
+        files: that rows may name.
+        fn_col: the column, where it was named.
+        others: columns that hold something else.
+
+    Raises:
+        DataError: there is no such column.
+    """
+    if fn_col is not None:
+        return _position(table, fn_col, "fn_col")
+    free = [i for i in range(table.width) if i not in others]
     if not free:
         raise DataError(f"{table.name} has no column left that could name the files. Pass {column_argument('fn_col')}.")
     rows = table.rows[:: -(-len(table.rows) // _SAMPLE)]
@@ -207,15 +218,19 @@ def _listing(table: LabelTable, files: Files, rules: TableRules, file: int, free
     label = next((i for i in rest if _fits(_LABELS, table, i)), None)
     if label is None:
         label = min(rest, key=lambda i: (_is_numbers(values[i]), len(values[i]) < 2, len(values[i])))
-    wanted = {"fn_col": file, "label_col": label} | ({} if split is None else {"split_col": split})
+    wanted = {"fn_col": file, "label_col": label} | (
+        {"split_col": split} if split is not None and rules.makes_data else {}
+    )
     arguments = [column_argument(name, table.title(i)) for name, i in wanted.items()]
-    folder, source = files.found.folder, f"'{table.name}'" if rules.call == "from_csv" else "df"
-    call = f"{rules.call}(PATH, {', '.join([repr(folder), source, 'tfms=tfms', *arguments])})"
+    folder, source = files.found.folder, "df" if rules.call == "from_df" else f"'{table.name}'"
+    places = [repr(folder), source, "tfms=tfms"] if rules.makes_data else [f"csv={source}", f"folder={folder!r}"]
+    numbers = f"; {remedy('', 'in Python, ')}continuous=True predicts their numbers" if rules.makes_data else ""
+    call = f"{rules.call}(PATH, {', '.join([*places, *arguments])})"
     return (
         f"{table.name} has {table.width} columns, and none is named as the one of the labels:\n"
         + "\n".join(lines)
         + f"\nName them, e.g. {remedy(call, ' '.join([f'--csv {source}{in_folder(folder)}', *arguments]))}. A list of "
-        f"columns of 0 and 1 is several labels; {remedy('', 'in Python, ')}continuous=True predicts their numbers."
+        f"columns of 0 and 1 is several labels{numbers}."
     )
 
 
