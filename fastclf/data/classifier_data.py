@@ -21,7 +21,7 @@ from fastclf.data.sources.parquet import read_parquet
 from fastclf.data.sources.patterns import Patterns, check_once, common_folder, files_of
 from fastclf.data.sources.row_labels import LabelledRows, LabelRules
 from fastclf.data.sources.shards import ShardRules, read_shards
-from fastclf.data.sources.tables.reading import read_csv, read_df
+from fastclf.data.sources.tables.reading import LabelTable, read_csv, read_df
 from fastclf.data.sources.tables.rules import Column, Missing, TableRules
 from fastclf.data.validation.check import warn_divided, warn_imbalance
 from fastclf.files import given_path
@@ -282,16 +282,16 @@ class ImageClassifierData(DataLoaders):
         """
         rules = TableRules(
             "from_csv",
-            suffix,
-            continuous,
-            multi,
-            cat_separator,
-            label_delim,
-            fn_col,
-            label_col,
-            split_col,
-            missing,
-            groups,
+            suffix=suffix,
+            continuous=continuous,
+            multi=multi,
+            cat_separator=cat_separator,
+            label_delim=label_delim,
+            fn_col=fn_col,
+            label_col=label_col,
+            split_col=split_col,
+            missing=missing,
+            groups=groups,
         )
         files = {"train": csv_fname, "valid": val_csv, "test": test_csv}
         read = {
@@ -299,11 +299,8 @@ class ImageClassifierData(DataLoaders):
             for part, file in files.items()
             if file is not None
         }
-        path, tfms, hold_out = given_path(path), check_tfms(tfms), sets.HoldOut(val_pct, options.get("seed", SEED))
-        made = sets.from_tables(
-            path, tfms, read, folder, rules, val_idxs, hold_out, test_name, allow_outside=allow_outside
-        )
-        return cls._of(path, made, bs, tfms, options)
+        chosen = val_idxs, val_pct
+        return cls._of_tables(path, folder, read, rules, chosen, test_name, allow_outside, bs, tfms, options)
 
     @classmethod
     @explains_options
@@ -337,23 +334,21 @@ class ImageClassifierData(DataLoaders):
         """
         rules = TableRules(
             "from_df",
-            suffix,
-            continuous,
-            multi,
-            cat_separator,
-            label_delim,
-            fn_col,
-            label_col,
-            split_col,
-            missing,
-            groups,
+            suffix=suffix,
+            continuous=continuous,
+            multi=multi,
+            cat_separator=cat_separator,
+            label_delim=label_delim,
+            fn_col=fn_col,
+            label_col=label_col,
+            split_col=split_col,
+            missing=missing,
+            groups=groups,
         )
-        read = {"train": read_df(df)}
-        path, tfms, hold_out = given_path(path), check_tfms(tfms), sets.HoldOut(val_pct, options.get("seed", SEED))
-        made = sets.from_tables(
-            path, tfms, read, folder, rules, val_idxs, hold_out, test_name, allow_outside=allow_outside
+        chosen = val_idxs, val_pct
+        return cls._of_tables(
+            path, folder, {"train": read_df(df)}, rules, chosen, test_name, allow_outside, bs, tfms, options
         )
-        return cls._of(path, made, bs, tfms, options)
 
     @classmethod
     @explains_options
@@ -570,6 +565,27 @@ class ImageClassifierData(DataLoaders):
         rows = read_hf(folder or root, splits, image_col, label_col, groups)
         rules = LabelRules("from_hf", classes, continuous, allow_empty)
         return cls._of_rows(root if path is None else path, rows, rules, (val_idxs, val_pct), bs, tfms, options)
+
+    @classmethod
+    def _of_tables(
+        cls,
+        path: PathLike,
+        folder: str,
+        tables: dict[str, LabelTable],
+        rules: TableRules,
+        chosen: tuple[ValIdxs, float],
+        test_name: str | None,
+        allow_outside: bool,
+        bs: int,
+        tfms: Tfms | None,
+        options: Options,
+    ) -> Self:
+        val_idxs, val_pct = chosen
+        path, tfms, hold_out = given_path(path), check_tfms(tfms), sets.HoldOut(val_pct, options.get("seed", SEED))
+        made = sets.from_tables(
+            path, tfms, tables, folder, rules, val_idxs, hold_out, test_name, allow_outside=allow_outside
+        )
+        return cls._of(path, made, bs, tfms, options)
 
     @classmethod
     def _of_rows(
