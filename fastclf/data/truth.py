@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastclf.data.sources.array_checks import check_indicators, check_values
 from fastclf.data.sources.folders import labelled_by_folder
 from fastclf.data.sources.labels import Labels, class_number, indicators
 from fastclf.data.sources.listing import find_files, look
@@ -114,11 +115,15 @@ def of_list(y: Any, like: Labels, n: int, where: str = "y") -> Labels:
     if len(values) != n:
         raise ValueError(f"evaluate: y must have one entry per image, got {len(values):,} for {n:,} images.")
     if like.is_reg:
-        return Labels(_floats(values, like.c), [], is_reg=True)
-    if like.is_multi and not any(isinstance(row, str) or any(isinstance(name, str) for name in row) for row in values):
-        return Labels(_floats(values, like.c), like.classes, is_multi=True)
-    rows: Iterable[Iterable[Any]] = ([row] if isinstance(row, str) or not like.is_multi else row for row in values)
-    named = [list(row) for row in rows]
+        numbers = _floats(values, like.c)
+        check_values(numbers, -3e38, 3e38, "evaluate: y must be finite numbers", "Leave this image out, or fix it.")
+        return Labels(numbers, [], is_reg=True)
+    several = like.is_multi
+    named = [[*row] if several and isinstance(row, Iterable) and not isinstance(row, str) else [row] for row in values]
+    if several and any(named) and not any(isinstance(name, str) for row in named for name in row):
+        flags = _floats(values, like.c)
+        check_indicators(flags, "evaluate: y")
+        return Labels(flags, like.classes, is_multi=True)
     _check_names(named, like.classes, where)
     places = {name: class_number(name, like.classes, "evaluate: y") for name in {name for row in named for name in row}}
     found = [[places[name] for name in row] for row in named]
@@ -140,13 +145,13 @@ def _check_names(rows: list[list[Any]], classes: Sequence[str], where: str) -> N
 
 def _floats(values: list[Any], c: int) -> npt.NDArray[np.float32]:
     try:
-        found = np.array(values, np.float32)
+        with np.errstate(over="ignore"):
+            found = np.array(values, np.float32)
     except (TypeError, ValueError) as error:
         raise ValueError(f"evaluate: y must have {c} number(s) per image: {error}.") from error
-    found = found[:, None] if found.ndim == 1 else found
-    if found.ndim != 2 or found.shape[1] != c:
+    if found.shape != (len(values), c) and (found.ndim, c) != (1, 1):
         raise ValueError(f"evaluate: y must have {c} number(s) per image, got {list(found.shape)}.")
-    return found
+    return found.reshape(-1, c)
 
 
 def _unknown(names: Sequence[str], classes: Sequence[str], where: str) -> str:

@@ -100,3 +100,46 @@ def test_several_labels_of_a_table(folder):
     (folder / "t.csv").write_text(lines(NAMES, tags))
     _, labels = truth.of_table(folder, folder / "t.csv", SEVERAL)
     assert labels.y.tolist() == [[int(name in tag.split("|")) for name in "abc"] for tag in tags]
+
+
+def test_several_labels_are_lists_of_names_or_0_and_1(rng):
+    flags = rng.integers(0, 2, (9, 3))
+    names = [["abc"[i] for i in np.flatnonzero(row)] for row in flags]
+    for y in (
+        flags,
+        flags.astype(bool),
+        flags.astype(np.float64),
+        flags.tolist(),
+        names,
+        [tuple(row) for row in names],
+    ):
+        labels = truth.of_list(y, SEVERAL, 9)
+        assert labels.is_multi
+        assert labels.y.tolist() == flags.tolist()
+    assert truth.of_list([[], []], SEVERAL, 2).y.tolist() == [[0, 0, 0]] * 2
+
+
+@pytest.mark.parametrize(
+    ("y", "words"),
+    [
+        ([0, 1, 0, 1], r"y must have 3 number\(s\) per image, got \[4\]"),
+        (np.array([0.0, 1, 1, 0]), r"y must have 3 number\(s\) per image, got \[4\]"),
+        (np.zeros((4, 2)), r"y must have 3 number\(s\) per image, got \[4, 2\]"),
+        (np.zeros((4, 3, 1)), r"y must have 3 number\(s\) per image, got \[4, 3, 1\]"),
+        ([[0, 1], [1], [], [2]], r"y must have 3 number\(s\) per image"),
+        ([[0, 1, 1], [0, 1, 1], [0, 0.5, 1], [0, 0, 2]], r"y \[N, C\] must be 0 or 1, got \[0.0, 0.5, 1.0\] in row 2"),
+        ([[0, 1, 1], [0, np.nan, 1], [0, 0, 1], [0, 0, 1]], r"y \[N, C\] must be 0 or 1, .* in row 1"),
+        ([[0, 1, 1], [0, 0, -1], [0, 0, 1], [0, 0, 1]], r"y \[N, C\] must be 0 or 1, .* in row 1"),
+    ],
+)
+def test_numbers_that_are_no_labels_are_refused(y, words):
+    with pytest.raises(ValueError, match=words):
+        truth.of_list(y, SEVERAL, 4)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e39])
+def test_a_number_to_predict_is_finite(value):
+    like = Labels(np.zeros((0, 1)), [], is_reg=True)
+    assert truth.of_list([0.5, -1], like, 2).y.tolist() == [[0.5], [-1]]
+    with pytest.raises(ValueError, match=r"y must be finite numbers, got (nan|inf) in row 1"):
+        truth.of_list([0.5, value], like, 2)

@@ -220,7 +220,9 @@ def _unlabelled_test_rows(table: LabelTable, columns: Columns, parts: npt.NDArra
     return set(rows) if blank else set()
 
 
-def _without_repeats(names: list[str], rows: list[int], texts: list[tuple[str, ...]], table: LabelTable) -> list[int]:
+def _without_repeats(
+    names: list[str], rows: Sequence[int], texts: list[tuple[str, ...]], table: LabelTable
+) -> list[int]:
     """Return where a file is named first, of the names and texts of some rows.
 
     Raises:
