@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from fastclf.data.sources.ignored import OWN_FOLDERS
 from fastclf.data.sources.listing import look
+from fastclf.data.sources.set_names import set_of_file
 
 if TYPE_CHECKING:
     from fastclf.data.classifier_data import ImageClassifierData
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 Kind: TypeAlias = Literal["images", "shards", "parquet", "hf"]
 
 _PACKED: Mapping[str, Kind] = {".tar": "shards", ".parquet": "parquet"}
-_NAMED = re.compile("(train)|(val|dev)|(test)", re.IGNORECASE)  # how the name of a file begins that tells its set
-_SETS = ("train", "valid", "test")
 
 
 def kind_of(data: Path) -> Kind:
@@ -46,8 +44,7 @@ def files_by_set(data: Path) -> dict[str, list[Path]]:
     files = files_of(data / suffix if suffix else data, "DATA")
     found: dict[str, list[Path]] = {}
     for file in files:
-        match = _NAMED.match(file.name)
-        found.setdefault(_SETS[match.lastindex - 1] if match and match.lastindex else "", []).append(file)
+        found.setdefault(set_of_file(file.name) or "", []).append(file)
     if len(found) > 1 and ("" in found or "train" not in found):
         raise ValueError(
             f"DATA: names of files must begin with train, val or test, or none of them, got {found.get('', files)[0]}. "

@@ -62,8 +62,8 @@ class ImageClassifierData(DataLoaders):
             tfms: (training, validation) transforms, from `tfms_from_model`.
             trn_name: the training folder. Its folders name the classes; '.' when they lie in path itself, where the
                 folders of the other sets, and 'tmp' and 'models', are no classes.
-            val_name: the validation folder. When there is neither 'valid' nor 'val', 'validation' or 'dev', `val_pct`
-                of every class of train is held out instead.
+            val_name: the validation folder. When there is neither 'valid' nor another usual name, such as 'val' or
+                'Dev' (see `fastclf.data.sources.set_names`), `val_pct` of every class of train is held out instead.
             test_name: the test folder, when it is there; None for none.
             test_with_labels: whether test is path/test/<class>/...; else its images have no labels, and zeros stand
                 in their place.
@@ -255,7 +255,8 @@ class ImageClassifierData(DataLoaders):
             fn_col: the column of the files, by name or counted from 0; by default the one that names most files.
             label_col: the column of the labels; or a list of columns, one for each class, of 0 and 1, or -1 and 1; or
                 of numbers when continuous.
-            split_col: a column of 'train', 'valid' and 'test'; or of 0, 1, True and False, named is_valid or is_train.
+            split_col: a column of 'train', 'valid' and 'test', or other usual names, see `fastclf.data.sources.set_names`;
+                or of 0, 1, True and False, named is_valid or is_train.
                 Without rows for validation, `val_pct` is held out. Test rows may have labels.
             label_delim: what stands between several labels; a blank means any white space.
             multi: whether an image may have several labels. By default, whether cells hold lists, '|' or ';', or words
@@ -533,11 +534,11 @@ class ImageClassifierData(DataLoaders):
         """Read a Hugging Face data set: a folder that ``save_to_disk`` has written, a Dataset or a DatasetDict.
 
         Args:
-            dataset: the folder or the object; its split 'train' is trained on.
+            dataset: the folder or the object; its split 'train', or one of another usual name, is trained on.
             bs: rows per batch.
             tfms: (training, validation) transforms, from `tfms_from_model`.
-            val: the split for validation; by default 'validation', 'valid', 'val' or 'dev'.
-            test: the split for test; without labels, zeros stand in their place.
+            val: the split for validation; by default one with a usual name, see `fastclf.data.sources.set_names`.
+            test: the split for test, chosen likewise; without labels, zeros stand in their place.
             image_col: the column of the images.
             label_col: the column of the labels; the names of a ClassLabel are the classes.
             path: where models and other files are kept; by default the data set's folder; an object has none.

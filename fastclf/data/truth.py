@@ -15,6 +15,7 @@ from fastclf.data.sources.labels import Labels, class_number, indicators
 from fastclf.data.sources.listing import find_files, look
 from fastclf.data.sources.names import printable, some
 from fastclf.data.sources.row_labels import LabelledRows, LabelRules, known_labels
+from fastclf.data.sources.set_names import named_as
 from fastclf.data.sources.tables.reading import read_csv
 from fastclf.data.sources.tables.resolve import find_rows, read_labels
 from fastclf.data.sources.tables.rules import Column, TableRules
@@ -33,7 +34,7 @@ def of_folder(path: Path, classes: Sequence[str]) -> tuple[list[str], Labels]:
     if not path.is_dir():
         raise FileNotFoundError(f"evaluate: there is no folder {path}. Check the path.")
     folders = look(path)[0]
-    sets = [name for name in ("valid", "val", "test", "train") if name in folders]
+    sets = [name for part in ("valid", "test", "train") for name in named_as(part, folders)]
     if sets and not {*folders} & {*classes}:
         raise LabelError(f"evaluate: {path} holds the sets {some(sets)}. Pass one of them: {path / sets[0]}.")
     unknown = [name for name in folders if name not in classes and look(path / name)[1]]

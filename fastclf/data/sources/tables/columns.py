@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastclf.data.sources.layout import in_folder
+from fastclf.data.sources.set_names import set_asked
 from fastclf.data.sources.tables.files import Files
 from fastclf.data.sources.tables.reading import Cell, LabelTable
 from fastclf.data.sources.tables.rules import Column, TableRules, column_argument
@@ -21,8 +22,7 @@ _NUMBER = re.compile(r"\s*([-+]?[\d.,]+|true|false|)\s*", re.I)
 _LABELS = re.compile(
     r"(class|label|tag|target|categor|diagnosis|breed|species|genre|dx)(es|s|y|ies|_?name|_?id)?", re.I
 )
-_SPLITS = re.compile(r"(is_?|in_?)?(train|training|valid|val|validation|test|split|set|subset|partition|phase|fold)"
-                     r"(_?(img|image|set))?", re.I)  # fmt: skip
+_SPLITS = re.compile(r"(split|(sub)?set|partition|phase|fold)(_?(img|image|set))?", re.I)
 _GROUPS = re.compile(
     r"(patient|subject|lesion|person|individual|animal|sender|user|author|owner|site|location|place|camera|seq|sequence|"
     r"burst|event|video|clip|scene|session|slide|case|group|family)(_?(id|name|nr|no|number|code))?", re.I
@@ -169,7 +169,7 @@ def _label_columns(table: LabelTable, files: Files, rules: TableRules, file: int
         raise DataError(
             f"{table.name}: found 1 column, of file names, and neither labels nor folders in the names. Add a column."
         )
-    if is_indicator(table, free) and not any(_fits(_LABELS, table, i) or _fits(_SPLITS, table, i) for i in free):
+    if is_indicator(table, free) and not any(_fits(_LABELS, table, i) or _splits(table, i) for i in free):
         return free
     raise LabelError(_listing(table, files, rules, file, free))
 
@@ -200,6 +200,11 @@ def _fits(pattern: re.Pattern[str], table: LabelTable, position: int) -> bool:
     return table.header is not None and pattern.fullmatch(table.header[position].strip()) is not None
 
 
+def _splits(table: LabelTable, position: int) -> bool:
+    """Return whether a column is named as one that tells the set of each row."""
+    return table.header is not None and bool(set_asked(table.header[position]) or _fits(_SPLITS, table, position))
+
+
 def _listing(table: LabelTable, files: Files, rules: TableRules, file: int, free: Sequence[int]) -> str:
     """List the columns with examples, and the call that would work."""
     lines = []
@@ -213,7 +218,7 @@ def _listing(table: LabelTable, files: Files, rules: TableRules, file: int, free
         lines.append(
             f"  {number}{table.title(i)}: {', '.join(examples[:4])} ({what or f'{len(values[i]):,} different'})"
         )
-    split = next((i for i in free if _fits(_SPLITS, table, i)), None)
+    split = next((i for i in free if _splits(table, i)), None)
     rest = [i for i in free if i != split] or list(free)
     label = next((i for i in rest if _fits(_LABELS, table, i)), None)
     if label is None:

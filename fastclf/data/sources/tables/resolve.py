@@ -139,7 +139,7 @@ def find_rows(tables: dict[str, LabelTable], found: Found, rules: TableRules) ->
     return Rows(table, columns, names, remarks)
 
 
-def read_labels(rows: Rows, wanted: Sequence[int], rules: TableRules) -> tuple[list[int], Values]:
+def read_labels(rows: Rows, wanted: list[int], rules: TableRules) -> tuple[list[int], Values]:
     """Read the labels of some rows that have a file.
 
     Returns:
@@ -220,9 +220,7 @@ def _unlabelled_test_rows(table: LabelTable, columns: Columns, parts: npt.NDArra
     return set(rows) if blank else set()
 
 
-def _without_repeats(
-    names: list[str], rows: Sequence[int], texts: list[tuple[str, ...]], table: LabelTable
-) -> list[int]:
+def _without_repeats(names: list[str], rows: list[int], texts: list[tuple[str, ...]], table: LabelTable) -> list[int]:
     """Return where a file is named first, of the names and texts of some rows.
 
     Raises:
