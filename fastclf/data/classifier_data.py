@@ -255,8 +255,8 @@ class ImageClassifierData(DataLoaders):
             fn_col: the column of the files, by name or counted from 0; by default the one that names most files.
             label_col: the column of the labels; or a list of columns, one for each class, of 0 and 1, or -1 and 1; or
                 of numbers when continuous.
-            split_col: a column of 'train', 'valid' and 'test', or other usual names, see `fastclf.data.sources.set_names`;
-                or of 0, 1, True and False, named is_valid or is_train.
+            split_col: a column of 'train', 'valid' and 'test', or of other usual names, see
+                `fastclf.data.sources.set_names`; or of 0, 1, True and False, named is_valid or is_train.
                 Without rows for validation, `val_pct` is held out. Test rows may have labels.
             label_delim: what stands between several labels; a blank means any white space.
             multi: whether an image may have several labels. By default, whether cells hold lists, '|' or ';', or words

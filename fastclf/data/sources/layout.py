@@ -81,8 +81,8 @@ def _elsewhere(path: Path) -> str:
     if len(trains) > 1 and all(look(train)[1] for train in trains):
         first = trains[0].relative_to(path)
         return (
-            f"The folders {some([train.parent.name for train in trains])} each hold {first.name!r} with images. If they "
-            f"are the classes, put the sets above them: move {first.as_posix()} to {first.name}/{first.parent}."
+            f"The folders {some([train.parent.name for train in trains])} each hold {first.name!r} with images. If "
+            f"they are the classes, put the sets above them: move {first.as_posix()} to {first.name}/{first.parent}."
         )
     if above:
         return f"The sets lie deeper: pass the path {str(above[0].parent)!r}."
