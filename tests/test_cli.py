@@ -197,6 +197,73 @@ def test_predict_of_a_table(model, tmp_path, capsys):
     assert [line["file"] for line in lines] == [str(folder / name) for name in names]
 
 
+TABLES = {  # the table's columns, the options, and where the names lie
+    "a column 'file'": ({"n": range(6), "file": None}, []),
+    "another column": ({"n": range(6), "where": None}, []),
+    "names alone": ({"where": None}, []),
+    "a column that is named": ({"a": None, "file": range(6)}, ["--fn-col", "a"]),
+    "a column that is numbered": ({"a": "x.png", "b": None}, ["--fn-col", "1"]),
+    "names without suffix": ({"where": None}, ["--suffix", ".png"]),
+    "a folder of its own": ({"where": None}, ["--folder", "red"]),
+}
+
+
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("form", TABLES)
+def test_predict_reads_a_table_as_train_does(model, tmp_path, capsys, form, header):
+    path, folder, _ = model
+    columns, options = TABLES[form]
+    if not header and "file" in columns:
+        pytest.skip("a column without a name")
+    words = dict(zip(options[::2], options[1::2], strict=True))
+    below = folder / words.get("--folder", ".")
+    files = sorted(below.rglob("*.png"))
+    names = [str(file.relative_to(below)).removesuffix(words.get("--suffix", "")) for file in files]
+    cells = {name: names if given is None else [*given][:1] * len(names) for name, given in columns.items()}
+    table = pd.DataFrame(cells).rename(columns=str)
+    if not header and words.get("--fn-col") == "a":
+        pytest.skip("a column without a name")
+    table.to_csv(tmp_path / "t.csv", index=False, header=header)
+    assert main(["predict", str(path), str(folder), "--csv", str(tmp_path / "t.csv"), "--json", *options]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["file"] for line in lines] == [str(file) for file in files]
+
+
+def test_predict_has_a_line_for_every_row_of_a_table(model, tmp_path, capsys):
+    """Names that files have in another way, files that are elsewhere, the same one twice, and one that is gone."""
+    path, folder, _ = model
+    shutil.copy(folder / "red" / "000.png", tmp_path / "other.png")
+    names = ["red/000.png", "RED\\000.PNG", "gone.png", str(tmp_path / "other.png"), "red/000.png"]
+    (tmp_path / "t.csv").write_text("\n".join(["file", *names]))
+    typed = ["predict", str(path), str(folder), "--csv", str(tmp_path / "t.csv"), "--json"]
+    assert main(typed) == 1
+    printed = capsys.readouterr()
+    lines = [json.loads(line) for line in printed.out.splitlines()]
+    files = ["red/000.png", "red/000.png", "gone.png", names[3], "red/000.png"]
+    assert [line["file"] for line in lines] == [str(folder / name) for name in files]
+    assert [line["label"] is None for line in lines] == [False, False, True, False, False]
+    assert "gone.png cannot be decoded: not found" in printed.err
+    for text, message in (
+        ("n,file\n1,red/000.png\n2,\n3,red/001.png", "line 3 names no file. Fill it in, or remove the row."),
+        ("file\nred/000\ngreen/001", "Did you mean --suffix .png? It finds 2 of them."),
+        ("file\nred/000.png\nhttp://x.org/y.png", "has the URL 'http://x.org/y.png'"),
+    ):
+        (tmp_path / "t.csv").write_text(text)
+        assert main(typed) == 1
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert message in printed.err
+    assert main([*typed[:3], str(folder), *typed[3:]]) == 1
+    assert "IMAGES must be the one folder" in capsys.readouterr().err
+
+
+def test_all_probabilities_in_lines(model, capsys):
+    path, images, expected = model
+    assert main(["predict", str(path), str(images), "--json", "--all-probs", "--bs", "8"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    np.testing.assert_allclose([[line[name] for name in NAMES] for line in lines], np.exp(expected), rtol=1e-6)
+
+
 def test_export(model, tmp_path, capsys):
     path, _, _ = model
     assert main(["export", str(path), "-o", str(tmp_path / "model.onnx")]) == 0

@@ -199,8 +199,8 @@ def test_a_pattern_of_names_on_the_command_line(tmp_path):
         assert data.val_ds.is_grouped
         assert not tens[0] & tens[1]
     for words, message in (
-        (["--group-col", "who"], "--group-col: such data have names of files. Pass --group-re"),
-        (["--csv", "t.csv", "--group-re", "(.)"], "--group-re: such data have columns. Pass --group-col"),
+        (["--group-col", "who"], "--group-col cannot be used with folders of images: .*Pass --group-re"),
+        (["--csv", "t.csv", "--group-re", "(.)"], "--group-re cannot be used with a table .*Pass --group-col"),
         (["--group-re", "image"], "--group-re must have one group in parentheses, what an image belongs to, got 0"),
         (["--group-re", "photo(.)"], r"--group-re: 'photo\(.\)' does not match 'blue/000.png'. Fix it"),
     ):

@@ -33,7 +33,7 @@ from fastclf.files import publish_once, publish_table
 from fastclf.report import log
 from fastclf.training.callbacks import Callback
 
-_AUGMENTATIONS = ("none", "basic", "side_on", "top_down")
+_AUGMENTATIONS, _AUG = ("none", "basic", "side_on", "top_down"), "side_on"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the lesson's recipe: then train all layers for so many epochs, with the rates lr/100, lr/10 and lr; "
         "0: the best head that is found, on the frozen body",
     )
-    parser.add_argument("--aug", choices=_AUGMENTATIONS, default="side_on", help="augmentations where images are read")
+    parser.add_argument("--aug", choices=_AUGMENTATIONS, help=f"augmentations where images are read (default: {_AUG})")
     parser.add_argument("--tta", action="store_true", help="average validation over augmented views as well")
     parser.add_argument(
         "--calibrate",
@@ -104,13 +104,26 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Raise ValueError for numbers that make no sense, before anything is computed."""
+    """Raise ValueError for options that make no sense, before anything is computed."""
     for name, least in {"epochs": 1, "unfreeze": 0}.items():
         given = getattr(arguments, name)
         if given is not None:
             check_count("train", f"--{name}", given, least)
     if arguments.lr is not None and not 0 < arguments.lr < float("inf"):
         raise ValueError(f"--lr must be above 0, got {arguments.lr}")
+    if arguments.aug is None:
+        arguments.aug = _AUG
+    elif not _augments(arguments):
+        raise ValueError(
+            "--aug has no effect, as cached activations are all that is trained on. Leave it out, or pass "
+            "--no-precompute, --unfreeze EPOCHS or --tta."
+        )
+
+
+def _augments(arguments: argparse.Namespace) -> bool:
+    """Return whether augmented images are read, in training or by --tta."""
+    all_layers = bool(arguments.unfreeze) or (arguments.unfreeze is None and not _asks_for_lesson(arguments))
+    return all_layers or arguments.tta or not arguments.precompute
 
 
 def _asks_for_lesson(arguments: argparse.Namespace) -> bool:
