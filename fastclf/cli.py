@@ -35,10 +35,6 @@ COMMANDS = {
 }
 
 
-_CALLS = {"load", "evaluate", "fine_tune", "learning_curve", "cross_validate", "ConvLearner", "from_csv", "HeadSetting"}
-"""Python calls that messages name, and who runs a command has not made."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that ``argv`` (the process's own by default) names; return its exit code."""
     given = sys.argv[1:] if argv is None else argv
@@ -117,6 +113,26 @@ def _parser(known: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
 
 
 def _failed(command: str, text: str, code: int) -> int:
-    said, _, rest = text.partition(": ")
-    show(f"fastclf {command}: {rest if said in _CALLS or said == command else text}", sys.stderr)
+    show(f"fastclf {command}: {_without_calls(text.removeprefix(f'{command}: '))}", sys.stderr)
     return code
+
+
+def _without_calls(text: str) -> str:
+    """Return a message without the Python calls that it begins with, which who runs a command has not made."""
+    said, colon, rest = text.partition(": ")
+    return _without_calls(rest) if colon and _is_call(said) else text
+
+
+def _is_call(name: str) -> bool:
+    """Return whether a name is that of a class of this package, a public function, or a method of a public class."""
+    if not name.isidentifier() or "torch" not in sys.modules:  # without which no call has been made
+        return False
+    own = [vars(module) for key, module in [*sys.modules.items()] if key.partition(".")[0] == "fastclf"]
+    public = vars(import_module("fastclf.public"))
+    classes = [value for key, value in public.items() if key in public["__all__"] and isinstance(value, type)]
+    methods = (getattr(cls, name, None) for cls in classes if not name.startswith("_"))
+    return (
+        any(isinstance(module.get(name), type) for module in own)
+        or (name in public["__all__"] and callable(public[name]))
+        or any(map(callable, methods))
+    )

@@ -75,6 +75,43 @@ def test_an_error_is_one_line(capsys, tmp_path):
     assert line.startswith("fastclf predict: there is no model")
 
 
+@pytest.mark.parametrize(
+    ("raised", "shown"),
+    [
+        ("fit: lrs must be", "lrs must be"),
+        ("evaluate: predict: images must be", "images must be"),
+        ("from_shards: there is no", "there is no"),
+        ("env: from_hf: HeadSetting: lr must be", "lr must be"),
+        ("ConvLearner: there is", "there is"),
+        ("open_image: fit.png: empty", "fit.png: empty"),
+        ("weights: the file", "weights: the file"),  # an argument
+        ("--csv: load: it", "--csv: load: it"),
+        ("t.csv: line 3", "t.csv: line 3"),
+        ("no_such_call: x", "no_such_call: x"),
+        ("fit", "fit"),
+    ],
+)
+def test_an_error_names_no_python_call(raised, shown, monkeypatch, capsys):
+    def run(_):
+        raise ValueError(raised)
+
+    monkeypatch.setattr("fastclf.commands.env.run", run)
+    assert main(["env"]) == 1
+    assert capsys.readouterr().err == f"fastclf env: {shown}\n"
+
+
+LATE = """
+import sys
+from fastclf import cli
+cli._failed("check", "DATA: there are no files", 1)
+print("torch" in sys.modules)
+"""
+
+
+def test_an_error_does_not_wait_for_torch():
+    assert lines_of(LATE)[-1] == "False"
+
+
 def test_env_names_what_runs(capsys):
     assert main(["env"]) == 0
     assert "native code" in capsys.readouterr().out

@@ -12,10 +12,6 @@ from typing import Any, TextIO
 
 from fastclf.commands.data import PACKED, add_model_arguments, add_table_arguments, table_argument
 from fastclf.commands.sources import kind_given, options_for, rows_of
-from fastclf.data.sources.listing import find_files
-from fastclf.data.sources.tables.reading import read_csv
-from fastclf.data.sources.tables.resolve import named_files
-from fastclf.data.sources.tables.rules import TableRules
 from fastclf.files import given_path, publish_table
 from fastclf.report import counted, encodable, log_to_stderr, show
 
@@ -90,6 +86,11 @@ def _images(arguments: argparse.Namespace) -> Any:
 
 def _named(path: Path, csv: Path, folder: str = ".", suffix: str = "", fn_col: str | int | None = None) -> list[str]:
     """Return the files that a table names, below a folder; a column 'file' names them unless another one is chosen."""
+    from fastclf.data.sources.listing import find_files
+    from fastclf.data.sources.tables.reading import read_csv
+    from fastclf.data.sources.tables.resolve import named_files
+    from fastclf.data.sources.tables.rules import TableRules
+
     table = read_csv(csv, path, None, "utf-8-sig")
     if fn_col is None and (table.header or []).count("file") == 1:
         fn_col = "file"
