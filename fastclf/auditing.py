@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastclf.argument_checks import check_count
+from fastclf.arrays import Floats32
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.dataset import Dataset
 from fastclf.evaluating import Evaluating
@@ -23,7 +24,6 @@ from fastclf.models.head import Head
 from fastclf.ops import HeadSpec, predict
 from fastclf.training.folds import make_folds, usual_folds
 from fastclf.training.head_choice import (
-    Logits,
     Setting,
     Split,
     choose_usual,
@@ -162,12 +162,12 @@ class Auditing(Evaluating):
     def _how_trained(self) -> dict[str, Any]:
         return {"crit": BCE() if self.data.is_multi else NLL(), "bs": self.data.bs, "device": self.data.device}
 
-    def _of_parts(self, ds: Dataset, parts: Sequence[Part]) -> dict[Split, Logits]:
+    def _of_parts(self, ds: Dataset, parts: Sequence[Part]) -> dict[Split, Floats32]:
         """Return the logits of what each part of a curve holds out: the setting is that of the fold's whole."""
         whole = {part.fold: part for part in parts}  # the last of a fold is the largest
         found = choose_usual(ds, [*whole.values()], **self._how_trained())
         setting_of = dict(zip(whole, found.settings, strict=True))
-        logits: dict[Split, Logits] = dict(zip(whole.values(), found.logits, strict=True))
+        logits: dict[Split, Floats32] = dict(zip(whole.values(), found.logits, strict=True))
         jobs: list[tuple[Setting, Split]] = []
         for part in parts:
             if part is not whole[part.fold]:

@@ -15,7 +15,7 @@ from fastclf.activations.precompute import activations
 from fastclf.activations.segment import DTYPES
 from fastclf.activations.side_by_side import side_by_side
 from fastclf.data.classifier_data import ImageClassifierData
-from fastclf.data.data_loaders import Rows
+from fastclf.data.data_loaders import CachedRows
 from fastclf.data.image_loader import ImageLoader
 from fastclf.data.loader import Loader
 from fastclf.models.freezing import LayerGroups
@@ -111,14 +111,16 @@ class CachedActivations:
         return data.with_rows(train, valid, test, augmented, test_views)
 
     @overload
-    def _of_set(self, parts: list[_Part], data: ImageClassifierData, name: str, dl: Loader, views: int = 1) -> Rows: ...
+    def _of_set(
+        self, parts: list[_Part], data: ImageClassifierData, name: str, dl: Loader, views: int = 1
+    ) -> CachedRows: ...
     @overload
     def _of_set(
         self, parts: list[_Part], data: ImageClassifierData, name: str, dl: Loader | None, views: int = 1
-    ) -> Rows | None: ...
+    ) -> CachedRows | None: ...
     def _of_set(
         self, parts: list[_Part], data: ImageClassifierData, name: str, dl: Loader | None, views: int = 1
-    ) -> Rows | None:
+    ) -> CachedRows | None:
         if dl is None:
             return None
         assert isinstance(dl, ImageLoader)

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastclf.argument_checks import check_count, check_flag
+from fastclf.arrays import Array
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.sources.labels import Labels
 from fastclf.decision import Decision
@@ -17,8 +17,6 @@ from fastclf.interpret.intervals import OF_GROUPS
 from fastclf.interpret.tuning import best_temperature, best_thresholds, thinned
 from fastclf.predicting import Predicting
 from fastclf.report import counted, log
-
-Array = NDArray[Any]
 
 
 class Evaluating(Predicting):

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fastclf.argument_checks import check_flag
+from fastclf.arrays import Array
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.dataset import Dataset
 from fastclf.data.image import decoded, open_image
@@ -29,7 +29,6 @@ from fastclf.report import log
 from fastclf.training.metrics import without_prediction
 from fastclf.training.recorder import Recorder
 
-Array = NDArray[Any]
 Question = tuple[int, int]
 """A row, and the class or label whose probability is looked at."""
 

@@ -36,7 +36,7 @@ from fastclf.ops.arguments import IndexedRows
 from fastclf.philox import checked_seed
 from fastclf.report import log
 
-Rows: TypeAlias = npt.NDArray[Any] | IndexedRows
+CachedRows: TypeAlias = npt.NDArray[Any] | IndexedRows
 
 
 class DataLoaders:
@@ -269,11 +269,11 @@ class DataLoaders:
 
     def with_rows(
         self,
-        trn: Rows,
-        val: Rows,
-        test: Rows | None = None,
-        val_views: Rows | None = None,
-        test_views: Rows | None = None,
+        trn: CachedRows,
+        val: CachedRows,
+        test: CachedRows | None = None,
+        val_views: CachedRows | None = None,
+        test_views: CachedRows | None = None,
     ) -> Self:
         """Return the same labels over activations, float16 or float32, rows in each set's order.
 
@@ -315,10 +315,10 @@ class DataLoaders:
 
 
 @overload
-def _over(ds: Dataset, rows: Rows) -> Dataset: ...
+def _over(ds: Dataset, rows: CachedRows) -> Dataset: ...
 @overload
-def _over(ds: Dataset | None, rows: Rows | None) -> Dataset | None: ...
-def _over(ds: Dataset | None, rows: Rows | None) -> Dataset | None:
+def _over(ds: Dataset | None, rows: CachedRows | None) -> Dataset | None: ...
+def _over(ds: Dataset | None, rows: CachedRows | None) -> Dataset | None:
     """The same data set over activations, of one or of several views."""
     if ds is None or rows is None:
         return None

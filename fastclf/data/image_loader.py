@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from fastclf.arrays import RowNumbers
 from fastclf.calls import starts_threads
 from fastclf.data.dataset import Dataset
 from fastclf.data.decode.decode_error import DecodeError
 from fastclf.data.input_stall import InputStall, marks_on
-from fastclf.data.loader import Batch, Loader, LoaderOptions, Rows
+from fastclf.data.loader import Batch, Loader, LoaderOptions
 from fastclf.data.transforms.sampling import Split, sample
 from fastclf.data.transforms.spec import TransformSpec
 from fastclf.data.validation.dataset_images import DatasetImages
@@ -60,7 +61,7 @@ class ImageLoader(Loader):
         """Return a loader of the same images, augmented alike and normalised otherwise, in data set order."""
         return ImageLoader(self.ds, self.tfms.normalised(mean, std), self._options, self.split)
 
-    def batches_of(self, epoch: int, chunks: Sequence[Rows], *, least: int) -> Iterator[Batch]:
+    def batches_of(self, epoch: int, chunks: Sequence[RowNumbers], *, least: int) -> Iterator[Batch]:
         """See `Loader.batches_of`.
 
         An image that turns out to be bad is noted in `ds.bad`. Where that says skip, its batch is served without it,
@@ -99,7 +100,7 @@ class ImageLoader(Loader):
         """Keep a renderer, which has nothing left in the making, for the next epoch."""
         self._idle.append(renderer)
 
-    def feed(self, renderer: Renderer, rows: Rows, epoch: int, *, keep: bool = True) -> None:
+    def feed(self, renderer: Renderer, rows: RowNumbers, epoch: int, *, keep: bool = True) -> None:
         """Start a batch; with ``keep=False`` every image is decoded, and none is kept."""
         parameters = sample(self.tfms, self._options.seed, epoch, self.split, rows)
         memory = self._options.memory if keep and renderer.keeps else None
@@ -135,13 +136,13 @@ class ImageLoader(Loader):
 class _Flow:
     """The batches of one epoch. The first few that have not been given are in the making."""
 
-    def __init__(self, loader: ImageLoader, epoch: int, chunks: Sequence[Rows], least: int) -> None:
+    def __init__(self, loader: ImageLoader, epoch: int, chunks: Sequence[RowNumbers], least: int) -> None:
         self._loader, self._epoch, self._least = loader, epoch, least
         self._chunks = deque(chunks)  # not yet given
         self._fed = 0  # how many of them are in the making
         self._renderer: Renderer | None = None
 
-    def __iter__(self) -> Iterator[tuple[Rows, torch.Tensor]]:
+    def __iter__(self) -> Iterator[tuple[RowNumbers, torch.Tensor]]:
         while self._chunks:
             if not len(self._chunks[0]):
                 sz = self._loader.tfms.sz

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from fastclf import ranks
+from fastclf.arrays import RowNumbers
 from fastclf.data.dataset import Dataset
 from fastclf.data.input_stall import InputStall, available_processors
 from fastclf.ops.registry import to_device
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from fastclf.data.decode.kept_images import ImageMemory
 
 Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]
-Rows: TypeAlias = npt.NDArray[np.int64]
 
 _MOST_THREADS = 8
 
@@ -82,7 +81,7 @@ class Loader:
         return len(self.ds)
 
     @property
-    def served(self) -> Rows:
+    def served(self) -> RowNumbers:
         """The rows that an epoch serves, in data set order, `[n_good] int64`: those not known to be bad."""
         return self.ds.bad.good_rows()
 
@@ -90,7 +89,7 @@ class Loader:
         """Count the batches of an epoch."""
         return len(self._chunks(self.served))
 
-    def order(self, epoch: int) -> Rows:
+    def order(self, epoch: int) -> RowNumbers:
         """Return the order of the rows in an epoch, `[n_good] int64`; what is left out does not move the others."""
         if not self.shuffle:
             return self.served
@@ -101,11 +100,11 @@ class Loader:
         """Yield the batches of an epoch: x on the device, y `[B] int64`, or float32 as `Labels.y` says."""
         return self.batches_of(epoch, self.chunks(epoch), least=1 + self.drop_single)
 
-    def chunks(self, epoch: int) -> list[Rows]:
+    def chunks(self, epoch: int) -> list[RowNumbers]:
         """Return the rows of each batch of an epoch."""
         return self._chunks(self.order(epoch))
 
-    def batches_of(self, epoch: int, chunks: Sequence[Rows], *, least: int) -> Iterator[Batch]:
+    def batches_of(self, epoch: int, chunks: Sequence[RowNumbers], *, least: int) -> Iterator[Batch]:
         """Yield given rows as batches, as they are in an epoch.
 
         Args:
@@ -115,13 +114,13 @@ class Loader:
         """
         raise NotImplementedError
 
-    def part(self, epoch: int) -> list[Rows]:
+    def part(self, epoch: int) -> list[RowNumbers]:
         """Return this process's rows of an epoch in batches: of those that train together each serves a part."""
         order = np.concatenate([np.empty(0, np.int64), *self.chunks(epoch)])
         mine = order[ranks.share(len(order))]
         return [mine[i : i + self.bs] for i in range(0, len(mine), self.bs)]
 
-    def slices(self, epoch: int) -> list[Rows]:
+    def slices(self, epoch: int) -> list[RowNumbers]:
         """Return this process's slice of each batch of an epoch, which may be empty."""
         return [rows[ranks.share(len(rows))] for rows in self.chunks(epoch)]
 
@@ -137,13 +136,13 @@ class Loader:
         epoch, self.epoch = self.epoch, self.epoch + 1
         return self.batches(epoch)
 
-    def _chunks(self, order: Rows) -> list[Rows]:
+    def _chunks(self, order: RowNumbers) -> list[RowNumbers]:
         chunks = [order[i : i + self.bs] for i in range(0, len(order), self.bs)]
         if self.drop_single and chunks and len(chunks[-1]) == 1:
             chunks.pop()  # batch normalisation cannot train on a single row
         return chunks
 
-    def _targets(self, rows: Rows) -> torch.Tensor:
+    def _targets(self, rows: RowNumbers) -> torch.Tensor:
         return to_device(self.targets[torch.from_numpy(rows)], self.device)
 
 
@@ -164,12 +163,12 @@ class RowLoader(Loader):
         self._views = max(1, len(ds.rows) // max(1, len(ds)))
         self.targets = torch.cat([self.targets] * self._views)
 
-    def order(self, epoch: int) -> Rows:
+    def order(self, epoch: int) -> RowNumbers:
         """See `Loader.order`; the rows of the views that were chosen."""
         rows = super().order(epoch)
         return rows if self._views == 1 else rows + self.n * self._view(epoch)[rows]
 
-    def _view(self, epoch: int) -> Rows:
+    def _view(self, epoch: int) -> RowNumbers:
         """Which view an epoch takes of every row, `[n] int64`."""
         turn = np.full(self.n, epoch, np.int64)
         if self.shuffle:
@@ -178,7 +177,7 @@ class RowLoader(Loader):
             turn += (u * self._views).astype(np.int64)
         return turn % self._views
 
-    def batches_of(self, epoch: int, chunks: Sequence[Rows], *, least: int) -> Iterator[Batch]:
+    def batches_of(self, epoch: int, chunks: Sequence[RowNumbers], *, least: int) -> Iterator[Batch]:
         """See `Loader.batches_of`."""
         from fastclf.ops import gather_rows
 

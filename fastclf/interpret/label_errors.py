@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from fastclf.arrays import Floats
+
 Classes = NDArray[np.int64]
 
 _ROUNDING = 1e-6  # how far below its threshold a probability still counts, as in cleanlab

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from fastclf.arrays import Floats32, RowNumbers
 from fastclf.data.dataset import Dataset
 from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
@@ -33,8 +34,6 @@ from fastclf.training.loop import derived_seed
 from fastclf.training.tasks import run_all
 
 Setting = HeadSetting | LinearSetting
-Rows = NDArray[np.int64]
-Logits = NDArray[np.float32]
 
 FEW = 2500  # rows up to which logistic regressions are as good as heads with a hidden layer, or better
 _DECAYS = (1.0, 0.3, 0.1, 0.03, 0.01)  # of logistic regressions
@@ -55,8 +54,8 @@ class Split:
         seed: of the head.
     """
 
-    train: Rows
-    held_out: Rows
+    train: RowNumbers
+    held_out: RowNumbers
     seed: int
 
 
@@ -89,11 +88,11 @@ class Chosen:
         best: of all splits that settings were tried on: for rows that belong to none.
     """
 
-    logits: list[Logits]
+    logits: list[Floats32]
     settings: list[Setting]
     best: Setting
 
-    def all_logits(self, splits: Sequence[Split], ds: Dataset) -> Logits:
+    def all_logits(self, splits: Sequence[Split], ds: Dataset) -> Floats32:
         """Return the logits of all rows ``[N, c]``; NaN in those that no split holds out."""
         found = np.full((len(ds), ds.c), np.nan, np.float32)
         for split, logits in zip(splits, self.logits, strict=True):
@@ -137,7 +136,7 @@ def for_fewer(setting: Setting, n: int, fewer: int, bs: int) -> Setting:
     return replace(setting, wd=setting.wd * n / fewer, epochs=epochs)
 
 
-def splits_of(ds: Dataset, folds: Rows, seed: int) -> list[Split]:
+def splits_of(ds: Dataset, folds: RowNumbers, seed: int) -> list[Split]:
     """Return a split per fold that has rows: it is held out of all others.
 
     Args:
@@ -193,7 +192,7 @@ def choose_usual(
 def head_at(
     setting: Setting,
     ds: Dataset,
-    rows: Rows,
+    rows: RowNumbers,
     seed: int,
     *,
     crit: NLL | BCE,
@@ -214,17 +213,17 @@ def predict_splits(
     crit: NLL | BCE,
     bs: int,
     device: torch.device | str = "cpu",
-) -> list[Logits]:
+) -> list[Floats32]:
     """Return the logits ``[m, c]`` of the rows that each split holds out, by a head at its setting; no split twice."""
     return [one for one in try_settings(ds, jobs, crit=crit, bs=bs, device=device) if one is not None]
 
 
-def mean_loss(crit: NLL | BCE, logits: Logits, y: NDArray[Any]) -> float:
+def mean_loss(crit: NLL | BCE, logits: Floats32, y: NDArray[Any]) -> float:
     """Return the mean loss of rows ``[n, c]`` by their labels, in float64."""
     return float(row_losses(crit, logits, y).mean())
 
 
-def row_losses(crit: NLL | BCE, logits: Logits, y: NDArray[Any]) -> NDArray[np.float64]:
+def row_losses(crit: NLL | BCE, logits: Floats32, y: NDArray[Any]) -> NDArray[np.float64]:
     """Return what each row has in that mean, ``[n] float64``."""
     return crit.of_rows(torch.from_numpy(logits).double(), torch.from_numpy(y)).numpy()
 
@@ -246,14 +245,14 @@ def try_settings(
     crit: NLL | BCE,
     bs: int,
     device: torch.device | str = "cpu",
-) -> list[Logits | None]:
+) -> list[Floats32 | None]:
     """Return the logits ``[m, c]`` of the rows that each split holds out, by a head at the setting.
 
     Of logistic regressions of one split and scaling, the lowest decays take the solver longest. From high ones to low
     ones the loss falls, and then rises: None for those beyond one whose loss is a tenth
     or `clearly_above` the lowest.
     """
-    found: list[Logits | None] = [None] * len(jobs)
+    found: list[Floats32 | None] = [None] * len(jobs)
     trained = [(i, setting, split) for i, (setting, split) in enumerate(jobs) if isinstance(setting, HeadSetting)]
     runs = [HeadRun(setting, split.train, split.seed) for _, setting, split in trained]
     for (i, _, split), head in zip(trained, train_heads(ds, runs, crit=crit, bs=bs, device=device), strict=True):
@@ -292,7 +291,7 @@ class _Path:
     scaling: Scaling
     crit: NLL | BCE
     work: Sequence[LinearSetting]
-    found: dict[LinearSetting, Logits] = field(default_factory=dict)
+    found: dict[LinearSetting, Floats32] = field(default_factory=dict)
     unsolved: int = 0
 
     def __call__(self, stop: Event) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fastclf import ranks
-from fastclf.data.loader import Rows
+from fastclf.arrays import RowNumbers
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.net import Net, head_of
 from fastclf.models.precision import compute_dtype
@@ -100,7 +100,7 @@ class AutogradSteps:
         self._batches = self._shared(self._epoch, chunks)
 
     def _shared(
-        self, slices: Iterator[tuple[Tensor, Tensor]], chunks: Sequence[Rows]
+        self, slices: Iterator[tuple[Tensor, Tensor]], chunks: Sequence[RowNumbers]
     ) -> Iterator[tuple[Tensor, Tensor, list[int]]]:
         """Yield this process's slice of each batch, and how many rows of it each process has."""
         for (x, y), rows in zip(slices, chunks, strict=True):
