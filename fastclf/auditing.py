@@ -153,7 +153,7 @@ class Auditing(Evaluating):
             ValueError: there are none.
         """
         self._need_features(call)
-        return dict(self.data._sets)
+        return dict(self.data.sets)
 
     def _labelled_rows(self, call: str) -> dict[str, Dataset]:
         refuse_numbers(call, self.data.trn_ds.labels)

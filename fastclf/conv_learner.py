@@ -370,7 +370,7 @@ class ConvLearner(LearnerWithHead):
         if getattr(images, "ndim", None) == 2 and not isinstance(images, str):
             return super()._features(call, images)
         assert self._data.tfms is not None
-        options = self._data._options
+        options = self._data.options
         server = block_server(self._data.tfms[1], options)
         self.model.eval()
         names: list[str] = []

@@ -121,9 +121,9 @@ class Learner(Reporting, Saving):
         self._bn_frozen: bool | None = None
         self._logged: set[str] = set()
 
-    @classmethod
+    @staticmethod
     def from_model_data(
-        cls, model: nn.Module, data: ImageClassifierData, groups: Sequence[nn.Module] | None = None, **kwargs: Any
+        model: nn.Module, data: ImageClassifierData, groups: Sequence[nn.Module] | None = None, **kwargs: Any
     ) -> Learner:
         """Make a learner for the user's own whole network: one group unless ``groups`` are given; see `Learner`.
 

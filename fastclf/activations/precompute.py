@@ -104,7 +104,7 @@ def _keys(loader: ImageLoader, views: int) -> tuple[Keys, Versions]:
         keys[(np.arange(views)[:, None] * n + good).ravel()] = np.tile(np.array(digests, KEY), views)
         return keys, of_all
     for view in range(views):
-        seed, split = loader._options.seed, int(loader.split)
+        seed, split = loader.options.seed, int(loader.split)
         named = zip(digests, good.tolist(), strict=True)
         keys[view * n + good] = [view_key(digest, seed, split, view, row) for digest, row in named]
     return keys, of_all
@@ -114,7 +114,7 @@ class InOrder(ImageLoader):
     """Serves some images of another loader in a given order; y are their rows ``[B] int64``, in main memory."""
 
     def __init__(self, other: ImageLoader, most: int | None = None) -> None:
-        options = other._options
+        options = other.options
         if most is None and options.device.type == "cpu":  # larger batches take more memory, and no less time
             most = _BATCH
         options = replace(options, bs=min(options.bs, most or options.bs))

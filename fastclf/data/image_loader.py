@@ -59,7 +59,7 @@ class ImageLoader(Loader):
 
     def normalised(self, mean: Sequence[float], std: Sequence[float]) -> ImageLoader:
         """Return a loader of the same images, augmented alike and normalised otherwise, in data set order."""
-        return ImageLoader(self.ds, self.tfms.normalised(mean, std), self._options, self.split)
+        return ImageLoader(self.ds, self.tfms.normalised(mean, std), self.options, self.split)
 
     def batches_of(self, epoch: int, chunks: Sequence[RowNumbers], *, least: int) -> Iterator[Batch]:
         """See `Loader.batches_of`.
@@ -70,7 +70,7 @@ class ImageLoader(Loader):
         Raises:
             BadImageError: images of a batch cannot be decoded and may not be skipped; names them all.
         """
-        stall = self.input_stall = InputStall(self._options.num_threads, marks_on(self.device))
+        stall = self.input_stall = InputStall(self.options.num_threads, marks_on(self.device))
         stall.asked()
         flow = _Flow(self, epoch, chunks, least)
         try:
@@ -102,8 +102,8 @@ class ImageLoader(Loader):
 
     def feed(self, renderer: Renderer, rows: RowNumbers, epoch: int, *, keep: bool = True) -> None:
         """Start a batch; with ``keep=False`` every image is decoded, and none is kept."""
-        parameters = sample(self.tfms, self._options.seed, epoch, self.split, rows)
-        memory = self._options.memory if keep and renderer.keeps else None
+        parameters = sample(self.tfms, self.options.seed, epoch, self.split, rows)
+        memory = self.options.memory if keep and renderer.keeps else None
         renderer.feed(self.images.inputs(rows, memory), parameters, self.images.pixels(rows))
 
     def _build(self) -> Renderer:
@@ -114,7 +114,7 @@ class ImageLoader(Loader):
         source = GraphInput(by_path=by_path)
         if images is not None:
             source = GraphInput(files=False, white=255.0 if images.dtype == np.uint8 else 1.0)
-        bs, device, threads = min(self.bs, self.n), self.device, self._options.num_threads
+        bs, device, threads = min(self.bs, self.n), self.device, self.options.num_threads
         if device.type == "cpu":
             return cpu_renderer(self.tfms, source, bs, threads)
         return gpu_renderer(self.tfms, source, bs, device, threads, self.n, self._try)

@@ -12,7 +12,7 @@ import torch
 from fastclf import ranks
 from fastclf.arrays import RowNumbers
 from fastclf.data.dataset import Dataset
-from fastclf.data.input_stall import InputStall, available_processors
+from fastclf.data.input_stall import InputStall
 from fastclf.ops.registry import to_device
 from fastclf.philox import STREAM_VIEW, permutation, uniforms
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from fastclf.data.decode.kept_images import ImageMemory
 
 Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]
-
-_MOST_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -41,11 +39,6 @@ class LoaderOptions:
     device: torch.device
     num_threads: int
     memory: ImageMemory | None = None
-
-
-def available_threads() -> int:
-    """Count the processors this process may use, at most 8; those that train together share a machine's."""
-    return min(max(1, available_processors() // ranks.on_this_machine()), _MOST_THREADS)
 
 
 class Loader:
@@ -71,7 +64,7 @@ class Loader:
         self.device = options.device
         self.epoch = 0
         self.input_stall = InputStall()
-        self._options = options
+        self.options = options
         self.drop_single = drop_single
         self.targets = torch.from_numpy(np.ascontiguousarray(ds.y))
 
@@ -93,7 +86,7 @@ class Loader:
         """Return the order of the rows in an epoch, `[n_good] int64`; what is left out does not move the others."""
         if not self.shuffle:
             return self.served
-        order, bad = permutation(self._options.seed, epoch, self.n), [*self.ds.bad.reasons]
+        order, bad = permutation(self.options.seed, epoch, self.n), [*self.ds.bad.reasons]
         return order[~np.isin(order, bad)] if bad else order
 
     def batches(self, epoch: int) -> Iterator[Batch]:
@@ -173,7 +166,7 @@ class RowLoader(Loader):
         turn = np.full(self.n, epoch, np.int64)
         if self.shuffle:
             pairs = np.arange((self.n + 1) // 2, dtype=np.int64)
-            u = uniforms(self._options.seed, epoch // self._views, pairs, STREAM_VIEW, 2).ravel()[: self.n]
+            u = uniforms(self.options.seed, epoch // self._views, pairs, STREAM_VIEW, 2).ravel()[: self.n]
             turn += (u * self._views).astype(np.int64)
         return turn % self._views
 

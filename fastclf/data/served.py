@@ -92,7 +92,7 @@ class NativeServer:
 
     def _decoded(self, block: ImageBlock, bad: dict[int, str]) -> Generator[list[Image], None, None]:
         """Yield the images of files, some at a time; they are valid until the next ones."""
-        source = block.dataset(MAX_PIXELS).source
+        source = block.dataset().source
         found = []
         for row in range(len(block.items)):
             try:
@@ -136,7 +136,7 @@ class GraphServer:
 
     def batches(self, block: ImageBlock, bad: dict[int, str]) -> Batches:
         """See `BlockServer`."""
-        ds = block.dataset(MAX_PIXELS)
+        ds = block.dataset()
         ds.bad.reasons = bad
         self._loader = self._loader or _StreamLoader(ds, self._tfms, self._options)
         self._loader.serve(ds)
@@ -166,7 +166,7 @@ class _StreamLoader(ImageLoader):
             self.close()
             self._most = most
         self.ds = ds
-        self.images = _StreamImages(ds, self._options.num_threads, PassingCache())
+        self.images = _StreamImages(ds, self.options.num_threads, PassingCache())
 
     def _targets(self, rows: RowNumbers) -> torch.Tensor:
         return torch.from_numpy(rows)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from fastclf.autotune import autotune, cached
 from fastclf.data.decode.decode_error import DecodeError
-from fastclf.data.input_stall import available_processors
+from fastclf.threads import available_processors
 
 M = TypeVar("M")
 
