@@ -239,7 +239,7 @@ def _called(opt_fn: OptFn, param_groups: list[dict[str, Any]], lr: float) -> Opt
 
 
 def _set_rates(optimizer: Optimizer, rates: Rates, step: int) -> None:
-    """Sets every group's rate, and momentum where the schedule has one, for batch ``step``."""
+    """Set every group's rate, and momentum where the schedule has one, for batch ``step``."""
     factor, momentum = rate(rates.schedule, step)
     for group in optimizer.param_groups:
         group["lr"] = group["top_lr"] * factor

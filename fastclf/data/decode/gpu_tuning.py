@@ -52,7 +52,7 @@ def fastest(
     *,
     pays: bool = True,
 ) -> M:
-    """Builds what decodes fastest.
+    """Build what decodes fastest.
 
     Args:
         situation: all that the choice depends on, but for the number of threads.
