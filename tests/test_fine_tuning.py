@@ -4,7 +4,8 @@ import torch
 from helpers import row_data
 from torch import nn
 
-from fastclf import BCE, NLL, Callback, HeadLearner, ImageClassifierData, fine_tuning
+from fastclf import BCE, NLL, Callback, HeadLearner, ImageClassifierData
+from fastclf.learners import fine_tuning
 from fastclf.training.head_choice import Split
 from fastclf.training.head_runs import HeadSetting
 from fastclf.training.linear_heads import LinearSetting, linear_heads

@@ -1,4 +1,4 @@
-"""What is kept so that nobody makes it twice: what Pillow has decoded, parquet's row groups, indexes of tar archives."""
+"""What is kept so that nobody makes it twice: what Pillow has decoded, parquet's row groups, indexes of archives."""
 
 from __future__ import annotations
 

@@ -12,13 +12,13 @@ from fastclf.argument_checks import check_count
 from fastclf.arrays import Floats32
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.dataset import Dataset
-from fastclf.evaluating import Evaluating
 from fastclf.interpret import audit as audits
 from fastclf.interpret import learning_curve as curves
 from fastclf.interpret.audit import Audit
 from fastclf.interpret.learning_curve import LearningCurve, Part
 from fastclf.interpret.neighbours import RowPool, Similar, nearest
 from fastclf.interpret.suggestion import Suggestion, diverse, doubts
+from fastclf.learners.evaluating import Evaluating
 from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
 from fastclf.ops import HeadSpec, predict

@@ -15,7 +15,7 @@ from fastclf.decision import Decision
 from fastclf.interpret.evaluation import Evaluation, calibration, evaluate, probabilities, with_predictions
 from fastclf.interpret.intervals import OF_GROUPS
 from fastclf.interpret.tuning import best_temperature, best_thresholds, thinned
-from fastclf.predicting import Predicting
+from fastclf.learners.predicting import Predicting
 from fastclf.report import counted, log
 
 

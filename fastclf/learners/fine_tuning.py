@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from fastclf import ranks
 from fastclf.calls import NOTHING_CHANGED, long_call
-from fastclf.cross_validating import CrossValidating
 from fastclf.data.dataset import Dataset
 from fastclf.errors import DivergedError
 from fastclf.interpret.sweep import Sweep
-from fastclf.learner import Learner
+from fastclf.learners.cross_validating import CrossValidating
+from fastclf.learners.learner import Learner
 from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
 from fastclf.report import log, remedy

@@ -15,8 +15,8 @@ from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.loader import Loader
 from fastclf.decision import Decision
+from fastclf.learners.stage import Stage
 from fastclf.models.freezing import LayerGroups
-from fastclf.stage import Stage
 from fastclf.training.forward import Crit, Objective, scores_of
 from fastclf.training.inputs import as_batch
 from fastclf.training.memory import explains_gpu_memory

@@ -18,12 +18,12 @@ from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.data_loaders import CachedRows
 from fastclf.data.image_loader import ImageLoader
 from fastclf.data.loader import Loader
+from fastclf.learners.stage import Stage
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.halves import EarlyBody, early_bodies, late_body, uncut
 from fastclf.models.joined_body import JoinedBody
 from fastclf.models.net import Net
 from fastclf.report import log, log_once, remedy, warn
-from fastclf.stage import Stage
 
 _Part: TypeAlias = tuple[Net, str]  # and the hash of its body
 
