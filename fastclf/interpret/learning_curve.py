@@ -14,7 +14,7 @@ from fastclf.data.dataset import Dataset
 from fastclf.data.sources.labels import class_number
 from fastclf.data.sources.names import printable, shorten
 from fastclf.interpret.tables import Cells, Table
-from fastclf.training.head_choice import FEW, Split
+from fastclf.training.head_choice import FEW, Fold
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +29,7 @@ _MOST_CLASSES = 40
 
 
 @dataclass(frozen=True, eq=False)
-class Part(Split):
+class Part(Fold):
     """One head of the curve.
 
     Attributes:

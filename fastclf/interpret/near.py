@@ -15,7 +15,7 @@ _GREY = 16  # side of the thumbnails that are compared
 _ALIKE = 0.97  # correlation of thumbnails
 
 
-def nearest(train: Dataset, ds: Dataset) -> tuple[RowNumbers, RowNumbers, NDArray[np.float32]]:
+def nearest_in(train: Dataset, ds: Dataset) -> tuple[RowNumbers, RowNumbers, NDArray[np.float32]]:
     """Return rows of a set over activations, the nearest row of train to each, and the cosine between them, ``[n]``.
 
     Cosines are those of rows less the mean of train. Of very many rows the first are looked at.

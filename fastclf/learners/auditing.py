@@ -24,8 +24,8 @@ from fastclf.models.head import Head
 from fastclf.ops import HeadSpec, predict
 from fastclf.training.folds import make_folds, usual_folds
 from fastclf.training.head_choice import (
+    Fold,
     Setting,
-    Split,
     choose_usual,
     for_fewer,
     head_at,
@@ -162,13 +162,13 @@ class Auditing(Evaluating):
     def _how_trained(self) -> dict[str, Any]:
         return {"crit": BCE() if self.data.is_multi else NLL(), "bs": self.data.bs, "device": self.data.device}
 
-    def _of_parts(self, ds: Dataset, parts: Sequence[Part]) -> dict[Split, Floats32]:
+    def _of_parts(self, ds: Dataset, parts: Sequence[Part]) -> dict[Fold, Floats32]:
         """Return the logits of what each part of a curve holds out: the setting is that of the fold's whole."""
         whole = {part.fold: part for part in parts}  # the last of a fold is the largest
         found = choose_usual(ds, [*whole.values()], **self._how_trained())
         setting_of = dict(zip(whole, found.settings, strict=True))
-        logits: dict[Split, Floats32] = dict(zip(whole.values(), found.logits, strict=True))
-        jobs: list[tuple[Setting, Split]] = []
+        logits: dict[Fold, Floats32] = dict(zip(whole.values(), found.logits, strict=True))
+        jobs: list[tuple[Setting, Fold]] = []
         for part in parts:
             if part is not whole[part.fold]:
                 n, fewer = len(whole[part.fold].train), len(part.train)

@@ -22,7 +22,7 @@ from fastclf.files import given_path, publish_once
 from fastclf.interpret import page
 from fastclf.interpret.evaluation import Evaluation, probabilities
 from fastclf.interpret.heatmap import Heatmap, coloured, grad_cam
-from fastclf.interpret.near import look_alike, nearest
+from fastclf.interpret.near import look_alike, nearest_in
 from fastclf.learners.evaluating import Evaluating
 from fastclf.models.net import Net
 from fastclf.report import log
@@ -193,7 +193,7 @@ class Reporting(Evaluating):
                 "pairs": [],
                 "near_note": "Looked for where pooled features are cached: learn.freeze() and learn.precompute = True.",
             }
-        ours, theirs, cosines = nearest(train, ds)
+        ours, theirs, cosines = nearest_in(train, ds)
         pairs = []
         for place in np.argsort(-cosines, kind="stable")[:_CANDIDATES]:
             mine, other = int(ours[place]), int(theirs[place])

@@ -45,7 +45,7 @@ _CLEAR = 3.0  # standard errors of a difference
 
 
 @dataclass(frozen=True, eq=False)
-class Split:
+class Fold:
     """Rows to train on, and rows to be predicted.
 
     Attributes:
@@ -63,7 +63,7 @@ class Split:
 class Choice:
     """Splits of the rows, and settings, of which each split gets one."""
 
-    splits: Sequence[Split]
+    splits: Sequence[Fold]
     settings: Sequence[Setting]
 
     @property
@@ -92,7 +92,7 @@ class Chosen:
     settings: list[Setting]
     best: Setting
 
-    def all_logits(self, splits: Sequence[Split], ds: Dataset) -> Floats32:
+    def all_logits(self, splits: Sequence[Fold], ds: Dataset) -> Floats32:
         """Return the logits of all rows ``[N, c]``; NaN in those that no split holds out."""
         found = np.full((len(ds), ds.c), np.nan, np.float32)
         for split, logits in zip(splits, self.logits, strict=True):
@@ -136,7 +136,7 @@ def for_fewer(setting: Setting, n: int, fewer: int, bs: int) -> Setting:
     return replace(setting, wd=setting.wd * n / fewer, epochs=epochs)
 
 
-def splits_of(ds: Dataset, folds: RowNumbers, seed: int) -> list[Split]:
+def splits_of(ds: Dataset, folds: RowNumbers, seed: int) -> list[Fold]:
     """Return a split per fold that has rows: it is held out of all others.
 
     Args:
@@ -146,7 +146,7 @@ def splits_of(ds: Dataset, folds: RowNumbers, seed: int) -> list[Split]:
     """
     good = ds.bad.good_rows()
     parts = [(fold, good[folds[good] == fold]) for fold in np.unique(folds[good]).tolist()]
-    return [Split(good[folds[good] != fold], rows, derived_seed(seed, "fold", fold)) for fold, rows in parts]
+    return [Fold(good[folds[good] != fold], rows, derived_seed(seed, "fold", fold)) for fold, rows in parts]
 
 
 def choose(ds: Dataset, choice: Choice, *, crit: NLL | BCE, bs: int, device: torch.device | str = "cpu") -> Chosen:
@@ -182,7 +182,7 @@ def choose(ds: Dataset, choice: Choice, *, crit: NLL | BCE, bs: int, device: tor
 
 
 def choose_usual(
-    ds: Dataset, splits: Sequence[Split], *, crit: NLL | BCE, bs: int, device: torch.device | str = "cpu"
+    ds: Dataset, splits: Sequence[Fold], *, crit: NLL | BCE, bs: int, device: torch.device | str = "cpu"
 ) -> Chosen:
     """Do the same with the settings that suit as many rows as the largest split trains on."""
     settings = usual_settings(max(len(split.train) for split in splits), bs)
@@ -208,7 +208,7 @@ def head_at(
 
 def predict_splits(
     ds: Dataset,
-    jobs: Sequence[tuple[Setting, Split]],
+    jobs: Sequence[tuple[Setting, Fold]],
     *,
     crit: NLL | BCE,
     bs: int,
@@ -240,7 +240,7 @@ def clearly_above(losses: NDArray[np.float64], lowest: NDArray[np.float64]) -> b
 
 def try_settings(
     ds: Dataset,
-    jobs: Sequence[tuple[Setting, Split]],
+    jobs: Sequence[tuple[Setting, Fold]],
     *,
     crit: NLL | BCE,
     bs: int,
@@ -257,7 +257,7 @@ def try_settings(
     runs = [HeadRun(setting, split.train, split.seed) for _, setting, split in trained]
     for (i, _, split), head in zip(trained, train_heads(ds, runs, crit=crit, bs=bs, device=device), strict=True):
         found[i] = predict_rows(head, ds, split.held_out)
-    places: dict[tuple[Split, Scaling], dict[LinearSetting, int]] = {}
+    places: dict[tuple[Fold, Scaling], dict[LinearSetting, int]] = {}
     for i, (setting, split) in enumerate(jobs):
         if isinstance(setting, LinearSetting):
             places.setdefault((split, setting.scaling), {})[setting] = i
@@ -287,7 +287,7 @@ class _Path:
     """Solves logistic regressions of one split and scaling, on one thread."""
 
     ds: Dataset
-    split: Split
+    split: Fold
     scaling: Scaling
     crit: NLL | BCE
     work: Sequence[LinearSetting]
