@@ -76,7 +76,9 @@ def _in_processes(command: str, processes: int, argv: Sequence[str]) -> int:
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     own.add_argument("--nproc")
     _, argv = own.parse_known_args(argv)  # without it, which torchrun would take for one of its own
-    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    from fastclf.threads import available_processors
+
+    threads = max(1, available_processors() // processes)
     environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
     with subprocess.Popen([*torchrun, "-m", "fastclf", *argv], env=environment) as run:
         while True:

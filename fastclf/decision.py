@@ -13,13 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastclf.argument_checks import is_number
+from fastclf.arrays import Array
 from fastclf.models.from_pixels import BELOW_ONE
 from fastclf.report import log_once, remedy
 from fastclf.training.forward import Objective
 from fastclf.training.metrics import NO_PREDICTION
-
-Array = NDArray[Any]
-Floats = NDArray[np.float64]
 
 UNKNOWN = -2
 """The answer "none of these classes", in place of a class number."""

@@ -19,7 +19,7 @@ from fastclf.training.callbacks import Callback
 from fastclf.training.metrics import name_of
 
 if TYPE_CHECKING:
-    from fastclf.learner import Learner
+    from fastclf.learners.learner import Learner
 
 
 class EpochLogger(Callback):

@@ -1,7 +1,5 @@
 """What `fastclf` offers under its own name. Importing it touches no GPU and imports neither DALI nor timm."""
 
-from fastclf.comparing import compare
-from fastclf.conv_learner import ConvLearner
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.image import open_image
 from fastclf.data.image_transforms import tfms_from_stats
@@ -35,11 +33,13 @@ from fastclf.errors import (
     LabelError,
     WeightsError,
 )
-from fastclf.head_learner import HeadLearner
 from fastclf.interpret.confusion import classification_report, confusion_matrix, plot_confusion_matrix
 from fastclf.interpret.images import plots, plots_from_files
 from fastclf.interpret.results import ImageModelResults
-from fastclf.learner import Learner
+from fastclf.learners.comparing import compare
+from fastclf.learners.conv_learner import ConvLearner
+from fastclf.learners.head_learner import HeadLearner
+from fastclf.learners.learner import Learner
 from fastclf.losses import BCE, L1, NLL
 from fastclf.models.archs import (
     Arch,

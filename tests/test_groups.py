@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 from helpers import TFMS, image_data, row_data, three_colours, tiny_learner, write_images
 
-from fastclf import HeadLearner, ImageClassifierData, compare, unfrozen_trial
+from fastclf import HeadLearner, ImageClassifierData, compare
 from fastclf.cli import _parser
 from fastclf.commands.data import read_data
 from fastclf.data.sources.labels import Labels
 from fastclf.errors import DataError, LabelError
+from fastclf.learners import unfrozen_trial
 from fastclf.models.archs import resnet18
 from fastclf.training import folds
 from fastclf.training.linear_heads import LinearSetting

@@ -30,13 +30,13 @@ from fastclf.activations.segment import (
     segments_in,
 )
 from fastclf.activations.store import Others, Store, older_stores, write_about
+from fastclf.arrays import RowNumbers
 from fastclf.errors import ActivationFileError
 from fastclf.interrupts import Interrupts
 from fastclf.ops.arguments import IndexedRows
 from fastclf.report import describe_seconds, log, log_once, warn
 
-Numbers: TypeAlias = NDArray[np.int64]
-Compute: TypeAlias = Callable[[Numbers], Generator[tuple[Numbers, NDArray[np.float32], int], None, None]]
+Compute: TypeAlias = Callable[[RowNumbers], Generator[tuple[RowNumbers, NDArray[np.float32], int], None, None]]
 
 _TRIES = 3  # others may remove or damage what has just been written
 _LOGGED_AFTER = 3  # blocks: the first also builds the decoder's graph and the body's runtime
@@ -111,10 +111,10 @@ def _compute_together(job: Job, store: Store, compute: Compute, in_flight: int) 
     ranks.wait()
 
 
-def _compute(job: Job, store: Store, sink: _Sink, missing: Numbers, compute: Compute, in_flight: int) -> None:
+def _compute(job: Job, store: Store, sink: _Sink, missing: RowNumbers, compute: Compute, in_flight: int) -> None:
     """Compute missing rows up to where another process has begun; those in flight are kept whatever ends it."""
 
-    def keep(keys: Keys, values: NDArray[np.float32], numbers: Numbers) -> None:
+    def keep(keys: Keys, values: NDArray[np.float32], numbers: RowNumbers) -> None:
         sink.write(keys, as_block(values, job.kind.dtype, numbers))
 
     others = Others(store, sink.place)
@@ -134,7 +134,7 @@ def _compute(job: Job, store: Store, sink: _Sink, missing: Numbers, compute: Com
         raise KeyboardInterrupt(f"activations of {job.what} were stopped: {sink.left()}.") from None
 
 
-def _from_the_middle(missing: Numbers) -> Numbers:
+def _from_the_middle(missing: RowNumbers) -> RowNumbers:
     """Begin amid the longest stretch that nobody has computed: others at work go on at their own places.
 
     Somewhere amid it, in case others begin at this moment, too.
@@ -144,7 +144,7 @@ def _from_the_middle(missing: Numbers) -> Numbers:
     return np.roll(missing, -int(np.searchsorted(missing, longest[min(at, len(longest) - 1)])))
 
 
-def as_block(values: NDArray[Any], dtype: str, numbers: Numbers) -> NDArray[Any]:
+def as_block(values: NDArray[Any], dtype: str, numbers: RowNumbers) -> NDArray[Any]:
     """Round rows ``[B, F]`` to the store's dtype.
 
     Raises:

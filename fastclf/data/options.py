@@ -11,7 +11,7 @@ import torch
 from fastclf import ranks
 from fastclf.argument_checks import check_count
 from fastclf.data.bad_images import OnBad
-from fastclf.data.loader import available_threads
+from fastclf.threads import available_threads
 
 SEED = 42
 _Make = TypeVar("_Make", bound=Callable[..., Any])

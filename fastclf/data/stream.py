@@ -270,7 +270,7 @@ class ImageBlock:
         self.items.append(item)
         self.pixels += 0 if item.pixels is None else item.pixels.shape[0] * item.pixels.shape[1]
 
-    def dataset(self, max_pixels: int) -> Dataset:
+    def dataset(self) -> Dataset:
         """Return the images as a data set, without labels; those that are known to be bad are noted in it."""
         n = len(self.items)
         labels = Labels(np.zeros(n, np.int64), [], known=False)
@@ -281,7 +281,6 @@ class ImageBlock:
             names = [os.path.abspath(item.file)[1:] for item in self.items]  # noqa: PTH100  # links stay
             source = FileSource(_ROOT, names)
         bad = _Noted(source)
-        bad.max_pixels = max_pixels
         bad.note({row: item.why for row, item in enumerate(self.items) if item.why})
         return Dataset(source, labels, bad=bad)
 

@@ -19,8 +19,8 @@ from fastclf.models.body import (
     HALF_STATS,
     IMAGENET_STATS,
     Body,
+    NamedStage,
     SequentialBody,
-    Stage,
     Stats,
     half_depth_split,
     stages_before_pool,
@@ -240,7 +240,7 @@ def _network(arch: Arch, init: bool) -> nn.Module:
     return lite.build(arch.name) if arch.source == "fastclf" else torchvision_nets.build(arch.name, init)
 
 
-def _cut(arch: Arch, model: nn.Module) -> tuple[list[Stage], int, int]:
+def _cut(arch: Arch, model: nn.Module) -> tuple[list[NamedStage], int, int]:
     if arch.source == "torchvision":
         return torchvision_nets.cut(arch.name, model)
     stages, _ = stages_before_pool(model)

@@ -101,7 +101,7 @@ class SaveBest(Callback):
         self.save, self.name, self.best = save, name, float("inf")
 
     def on_epoch_end(self, metrics: list[float]) -> bool | None:
-        """Compares; a loss that is not a number is never better."""
+        """Save where the loss is lower; one that is not a number never is."""
         if metrics[0] < self.best:
             self.save(self.name)
             self.best = metrics[0]
@@ -127,7 +127,7 @@ class SaveCycles(Callback):
         self.epochs = self.cycles = 0
 
     def on_epoch_end(self, metrics: list[float]) -> bool | None:
-        """Saves where the epoch's last batch ends a cycle."""
+        """Save where the epoch's last batch ends a cycle."""
         self.epochs += 1
         if self.schedule.ends_cycle(self.epochs * self.nb - 1):
             self.cycles += 1

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fastclf import ranks
-from fastclf.data.loader import Rows
+from fastclf.arrays import RowNumbers
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.net import Net, head_of
 from fastclf.models.precision import compute_dtype
@@ -100,7 +100,7 @@ class AutogradSteps:
         self._batches = self._shared(self._epoch, chunks)
 
     def _shared(
-        self, slices: Iterator[tuple[Tensor, Tensor]], chunks: Sequence[Rows]
+        self, slices: Iterator[tuple[Tensor, Tensor]], chunks: Sequence[RowNumbers]
     ) -> Iterator[tuple[Tensor, Tensor, list[int]]]:
         """Yield this process's slice of each batch, and how many rows of it each process has."""
         for (x, y), rows in zip(slices, chunks, strict=True):
@@ -239,7 +239,7 @@ def _called(opt_fn: OptFn, param_groups: list[dict[str, Any]], lr: float) -> Opt
 
 
 def _set_rates(optimizer: Optimizer, rates: Rates, step: int) -> None:
-    """Sets every group's rate, and momentum where the schedule has one, for batch ``step``."""
+    """Set every group's rate, and momentum where the schedule has one, for batch ``step``."""
     factor, momentum = rate(rates.schedule, step)
     for group in optimizer.param_groups:
         group["lr"] = group["top_lr"] * factor

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fastclf.argument_checks import check_count, check_range
+from fastclf.arrays import Floats
 from fastclf.data.transforms.base import (
     Augmentation,
-    Floats,
     GeometricAugmentation,
     PixelAugmentation,
     ZoomAugmentation,

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from fastclf import ranks
 from fastclf.calls import NOTHING_CHANGED, long_call
-from fastclf.cross_validating import CrossValidating
 from fastclf.data.dataset import Dataset
 from fastclf.errors import DivergedError
 from fastclf.interpret.sweep import Sweep
-from fastclf.learner import Learner
+from fastclf.learners.cross_validating import CrossValidating
+from fastclf.learners.learner import Learner
 from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
 from fastclf.report import log, remedy
@@ -26,8 +26,8 @@ from fastclf.training.epoch_table import EpochTable
 from fastclf.training.folds import make_folds, most_folds, usual_folds
 from fastclf.training.head_choice import (
     FEW,
+    Fold,
     Setting,
-    Split,
     clearly_above,
     mean_loss,
     row_losses,
@@ -180,7 +180,7 @@ class FineTuning(CrossValidating, Learner):
 
 
 def _losses(
-    ds: Dataset, settings: Sequence[Setting], splits: Sequence[Split], how: Mapping[str, Any], *, race: bool
+    ds: Dataset, settings: Sequence[Setting], splits: Sequence[Fold], how: Mapping[str, Any], *, race: bool
 ) -> NDArray[np.float64]:
     """Return the loss of each setting on the rows that each split holds out, ``[S, k]``; NaN where it was not tried.
 

@@ -16,8 +16,11 @@ from fastclf import ranks
 from fastclf.argument_checks import check_count, check_flag, check_functions, check_numbers
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.classifier_data import ImageClassifierData
-from fastclf.describe import describe_learner
 from fastclf.interrupts import Interrupts
+from fastclf.learners.describe import describe_learner
+from fastclf.learners.reporting import Reporting
+from fastclf.learners.saving import Saving
+from fastclf.learners.stage import Stage
 from fastclf.losses import BCE, L1, NLL
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.head import check_outputs
@@ -25,10 +28,7 @@ from fastclf.models.summary import summary_table
 from fastclf.ops.head.spec import Precision
 from fastclf.philox import checked_seed
 from fastclf.report import counted, log, log_once, show
-from fastclf.reporting import Reporting
-from fastclf.saving import Saving
 from fastclf.schedules import Constant, RangeTest, RateFunction, Schedule
-from fastclf.stage import Stage
 from fastclf.training.body_policy import clip_for, describe_fine_tuning
 from fastclf.training.callbacks import Callback, EndSearch, SaveBest, SaveCycles
 from fastclf.training.cycles import check_whole_cycles, make_schedule, n_epochs
@@ -121,9 +121,9 @@ class Learner(Reporting, Saving):
         self._bn_frozen: bool | None = None
         self._logged: set[str] = set()
 
-    @classmethod
+    @staticmethod
     def from_model_data(
-        cls, model: nn.Module, data: ImageClassifierData, groups: Sequence[nn.Module] | None = None, **kwargs: Any
+        model: nn.Module, data: ImageClassifierData, groups: Sequence[nn.Module] | None = None, **kwargs: Any
     ) -> Learner:
         """Make a learner for the user's own whole network: one group unless ``groups`` are given; see `Learner`.
 
