@@ -198,7 +198,7 @@ class Classifier:
                 or images that came with their labels (`fastclf.data.sources.row_labels.LabelledRows`).
             y: what the images are: names or numbers of classes; of several labels lists of names, or 0 and 1
                 ``[N, C]``; in a regression numbers.
-            csv: a table of file names and labels.
+            csv: a table of file names and labels, read as by `from_csv`; every row must have a file.
             folder: with ``csv``, where the images are, below x.
             suffix: with ``csv``, what the names in the table lack, such as ``".jpg"``.
             fn_col: with ``csv``, the column of the files, by name or counted from 0, as in `from_csv`.
