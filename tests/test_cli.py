@@ -298,7 +298,10 @@ def test_all_probabilities_in_lines(model, capsys):
     path, images, expected = model
     assert main(["predict", str(path), str(images), "--json", "--all-probs", "--bs", "8"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    np.testing.assert_allclose([[line[name] for name in NAMES] for line in lines], np.exp(expected), rtol=1e-6)
+    np.testing.assert_allclose([[line["probs"][name] for name in NAMES] for line in lines], np.exp(expected), rtol=1e-6)
+    assert main(["predict", str(path), str(images), "--all-probs", "--bs", "8"]) == 0
+    rows = list(csv.reader(capsys.readouterr().out.splitlines(), delimiter="\t"))
+    np.testing.assert_allclose([[*map(float, row[3:])] for row in rows], np.exp(expected), atol=1e-4)
 
 
 def test_export(model, tmp_path, capsys):

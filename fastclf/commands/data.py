@@ -86,9 +86,8 @@ def add_table_arguments(parser: argparse.ArgumentParser, *, labelled: bool = Tru
     where = "with --csv or --name-re: where" if labelled else "with --csv: where"
     parser.add_argument("--folder", metavar="FOLDER", help=f"{where} the images are, below the folder of the data")
     parser.add_argument("--suffix", metavar="TEXT", help="with --csv: what the names in the table lack, such as .jpg")
-    parser.add_argument(
-        "--fn-col", metavar="COLUMN", help="with --csv: the column of the files (default: what names most files)"
-    )
+    usual = "the one that names most" if labelled else "'file', or the one that names most"
+    parser.add_argument("--fn-col", metavar="COLUMN", help=f"with --csv: the column of the files (default: {usual})")
     if labelled:
         parser.add_argument(
             "--label-col",

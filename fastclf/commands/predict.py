@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_table_arguments(parser, labelled=False)
     parser.add_argument("--out", type=table_argument, metavar="FILE", help="write a CSV file instead of lines")
     parser.add_argument("--topk", type=int, default=1, help="how many of the most probable classes are shown")
-    parser.add_argument("--all-probs", action="store_true", help="a column for every class")
+    parser.add_argument("--all-probs", action="store_true", help="the probability of every class, too")
     parser.add_argument("--json", action="store_true", help="one JSON object per image, a line each")
     parser.add_argument(
         "--unknown",
@@ -98,18 +98,20 @@ def _named(path: Path, csv: Path, folder: str = ".", suffix: str = "", fn_col: s
     return [str(path / name) for name in named_files(table, find_files(path, folder, allow_outside=True), rules)]
 
 
-def _print(parts: Iterator[Any], written: Callable[[dict[str, Any]], str], stream: TextIO, everything: bool) -> None:
+def _print(parts: Iterator[Any], written: Callable[[Any, list[Any]], str], stream: TextIO, everything: bool) -> None:
     for part in parts:
-        columns = part.columns(everything)
         for row in part.rows(everything):
-            stream.write(f"{encodable(written(dict(zip(columns, row, strict=True))), stream)}\n")
+            stream.write(f"{encodable(written(part, row), stream)}\n")
         stream.flush()
 
 
-def _as_json(row: dict[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False)
+def _as_json(part: Any, row: list[Any]) -> str:
+    columns = part.columns()
+    cells = dict(zip(columns, row, strict=False))
+    if len(row) > len(columns):  # of every class, which may be called as a column is
+        cells["probs"] = dict(zip(part.classes, row[len(columns) :], strict=True))
+    return json.dumps(cells, ensure_ascii=False)
 
 
-def _as_text(row: dict[str, Any]) -> str:
-    cells = [f"{cell:.4f}" if isinstance(cell, float) else "" if cell is None else str(cell) for cell in row.values()]
-    return "\t".join(cells)
+def _as_text(_: Any, row: list[Any]) -> str:
+    return "\t".join(f"{cell:.4f}" if isinstance(cell, float) else "" if cell is None else str(cell) for cell in row)
