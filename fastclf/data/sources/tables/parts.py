@@ -13,7 +13,7 @@ from fastclf.data.sources.tables.columns import OFF, ON
 from fastclf.data.sources.tables.reading import Cell, LabelTable
 from fastclf.errors import LabelError
 
-TRAIN, VALID, TEST = range(3)
+TRAIN, VALID, TEST = range(3)  # in the order of `SETS`
 
 _FLAGS = {  # what 0 and 1 mean in a column that is named as a set
     "train": {"0": VALID, "1": TRAIN},
