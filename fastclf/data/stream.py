@@ -27,7 +27,7 @@ from fastclf.data.sources.source import Source, Version
 from fastclf.data.validation.verified import image_suffix, reason
 from fastclf.files import given_path, temporary_folder, too_long
 from fastclf.interop import is_missing, numpy_of
-from fastclf.interrupts import postponed
+from fastclf.interrupts import finaliser
 
 _BATCHES = 64  # of a block
 _PIXELS = 1 << 26  # of a block of images in memory, unless one batch alone has more
@@ -71,9 +71,11 @@ class _Copy:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
 
-    def __del__(self) -> None:
-        with postponed(), suppress(OSError, AttributeError):
+    def _remove(self) -> None:
+        with suppress(OSError, AttributeError):
             Path(self.path).unlink()
+
+    __del__ = finaliser(_remove)
 
 
 @cache

@@ -136,7 +136,8 @@ def test_copies_of_a_data_folder_are_left_alone_where_it_is_not_named(copies):
 
 def test_copies_are_listed_by_folder(data, copies, capsys):
     assert main(["cache", "list", str(data)]) == 0
-    shown = [line.split() for line in capsys.readouterr().out.splitlines() if "copies" in line or "archives" in line]
+    kinds = ("decoded copies", "indexes of archives")
+    shown = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(kinds)]
     assert [line[-4:] for line in shown] == [
         [n, "0.0", days, str(copies[place].parent)]
         for n, days, place in (("2", "4", 4), ("2", "0", 0), ("1", "2", 2), ("1", "3", 3))

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastclf.errors import BackendError
-from fastclf.interrupts import postponed
+from fastclf.interrupts import finaliser
 from fastclf.report import log_once
 
 CRASHED = "the decoder crashed on it"
@@ -130,9 +130,7 @@ class Child:
             self.process.forget()
             self.process = None
 
-    def __del__(self) -> None:
-        with postponed():
-            self.stop()
+    __del__ = finaliser(stop)
 
 
 class _Run:
