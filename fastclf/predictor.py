@@ -29,8 +29,8 @@ from fastclf.data.sources.row_labels import LabelledRows
 from fastclf.data.sources.tables.rules import Column
 from fastclf.data.stream import ImageBlock, blocks, items, row_blocks
 from fastclf.errors import BadImageError, CheckpointError, GpuMemoryError
-from fastclf.files import given_path
 from fastclf.models.net import Net, head_of
+from fastclf.paths import given_path
 from fastclf.predictions import Predictions, joined
 from fastclf.report import Progress, counted, remedy
 from fastclf.settings import own_settings

@@ -9,7 +9,7 @@ import fastclf
 ROOT = Path(fastclf.__file__).parent
 
 LEFT_TO_RIGHT = """
-errors arrays settings report ranks threads interrupts philox losses schedules calls files autotune interop
+errors arrays settings report ranks threads interrupts philox losses schedules calls paths files autotune interop
 argument_checks
 ops
 data.sources data.input_stall data.transfer data.transforms data.decode data.bad_images data.dataset

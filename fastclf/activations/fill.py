@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fastclf import files, ranks
+from fastclf import ranks
 from fastclf.activations.in_turn import InTurn
 from fastclf.activations.segment import (
     NO_KEY,
@@ -34,6 +34,7 @@ from fastclf.arrays import RowNumbers
 from fastclf.errors import ActivationFileError
 from fastclf.interrupts import Interrupts
 from fastclf.ops.arguments import IndexedRows
+from fastclf.paths import check_private, user_cache
 from fastclf.report import describe_seconds, log, log_once, warn
 
 Compute: TypeAlias = Callable[[RowNumbers], Generator[tuple[RowNumbers, NDArray[np.float32], int], None, None]]
@@ -64,7 +65,7 @@ class Job:
 
 def places_for(folder: Path) -> list[Path]:
     """Return where activations of data below ``folder`` are kept, best first."""
-    return [folder / "activations", files.user_cache() / "activations"]
+    return [folder / "activations", user_cache() / "activations"]
 
 
 def stored(job: Job, folders: Sequence[Path], compute: Compute, in_flight: int = 0) -> IndexedRows:
@@ -285,7 +286,7 @@ def _take_up(writer: SegmentWriter, folder: Path, rows: int) -> None:
 def _is_usable(folder: Path) -> bool:
     """Return whether only this user can have written what is in a folder; warn where not."""
     try:
-        files.check_private(folder)
+        check_private(folder)
     except OSError as error:
         warn(f"activations are not kept in {folder}: {error.strerror or error}")
         return False

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from fastclf.commands.sources import files_by_set, kind_given, options_for
 from fastclf.data.sources.ignored import RESULTS_TAG
-from fastclf.files import check_csv_name, given_path
+from fastclf.files import check_csv_name
+from fastclf.paths import given_path
 
 if TYPE_CHECKING:
     from fastclf.data.classifier_data import ImageClassifierData

@@ -12,7 +12,8 @@ from typing import Any, TextIO
 
 from fastclf.commands.data import PACKED, add_model_arguments, add_table_arguments, table_argument
 from fastclf.commands.sources import kind_given, options_for, rows_of
-from fastclf.files import given_path, publish_table
+from fastclf.files import publish_table
+from fastclf.paths import given_path
 from fastclf.report import counted, encodable, log_to_stderr, show
 
 

@@ -17,7 +17,7 @@ from fastclf.argument_checks import check_count
 from fastclf.data.sources.names import printable, write_list
 from fastclf.data.sources.source import Source
 from fastclf.errors import BadImageError
-from fastclf.files import require_folder
+from fastclf.paths import require_folder
 from fastclf.report import log, remedy
 
 OnBad: TypeAlias = Literal["raise", "skip"]

@@ -24,7 +24,7 @@ from fastclf.data.sources.shards import ShardRules, read_shards
 from fastclf.data.sources.tables.reading import LabelTable, read_csv, read_df
 from fastclf.data.sources.tables.rules import Column, Missing, TableRules
 from fastclf.data.validation.check import warn_divided, warn_imbalance
-from fastclf.files import given_path
+from fastclf.paths import given_path
 
 if TYPE_CHECKING:
     import pandas as pd

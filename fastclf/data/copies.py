@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastclf.files import check_private, user_cache
+from fastclf.paths import check_private, user_cache
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ from fastclf.data.validation.check import CheckReport, check_sets
 from fastclf.data.validation.duplicates import to_drop
 from fastclf.data.validation.scan import ScanReport, scan_sets
 from fastclf.errors import LabelError
-from fastclf.files import given_path, require_folder
 from fastclf.ops.arguments import IndexedRows
+from fastclf.paths import given_path, require_folder
 from fastclf.philox import checked_seed
 from fastclf.report import log
 

@@ -17,7 +17,7 @@ from fastclf.data.sources.source import Source
 from fastclf.data.validation.scan_cache import ScanCache, scan_cache
 from fastclf.data.validation.verified import CHANGED, VerifiedImages
 from fastclf.errors import BackendError, BadImageError
-from fastclf.files import given_path, user_cache
+from fastclf.paths import given_path, user_cache
 
 
 def open_image(fn: str | os.PathLike[str]) -> npt.NDArray[np.float32]:

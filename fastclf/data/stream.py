@@ -25,9 +25,9 @@ from fastclf.data.sources.labels import Labels
 from fastclf.data.sources.listing import find_files, images_in
 from fastclf.data.sources.source import Source, Version
 from fastclf.data.validation.verified import image_suffix, reason
-from fastclf.files import given_path, temporary_folder, too_long
 from fastclf.interop import is_missing, numpy_of
 from fastclf.interrupts import finaliser
+from fastclf.paths import given_path, temporary_folder, too_long
 
 _BATCHES = 64  # of a block
 _PIXELS = 1 << 26  # of a block of images in memory, unless one batch alone has more

@@ -18,13 +18,14 @@ from fastclf.data.image import decoded, open_image
 from fastclf.data.sources.labels import class_number
 from fastclf.data.sources.names import printable
 from fastclf.errors import BadImageError
-from fastclf.files import given_path, publish_once
+from fastclf.files import publish_once
 from fastclf.interpret import page
 from fastclf.interpret.evaluation import Evaluation, probabilities
 from fastclf.interpret.heatmap import Heatmap, coloured, grad_cam
 from fastclf.interpret.near import look_alike, nearest_in
 from fastclf.learners.evaluating import Evaluating
 from fastclf.models.net import Net
+from fastclf.paths import given_path
 from fastclf.report import log
 from fastclf.training.metrics import without_prediction
 from fastclf.training.recorder import Recorder

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import nn
 
-from fastclf.files import given_path
 from fastclf.models import lite, torchvision_nets
 from fastclf.models.body import (
     HALF_STATS,
@@ -28,6 +27,7 @@ from fastclf.models.body import (
 from fastclf.models.joined_body import JoinedBody
 from fastclf.models.weights import SkipInit, fetch, lite_weights, load_into, read_weights
 from fastclf.models.whole_body import WholeBody
+from fastclf.paths import given_path
 from fastclf.settings import float32_networks
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from fastclf.data.sources.arrays import ArraySource, pixels_hint
 from fastclf.data.sources.labels import Labels, check_classes, warn_absent
 from fastclf.data.sources.source import Source
 from fastclf.errors import DataError, LabelError
-from fastclf.files import given_path
 from fastclf.interop import as_text, numpy_of
+from fastclf.paths import given_path
 from fastclf.report import log
 
 _BLOCK_BYTES = 1 << 26

@@ -17,8 +17,8 @@ from fastclf.data.sources.set_names import SETS, named_as
 from fastclf.data.sources.source import Source, Version
 from fastclf.data.sources.values import encoded, fingerprint
 from fastclf.errors import DataError, LabelError
-from fastclf.files import given_path
 from fastclf.interop import needed
+from fastclf.paths import given_path
 
 _TIMES = 10**18  # nanoseconds: times that have passed, as nothing changes any more
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastclf.data.sources.source import Version
-from fastclf.files import check_private
 from fastclf.interrupts import finaliser
+from fastclf.paths import check_private
 
 _SCHEMA = 4
 _ASKED_AT_ONCE = 512

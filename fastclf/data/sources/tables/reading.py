@@ -16,8 +16,8 @@ import numpy as np
 
 from fastclf.data.sources.names import Names
 from fastclf.errors import DataError
-from fastclf.files import given_path
 from fastclf.interop import as_text
+from fastclf.paths import given_path
 from fastclf.report import counted, log, remedy
 
 if TYPE_CHECKING:

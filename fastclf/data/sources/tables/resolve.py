@@ -102,7 +102,7 @@ def labelled_by_table(
 
 
 @dataclass(frozen=True)
-class Rows:
+class NamedRows:
     """What the rows of a table name.
 
     Attributes:
@@ -128,7 +128,7 @@ class Rows:
         return [f"{self.table.name}: {rows}, files in column {self.table.title(self.columns.file)}", values.how]
 
 
-def find_rows(tables: dict[str, LabelTable], found: Found, rules: TableRules) -> Rows:
+def find_rows(tables: dict[str, LabelTable], found: Found, rules: TableRules) -> NamedRows:
     """Find the columns of tables, and the file of every row. Arguments and errors as of `labelled_by_table`."""
     files = Files(found, rules.suffix)
     tables = {part: _without_false_header(one, files) for part, one in tables.items()}
@@ -136,10 +136,10 @@ def find_rows(tables: dict[str, LabelTable], found: Found, rules: TableRules) ->
     columns = choose(join({part: one for part, one in tables.items() if part != "test"}), files, rules)
     names, remarks = _files_of(table, columns.file, files)
     _check_missing(table, columns.file, names, files, rules)
-    return Rows(table, columns, names, remarks)
+    return NamedRows(table, columns, names, remarks)
 
 
-def read_labels(rows: Rows, wanted: list[int], rules: TableRules) -> tuple[list[int], Values]:
+def read_labels(rows: NamedRows, wanted: list[int], rules: TableRules) -> tuple[list[int], Values]:
     """Read the labels of some rows that have a file.
 
     Returns:
@@ -288,7 +288,7 @@ def _may_belong(title: str) -> str:
     return f"if images of one {title} are alike, {groups} keeps them in one set"
 
 
-def _say(rows: Rows, values: Values, labels: Labels) -> None:
+def _say(rows: NamedRows, values: Values, labels: Labels) -> None:
     """Describe in one line how the table was read."""
     table, columns = rows.table, rows.columns
     parts = rows.described(values)
