@@ -18,8 +18,8 @@ SIDE_BY_SIDE := -n 2 --dist worksteal -p no:benchmark
 endif
 
 # What has a page besides `fastclf` itself: where its classes inherit from, and what its calls return.
-DOCUMENTED := $(subst /,.,$(basename $(shell ls fastclf/[a-z]*.py fastclf/interpret/[a-z]*.py fastclf/data/[a-z]*.py \
-	fastclf/data/transforms/[a-z]*.py fastclf/training/[a-z]*.py)))
+DOCUMENTED := $(subst /,.,$(basename $(shell ls fastclf/[a-z]*.py fastclf/learners/[a-z]*.py fastclf/interpret/[a-z]*.py \
+	fastclf/data/[a-z]*.py fastclf/data/transforms/[a-z]*.py fastclf/training/[a-z]*.py)))
 
 .PHONY: help setup demo test lint docs bench bench-quick gpu
 .DEFAULT_GOAL := help

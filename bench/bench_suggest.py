@@ -12,7 +12,7 @@ import torch
 from bench.bench_choice import learner, of_set
 from bench.tuned_regression import log_loss, share_right
 from fastclf import HeadLearner
-from fastclf.auditing import _SUGGESTING
+from fastclf.learners.auditing import _SUGGESTING
 from fastclf.losses import BCE, NLL
 from fastclf.training.head_runs import predict_rows
 from fastclf.training.linear_heads import linear_heads

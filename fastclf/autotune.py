@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fastclf.files import temporary_sibling, user_cache, write_new
+from fastclf.files import temporary_sibling, write_new
+from fastclf.paths import user_cache
 
 _ROUNDS, _SECONDS = 3, 1.5
 

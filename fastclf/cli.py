@@ -11,11 +11,10 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import import_module
 from importlib.metadata import version
 
-from fastclf import ranks
 from fastclf.errors import FastclfError
 from fastclf.report import command_line, show
 
@@ -36,34 +35,37 @@ COMMANDS = {
 }
 
 
-_CALLS = {"load", "evaluate", "fine_tune", "learning_curve", "cross_validate", "ConvLearner", "from_csv", "HeadSetting"}
-"""Python calls that messages name, and who runs a command has not made."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that ``argv`` (the process's own by default) names; return its exit code."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
-    if arguments.command is None:
-        show(parser.format_help())
-        return 0
-    processes = getattr(arguments, "nproc", 1)
-    if processes != 1 and ranks.size() == 1:
-        return _in_processes(arguments.command, processes, sys.argv[1:] if argv is None else argv)
-    command = import_module(f"fastclf.commands.{arguments.command}")
-    with command_line(options=arguments.command != "demo"):  # which shows Python calls
+    given = sys.argv[1:] if argv is None else argv
+    named = next((word for word in given if word in COMMANDS), "")
+    with command_line(options=named != "demo"):  # which shows Python calls
         try:
-            return int(command.run(arguments) or 0)
+            return _run(named, given)
         except KeyboardInterrupt as interrupt:
-            return _failed(arguments.command, str(interrupt) or "stopped", 130)
+            return _failed(named, str(interrupt) or "stopped", 130)
         except BrokenPipeError:  # whoever reads our output has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
         except OSError as error:
             known = error.filename is not None and error.strerror is not None
-            return _failed(arguments.command, f"{error.filename}: {error.strerror}" if known else str(error), 1)
+            return _failed(named, f"{error.filename}: {error.strerror}" if known else str(error), 1)
         except (FastclfError, ValueError) as error:
-            return _failed(arguments.command, str(error), 1)
+            return _failed(named, str(error), 1)
+
+
+def _run(named: str, given: Sequence[str]) -> int:
+    """Run the command that is named, the only one to be imported."""
+    parser = _parser([named])
+    arguments = parser.parse_args(given)
+    if arguments.command is None:
+        show(parser.format_help())
+        return 0
+    command = import_module(f"fastclf.commands.{named}")
+    processes = getattr(arguments, "nproc", 1)
+    if processes != 1 and import_module("fastclf.ranks").size() == 1:
+        return _in_processes(named, processes, given)
+    return int(command.run(arguments) or 0)
 
 
 def _in_processes(command: str, processes: int, argv: Sequence[str]) -> int:
@@ -74,7 +76,9 @@ def _in_processes(command: str, processes: int, argv: Sequence[str]) -> int:
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     own.add_argument("--nproc")
     _, argv = own.parse_known_args(argv)  # without it, which torchrun would take for one of its own
-    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    from fastclf.threads import available_processors
+
+    threads = max(1, available_processors() // processes)
     environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
     with subprocess.Popen([*torchrun, "-m", "fastclf", *argv], env=environment) as run:
         while True:
@@ -92,7 +96,8 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if plain else super()._get_help_string(action)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(known: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
+    """Return the parser; of commands that are not in ``known``, which are not imported, it knows the name alone."""
     parser = argparse.ArgumentParser(
         prog="fastclf",
         description="From a folder of images to a trustworthy classifier.",
@@ -104,11 +109,32 @@ def _parser() -> argparse.ArgumentParser:
     for name, what in COMMANDS.items():
         described = f"{what[0].upper()}{what[1:]}."
         own = commands.add_parser(name, help=what, description=described, formatter_class=_Help)
-        import_module(f"fastclf.commands.{name}").add_arguments(own)
+        if name in known:
+            import_module(f"fastclf.commands.{name}").add_arguments(own)
     return parser
 
 
 def _failed(command: str, text: str, code: int) -> int:
-    said, _, rest = text.partition(": ")
-    show(f"fastclf {command}: {rest if said in _CALLS or said == command else text}", sys.stderr)
+    show(f"fastclf {command}: {_without_calls(text.removeprefix(f'{command}: '))}", sys.stderr)
     return code
+
+
+def _without_calls(text: str) -> str:
+    """Return a message without the Python calls that it begins with, which who runs a command has not made."""
+    said, colon, rest = text.partition(": ")
+    return _without_calls(rest) if colon and _is_call(said) else text
+
+
+def _is_call(name: str) -> bool:
+    """Return whether a name is that of a class of this package, a public function, or a method of a public class."""
+    if not name.isidentifier() or "torch" not in sys.modules:  # without which no call has been made
+        return False
+    own = [vars(module) for key, module in [*sys.modules.items()] if key.partition(".")[0] == "fastclf"]
+    public = vars(import_module("fastclf.public"))
+    classes = [value for key, value in public.items() if key in public["__all__"] and isinstance(value, type)]
+    methods = (getattr(cls, name, None) for cls in classes if not name.startswith("_"))
+    return (
+        any(isinstance(module.get(name), type) for module in own)
+        or (name in public["__all__"] and callable(public[name]))
+        or any(map(callable, methods))
+    )

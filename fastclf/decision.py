@@ -12,13 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastclf.argument_checks import is_number
+from fastclf.arrays import Array
 from fastclf.models.from_pixels import BELOW_ONE
 from fastclf.report import log_once, remedy
 from fastclf.training.forward import Objective
 from fastclf.training.metrics import NO_PREDICTION
-
-Array = NDArray[Any]
-Floats = NDArray[np.float64]
 
 UNKNOWN = -2
 """The answer "none of these classes", in place of a class number."""
@@ -45,11 +44,11 @@ class Decision:
     confidences: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not (_is_number(self.temperature) and 0 < self.temperature < np.inf):
+        if not (is_number(self.temperature) and 0 < self.temperature < np.inf):
             raise ValueError(f"temperature must be a number above 0, got {self.temperature!r}")
         for name in ("thresholds", "confidences"):
             values = getattr(self, name)
-            if values is not None and not all(_is_number(value) and 0 <= value <= 1 for value in values):
+            if values is not None and not all(is_number(value) and 0 <= value <= 1 for value in values):
                 raise ValueError(f"{name} must be probabilities in 0..1")
 
     def tempered(self, preds: Array, *, several: bool) -> Array:
@@ -105,7 +104,7 @@ class Decision:
         Raises:
             ValueError: `calibrate` has not been called, or ``unknown`` is no share.
         """
-        if not (_is_number(unknown) and 0 <= unknown < 1):
+        if not (is_number(unknown) and 0 <= unknown < 1):
             raise ValueError(f"unknown must be a share of false refusals in 0..1, such as .05, got {unknown!r}")
         if self.confidences is None:
             calibrate = remedy("Call learn.calibrate()", "Train with fastclf train --calibrate")
@@ -159,7 +158,3 @@ class Decision:
         if not all(isinstance(value, list) for value in lists.values()) or len(lists.get("thresholds", [0] * c)) != c:
             raise ValueError(f"thresholds and confidences must be lists, with {c} thresholds, one per class")
         return cls(values.get("temperature", 1.0), **{name: tuple(value) for name, value in lists.items()})
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)

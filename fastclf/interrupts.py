@@ -100,11 +100,26 @@ def postponed() -> Iterator[None]:
         yield
     finally:
         for number in came:
-            threading.Thread(target=_send_after, args=(_finaliser(), number), daemon=True).start()
+            threading.Thread(target=_send_after, args=(_outermost(), number), daemon=True).start()
         _put_back(before)
 
 
-def _finaliser() -> FrameType:
+def finaliser(let_go: Callable[[Any], object]) -> Callable[[Any], None]:
+    """Return a ``__del__`` that lets go of what the object holds, and loses no signal.
+
+    At the interpreter's end it does nothing: what it needs may be gone, and the system takes all back.
+    """
+    is_ending, waiting = sys.is_finalizing, postponed
+
+    def __del__(self: Any) -> None:  # noqa: N807  # the name that `_outermost` looks for
+        if not is_ending():
+            with waiting():
+                let_go(self)
+
+    return __del__
+
+
+def _outermost() -> FrameType:
     """Return the frame of the outermost finaliser that is running; of the caller where there is none."""
     found = frame = sys._getframe(1)
     while frame.f_back is not None:

@@ -13,13 +13,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fastclf import ranks
-from fastclf.files import given_path
 from fastclf.interop import needed
+from fastclf.paths import given_path
 from fastclf.training.callbacks import Callback
 from fastclf.training.metrics import name_of
 
 if TYPE_CHECKING:
-    from fastclf.learner import Learner
+    from fastclf.learners.learner import Learner
 
 
 class EpochLogger(Callback):

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastclf.decision import UNKNOWN, Decision
-from fastclf.files import given_path, publish_table
+from fastclf.files import publish_table
+from fastclf.paths import given_path
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -29,8 +29,8 @@ from fastclf.data.sources.row_labels import LabelledRows
 from fastclf.data.sources.tables.rules import Column
 from fastclf.data.stream import ImageBlock, blocks, items, row_blocks
 from fastclf.errors import BadImageError, CheckpointError, GpuMemoryError
-from fastclf.files import given_path
 from fastclf.models.net import Net, head_of
+from fastclf.paths import given_path
 from fastclf.predictions import Predictions, joined
 from fastclf.report import Progress, counted, remedy
 from fastclf.settings import own_settings
@@ -42,7 +42,7 @@ from fastclf.training.resume import load_model
 if TYPE_CHECKING:
     from fastclf.interpret.evaluation import Evaluation
 
-OnBad = Literal["raise", "nan"]
+OnBadImage = Literal["raise", "nan"]
 _SHOWN = 5
 
 
@@ -122,7 +122,7 @@ class Classifier:
 
     @long_call(NOTHING_CHANGED)
     def predict(
-        self, x: Any, topk: int = 1, batch_size: int = 64, on_bad: OnBad = "raise", unknown: float | None = None
+        self, x: Any, topk: int = 1, batch_size: int = 64, on_bad: OnBadImage = "raise", unknown: float | None = None
     ) -> Predictions:
         """Predict images of any number and kind; memory grows with the predictions alone.
 
@@ -155,7 +155,7 @@ class Classifier:
         return joined(parts) if parts else Predictions(nothing, self.classes, [], self.kind, topk)
 
     def stream(
-        self, x: Any, topk: int = 1, batch_size: int = 64, on_bad: OnBad = "raise", unknown: float | None = None
+        self, x: Any, topk: int = 1, batch_size: int = 64, on_bad: OnBadImage = "raise", unknown: float | None = None
     ) -> Iterator[Predictions]:
         """Yield what `predict` returns in parts, as they are made; no memory grows. Arguments as there."""
         check_count("predict", "topk", topk)
@@ -189,7 +189,7 @@ class Classifier:
         topk: int = 5,
         unknown: float | None = None,
         batch_size: int = 64,
-        on_bad: OnBad = "raise",
+        on_bad: OnBadImage = "raise",
     ) -> Evaluation:
         """Return how good the predictions are for labelled images, as `Learner.evaluate` does.
 
@@ -198,7 +198,7 @@ class Classifier:
                 or images that came with their labels (`fastclf.data.sources.row_labels.LabelledRows`).
             y: what the images are: names or numbers of classes; of several labels lists of names, or 0 and 1
                 ``[N, C]``; in a regression numbers.
-            csv: a table of file names and labels.
+            csv: a table of file names and labels, read as by `from_csv`; every row must have a file.
             folder: with ``csv``, where the images are, below x.
             suffix: with ``csv``, what the names in the table lack, such as ``".jpg"``.
             fn_col: with ``csv``, the column of the files, by name or counted from 0, as in `from_csv`.
@@ -256,7 +256,7 @@ class Classifier:
         write_model(file, self.model, self.tfms, self.classes, self.kind, self.decision.to_dict(), format)
         return file
 
-    def _parts(self, x: Any, topk: int, batch_size: int, on_bad: OnBad) -> Iterator[Predictions]:
+    def _parts(self, x: Any, topk: int, batch_size: int, on_bad: OnBadImage) -> Iterator[Predictions]:
         if self.tfms is None:
             for rows in row_blocks(x, self._n_in):
                 ds = Dataset(ArraySource(Path("/"), rows), Labels(np.zeros(len(rows), np.int64), [], known=False))
@@ -272,7 +272,7 @@ class Classifier:
 
     @own_settings()
     def _of_block(
-        self, block: ImageBlock, topk: int, batch_size: int, on_bad: OnBad, advance: Callable[[int], object]
+        self, block: ImageBlock, topk: int, batch_size: int, on_bad: OnBadImage, advance: Callable[[int], object]
     ) -> Predictions:
         files = [item.name for item in block.items]
         bad = {row: item.why for row, item in enumerate(block.items) if item.why}

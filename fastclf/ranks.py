@@ -179,11 +179,11 @@ def rows(part: Tensor, sizes: Sequence[int]) -> Tensor:
         part: this process's rows.
         sizes: how many rows each process has, see `counts`.
     """
-    found: Tensor = _Rows.apply(part, sizes)
+    found: Tensor = _GatheredRows.apply(part, sizes)
     return found
 
 
-class _Rows(torch.autograd.Function):
+class _GatheredRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, part: Tensor, sizes: Sequence[int]) -> Tensor:
         ctx.at = slice(sum(sizes[: rank()]), sum(sizes[: rank() + 1]))

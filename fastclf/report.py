@@ -204,11 +204,9 @@ class Progress:
 
     def _log(self) -> None:
         rate = (self._done - self._before) / (time.monotonic() - self._start)
-        left = (self.total - self._done) / rate
+        left = f", {(self.total - self._done) / rate:.0f} s left" if rate else ""
         share = self._done / self.total
-        _progress.info(
-            f"{self.what}: {self._done}/{self.total} ({share:.0%}), {rate:.3g} {self.unit}/s, {left:.0f} s left"
-        )
+        _progress.info(f"{self.what}: {self._done}/{self.total} ({share:.0%}), {rate:.3g} {self.unit}/s{left}")
 
     def close(self) -> None:
         """Remove the bar."""

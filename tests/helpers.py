@@ -10,8 +10,8 @@ from PIL import Image
 from torch import nn
 
 from fastclf import RandomFlip, tfms_from_stats
-from fastclf.conv_learner import ConvLearner
 from fastclf.data.classifier_data import ImageClassifierData
+from fastclf.learners.conv_learner import ConvLearner
 from fastclf.models.body import SequentialBody
 from fastclf.models.head import Head
 from fastclf.models.net import Net

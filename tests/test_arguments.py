@@ -25,6 +25,10 @@ WRONG_FITS = {
     "one number": ({"cycle_len": 1, "use_clr": 10}, r"use_clr must be \(div, cut_div\), got 10"),
     "one of two": ({"cycle_len": 1, "use_clr_beta": (10,)}, r"use_clr_beta must be \(div, pct"),
     "no cycles to save": ({"cycle_save_name": "c"}, "cycle_save_name needs cycle_len"),
+    "cycles of part epochs": (
+        {"n_cycle": 2, "cycle_len": 1, "cycle_mult": 1.5, "cycle_save_name": "c"},
+        r"cycles of whole epochs, but cycle_len=1 and cycle_mult=1\.5",
+    ),
     "an empty name": ({"best_save_name": ""}, "must be a plain file name"),
 }
 NO_NUMBERS = ("1", b"1", [[1]], {"a": 1}, object(), slice(1e-4, 1e-2), float("nan"))

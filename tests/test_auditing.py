@@ -136,11 +136,14 @@ def test_similar_takes_images(tmp_path):
     learn = tiny_learner(data, precompute=True)
     files = [str(tmp_path / "valid/red/002.png"), str(tmp_path / "train/blue/001.png")]
     found = learn.similar(files, k=2)
-    names = [
-        data._sets[found.set_names[k]].fnames[row] for k, row in zip(found.of[:, 0], found.rows[:, 0], strict=True)
-    ]
+    names = [data.sets[found.set_names[k]].fnames[row] for k, row in zip(found.of[:, 0], found.rows[:, 0], strict=True)]
     assert names == ["valid/red/002.png", "train/blue/001.png"]
-    found.plot(1)
+    found.queries[:] = ["one name"] * 2
+    shown = [axes.get_title() for axes in found.plot(1).axes]
+    assert [title.split("\n") for title in shown] == [
+        [data.sets[found.set_names[k]].fnames[row].rpartition("/")[2], f"{value:.3f}"]
+        for k, row, value in zip(found.of[1], found.rows[1], found.similarity[1], strict=True)
+    ]
 
 
 def test_a_curve_of_many_rows_takes_three_folds(data, monkeypatch):

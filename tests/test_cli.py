@@ -9,7 +9,7 @@ import onnxruntime
 import pandas as pd
 import pytest
 from helpers import COLOURS, row_data, three_colours, write_images
-from processes import lines_of
+from processes import lines_of, start
 
 import fastclf
 from fastclf import ConvLearner, HeadLearner, ImageClassifierData, efficientnet_lite0, tfms_from_model
@@ -73,6 +73,43 @@ def test_an_error_is_one_line(capsys, tmp_path):
     assert printed.out == ""
     (line,) = printed.err.splitlines()
     assert line.startswith("fastclf predict: there is no model")
+
+
+@pytest.mark.parametrize(
+    ("raised", "shown"),
+    [
+        ("fit: lrs must be", "lrs must be"),
+        ("evaluate: predict: images must be", "images must be"),
+        ("from_shards: there is no", "there is no"),
+        ("env: from_hf: HeadSetting: lr must be", "lr must be"),
+        ("ConvLearner: there is", "there is"),
+        ("open_image: fit.png: empty", "fit.png: empty"),
+        ("weights: the file", "weights: the file"),  # an argument
+        ("--csv: load: it", "--csv: load: it"),
+        ("t.csv: line 3", "t.csv: line 3"),
+        ("no_such_call: x", "no_such_call: x"),
+        ("fit", "fit"),
+    ],
+)
+def test_an_error_names_no_python_call(raised, shown, monkeypatch, capsys):
+    def run(_):
+        raise ValueError(raised)
+
+    monkeypatch.setattr("fastclf.commands.env.run", run)
+    assert main(["env"]) == 1
+    assert capsys.readouterr().err == f"fastclf env: {shown}\n"
+
+
+LATE = """
+import sys
+from fastclf import cli
+cli._failed("check", "DATA: there are no files", 1)
+print("torch" in sys.modules)
+"""
+
+
+def test_an_error_does_not_wait_for_torch():
+    assert lines_of(LATE)[-1] == "False"
 
 
 def test_env_names_what_runs(capsys):
@@ -195,6 +232,76 @@ def test_predict_of_a_table(model, tmp_path, capsys):
     assert main(["predict", str(path), str(folder), "--csv", str(folder / "names.csv"), "--json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["file"] for line in lines] == [str(folder / name) for name in names]
+
+
+TABLES = {  # the table's columns, the options, and where the names lie
+    "a column 'file'": ({"n": range(6), "file": None}, []),
+    "another column": ({"n": range(6), "where": None}, []),
+    "names alone": ({"where": None}, []),
+    "a column that is named": ({"a": None, "file": range(6)}, ["--fn-col", "a"]),
+    "a column that is numbered": ({"a": "x.png", "b": None}, ["--fn-col", "1"]),
+    "names without suffix": ({"where": None}, ["--suffix", ".png"]),
+    "a folder of its own": ({"where": None}, ["--folder", "red"]),
+}
+
+
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("form", TABLES)
+def test_predict_reads_a_table_as_train_does(model, tmp_path, capsys, form, header):
+    path, folder, _ = model
+    columns, options = TABLES[form]
+    if not header and "file" in columns:
+        pytest.skip("a column without a name")
+    words = dict(zip(options[::2], options[1::2], strict=True))
+    below = folder / words.get("--folder", ".")
+    files = sorted(below.rglob("*.png"))
+    names = [str(file.relative_to(below)).removesuffix(words.get("--suffix", "")) for file in files]
+    cells = {name: names if given is None else [*given][:1] * len(names) for name, given in columns.items()}
+    table = pd.DataFrame(cells).rename(columns=str)
+    if not header and words.get("--fn-col") == "a":
+        pytest.skip("a column without a name")
+    table.to_csv(tmp_path / "t.csv", index=False, header=header)
+    assert main(["predict", str(path), str(folder), "--csv", str(tmp_path / "t.csv"), "--json", *options]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["file"] for line in lines] == [str(file) for file in files]
+
+
+def test_predict_has_a_line_for_every_row_of_a_table(model, tmp_path, capsys):
+    """Names that files have in another way, files that are elsewhere, the same one twice, and one that is gone."""
+    path, folder, _ = model
+    shutil.copy(folder / "red" / "000.png", tmp_path / "other.png")
+    names = ["red/000.png", "RED\\000.PNG", "gone.png", str(tmp_path / "other.png"), "red/000.png"]
+    (tmp_path / "t.csv").write_text("\n".join(["file", *names]))
+    typed = ["predict", str(path), str(folder), "--csv", str(tmp_path / "t.csv"), "--json"]
+    assert main(typed) == 1
+    printed = capsys.readouterr()
+    lines = [json.loads(line) for line in printed.out.splitlines()]
+    files = ["red/000.png", "red/000.png", "gone.png", names[3], "red/000.png"]
+    assert [line["file"] for line in lines] == [str(folder / name) for name in files]
+    assert [line["label"] is None for line in lines] == [False, False, True, False, False]
+    assert "gone.png cannot be decoded: not found" in printed.err
+    for text, message in (
+        ("n,file\n1,red/000.png\n2,\n3,red/001.png", "line 3 names no file. Fill it in, or remove the row."),
+        ("file\nred/000\ngreen/001", "Did you mean --suffix .png? It finds 2 of them."),
+        ("file\nred/000.png\nhttp://x.org/y.png", "has the URL 'http://x.org/y.png'"),
+    ):
+        (tmp_path / "t.csv").write_text(text)
+        assert main(typed) == 1
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert message in printed.err
+    assert main([*typed[:3], str(folder), *typed[3:]]) == 1
+    assert "IMAGES must be the one folder" in capsys.readouterr().err
+
+
+def test_all_probabilities_in_lines(model, capsys):
+    path, images, expected = model
+    assert main(["predict", str(path), str(images), "--json", "--all-probs", "--bs", "8"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    np.testing.assert_allclose([[line["probs"][name] for name in NAMES] for line in lines], np.exp(expected), rtol=1e-6)
+    assert main(["predict", str(path), str(images), "--all-probs", "--bs", "8"]) == 0
+    rows = list(csv.reader(capsys.readouterr().out.splitlines(), delimiter="\t"))
+    np.testing.assert_allclose([[*map(float, row[3:])] for row in rows], np.exp(expected), atol=1e-4)
 
 
 def test_export(model, tmp_path, capsys):
@@ -385,3 +492,25 @@ def test_bodies_are_compared(colours, tmp_path, capsys):
     assert (tmp_path / "out" / "plots" / "compare.png").exists()
     assert main(["compare", str(colours), f"{lite}+{lite}"]) == 1
     assert f"several different ones, got ['fastclf:{lite}', 'fastclf:{lite}']" in capsys.readouterr().err
+
+
+STOPPED = """
+import signal, sys
+from fastclf.cli import main
+
+class Finder:
+    def find_spec(name, path, target=None):
+        if name == "torch":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Finder)
+print(main([]) or "torch" in sys.modules)
+print(main(["check", "photographs"]))
+"""
+
+
+def test_ctrl_c_while_torch_is_imported_is_one_line():
+    process = start(STOPPED)
+    out, errors = process.communicate(timeout=120)
+    assert out.splitlines()[-2:] == ["False", "130"]
+    assert errors == "fastclf check: stopped\n"

@@ -156,7 +156,7 @@ def test_size_is_logged_before_and_rates_after(folder, capsys, monkeypatch):
     size = 59 * 8 * 8 * 4 * 4 / 1e6
     assert f"feature maps of 4 x 8 x 8, 1 KB each, {size:.1f} MB in all" in out
     assert out.index("feature maps of") < out.index("train: computing") < out.index("feature maps are read at")
-    monkeypatch.setattr("fastclf.cached_stage.rates", lambda *_: (10.0, 2000.0))
+    monkeypatch.setattr("fastclf.learners.cached_stage.rates", lambda *_: (10.0, 2000.0))
     with pytest.warns(UserWarning, match=r"read at 10 images/s, .* at 2,000: training on images is faster"):
         at_maps(data_of(folder, sz=17))
 

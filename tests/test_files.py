@@ -12,7 +12,8 @@ import pytest
 from processes import ENVIRONMENT
 
 import fastclf
-from fastclf.files import given_path, publish, too_long, user_cache
+from fastclf.files import publish
+from fastclf.paths import given_path, too_long, user_cache
 
 
 @pytest.mark.parametrize("home", [None, "/nowhere/at/all", "/proc"])

@@ -4,8 +4,9 @@ import torch
 from helpers import row_data
 from torch import nn
 
-from fastclf import BCE, NLL, HeadLearner, ImageClassifierData, fine_tuning
-from fastclf.training.head_choice import Split
+from fastclf import BCE, NLL, Callback, HeadLearner, ImageClassifierData
+from fastclf.learners import fine_tuning
+from fastclf.training.head_choice import Fold
 from fastclf.training.head_runs import HeadSetting
 from fastclf.training.linear_heads import LinearSetting, linear_heads
 
@@ -87,6 +88,30 @@ def test_what_was_chosen_is_the_learner(tmp_path, rng, capsys):
     assert not np.array_equal(learn.predict(), before)
 
 
+class Diary(Callback):
+    def __init__(self, *, full_disk=False):
+        self.lines, self.full_disk = [], full_disk
+
+    def on_train_begin(self):
+        self.lines.append("begin")
+
+    def on_epoch_end(self, metrics):
+        self.lines.append(metrics)
+        if self.full_disk:
+            raise OSError(28, "No space left on device")
+
+    def on_train_end(self):
+        self.lines.append("end")
+
+
+def test_a_head_that_was_solved_calls_callbacks_as_a_fit_does(tmp_path, rng):
+    learn, diary = HeadLearner(rows_of(tmp_path, rng)), Diary()
+    scores = learn.fine_tune(LinearSetting(0.1, "common"), callbacks=[diary])
+    assert diary.lines == ["begin", scores, "end"]
+    with pytest.warns(UserWarning, match="Diary could not be written.*No space left"):
+        learn.fine_tune(LinearSetting(0.1, "common"), callbacks=[Diary(full_disk=True)])
+
+
 def test_a_sweep_is_sorted_and_leaves_the_learner_alone(tmp_path, rng):
     learn = HeadLearner(rows_of(tmp_path, rng))
     before = learn.predict()
@@ -143,7 +168,7 @@ def test_hopeless_decays_are_not_tried(tmp_path, rng):
     ds, crit = data.trn_ds, NLL()
     settings = [LinearSetting(10.0**-power, scaling) for scaling in ("common", "standard") for power in range(-2, 7)]
     parts = np.split(rng.permutation(90), [25, 52])
-    splits = [Split(np.setdiff1d(np.arange(90), part), part, 0) for part in parts]
+    splits = [Fold(np.setdiff1d(np.arange(90), part), part, 0) for part in parts]
     found = fine_tuning._losses(ds, settings, splits, {"crit": crit, "bs": 64}, race=True)
     everything = np.empty_like(found)
     for fold, part in enumerate(parts):
@@ -165,7 +190,7 @@ def test_by_many_rows_only_what_may_be_best_is_tried_again(tmp_path, rng):
     settings = [*hopeless, HeadSetting(0.1, 1e-3, 3), LinearSetting(0.01, "common")]
     rows = rng.permutation(1100)
     for n, race, goes_on in ((500, True, False), (499, True, True), (500, False, True)):
-        splits = [Split(np.setdiff1d(rows, part), part, 0) for part in (rows[:n], rows[-n:])]
+        splits = [Fold(np.setdiff1d(rows, part), part, 0) for part in (rows[:n], rows[-n:])]
         found = fine_tuning._losses(ds, settings, splits, {"crit": crit, "bs": 64}, race=race)
         assert np.isfinite(found[:, 0]).all()
         tried = np.isfinite(found[:, 1])

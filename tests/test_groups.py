@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 from helpers import TFMS, image_data, row_data, three_colours, tiny_learner, write_images
 
-from fastclf import HeadLearner, ImageClassifierData, compare, unfrozen_trial
+from fastclf import HeadLearner, ImageClassifierData, compare
 from fastclf.cli import _parser
 from fastclf.commands.data import read_data
 from fastclf.data.sources.labels import Labels
 from fastclf.errors import DataError, LabelError
+from fastclf.learners import unfrozen_trial
 from fastclf.models.archs import resnet18
 from fastclf.training import folds
 from fastclf.training.linear_heads import LinearSetting
@@ -199,8 +200,8 @@ def test_a_pattern_of_names_on_the_command_line(tmp_path):
         assert data.val_ds.is_grouped
         assert not tens[0] & tens[1]
     for words, message in (
-        (["--group-col", "who"], "--group-col: such data have names of files. Pass --group-re"),
-        (["--csv", "t.csv", "--group-re", "(.)"], "--group-re: such data have columns. Pass --group-col"),
+        (["--group-col", "who"], "--group-col cannot be used with folders of images: .*Pass --group-re"),
+        (["--csv", "t.csv", "--group-re", "(.)"], "--group-re cannot be used with a table .*Pass --group-col"),
         (["--group-re", "image"], "--group-re must have one group in parentheses, what an image belongs to, got 0"),
         (["--group-re", "photo(.)"], r"--group-re: 'photo\(.\)' does not match 'blue/000.png'. Fix it"),
     ):

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+from processes import lines_of
+
 import fastclf
 
 PROBE = """
@@ -11,7 +13,7 @@ import json, sys, time
 start = time.perf_counter()
 import torch
 middle = time.perf_counter()
-import fastclf
+from fastclf import *
 end = time.perf_counter()
 loaded = sorted({name.split('.')[0] for name in sys.modules})
 print(json.dumps([middle - start, end - middle, torch.cuda.is_initialized(), loaded]))
@@ -24,6 +26,19 @@ def test_importing_is_free():
     print(f"import torch {torch_seconds:.2f} s, import fastclf then {own_seconds:.2f} s more")
     assert not gpu
     assert not {"nvidia", "timm", "torchvision", "scipy", "sklearn", "pandas", "matplotlib", "PIL"} & set(loaded)
+
+
+LATE = """
+import sys
+import fastclf
+from fastclf import errors, report
+print("torch" in sys.modules, hasattr(fastclf, "no_such_name"), hasattr(fastclf, "__wrapped__"))
+print(fastclf.losses.NLL is fastclf.NLL, {"ConvLearner", "__version__"} <= set(dir(fastclf)), "torch" in sys.modules)
+"""
+
+
+def test_torch_is_imported_when_a_public_name_is_asked_for():
+    assert lines_of(LATE) == ["False False False", "True True True"]
 
 
 def test_every_public_name_is_there_and_documented():

@@ -9,7 +9,8 @@ import fastclf
 ROOT = Path(fastclf.__file__).parent
 
 LEFT_TO_RIGHT = """
-errors settings report ranks interrupts philox losses schedules calls files autotune interop argument_checks
+errors arrays settings report ranks threads interrupts philox losses schedules calls paths files autotune interop
+argument_checks
 ops
 data.sources data.input_stall data.transfer data.transforms data.decode data.bad_images data.dataset
 data.image_transforms data.validation data.loader data.image_loader data.image data.options data.resize data.sets
@@ -17,13 +18,12 @@ data.summary
 data.data_loaders data.stream data.served data.truth data.classifier_data data
 checkpoint models
 activations
-describe stage training
+training
 decision predictions rebuild
 interpret
-saving predicting evaluating reporting auditing cross_validating predictor learner fine_tuning head_learner
-cached_stage unfrozen_trial conv_learner
-comparing loggers
-fastclf
+learners predictor
+loggers
+public fastclf
 demo commands cli __main__
 """  # a name stands for a module, or for a package with all that is in it
 ORDER = LEFT_TO_RIGHT.split()

@@ -128,7 +128,7 @@ def said(action):
 
 @pytest.fixture
 def tiny_pretrained(monkeypatch):
-    import fastclf.conv_learner as module
+    import fastclf.learners.conv_learner as module
 
     monkeypatch.setattr(module, "build_bodies", lambda arch, pretrained, weights: tiny_body())
 

@@ -12,7 +12,7 @@ from test_cli import model  # noqa: F401  # a fixture
 import fastclf
 from fastclf.cli import _parser, main
 from fastclf.commands.data import read_data
-from fastclf.commands.sources import kind_of, rows_of
+from fastclf.commands.sources import kind_of, options_for, rows_of
 from fastclf.data.stream import _folder_of_copies
 
 NAMES = sorted(COLOURS)
@@ -97,6 +97,36 @@ def test_sets_by_options(packed):
     assert (len(typed.trn_ds), len(typed.val_ds)) == (12, 9)
 
 
+@pytest.mark.parametrize("kind", ["shards", "parquet"])
+def test_a_set_that_is_named_leaves_the_others(tmp_path, kind):
+    """Only --test, or only --val, beside files whose names tell their set."""
+    folder = three_colours(tmp_path / "files", 4, 3, 0)
+    write(kind, folder, tmp_path / "packed")
+    ending, writes = {"shards": ("tar", write_shard), "parquet": ("parquet", write_parquet)}[kind]
+    writes(tmp_path / f"more.{ending}", samples(folder, "train")[::2])
+    (tmp_path / "packed" / f"test-0.{ending}").write_bytes((tmp_path / f"more.{ending}").read_bytes())
+    columns = ["--label-col", "species", "--bs", "8"]
+    for options, sizes in (([], (12, 9, 6)), (["--test"], (12, 9, 6)), (["--val"], (12, 6, 6))):
+        words = [word for option in options for word in (option, str(tmp_path / f"more.{ending}"))]
+        data = data_of("check", str(tmp_path / "packed"), *words, *columns)
+        assert (len(data.trn_ds), len(data.val_ds), len(data.test_ds)) == sizes
+        named = {"--test": data.test_ds, "--val": data.val_ds}
+        assert all("more" in named[option].fnames[0] for option in options)
+
+
+def test_predict_reads_no_labels(tmp_path, model, capsys):  # noqa: F811
+    """What lies beside the images may be anything, as here a caption where labels could be."""
+    folder = three_colours(tmp_path / "files", 1, 1, 0)
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for i, (image, _) in enumerate(samples(folder, "train")):
+            for ending, content in (("png", image), ("json", b'{"caption": "x"}')):
+                info = tarfile.TarInfo(f"{i:03d}.{ending}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    assert main(["predict", str(model[0]), str(tmp_path / "a.tar"), "--json"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
 def test_eval_and_predict_say_what_they_say_of_the_folder(packed, model, capsys):  # noqa: F811
     kind, folder, data, valid = packed
     path = str(model[0])
@@ -135,7 +165,10 @@ def test_what_does_not_fit_is_an_error(tmp_path, capsys):
     write_shard(tmp_path / "tar" / "more.tar", samples(folder, "train"))
     for typed, words in (
         (["check", str(tmp_path / "tar")], "must begin with train, val or test, or none of them, got"),
-        (["check", str(folder), "--label-col", "x"], "--label-col and --image-col are for tables"),
+        (
+            ["check", str(folder), "--label-col", "x"],
+            "--label-col cannot be used with folders of images",
+        ),
         (["check", str(tmp_path / "{0..3}.tar")], "4 of 4 files are not there"),
     ):
         assert main(typed) == 1
@@ -145,7 +178,7 @@ def test_what_does_not_fit_is_an_error(tmp_path, capsys):
 def test_the_archive_beside_the_folders_of_its_images_is_not_the_data(tmp_path):
     folder = three_colours(tmp_path, 2, 2, 0)
     write_shard(folder / "train.tar", samples(folder, "train"))
-    assert kind_of(folder) == "images"
+    assert kind_of(folder) == "folders"
     for own in ("tmp", "models"):
         (folder / "archives" / own).mkdir(parents=True)
     (folder / "train.tar").rename(folder / "archives" / "train.tar")
@@ -165,7 +198,9 @@ def test_nothing_is_left_of_what_was_copied(packed, model):  # noqa: F811
     _, folder, _, valid = packed
     arguments = _parser().parse_args(["eval", str(model[0]), valid, "--label-col", "species"])
     clf = fastclf.load(model[0])
-    made = clf.predict(rows_of(arguments, arguments.data, labelled=True).source, batch_size=2)
+    kind = kind_of(arguments.data)
+    rows = rows_of(kind, arguments.data, options_for(kind, arguments), labelled=True)
+    made = clf.predict(rows.source, batch_size=2)
     torch.testing.assert_close(
         torch.from_numpy(made.outputs), torch.from_numpy(clf.predict(folder / "valid", batch_size=2).outputs)
     )

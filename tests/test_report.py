@@ -75,6 +75,13 @@ def test_work_that_goes_on_counts_what_was_done_before_but_not_in_the_rate(capsy
     assert capsys.readouterr().err == "train: 70/100 (70%), 1 batches/s, 30 s left\n"
 
 
+def test_work_of_which_nothing_is_done_yet_has_no_rate(capsys, clock):
+    with Progress(100, "scan", "images") as bar:
+        clock.now += 20
+        bar.advance(0)
+    assert capsys.readouterr().err == "scan: 0/100 (0%), 0 images/s\n"
+
+
 def test_a_terminal_gets_a_bar_that_is_removed(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)

@@ -11,7 +11,7 @@ from devices import on_both_devices
 from helpers import image_data, row_data, three_colours, tiny_learner
 from torch import nn
 
-from fastclf import Callback, CheckpointError, HeadLearner, ImageClassifierData, Learner
+from fastclf import SGDR, Callback, CheckpointError, HeadLearner, ImageClassifierData, Learner
 
 
 class StopAt(Callback):
@@ -87,7 +87,10 @@ def test_rows(tmp_path, rng, how, clip):
     check(make, lambda learn, **kwargs: learn.fit(0.05, **FITS[how], **kwargs), [1, 5, 4])
 
 
-@pytest.mark.parametrize("opt_fn", [partial(torch.optim.SGD, momentum=0.9), torch.optim.Adam, torch.optim.RMSprop])
+@pytest.mark.parametrize(
+    "opt_fn",
+    [partial(torch.optim.SGD, momentum=0.9), torch.optim.Adam, torch.optim.RMSprop, partial(SGDR, ema=0.9)],
+)
 def test_rows_through_autograd_with_any_optimizer(tmp_path, rng, opt_fn):
     data = row_data(tmp_path, rng)
     make = partial(HeadLearner, data, xtra_fc=[12], opt_fn=opt_fn)

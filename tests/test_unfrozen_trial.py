@@ -6,9 +6,10 @@ import torch
 from helpers import image_data, state_of, three_colours, tiny_learner
 from test_fine_tuning import rows_of
 
-from fastclf import BCE, NLL, HeadLearner, unfrozen_trial
+from fastclf import BCE, NLL, HeadLearner
+from fastclf.learners import unfrozen_trial
+from fastclf.learners.unfrozen_trial import _Judged
 from fastclf.training.linear_heads import LinearSetting
-from fastclf.unfrozen_trial import _Judged
 
 FROZEN = _Judged(0.5, 0.2)
 

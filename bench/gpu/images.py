@@ -21,9 +21,9 @@ from bench.images_setting import MAX_ZOOM, MEAN, STD
 from fastclf import ConvLearner, ImageClassifierData, tfms_from_stats, transforms_side_on
 from fastclf.data.decode.gpu_tuning import Tuning
 from fastclf.data.image_loader import ImageLoader
-from fastclf.data.input_stall import available_processors
-from fastclf.data.loader import Loader, available_threads
+from fastclf.data.loader import Loader
 from fastclf.errors import BackendError
+from fastclf.threads import available_processors, available_threads
 
 ARCH = "torchvision:resnet50"
 PEER = "torchvision CUDA"

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from bench.gpu.timing import Bench
+from fastclf.threads import available_processors
 
 _SIZE = (375, 500)
 
@@ -31,7 +32,7 @@ def written(bench: Bench, folder: Path, n_train: int, n_valid: int) -> Path:
         ]
         for place in {file.parent for file, _ in files}:
             place.mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        with ThreadPoolExecutor(available_processors()) as pool:
             list(pool.map(lambda file: make(*file), files))
         unfinished.rename(target)
     return target

@@ -18,7 +18,8 @@ from fastclf.activations.fill import places_for
 from fastclf.activations.segment import NO_KEY, Kind, Segment, SegmentWriter, has_ended, remove, segments_in
 from fastclf.activations.store import older_stores, read_about
 from fastclf.data.copies import Copy, copies_in
-from fastclf.files import check_private, given_path, on_disk
+from fastclf.files import on_disk
+from fastclf.paths import check_private, given_path
 
 _DAY = 24 * 3600.0
 _BESIDE = 36  # bytes of a row's key, and of when it was used

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fastclf import files, ranks
+from fastclf import ranks
 from fastclf.activations.in_turn import InTurn
 from fastclf.activations.segment import (
     NO_KEY,
@@ -30,13 +30,14 @@ from fastclf.activations.segment import (
     segments_in,
 )
 from fastclf.activations.store import Others, Store, older_stores, write_about
+from fastclf.arrays import RowNumbers
 from fastclf.errors import ActivationFileError
 from fastclf.interrupts import Interrupts
 from fastclf.ops.arguments import IndexedRows
+from fastclf.paths import check_private, user_cache
 from fastclf.report import describe_seconds, log, log_once, warn
 
-Numbers: TypeAlias = NDArray[np.int64]
-Compute: TypeAlias = Callable[[Numbers], Generator[tuple[Numbers, NDArray[np.float32], int], None, None]]
+Compute: TypeAlias = Callable[[RowNumbers], Generator[tuple[RowNumbers, NDArray[np.float32], int], None, None]]
 
 _TRIES = 3  # others may remove or damage what has just been written
 _LOGGED_AFTER = 3  # blocks: the first also builds the decoder's graph and the body's runtime
@@ -64,7 +65,7 @@ class Job:
 
 def places_for(folder: Path) -> list[Path]:
     """Return where activations of data below ``folder`` are kept, best first."""
-    return [folder / "activations", files.user_cache() / "activations"]
+    return [folder / "activations", user_cache() / "activations"]
 
 
 def stored(job: Job, folders: Sequence[Path], compute: Compute, in_flight: int = 0) -> IndexedRows:
@@ -84,11 +85,11 @@ def stored(job: Job, folders: Sequence[Path], compute: Compute, in_flight: int =
     store = Store([folder / job.kind.name for folder in folders if _is_usable(folder)], job.kind)
     if ranks.size() > 1:
         _compute_together(job, store, compute, in_flight)
-    for _ in range(_TRIES):
-        rows = store.open(job.keys)
-        if rows is not None:
-            return rows
-        missing = store.missing(job.keys)
+    rows, tries = store.open(job.keys), 0
+    while rows is None:
+        if tries == _TRIES:
+            raise ActivationFileError(f"activations of {job.what}: other processes keep removing {store.folders[0]}")
+        missing, tries = store.missing(job.keys), tries + 1
         with _Sink(job, store, len(missing)) as sink:
             while len(missing):
                 _compute(job, store, sink, missing, compute, in_flight)
@@ -96,7 +97,8 @@ def stored(job: Job, folders: Sequence[Path], compute: Compute, in_flight: int =
                 before, missing = missing, store.missing(job.keys)
                 if len(missing) == len(before):
                     break  # what was written cannot be found again
-    raise ActivationFileError(f"activations of {job.what}: other processes keep removing {store.folders[0]}")
+        rows = store.open(job.keys)
+    return rows
 
 
 def _compute_together(job: Job, store: Store, compute: Compute, in_flight: int) -> None:
@@ -110,10 +112,10 @@ def _compute_together(job: Job, store: Store, compute: Compute, in_flight: int) 
     ranks.wait()
 
 
-def _compute(job: Job, store: Store, sink: _Sink, missing: Numbers, compute: Compute, in_flight: int) -> None:
+def _compute(job: Job, store: Store, sink: _Sink, missing: RowNumbers, compute: Compute, in_flight: int) -> None:
     """Compute missing rows up to where another process has begun; those in flight are kept whatever ends it."""
 
-    def keep(keys: Keys, values: NDArray[np.float32], numbers: Numbers) -> None:
+    def keep(keys: Keys, values: NDArray[np.float32], numbers: RowNumbers) -> None:
         sink.write(keys, as_block(values, job.kind.dtype, numbers))
 
     others = Others(store, sink.place)
@@ -133,7 +135,7 @@ def _compute(job: Job, store: Store, sink: _Sink, missing: Numbers, compute: Com
         raise KeyboardInterrupt(f"activations of {job.what} were stopped: {sink.left()}.") from None
 
 
-def _from_the_middle(missing: Numbers) -> Numbers:
+def _from_the_middle(missing: RowNumbers) -> RowNumbers:
     """Begin amid the longest stretch that nobody has computed: others at work go on at their own places.
 
     Somewhere amid it, in case others begin at this moment, too.
@@ -143,7 +145,7 @@ def _from_the_middle(missing: Numbers) -> Numbers:
     return np.roll(missing, -int(np.searchsorted(missing, longest[min(at, len(longest) - 1)])))
 
 
-def as_block(values: NDArray[Any], dtype: str, numbers: Numbers) -> NDArray[Any]:
+def as_block(values: NDArray[Any], dtype: str, numbers: RowNumbers) -> NDArray[Any]:
     """Round rows ``[B, F]`` to the store's dtype.
 
     Raises:
@@ -284,7 +286,7 @@ def _take_up(writer: SegmentWriter, folder: Path, rows: int) -> None:
 def _is_usable(folder: Path) -> bool:
     """Return whether only this user can have written what is in a folder; warn where not."""
     try:
-        files.check_private(folder)
+        check_private(folder)
     except OSError as error:
         warn(f"activations are not kept in {folder}: {error.strerror or error}")
         return False

@@ -18,9 +18,9 @@ from fastclf import ranks
 from fastclf.activations.fill import Job, stored
 from fastclf.activations.fingerprint import describe, sha256_of, view_key
 from fastclf.activations.segment import KEY, NO_KEY, Keys, Kind
+from fastclf.arrays import RowNumbers
 from fastclf.data import transfer
 from fastclf.data.image_loader import ImageLoader
-from fastclf.data.loader import Rows
 from fastclf.data.transfer import Returning
 from fastclf.data.validation.verified import ChangedError
 from fastclf.errors import ActivationFileError
@@ -104,7 +104,7 @@ def _keys(loader: ImageLoader, views: int) -> tuple[Keys, Versions]:
         keys[(np.arange(views)[:, None] * n + good).ravel()] = np.tile(np.array(digests, KEY), views)
         return keys, of_all
     for view in range(views):
-        seed, split = loader._options.seed, int(loader.split)
+        seed, split = loader.options.seed, int(loader.split)
         named = zip(digests, good.tolist(), strict=True)
         keys[view * n + good] = [view_key(digest, seed, split, view, row) for digest, row in named]
     return keys, of_all
@@ -114,7 +114,7 @@ class InOrder(ImageLoader):
     """Serves some images of another loader in a given order; y are their rows ``[B] int64``, in main memory."""
 
     def __init__(self, other: ImageLoader, most: int | None = None) -> None:
-        options = other._options
+        options = other.options
         if most is None and options.device.type == "cpu":  # larger batches take more memory, and no less time
             most = _BATCH
         options = replace(options, bs=min(options.bs, most or options.bs))
@@ -123,17 +123,17 @@ class InOrder(ImageLoader):
         if options.device.type == "cuda" and options.bs == other.bs:  # a graph takes .2 s to build there
             self.shares_renderers(other)
 
-    def order(self, epoch: int) -> Rows:
+    def order(self, epoch: int) -> RowNumbers:
         """See `Loader.order`."""
         return self.rows
 
-    def _targets(self, rows: Rows) -> torch.Tensor:
+    def _targets(self, rows: RowNumbers) -> torch.Tensor:
         return torch.from_numpy(rows)
 
 
 def _blocks(
-    net: Net, loader: ImageLoader, what: str, versions: Versions, numbers: Rows
-) -> Generator[tuple[Rows, NDArray[np.float32], int], None, None]:
+    net: Net, loader: ImageLoader, what: str, versions: Versions, numbers: RowNumbers
+) -> Generator[tuple[RowNumbers, NDArray[np.float32], int], None, None]:
     """Yield rows batch by batch, see `stored`; those of images that are skipped are passed over.
 
     Raises:
@@ -166,7 +166,9 @@ def _give_back() -> None:
         _malloc_trim(0)
 
 
-def _features(net: Net, images: ImageLoader, view: int, *, behind: int) -> Iterator[tuple[NDArray[np.float32], Rows]]:
+def _features(
+    net: Net, images: ImageLoader, view: int, *, behind: int
+) -> Iterator[tuple[NDArray[np.float32], RowNumbers]]:
     """Features and rows of each batch, given when ``behind`` more batches have been started."""
     started: deque[Returning] = deque()
     for x, rows in images.batches(view):
@@ -177,6 +179,6 @@ def _features(net: Net, images: ImageLoader, view: int, *, behind: int) -> Itera
     yield from map(_arrived, started)
 
 
-def _arrived(batch: Returning) -> tuple[NDArray[np.float32], Rows]:
+def _arrived(batch: Returning) -> tuple[NDArray[np.float32], RowNumbers]:
     features, rows = batch.wait()
     return features.numpy(), rows.numpy()

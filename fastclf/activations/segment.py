@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastclf import files
-from fastclf.data.loader import available_threads
+from fastclf.threads import available_threads
 
 SCHEMA = 3
 DTYPES = ("float16", "float32")

@@ -19,8 +19,8 @@ from fastclf.data.sources.ignored import tag_as_results
 from fastclf.report import log, log_to_stderr, show
 
 if TYPE_CHECKING:
-    from fastclf.conv_learner import ConvLearner
     from fastclf.interpret.tables import Table
+    from fastclf.learners.conv_learner import ConvLearner
 
 
 def add_answer_arguments(parser: argparse.ArgumentParser, *, writes: str, folds: bool = False) -> None:

@@ -59,7 +59,8 @@ def _listed(data: Path | None) -> str:
     for folder, each in groupby(cached_copies(data), lambda copy: copy.path.parent):
         copies = [*each]
         size, last_used = sum(copy.size for copy in copies), max(copy.last_used for copy in copies)
-        cells.append(["decoded copies", *_amounts(len(copies), size, last_used), str(folder)])
+        what = "indexes of archives" if folder.name == "shards" else "decoded copies"
+        cells.append([what, *_amounts(len(copies), size, last_used), str(folder)])
     return "\n".join(aligned(cells)) if len(cells) > 1 else "nothing is kept"
 
 

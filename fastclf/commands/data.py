@@ -7,9 +7,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from fastclf.commands.sources import kind_of, packed_data
+from fastclf.commands.sources import files_by_set, kind_given, options_for
 from fastclf.data.sources.ignored import RESULTS_TAG
-from fastclf.files import check_csv_name, given_path
+from fastclf.files import check_csv_name
+from fastclf.paths import given_path
 
 if TYPE_CHECKING:
     from fastclf.data.classifier_data import ImageClassifierData
@@ -73,38 +74,27 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATTERN",
         help="the same by names of files: a regular expression whose group is what an image belongs to",
     )
-    parser.add_argument("--missing", choices=("raise", "skip"), default="raise", help="with --csv: rows without a file")
+    parser.add_argument("--missing", choices=("raise", "skip"), help="with --csv: rows without a file (default: raise)")
     parser.add_argument("--allow-outside", action="store_true", help="follow links that lead out of DATA")
     parser.add_argument("--bs", type=int, default=64, help="images per batch")
     parser.add_argument("--seed", type=int, default=42, help="of the split, the order and the augmentations")
 
 
-def add_table_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of a table that labels the images."""
-    parser.add_argument(
-        "--csv", type=path_argument, metavar="FILE", help="a table of file names and labels, instead of folders"
-    )
-    parser.add_argument(
-        "--folder", default=".", help="below DATA: where the images are that a table or their names label"
-    )
-    parser.add_argument("--suffix", default="", help="with --csv: what the names in the table lack, such as .jpg")
-    parser.add_argument("--fn-col", metavar="COLUMN", help="with --csv: the column of the files")
-    add_column_arguments(parser)
-
-
-def columns_of(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """Return the columns of a table that were named; those that are numbers count from 0, as in the Python calls."""
-    named = {name: getattr(arguments, name) for name in names}
-    return {name: int(column) if column and column.isdecimal() else column for name, column in named.items()}
-
-
-def add_column_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of what holds the labels and the images."""
-    parser.add_argument(
-        "--label-col",
-        metavar="COLUMN",
-        help="the column of the labels; of archives, the extension of the labels' files, such as cls or json:species",
-    )
+def add_table_arguments(parser: argparse.ArgumentParser, *, labelled: bool = True) -> None:
+    """Add the options of a table of images, and of what holds images and their labels where these are packed."""
+    what = "a table of file names and labels, instead of folders" if labelled else "a table of file names"
+    parser.add_argument("--csv", type=path_argument, metavar="FILE", help=what)
+    where = "with --csv or --name-re: where" if labelled else "with --csv: where"
+    parser.add_argument("--folder", metavar="FOLDER", help=f"{where} the images are, below the folder of the data")
+    parser.add_argument("--suffix", metavar="TEXT", help="with --csv: what the names in the table lack, such as .jpg")
+    usual = "the one that names most" if labelled else "'file', or the one that names most"
+    parser.add_argument("--fn-col", metavar="COLUMN", help=f"with --csv: the column of the files (default: {usual})")
+    if labelled:
+        parser.add_argument(
+            "--label-col",
+            metavar="COLUMN",
+            help="the column of the labels; of archives the extension of their files, such as cls or json:species",
+        )
     parser.add_argument(
         "--image-col",
         metavar="COLUMN",
@@ -112,50 +102,39 @@ def add_column_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_model_arguments(parser: argparse.ArgumentParser, *, predicts: bool = True) -> None:
+    """Add the saved model, and how it predicts where a command lets it."""
+    parser.add_argument(
+        "model", metavar="MODEL", help="a saved model: models/NAME, or a folder with one, such as a run"
+    )
+    if predicts:
+        parser.add_argument("--bs", type=int, default=64, help="images at once")
+        parser.add_argument("--device", help="cpu or cuda (default: the GPU when there is one)")
+
+
 def read_data(arguments: argparse.Namespace, tfms: Any, **options: Any) -> ImageClassifierData:
     """Return the data that the options name; class folders without a folder ``train`` around them are taken as well."""
     from fastclf.data.classifier_data import ImageClassifierData
     from fastclf.data.sources.listing import look
 
-    path, options = arguments.data, {"bs": arguments.bs, "tfms": tfms, "seed": arguments.seed, **options}
-    options["allow_outside"] = arguments.allow_outside
-    kind = kind_of(path)
-    options |= _groups(arguments, in_names=arguments.csv is None and kind not in ("parquet", "hf"))
-    if arguments.csv is not None:
-        columns = columns_of(arguments, "fn_col", "label_col", "split_col")
-        how = {"suffix": arguments.suffix, "missing": arguments.missing} | columns
-        return ImageClassifierData.from_csv(path, arguments.folder, arguments.csv, **how, **options)
-    if arguments.name_re is not None:
-        return ImageClassifierData.from_name_re(path, arguments.name_re, folder=arguments.folder, **options)
-    if kind != "images":
-        del options["allow_outside"]
-        return packed_data(kind, arguments, options)
-    if any(getattr(arguments, name) is not None for name in ("val", "test", "label_col", "image_col")):
-        raise ValueError(
-            "--val, --test, --label-col and --image-col are for tables, archives, parquet files and data sets"
-        )
+    path, kind = arguments.data, kind_given(arguments, arguments.data)
+    options = {"bs": arguments.bs, "tfms": tfms, "seed": arguments.seed, **options, **options_for(kind, arguments)}
+    if kind == "csv":
+        return ImageClassifierData.from_csv(path, options.pop("folder", "."), options.pop("csv"), **options)
+    if kind == "name_re":
+        return ImageClassifierData.from_name_re(path, **options)
+    if kind == "hf":
+        return ImageClassifierData.from_hf(path, **options)
+    if kind != "folders":
+        files = files_by_set(path)
+        make = ImageClassifierData.from_shards if kind == "shards" else ImageClassifierData.from_parquet
+        return make(files["train"], **{"val": files.get("valid"), "test": files.get("test"), **options})
     try:
         return ImageClassifierData.from_paths(path, **options)
     except FileNotFoundError:
         if len([name for name in look(path)[0] if look(path / name)[1]]) < 2:
             raise
     return ImageClassifierData.from_paths(path, trn_name=".", **options)
-
-
-def _groups(arguments: argparse.Namespace, *, in_names: bool) -> dict[str, Any]:
-    """Return groups= as the call that makes the data takes it, where an option names groups."""
-    from fastclf.data.sources.name_labels import group_by
-
-    wrong, right = ("group_col", "group_re") if in_names else ("group_re", "group_col")
-    if getattr(arguments, wrong) is not None:
-        what = "names of files" if in_names else "columns"
-        raise ValueError(f"--{wrong.replace('_', '-')}: such data have {what}. Pass --{right.replace('_', '-')}.")
-    if getattr(arguments, right) is None:
-        return {}
-    if in_names:
-        return {"groups": group_by(arguments.group_re)}
-    columns = columns_of(arguments, "group_col")
-    return {"groups": columns["group_col"] if arguments.csv is not None else arguments.group_col}
 
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from fastclf.commands.data import path_argument
+from fastclf.commands.data import add_model_arguments, path_argument
 from fastclf.report import show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument(
-        "model", metavar="MODEL", help="a saved model: models/NAME, or a folder with one, such as a run"
-    )
+    add_model_arguments(parser, predicts=False)
     parser.add_argument(
         "-o", "--out", type=path_argument, metavar="FILE", help="the file to write (default: beside the model)"
     )

@@ -3,34 +3,98 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from fastclf.data.sources.ignored import OWN_FOLDERS
 from fastclf.data.sources.listing import look
+from fastclf.data.sources.set_names import set_of_file
 
 if TYPE_CHECKING:
-    from fastclf.data.classifier_data import ImageClassifierData
     from fastclf.data.sources.row_labels import LabelledRows
 
-Kind: TypeAlias = Literal["images", "shards", "parquet", "hf"]
+Kind: TypeAlias = Literal["csv", "name_re", "folders", "shards", "parquet", "hf"]
 
+_CALLED: Mapping[Kind, str] = {
+    "csv": "a table (--csv)",
+    "name_re": "classes in file names (--name-re)",
+    "folders": "folders of images",
+    "shards": "tar archives",
+    "parquet": "parquet files",
+    "hf": "a Hugging Face data set",
+}
+_SETS = {"val": "val", "test": "test"}
+_COLUMNS = {"label_col": "label_col", "image_col": "image_col", "group_col": "groups"}
+_NAMES = {"group_re": "groups", "allow_outside": "allow_outside"}
+_TABLE = ("csv", "folder", "suffix", "fn_col", "label_col", "split_col", "missing", "allow_outside")
+OPTIONS: Mapping[Kind, Mapping[str, str]] = {
+    "csv": {name: name for name in _TABLE} | {"group_col": "groups"},
+    "name_re": {"name_re": "pat", "folder": "folder"} | _NAMES,
+    "folders": _NAMES,
+    "shards": _SETS | {"label_col": "label", "image_col": "image", "group_re": "groups"},
+    "parquet": _SETS | _COLUMNS,
+    "hf": _SETS | _COLUMNS,
+}
+"""The options that each kind of data takes, with the argument of the Python call that each one is."""
+
+_BY_OPTION: tuple[Kind, ...] = ("csv", "name_re")
 _PACKED: Mapping[str, Kind] = {".tar": "shards", ".parquet": "parquet"}
-_NAMED = re.compile("(train)|(val|dev)|(test)", re.IGNORECASE)  # how the name of a file begins that tells its set
-_SETS = ("train", "valid", "test")
+
+
+def kind_given(arguments: argparse.Namespace, data: Path) -> Kind:
+    """Return what the data are by the options of a command, else by DATA."""
+    named = [kind for kind in _BY_OPTION if getattr(arguments, kind, None) is not None]
+    return named[0] if named else kind_of(data)
+
+
+def options_for(kind: Kind, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of the Python call for a kind of data that the options of a command stand for.
+
+    Raises:
+        ValueError: an option was given that such data do not take; says what takes it, and what to pass instead.
+    """
+    given = {name: getattr(arguments, name, None) for name in dict.fromkeys(chain.from_iterable(OPTIONS.values()))}
+    given = {name: value for name, value in given.items() if value not in (None, False)}
+    taken = OPTIONS[kind]
+    for name in given:
+        if name not in taken:
+            raise ValueError(_refusal(name, kind, arguments))
+    return {taken[name]: _value(kind, name, value) for name, value in given.items()}
+
+
+def _refusal(name: str, kind: Kind, arguments: argparse.Namespace) -> str:
+    there = [other for other in OPTIONS if other != name and (other not in _BY_OPTION or hasattr(arguments, other))]
+    takers = {other: OPTIONS[other][name] for other in there if name in OPTIONS[other]}
+    what = f": it is for {', '.join(_CALLED[other] for other in takers)}" if takers else ""
+    same = (other for other, argument in OPTIONS[kind].items() if argument in takers.values())
+    instead = next((f" Pass {_typed(other)}." for other in same if hasattr(arguments, other)), "")
+    return f"{_typed(name)} cannot be used with {_CALLED[kind]}{what}.{instead}"
+
+
+def _typed(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _value(kind: Kind, name: str, value: Any) -> Any:
+    """Return the value of an option as the Python call takes it; columns of a table may be counted from 0."""
+    if name == "group_re":
+        from fastclf.data.sources.name_labels import group_by
+
+        return group_by(value)
+    return int(value) if kind == "csv" and name.endswith("_col") and value.isdecimal() else value
 
 
 def kind_of(data: Path) -> Kind:
     """Return what DATA is: by its name, or for a folder by what lies in it; one with folders in it has images."""
     if not data.is_dir():
-        return _PACKED.get(data.suffix.lower(), "images")
+        return _PACKED.get(data.suffix.lower(), "folders")
     if any((data / name).is_file() for name in ("dataset_dict.json", "state.json")):
         return "hf"
     if set(look(data)[0]) - set(OWN_FOLDERS):  # what images were unpacked from may lie beside their folders
-        return "images"
-    return next((kind for suffix, kind in _PACKED.items() if any(data.glob(f"*{suffix}"))), "images")
+        return "folders"
+    return next((kind for suffix, kind in _PACKED.items() if any(data.glob(f"*{suffix}"))), "folders")
 
 
 def files_by_set(data: Path) -> dict[str, list[Path]]:
@@ -46,8 +110,7 @@ def files_by_set(data: Path) -> dict[str, list[Path]]:
     files = files_of(data / suffix if suffix else data, "DATA")
     found: dict[str, list[Path]] = {}
     for file in files:
-        match = _NAMED.match(file.name)
-        found.setdefault(_SETS[match.lastindex - 1] if match and match.lastindex else "", []).append(file)
+        found.setdefault(set_of_file(file.name) or "", []).append(file)
     if len(found) > 1 and ("" in found or "train" not in found):
         raise ValueError(
             f"DATA: names of files must begin with train, val or test, or none of them, got {found.get('', files)[0]}. "
@@ -56,38 +119,15 @@ def files_by_set(data: Path) -> dict[str, list[Path]]:
     return found if len(found) > 1 else {"train": files}
 
 
-def packed_data(kind: Kind, arguments: argparse.Namespace, options: Mapping[str, Any]) -> ImageClassifierData:
-    """Return the data of archives, parquet files or a Hugging Face data set, as their options say."""
-    from fastclf.data.classifier_data import ImageClassifierData
-
-    columns = column_options(kind, arguments)
-    if kind == "hf":
-        return ImageClassifierData.from_hf(arguments.data, val=arguments.val, test=arguments.test, **columns, **options)
-    files = files_by_set(arguments.data)
-    if arguments.val is not None or arguments.test is not None:
-        files = {"train": files["train"]} | {"valid": arguments.val, "test": arguments.test}
-    make = ImageClassifierData.from_shards if kind == "shards" else ImageClassifierData.from_parquet
-    return make(files["train"], val=files.get("valid"), test=files.get("test"), **columns, **options)
-
-
-def column_options(kind: Kind, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return what --label-col and --image-col are called in Python."""
-    shards = {"label_col": "label", "image_col": "image"}
-    names = shards if kind == "shards" else {"label_col": "label_col", "image_col": "image_col"}
-    given = {name: getattr(arguments, option) for option, name in names.items()}
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def rows_of(arguments: argparse.Namespace, data: Path, *, labelled: bool) -> LabelledRows | None:
-    """Return the images of one set, with their labels where they must have some; None for files of images.
+def rows_of(kind: Kind, data: Path, columns: Mapping[str, Any], *, labelled: bool) -> LabelledRows:
+    """Return the images of one set that are packed, with their labels where they must have some.
 
     Raises:
         ValueError: DATA holds several sets.
     """
-    kind = kind_of(data)
-    if kind == "images":
-        return None
-    part, columns = "valid" if labelled else "test", column_options(kind, arguments)
+    part = "valid" if labelled else "test"
+    if not labelled:
+        columns = {**columns, "label" if kind == "shards" else "label_col": ""}  # whatever lies beside them
     if kind == "hf":
         from fastclf.data.sources.hf import read_hf, splits_of
 

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Show what `learn.sweep` finds."""
-    from fastclf.fine_tuning import FineTuning
+    from fastclf.learners.fine_tuning import FineTuning
 
     start(arguments)
     names = inspect.signature(FineTuning.sweep).parameters

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from fastclf import ranks
+from fastclf.argument_checks import check_count
 from fastclf.checkpoint import library_versions
 from fastclf.commands.data import (
     add_data_arguments,
@@ -32,7 +33,7 @@ from fastclf.files import publish_once, publish_table
 from fastclf.report import log
 from fastclf.training.callbacks import Callback
 
-_AUGMENTATIONS = ("none", "basic", "side_on", "top_down")
+_AUGMENTATIONS, _AUG = ("none", "basic", "side_on", "top_down"), "side_on"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the lesson's recipe: then train all layers for so many epochs, with the rates lr/100, lr/10 and lr; "
         "0: the best head that is found, on the frozen body",
     )
-    parser.add_argument("--aug", choices=_AUGMENTATIONS, default="side_on", help="augmentations where images are read")
+    parser.add_argument("--aug", choices=_AUGMENTATIONS, help=f"augmentations where images are read (default: {_AUG})")
     parser.add_argument("--tta", action="store_true", help="average validation over augmented views as well")
     parser.add_argument(
         "--calibrate",
@@ -103,14 +104,26 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Raise ValueError for numbers that make no sense, before anything is computed."""
-    least = {"epochs": (1, "at least 1"), "unfreeze": (0, "at least 0")}
-    for name, (lowest, rule) in least.items():
+    """Raise ValueError for options that make no sense, before anything is computed."""
+    for name, least in {"epochs": 1, "unfreeze": 0}.items():
         given = getattr(arguments, name)
-        if given is not None and given < lowest:
-            raise ValueError(f"--{name} must be {rule}, got {given}")
+        if given is not None:
+            check_count("train", f"--{name}", given, least)
     if arguments.lr is not None and not 0 < arguments.lr < float("inf"):
         raise ValueError(f"--lr must be above 0, got {arguments.lr}")
+    if arguments.aug is None:
+        arguments.aug = _AUG
+    elif not _augments(arguments):
+        raise ValueError(
+            "--aug has no effect, as cached activations are all that is trained on. Leave it out, or pass "
+            "--no-precompute, --unfreeze EPOCHS or --tta."
+        )
+
+
+def _augments(arguments: argparse.Namespace) -> bool:
+    """Return whether augmented images are read, in training or by --tta."""
+    all_layers = bool(arguments.unfreeze) or (arguments.unfreeze is None and not _asks_for_lesson(arguments))
+    return all_layers or arguments.tta or not arguments.precompute
 
 
 def _asks_for_lesson(arguments: argparse.Namespace) -> bool:
@@ -206,5 +219,4 @@ def _finish(arguments: argparse.Namespace, out: Path, learn: Any, table: _EpochT
 def _scores(learn: Any, predictions: Any, y: Any) -> dict[str, float]:
     from fastclf.training.metrics import name_of
 
-    logs = np.log(predictions) if learn.data.trn_ds.labels.kind == "one" else predictions
-    return {name_of(metric): float(metric(logs, y)) for metric in learn.metrics}
+    return {name_of(metric): float(metric(predictions, y)) for metric in learn.metrics}

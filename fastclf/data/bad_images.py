@@ -13,10 +13,11 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from fastclf.argument_checks import check_count
 from fastclf.data.sources.names import printable, write_list
 from fastclf.data.sources.source import Source
 from fastclf.errors import BadImageError
-from fastclf.files import require_folder
+from fastclf.paths import require_folder
 from fastclf.report import log, remedy
 
 OnBad: TypeAlias = Literal["raise", "skip"]
@@ -91,12 +92,11 @@ def bind_together(
     """
     if on_bad not in ("raise", "skip"):
         raise ValueError(f"ImageClassifierData: on_bad must be 'raise' or 'skip', got {on_bad!r}.")
-    if max_bad is not None and (isinstance(max_bad, bool) or not isinstance(max_bad, int) or max_bad < 0):
-        raise ValueError(f"ImageClassifierData: max_bad must be a whole number of at least 0, got {max_bad!r}.")
-    if max_bad is not None and on_bad == "raise":
-        raise ValueError(f"ImageClassifierData: max_bad={max_bad} needs on_bad='skip', got on_bad='raise'.")
-    if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
-        raise ValueError(f"ImageClassifierData: max_pixels must be a whole number of at least 1, got {max_pixels!r}.")
+    if max_bad is not None:
+        check_count("ImageClassifierData", "max_bad", max_bad, 0)
+        if on_bad == "raise":
+            raise ValueError(f"ImageClassifierData: max_bad={max_bad} needs on_bad='skip', got on_bad='raise'.")
+    check_count("ImageClassifierData", "max_pixels", max_pixels)
     for bad in sets:
         bad.folder, bad.together = folder, sets
         bad.policy, bad.max_bad, bad.max_pixels = on_bad, max_bad, max_pixels

@@ -21,10 +21,10 @@ from fastclf.data.sources.parquet import read_parquet
 from fastclf.data.sources.patterns import Patterns, check_once, common_folder, files_of
 from fastclf.data.sources.row_labels import LabelledRows, LabelRules
 from fastclf.data.sources.shards import ShardRules, read_shards
-from fastclf.data.sources.tables.reading import read_csv, read_df
+from fastclf.data.sources.tables.reading import LabelTable, read_csv, read_df
 from fastclf.data.sources.tables.rules import Column, Missing, TableRules
 from fastclf.data.validation.check import warn_divided, warn_imbalance
-from fastclf.files import given_path
+from fastclf.paths import given_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,8 +62,8 @@ class ImageClassifierData(DataLoaders):
             tfms: (training, validation) transforms, from `tfms_from_model`.
             trn_name: the training folder. Its folders name the classes; '.' when they lie in path itself, where the
                 folders of the other sets, and 'tmp' and 'models', are no classes.
-            val_name: the validation folder. When there is neither 'valid' nor 'val', 'validation' or 'dev', `val_pct`
-                of every class of train is held out instead.
+            val_name: the validation folder. When there is neither 'valid' nor another usual name, such as 'val' or
+                'Dev' (see `fastclf.data.sources.set_names`), `val_pct` of every class of train is held out instead.
             test_name: the test folder, when it is there; None for none.
             test_with_labels: whether test is path/test/<class>/...; else its images have no labels, and zeros stand
                 in their place.
@@ -255,7 +255,8 @@ class ImageClassifierData(DataLoaders):
             fn_col: the column of the files, by name or counted from 0; by default the one that names most files.
             label_col: the column of the labels; or a list of columns, one for each class, of 0 and 1, or -1 and 1; or
                 of numbers when continuous.
-            split_col: a column of 'train', 'valid' and 'test'; or of 0, 1, True and False, named is_valid or is_train.
+            split_col: a column of 'train', 'valid' and 'test', or of other usual names, see
+                `fastclf.data.sources.set_names`; or of 0, 1, True and False, named is_valid or is_train.
                 Without rows for validation, `val_pct` is held out. Test rows may have labels.
             label_delim: what stands between several labels; a blank means any white space.
             multi: whether an image may have several labels. By default, whether cells hold lists, '|' or ';', or words
@@ -282,16 +283,16 @@ class ImageClassifierData(DataLoaders):
         """
         rules = TableRules(
             "from_csv",
-            suffix,
-            continuous,
-            multi,
-            cat_separator,
-            label_delim,
-            fn_col,
-            label_col,
-            split_col,
-            missing,
-            groups,
+            suffix=suffix,
+            continuous=continuous,
+            multi=multi,
+            cat_separator=cat_separator,
+            label_delim=label_delim,
+            fn_col=fn_col,
+            label_col=label_col,
+            split_col=split_col,
+            missing=missing,
+            groups=groups,
         )
         files = {"train": csv_fname, "valid": val_csv, "test": test_csv}
         read = {
@@ -299,11 +300,8 @@ class ImageClassifierData(DataLoaders):
             for part, file in files.items()
             if file is not None
         }
-        path, tfms, hold_out = given_path(path), check_tfms(tfms), sets.HoldOut(val_pct, options.get("seed", SEED))
-        made = sets.from_tables(
-            path, tfms, read, folder, rules, val_idxs, hold_out, test_name, allow_outside=allow_outside
-        )
-        return cls._of(path, made, bs, tfms, options)
+        chosen = val_idxs, val_pct
+        return cls._of_tables(path, folder, read, rules, chosen, test_name, allow_outside, bs, tfms, options)
 
     @classmethod
     @explains_options
@@ -337,23 +335,21 @@ class ImageClassifierData(DataLoaders):
         """
         rules = TableRules(
             "from_df",
-            suffix,
-            continuous,
-            multi,
-            cat_separator,
-            label_delim,
-            fn_col,
-            label_col,
-            split_col,
-            missing,
-            groups,
+            suffix=suffix,
+            continuous=continuous,
+            multi=multi,
+            cat_separator=cat_separator,
+            label_delim=label_delim,
+            fn_col=fn_col,
+            label_col=label_col,
+            split_col=split_col,
+            missing=missing,
+            groups=groups,
         )
-        read = {"train": read_df(df)}
-        path, tfms, hold_out = given_path(path), check_tfms(tfms), sets.HoldOut(val_pct, options.get("seed", SEED))
-        made = sets.from_tables(
-            path, tfms, read, folder, rules, val_idxs, hold_out, test_name, allow_outside=allow_outside
+        chosen = val_idxs, val_pct
+        return cls._of_tables(
+            path, folder, {"train": read_df(df)}, rules, chosen, test_name, allow_outside, bs, tfms, options
         )
-        return cls._of(path, made, bs, tfms, options)
 
     @classmethod
     @explains_options
@@ -538,11 +534,11 @@ class ImageClassifierData(DataLoaders):
         """Read a Hugging Face data set: a folder that ``save_to_disk`` has written, a Dataset or a DatasetDict.
 
         Args:
-            dataset: the folder or the object; its split 'train' is trained on.
+            dataset: the folder or the object; its split 'train', or one of another usual name, is trained on.
             bs: rows per batch.
             tfms: (training, validation) transforms, from `tfms_from_model`.
-            val: the split for validation; by default 'validation', 'valid', 'val' or 'dev'.
-            test: the split for test; without labels, zeros stand in their place.
+            val: the split for validation; by default one with a usual name, see `fastclf.data.sources.set_names`.
+            test: the split for test, chosen likewise; without labels, zeros stand in their place.
             image_col: the column of the images.
             label_col: the column of the labels; the names of a ClassLabel are the classes.
             path: where models and other files are kept; by default the data set's folder; an object has none.
@@ -570,6 +566,27 @@ class ImageClassifierData(DataLoaders):
         rows = read_hf(folder or root, splits, image_col, label_col, groups)
         rules = LabelRules("from_hf", classes, continuous, allow_empty)
         return cls._of_rows(root if path is None else path, rows, rules, (val_idxs, val_pct), bs, tfms, options)
+
+    @classmethod
+    def _of_tables(
+        cls,
+        path: PathLike,
+        folder: str,
+        tables: dict[str, LabelTable],
+        rules: TableRules,
+        chosen: tuple[ValIdxs, float],
+        test_name: str | None,
+        allow_outside: bool,
+        bs: int,
+        tfms: Tfms | None,
+        options: Options,
+    ) -> Self:
+        val_idxs, val_pct = chosen
+        path, tfms, hold_out = given_path(path), check_tfms(tfms), sets.HoldOut(val_pct, options.get("seed", SEED))
+        made = sets.from_tables(
+            path, tfms, tables, folder, rules, val_idxs, hold_out, test_name, allow_outside=allow_outside
+        )
+        return cls._of(path, made, bs, tfms, options)
 
     @classmethod
     def _of_rows(

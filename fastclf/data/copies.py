@@ -1,4 +1,4 @@
-"""The decoded copies that are kept so that nobody decodes twice: what Pillow has decoded, and parquet's row groups."""
+"""What is kept so that nobody makes it twice: what Pillow has decoded, parquet's row groups, indexes of archives."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastclf.files import check_private, user_cache
+from fastclf.paths import check_private, user_cache
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ def copies_in(tmp: Path | None) -> Iterator[Copy]:
         PermissionError: others may have written into the user's cache.
     """
     places = [] if tmp is None else [*(tmp / "row_groups").glob("*.arrow")]
-    for folder in sorted((user_cache() / "scans").glob("*")):
+    for folder in (*sorted((user_cache() / "scans").glob("*")), *user_cache().glob("shards")):
         check_private(folder)
-        places += folder.glob("*.png")
+        places += folder.glob("*.npz" if folder.name == "shards" else "*.png")
     for place in places:
         with suppress(FileNotFoundError):  # its process has replaced it
             status = place.lstat()

@@ -31,12 +31,12 @@ from fastclf.data.validation.check import CheckReport, check_sets
 from fastclf.data.validation.duplicates import to_drop
 from fastclf.data.validation.scan import ScanReport, scan_sets
 from fastclf.errors import LabelError
-from fastclf.files import given_path, require_folder
 from fastclf.ops.arguments import IndexedRows
+from fastclf.paths import given_path, require_folder
 from fastclf.philox import checked_seed
 from fastclf.report import log
 
-Rows: TypeAlias = npt.NDArray[Any] | IndexedRows
+CachedRows: TypeAlias = npt.NDArray[Any] | IndexedRows
 
 
 class DataLoaders:
@@ -80,13 +80,13 @@ class DataLoaders:
         self.path = given_path(path).absolute()  # os.chdir may come later
         self._was_there = self.path.is_dir()
         self.trn_ds, self.val_ds, self.test_ds = trn_ds, val_ds, test_ds
-        bind_together([ds.bad for ds in self._sets.values()], self.path, on_bad, max_bad, max_pixels)
+        bind_together([ds.bad for ds in self.sets.values()], self.path, on_bad, max_bad, max_pixels)
         self.bs = as_batch_size(bs, len(trn_ds))
         self.tfms = tfms
         self.seed = checked_seed("ImageClassifierData", seed)
         self.device = as_device(device)
         memory = memory_of(self.device) if keep_decoded else None
-        self._options = LoaderOptions(self.bs, seed, self.device, as_threads(num_workers), memory)
+        self.options = LoaderOptions(self.bs, seed, self.device, as_threads(num_workers), memory)
         self.trn_dl = self._loader(trn_ds, Split.TRAIN, train=True, shuffle=True, drop_single=True)
         self.fix_dl = self._loader(trn_ds, Split.TRAIN)
         self.val_dl = self._loader(val_ds, Split.VALID)
@@ -96,13 +96,13 @@ class DataLoaders:
 
     def _loader(self, ds: Dataset, split: Split, *, train: bool = False, **how: bool) -> Loader:
         if ds.rows is not None:
-            return RowLoader(ds, self._options, **how)
+            return RowLoader(ds, self.options, **how)
         assert self.tfms is not None
-        return ImageLoader(ds, self.tfms[0 if train else 1], self._options, split, **how)
+        return ImageLoader(ds, self.tfms[0 if train else 1], self.options, split, **how)
 
     def __repr__(self) -> str:
         """Describe sets, sizes and classes in a few lines."""
-        return summary(type(self).__name__, self.path, self._sets, self.sz, self.bs)
+        return summary(type(self).__name__, self.path, self.sets, self.sz, self.bs)
 
     @property
     def classes(self) -> list[str]:
@@ -145,7 +145,8 @@ class DataLoaders:
         return self.trn_ds.rows is not None
 
     @property
-    def _sets(self) -> dict[str, Dataset]:
+    def sets(self) -> dict[str, Dataset]:
+        """The data sets that there are, by name: train, valid, test."""
         named = {"train": self.trn_ds, "valid": self.val_ds, "test": self.test_ds}
         return {name: ds for name, ds in named.items() if ds is not None}
 
@@ -172,7 +173,7 @@ class DataLoaders:
         Raises:
             BadImageError: with on_bad="raise", or with more than max_bad; names all bad images of all sets.
         """
-        return scan_sets([*self._sets.values()], self._options.num_threads)
+        return scan_sets([*self.sets.values()], self.options.num_threads)
 
     @long_call("what was decoded is kept; call it again to go on.")
     def check(self) -> CheckReport:
@@ -185,8 +186,8 @@ class DataLoaders:
         Returns:
             The findings; printed, a table and a remedy for each problem.
         """
-        report = scan_sets([*self._sets.values()], self._options.num_threads, raises=False)
-        return check_sets(self._sets, self.sz, report)
+        report = scan_sets([*self.sets.values()], self.options.num_threads, raises=False)
+        return check_sets(self.sets, self.sz, report)
 
     def without_duplicates(self) -> Self:
         """Return the same data with every image once, and none of train in valid or test, compared byte for byte.
@@ -200,7 +201,7 @@ class DataLoaders:
         """
         if self.trn_ds.activations is not None:
             raise ValueError("without_duplicates: data holds activations of images. Call it on the data of the images.")
-        dropped = to_drop(self._sets)
+        dropped = to_drop(self.sets)
         trn, val = (
             ds.take(np.setdiff1d(np.arange(len(ds)), dropped[name]))
             for name, ds in (("train", self.trn_ds), ("valid", self.val_ds))
@@ -248,7 +249,7 @@ class DataLoaders:
         with ranks.first_goes_first():
             tag_as_cache(folder)
             copies = [
-                None if ds is None else resized(ds, int(targ), folder, self._options.num_threads)
+                None if ds is None else resized(ds, int(targ), folder, self.options.num_threads)
                 for ds in (self.trn_ds, self.val_ds, self.test_ds)
             ]
         return self._replaced(copies, self.tfms)
@@ -269,11 +270,11 @@ class DataLoaders:
 
     def with_rows(
         self,
-        trn: Rows,
-        val: Rows,
-        test: Rows | None = None,
-        val_views: Rows | None = None,
-        test_views: Rows | None = None,
+        trn: CachedRows,
+        val: CachedRows,
+        test: CachedRows | None = None,
+        val_views: CachedRows | None = None,
+        test_views: CachedRows | None = None,
     ) -> Self:
         """Return the same labels over activations, float16 or float32, rows in each set's order.
 
@@ -289,9 +290,9 @@ class DataLoaders:
         if len(trn) > len(self.trn_ds):
             made.fix_dl = self.fix_dl
         if val_views is not None:
-            made.aug_dl = RowLoader(_over(self.val_ds, val_views), self._options)
+            made.aug_dl = RowLoader(_over(self.val_ds, val_views), self.options)
         if self.test_ds is not None and test_views is not None:
-            made.test_aug_dl = RowLoader(_over(self.test_ds, test_views), self._options)
+            made.test_aug_dl = RowLoader(_over(self.test_ds, test_views), self.options)
         return made
 
     def _replaced(self, made: Sequence[Dataset | None], tfms: Tfms | None) -> Self:
@@ -302,23 +303,23 @@ class DataLoaders:
         options = Options(
             seed=self.seed,
             device=self.device,
-            num_workers=self._options.num_threads,
+            num_workers=self.options.num_threads,
             on_bad=bad.policy,
             max_bad=bad.max_bad,
             max_pixels=bad.max_pixels,
-            keep_decoded=self._options.memory is not None,
+            keep_decoded=self.options.memory is not None,
         )
         replaced = type(self)(self.path, trn_ds, val_ds, test_ds, bs=self.bs, tfms=tfms, **options)
-        if replaced._options.memory is not None and self._options.memory is not None:
-            replaced._options.memory.shares(self._options.memory)
+        if replaced.options.memory is not None and self.options.memory is not None:
+            replaced.options.memory.shares(self.options.memory)
         return replaced
 
 
 @overload
-def _over(ds: Dataset, rows: Rows) -> Dataset: ...
+def _over(ds: Dataset, rows: CachedRows) -> Dataset: ...
 @overload
-def _over(ds: Dataset | None, rows: Rows | None) -> Dataset | None: ...
-def _over(ds: Dataset | None, rows: Rows | None) -> Dataset | None:
+def _over(ds: Dataset | None, rows: CachedRows | None) -> Dataset | None: ...
+def _over(ds: Dataset | None, rows: CachedRows | None) -> Dataset | None:
     """The same data set over activations, of one or of several views."""
     if ds is None or rows is None:
         return None

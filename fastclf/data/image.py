@@ -17,7 +17,7 @@ from fastclf.data.sources.source import Source
 from fastclf.data.validation.scan_cache import ScanCache, scan_cache
 from fastclf.data.validation.verified import CHANGED, VerifiedImages
 from fastclf.errors import BackendError, BadImageError
-from fastclf.files import given_path, user_cache
+from fastclf.paths import given_path, user_cache
 
 
 def open_image(fn: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
@@ -73,9 +73,9 @@ def decoded(source: Source, row: int, what: str = "", cache: ScanCache | None = 
         bad = images.bad([row], MAX_PIXELS, anew=anew)
         if bad:
             why = bad[row].removesuffix(CHANGED)
-            raise BadImageError(f"open_image: {what} cannot be decoded: {why}.", {what: why})
+            raise BadImageError(f"{what} cannot be decoded: {why}.", {what: why})
         try:
             return decode(images.encoded(row), by_path=source.has_paths).astype(np.float32) / np.float32(255)
         except DecodeError as error:
             failure = error
-    raise BackendError(f"open_image: DALI failed on {what}: {failure}") from failure
+    raise BackendError(f"DALI failed on {what}: {failure}") from failure

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from fastclf.arrays import RowNumbers
 from fastclf.calls import starts_threads
 from fastclf.data.dataset import Dataset
 from fastclf.data.decode.decode_error import DecodeError
 from fastclf.data.input_stall import InputStall, marks_on
-from fastclf.data.loader import Batch, Loader, LoaderOptions, Rows
+from fastclf.data.loader import Batch, Loader, LoaderOptions
 from fastclf.data.transforms.sampling import Split, sample
 from fastclf.data.transforms.spec import TransformSpec
 from fastclf.data.validation.dataset_images import DatasetImages
@@ -58,9 +59,9 @@ class ImageLoader(Loader):
 
     def normalised(self, mean: Sequence[float], std: Sequence[float]) -> ImageLoader:
         """Return a loader of the same images, augmented alike and normalised otherwise, in data set order."""
-        return ImageLoader(self.ds, self.tfms.normalised(mean, std), self._options, self.split)
+        return ImageLoader(self.ds, self.tfms.normalised(mean, std), self.options, self.split)
 
-    def batches_of(self, epoch: int, chunks: Sequence[Rows], *, least: int) -> Iterator[Batch]:
+    def batches_of(self, epoch: int, chunks: Sequence[RowNumbers], *, least: int) -> Iterator[Batch]:
         """See `Loader.batches_of`.
 
         An image that turns out to be bad is noted in `ds.bad`. Where that says skip, its batch is served without it,
@@ -69,7 +70,7 @@ class ImageLoader(Loader):
         Raises:
             BadImageError: images of a batch cannot be decoded and may not be skipped; names them all.
         """
-        stall = self.input_stall = InputStall(self._options.num_threads, marks_on(self.device))
+        stall = self.input_stall = InputStall(self.options.num_threads, marks_on(self.device))
         stall.asked()
         flow = _Flow(self, epoch, chunks, least)
         try:
@@ -99,10 +100,10 @@ class ImageLoader(Loader):
         """Keep a renderer, which has nothing left in the making, for the next epoch."""
         self._idle.append(renderer)
 
-    def feed(self, renderer: Renderer, rows: Rows, epoch: int, *, keep: bool = True) -> None:
+    def feed(self, renderer: Renderer, rows: RowNumbers, epoch: int, *, keep: bool = True) -> None:
         """Start a batch; with ``keep=False`` every image is decoded, and none is kept."""
-        parameters = sample(self.tfms, self._options.seed, epoch, self.split, rows)
-        memory = self._options.memory if keep and renderer.keeps else None
+        parameters = sample(self.tfms, self.options.seed, epoch, self.split, rows)
+        memory = self.options.memory if keep and renderer.keeps else None
         renderer.feed(self.images.inputs(rows, memory), parameters, self.images.pixels(rows))
 
     def _build(self) -> Renderer:
@@ -113,7 +114,7 @@ class ImageLoader(Loader):
         source = GraphInput(by_path=by_path)
         if images is not None:
             source = GraphInput(files=False, white=255.0 if images.dtype == np.uint8 else 1.0)
-        bs, device, threads = min(self.bs, self.n), self.device, self._options.num_threads
+        bs, device, threads = min(self.bs, self.n), self.device, self.options.num_threads
         if device.type == "cpu":
             return cpu_renderer(self.tfms, source, bs, threads)
         return gpu_renderer(self.tfms, source, bs, device, threads, self.n, self._try)
@@ -135,13 +136,13 @@ class ImageLoader(Loader):
 class _Flow:
     """The batches of one epoch. The first few that have not been given are in the making."""
 
-    def __init__(self, loader: ImageLoader, epoch: int, chunks: Sequence[Rows], least: int) -> None:
+    def __init__(self, loader: ImageLoader, epoch: int, chunks: Sequence[RowNumbers], least: int) -> None:
         self._loader, self._epoch, self._least = loader, epoch, least
         self._chunks = deque(chunks)  # not yet given
         self._fed = 0  # how many of them are in the making
         self._renderer: Renderer | None = None
 
-    def __iter__(self) -> Iterator[tuple[Rows, torch.Tensor]]:
+    def __iter__(self) -> Iterator[tuple[RowNumbers, torch.Tensor]]:
         while self._chunks:
             if not len(self._chunks[0]):
                 sz = self._loader.tfms.sz

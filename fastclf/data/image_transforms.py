@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from fastclf.argument_checks import check_count, check_range
 from fastclf.data.sources.arrays import pixels_hint
-from fastclf.data.transforms.augmentations import check_range
 from fastclf.data.transforms.base import Augmentation
 from fastclf.data.transforms.own import PixelFunction, as_augmentations
 from fastclf.data.transforms.sampling import Split, sample
@@ -129,19 +129,18 @@ def tfms_from_stats(
     mean, std = (tuple(float(v) for v in values) for values in stats)
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise ValueError(f"tfms_from_stats: stats must be (mean, std) of 3 channels, std > 0, got {stats!r}.")
-    if isinstance(sz, bool) or not isinstance(sz, int | np.integer) or not 4 <= sz <= 8192:
-        raise ValueError(f"tfms_from_stats: sz must be a whole number from 4 to 8192, got {sz!r}. Pass e.g. sz=224.")
+    sz = check_count("tfms_from_stats", "sz", sz, 4, 8192, fix="Pass e.g. sz=224.")
     if max_zoom is not None:
         check_range("tfms_from_stats", "max_zoom", max_zoom, 1, 10, "Pass e.g. max_zoom=1.1, or None for no zoom.")
-    augs = as_augmentations(aug_tfms, int(sz))
+    augs = as_augmentations(aug_tfms, sz)
     crop_type = CropType.RANDOM if crop_type is None else crop_type
     if not isinstance(crop_type, CropType):
         raise ValueError(f"tfms_from_stats: crop_type must be a CropType such as CropType.NO, got {crop_type!r}.")
-    trn = Transforms(int(sz), mean, std, crop_type, augs, max_zoom, pad, train=True)
+    trn = Transforms(sz, mean, std, crop_type, augs, max_zoom, pad, train=True)
     if trn.margin > sz:
         raise ValueError(f"tfms_from_stats: aug_tfms must not turn so often, got {augs!r}. Keep one RandomRotate.")
     check_range(
         "tfms_from_stats", "pad", pad, 0, (sz - trn.margin) // 2, "A wider border would mirror the image twice."
     )
     val_crop = CropType.NO if crop_type is CropType.NO else CropType.CENTER
-    return trn, Transforms(int(sz), mean, std, val_crop)
+    return trn, Transforms(sz, mean, std, val_crop)

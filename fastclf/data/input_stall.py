@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -10,15 +9,12 @@ from typing import Any, Protocol
 
 import torch
 
+from fastclf.threads import available_processors
+
 _SHORT = 5.0  # seconds: a shorter pass is mostly its start
 _READY = 1e-3  # seconds: a batch that comes sooner was ready before it was asked for
 _MUCH = 0.3  # share of the pass that is worth a line
 _MOST = 0.8
-
-
-def available_processors() -> int:
-    """Count the processors that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 class Marks(Protocol):

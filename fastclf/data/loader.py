@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from fastclf import ranks
+from fastclf.arrays import RowNumbers
 from fastclf.data.dataset import Dataset
-from fastclf.data.input_stall import InputStall, available_processors
+from fastclf.data.input_stall import InputStall
 from fastclf.ops.registry import to_device
 from fastclf.philox import STREAM_VIEW, permutation, uniforms
 
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from fastclf.data.decode.kept_images import ImageMemory
 
 Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]
-Rows: TypeAlias = npt.NDArray[np.int64]
-
-_MOST_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -42,11 +39,6 @@ class LoaderOptions:
     device: torch.device
     num_threads: int
     memory: ImageMemory | None = None
-
-
-def available_threads() -> int:
-    """Count the processors this process may use, at most 8; those that train together share a machine's."""
-    return min(max(1, available_processors() // ranks.on_this_machine()), _MOST_THREADS)
 
 
 class Loader:
@@ -72,7 +64,7 @@ class Loader:
         self.device = options.device
         self.epoch = 0
         self.input_stall = InputStall()
-        self._options = options
+        self.options = options
         self.drop_single = drop_single
         self.targets = torch.from_numpy(np.ascontiguousarray(ds.y))
 
@@ -82,7 +74,7 @@ class Loader:
         return len(self.ds)
 
     @property
-    def served(self) -> Rows:
+    def served(self) -> RowNumbers:
         """The rows that an epoch serves, in data set order, `[n_good] int64`: those not known to be bad."""
         return self.ds.bad.good_rows()
 
@@ -90,22 +82,22 @@ class Loader:
         """Count the batches of an epoch."""
         return len(self._chunks(self.served))
 
-    def order(self, epoch: int) -> Rows:
+    def order(self, epoch: int) -> RowNumbers:
         """Return the order of the rows in an epoch, `[n_good] int64`; what is left out does not move the others."""
         if not self.shuffle:
             return self.served
-        order, bad = permutation(self._options.seed, epoch, self.n), [*self.ds.bad.reasons]
+        order, bad = permutation(self.options.seed, epoch, self.n), [*self.ds.bad.reasons]
         return order[~np.isin(order, bad)] if bad else order
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Yield the batches of an epoch: x on the device, y `[B] int64`, or float32 as `Labels.y` says."""
         return self.batches_of(epoch, self.chunks(epoch), least=1 + self.drop_single)
 
-    def chunks(self, epoch: int) -> list[Rows]:
+    def chunks(self, epoch: int) -> list[RowNumbers]:
         """Return the rows of each batch of an epoch."""
         return self._chunks(self.order(epoch))
 
-    def batches_of(self, epoch: int, chunks: Sequence[Rows], *, least: int) -> Iterator[Batch]:
+    def batches_of(self, epoch: int, chunks: Sequence[RowNumbers], *, least: int) -> Iterator[Batch]:
         """Yield given rows as batches, as they are in an epoch.
 
         Args:
@@ -115,13 +107,13 @@ class Loader:
         """
         raise NotImplementedError
 
-    def part(self, epoch: int) -> list[Rows]:
+    def part(self, epoch: int) -> list[RowNumbers]:
         """Return this process's rows of an epoch in batches: of those that train together each serves a part."""
         order = np.concatenate([np.empty(0, np.int64), *self.chunks(epoch)])
         mine = order[ranks.share(len(order))]
         return [mine[i : i + self.bs] for i in range(0, len(mine), self.bs)]
 
-    def slices(self, epoch: int) -> list[Rows]:
+    def slices(self, epoch: int) -> list[RowNumbers]:
         """Return this process's slice of each batch of an epoch, which may be empty."""
         return [rows[ranks.share(len(rows))] for rows in self.chunks(epoch)]
 
@@ -137,13 +129,13 @@ class Loader:
         epoch, self.epoch = self.epoch, self.epoch + 1
         return self.batches(epoch)
 
-    def _chunks(self, order: Rows) -> list[Rows]:
+    def _chunks(self, order: RowNumbers) -> list[RowNumbers]:
         chunks = [order[i : i + self.bs] for i in range(0, len(order), self.bs)]
         if self.drop_single and chunks and len(chunks[-1]) == 1:
             chunks.pop()  # batch normalisation cannot train on a single row
         return chunks
 
-    def _targets(self, rows: Rows) -> torch.Tensor:
+    def _targets(self, rows: RowNumbers) -> torch.Tensor:
         return to_device(self.targets[torch.from_numpy(rows)], self.device)
 
 
@@ -164,21 +156,21 @@ class RowLoader(Loader):
         self._views = max(1, len(ds.rows) // max(1, len(ds)))
         self.targets = torch.cat([self.targets] * self._views)
 
-    def order(self, epoch: int) -> Rows:
+    def order(self, epoch: int) -> RowNumbers:
         """See `Loader.order`; the rows of the views that were chosen."""
         rows = super().order(epoch)
         return rows if self._views == 1 else rows + self.n * self._view(epoch)[rows]
 
-    def _view(self, epoch: int) -> Rows:
+    def _view(self, epoch: int) -> RowNumbers:
         """Which view an epoch takes of every row, `[n] int64`."""
         turn = np.full(self.n, epoch, np.int64)
         if self.shuffle:
             pairs = np.arange((self.n + 1) // 2, dtype=np.int64)
-            u = uniforms(self._options.seed, epoch // self._views, pairs, STREAM_VIEW, 2).ravel()[: self.n]
+            u = uniforms(self.options.seed, epoch // self._views, pairs, STREAM_VIEW, 2).ravel()[: self.n]
             turn += (u * self._views).astype(np.int64)
         return turn % self._views
 
-    def batches_of(self, epoch: int, chunks: Sequence[Rows], *, least: int) -> Iterator[Batch]:
+    def batches_of(self, epoch: int, chunks: Sequence[RowNumbers], *, least: int) -> Iterator[Batch]:
         """See `Loader.batches_of`."""
         from fastclf.ops import gather_rows
 

@@ -6,12 +6,12 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypedDict, TypeVar
 
-import numpy as np
 import torch
 
 from fastclf import ranks
+from fastclf.argument_checks import check_count
 from fastclf.data.bad_images import OnBad
-from fastclf.data.loader import available_threads
+from fastclf.threads import available_threads
 
 SEED = 42
 _Make = TypeVar("_Make", bound=Callable[..., Any])
@@ -56,9 +56,7 @@ def as_batch_size(bs: int, n: int) -> int:
     Raises:
         ValueError: bs is no whole number of at least 1.
     """
-    if isinstance(bs, bool) or not isinstance(bs, int | np.integer) or bs < 1:
-        raise ValueError(f"bs must be a whole number of at least 1, got {bs!r}. Pass e.g. bs=64.")
-    return min(int(bs), n)
+    return min(check_count("ImageClassifierData", "bs", bs, fix="Pass e.g. bs=64."), n)
 
 
 def as_threads(num_workers: int | None) -> int:
@@ -69,9 +67,7 @@ def as_threads(num_workers: int | None) -> int:
     """
     if num_workers is None:
         return available_threads()
-    if isinstance(num_workers, bool) or not isinstance(num_workers, int | np.integer) or num_workers < 0:
-        raise ValueError(f"ImageClassifierData: num_workers must be 0 or more, got {num_workers!r}. Or pass None.")
-    return max(1, int(num_workers))
+    return max(1, check_count("ImageClassifierData", "num_workers", num_workers, 0, fix="Or pass None."))
 
 
 def default_device() -> torch.device:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from fastclf.arrays import RowNumbers
 from fastclf.data.dataset import Dataset
 from fastclf.data.decode.decode_error import DecodeError
 from fastclf.data.sources.files import FileSource
 from fastclf.data.sources.source import Source
 from fastclf.data.validation.dataset_images import DatasetImages
-from fastclf.data.validation.verified import Rows
 from fastclf.files import temporary_sibling
 from fastclf.report import Progress
 
@@ -63,7 +63,7 @@ def _is_copied(source: Source, copies: Source, row: int) -> bool:
     return made.mtime_ns == now.mtime_ns and made.ctime_ns >= now.ctime_ns
 
 
-def _copy(ds: Dataset, rows: Rows, sz: int, copies: FileSource, num_threads: int) -> None:
+def _copy(ds: Dataset, rows: RowNumbers, sz: int, copies: FileSource, num_threads: int) -> None:
     shrink, what = _Shrink(ds, sz, num_threads), f"copies in {copies.root}"
     with ThreadPoolExecutor(num_threads) as pool, Progress(len(rows), what, "images") as progress:
         for start in range(0, len(rows), _FILES_AT_ONCE):
@@ -81,7 +81,7 @@ class _Shrink:
         self._images = DatasetImages(ds, num_threads)
         self._graph: ShrinkPipeline | None = None
 
-    def __call__(self, rows: Rows) -> tuple[Rows, list[npt.NDArray[np.uint8]], list[int]]:
+    def __call__(self, rows: RowNumbers) -> tuple[RowNumbers, list[npt.NDArray[np.uint8]], list[int]]:
         """Return the rows that are good, their images, and when the files were modified."""
         from fastclf.data.decode.graphs import ShrinkPipeline
 

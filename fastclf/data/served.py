@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fastclf.arrays import RowNumbers
 from fastclf.data.bad_images import MAX_PIXELS
 from fastclf.data.dataset import Dataset
 from fastclf.data.decode.kept_images import ImageMemory
@@ -27,8 +28,7 @@ from fastclf.data.validation.verified import reason
 from fastclf.errors import BackendError
 from fastclf.ops.crop_resize import CropFormat, crop_resize, has_crop_resize
 
-Rows: TypeAlias = npt.NDArray[np.int64]
-Batches: TypeAlias = Generator[tuple[Rows, torch.Tensor], None, None]
+Batches: TypeAlias = Generator[tuple[RowNumbers, torch.Tensor], None, None]
 Image: TypeAlias = tuple[int, npt.NDArray[Any]]  # its row, and its pixels
 
 
@@ -92,7 +92,7 @@ class NativeServer:
 
     def _decoded(self, block: ImageBlock, bad: dict[int, str]) -> Generator[list[Image], None, None]:
         """Yield the images of files, some at a time; they are valid until the next ones."""
-        source = block.dataset(MAX_PIXELS).source
+        source = block.dataset().source
         found = []
         for row in range(len(block.items)):
             try:
@@ -136,7 +136,7 @@ class GraphServer:
 
     def batches(self, block: ImageBlock, bad: dict[int, str]) -> Batches:
         """See `BlockServer`."""
-        ds = block.dataset(MAX_PIXELS)
+        ds = block.dataset()
         ds.bad.reasons = bad
         self._loader = self._loader or _StreamLoader(ds, self._tfms, self._options)
         self._loader.serve(ds)
@@ -147,7 +147,7 @@ class GraphServer:
 class _StreamImages(DatasetImages):
     """The images of a block."""
 
-    def inputs(self, rows: Rows, memory: ImageMemory | None = None) -> Any:
+    def inputs(self, rows: RowNumbers, memory: ImageMemory | None = None) -> Any:
         images = self._ds.images
         return super().inputs(rows, memory) if images is None else [images[row] for row in rows.tolist()]
 
@@ -166,7 +166,7 @@ class _StreamLoader(ImageLoader):
             self.close()
             self._most = most
         self.ds = ds
-        self.images = _StreamImages(ds, self._options.num_threads, PassingCache())
+        self.images = _StreamImages(ds, self.options.num_threads, PassingCache())
 
-    def _targets(self, rows: Rows) -> torch.Tensor:
+    def _targets(self, rows: RowNumbers) -> torch.Tensor:
         return torch.from_numpy(rows)

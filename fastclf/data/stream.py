@@ -25,9 +25,9 @@ from fastclf.data.sources.labels import Labels
 from fastclf.data.sources.listing import find_files, images_in
 from fastclf.data.sources.source import Source, Version
 from fastclf.data.validation.verified import image_suffix, reason
-from fastclf.files import given_path, temporary_folder, too_long
 from fastclf.interop import is_missing, numpy_of
-from fastclf.interrupts import postponed
+from fastclf.interrupts import finaliser
+from fastclf.paths import given_path, temporary_folder, too_long
 
 _BATCHES = 64  # of a block
 _PIXELS = 1 << 26  # of a block of images in memory, unless one batch alone has more
@@ -71,9 +71,11 @@ class _Copy:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
 
-    def __del__(self) -> None:
-        with postponed(), suppress(OSError, AttributeError):
+    def _remove(self) -> None:
+        with suppress(OSError, AttributeError):
             Path(self.path).unlink()
+
+    __del__ = finaliser(_remove)
 
 
 @cache
@@ -270,7 +272,7 @@ class ImageBlock:
         self.items.append(item)
         self.pixels += 0 if item.pixels is None else item.pixels.shape[0] * item.pixels.shape[1]
 
-    def dataset(self, max_pixels: int) -> Dataset:
+    def dataset(self) -> Dataset:
         """Return the images as a data set, without labels; those that are known to be bad are noted in it."""
         n = len(self.items)
         labels = Labels(np.zeros(n, np.int64), [], known=False)
@@ -281,7 +283,6 @@ class ImageBlock:
             names = [os.path.abspath(item.file)[1:] for item in self.items]  # noqa: PTH100  # links stay
             source = FileSource(_ROOT, names)
         bad = _Noted(source)
-        bad.max_pixels = max_pixels
         bad.note({row: item.why for row, item in enumerate(self.items) if item.why})
         return Dataset(source, labels, bad=bad)
 

@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastclf.data.sources.array_checks import check_indicators, check_values
 from fastclf.data.sources.folders import labelled_by_folder
 from fastclf.data.sources.labels import Labels, class_number, indicators
 from fastclf.data.sources.listing import find_files, look
 from fastclf.data.sources.names import printable, some
 from fastclf.data.sources.row_labels import LabelledRows, LabelRules, known_labels
-from fastclf.data.sources.tables.columns import choose
-from fastclf.data.sources.tables.files import Files
-from fastclf.data.sources.tables.labels import read_values
+from fastclf.data.sources.set_names import named_as
 from fastclf.data.sources.tables.reading import read_csv
+from fastclf.data.sources.tables.resolve import find_rows, read_labels
 from fastclf.data.sources.tables.rules import Column, TableRules
 from fastclf.errors import LabelError
 from fastclf.interop import as_text
-from fastclf.report import counted
+from fastclf.report import log
 
 
 def of_folder(path: Path, classes: Sequence[str]) -> tuple[list[str], Labels]:
@@ -34,7 +34,7 @@ def of_folder(path: Path, classes: Sequence[str]) -> tuple[list[str], Labels]:
     if not path.is_dir():
         raise FileNotFoundError(f"evaluate: there is no folder {path}. Check the path.")
     folders = look(path)[0]
-    sets = [name for name in ("valid", "val", "test", "train") if name in folders]
+    sets = [name for part in ("valid", "test", "train") for name in named_as(part, folders)]
     if sets and not {*folders} & {*classes}:
         raise LabelError(f"evaluate: {path} holds the sets {some(sets)}. Pass one of them: {path / sets[0]}.")
     unknown = [name for name in folders if name not in classes and look(path / name)[1]]
@@ -69,18 +69,13 @@ def of_table(
         DataError: the table or a column of it cannot be used.
         LabelError: a row cannot be used, or has a class that the model does not know.
     """
-    rules = TableRules("from_csv", suffix, like.is_reg, like.is_multi or None, fn_col=fn_col, label_col=label_col)
-    read = read_csv(table, path, None, "utf-8")
-    files = Files(find_files(path, folder, allow_outside=True), suffix)
-    columns = choose(read, files, rules)
-    cells = read.column(columns.file)
-    found = [files.find(cell) for cell in cells]
-    missing = [str(cell) for cell, file in zip(cells, found, strict=True) if file is None]
-    if missing:
-        raise FileNotFoundError(f"{read.name}: {counted(len(missing), 'row')} without a file, such as {some(missing)}.")
-    texts = read_values(read, columns, rules).texts
-    y = texts if like.is_multi or like.is_reg else [text[0] for text in texts]
-    return [str(path / file[0]) for file in found if file is not None], of_list(y, like, len(texts))
+    rules = TableRules("evaluate", suffix, like.is_reg, like.is_multi, fn_col=fn_col, label_col=label_col)
+    read = {"train": read_csv(table, path, None, "utf-8-sig")}
+    rows = find_rows(read, find_files(path, folder, allow_outside=True), rules)
+    wanted, values = read_labels(rows, rows.there, rules)
+    log("; ".join([*rows.described(values), *rows.remarks]))
+    y = values.texts if like.is_multi or like.is_reg else [text for (text,) in values.texts]
+    return [str(path / rows.names[i]) for i in wanted], of_list(y, like, len(wanted), rows.table.name)
 
 
 def of_rows(rows: LabelledRows, like: Labels) -> Labels:
@@ -102,7 +97,7 @@ def of_rows(rows: LabelledRows, like: Labels) -> Labels:
     return labels
 
 
-def of_list(y: Any, like: Labels, n: int) -> Labels:
+def of_list(y: Any, like: Labels, n: int, where: str = "y") -> Labels:
     """Return labels for n images.
 
     Args:
@@ -110,6 +105,7 @@ def of_list(y: Any, like: Labels, n: int) -> Labels:
             Numbers: ``[N]`` or ``[N, k]``.
         like: labels of the model's kind and classes.
         n: images.
+        where: what holds y, for messages.
 
     Raises:
         LabelError: a name is no class of the model; names them.
@@ -120,12 +116,16 @@ def of_list(y: Any, like: Labels, n: int) -> Labels:
     if len(values) != n:
         raise ValueError(f"evaluate: y must have one entry per image, got {len(values):,} for {n:,} images.")
     if like.is_reg:
-        return Labels(_floats(values, like.c), [], is_reg=True)
-    if like.is_multi and not any(isinstance(row, str) or any(isinstance(name, str) for name in row) for row in values):
-        return Labels(_floats(values, like.c), like.classes, is_multi=True)
-    rows: Iterable[Iterable[Any]] = ([row] if isinstance(row, str) or not like.is_multi else row for row in values)
-    named = [list(row) for row in rows]
-    _check_names(named, like.classes)
+        numbers = _floats(values, like.c)
+        check_values(numbers, -3e38, 3e38, "evaluate: y must be finite numbers", "Leave this image out, or fix it.")
+        return Labels(numbers, [], is_reg=True)
+    several = like.is_multi
+    named = [[*row] if several and isinstance(row, Iterable) and not isinstance(row, str) else [row] for row in values]
+    if several and any(named) and not any(isinstance(name, str) for row in named for name in row):
+        flags = _floats(values, like.c)
+        check_indicators(flags, "evaluate: y")
+        return Labels(flags, like.classes, is_multi=True)
+    _check_names(named, like.classes, where)
     places = {name: class_number(name, like.classes, "evaluate: y") for name in {name for row in named for name in row}}
     found = [[places[name] for name in row] for row in named]
     if not like.is_multi:
@@ -133,11 +133,11 @@ def of_list(y: Any, like: Labels, n: int) -> Labels:
     return Labels(indicators(found, like.c), like.classes, is_multi=True)
 
 
-def _check_names(rows: list[list[Any]], classes: Sequence[str]) -> None:
+def _check_names(rows: list[list[Any]], classes: Sequence[str], where: str) -> None:
     known = {*classes}
     unknown = {name for row in rows for name in row if isinstance(name, str) and name not in known}
     if unknown:
-        raise LabelError(_unknown(sorted(unknown), classes, "y"))
+        raise LabelError(_unknown(sorted(unknown), classes, where))
     for i, row in enumerate(rows):
         if odd := [name for name in row if not isinstance(name, str | int | np.integer)]:
             must = f"names of classes or their numbers 0..{len(classes) - 1}"
@@ -146,13 +146,13 @@ def _check_names(rows: list[list[Any]], classes: Sequence[str]) -> None:
 
 def _floats(values: list[Any], c: int) -> npt.NDArray[np.float32]:
     try:
-        found = np.array(values, np.float32)
+        with np.errstate(over="ignore"):
+            found = np.array(values, np.float32)
     except (TypeError, ValueError) as error:
         raise ValueError(f"evaluate: y must have {c} number(s) per image: {error}.") from error
-    found = found[:, None] if found.ndim == 1 else found
-    if found.ndim != 2 or found.shape[1] != c:
+    if found.shape != (len(values), c) and (found.ndim, c) != (1, 1):
         raise ValueError(f"evaluate: y must have {c} number(s) per image, got {list(found.shape)}.")
-    return found
+    return found.reshape(-1, c)
 
 
 def _unknown(names: Sequence[str], classes: Sequence[str], where: str) -> str:

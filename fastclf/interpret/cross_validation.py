@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastclf.arrays import Array, Floats
 from fastclf.data.sources.labels import Labels
 from fastclf.decision import HALF
 from fastclf.interpret import measures
@@ -19,8 +20,6 @@ from fastclf.interpret.tables import Cells, Measured, number, plain
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-Array = NDArray[Any]
-Floats = NDArray[np.float64]
 
 _MOST_FOLDS = 10  # with a column in the table
 _RANGES = {"log_loss": (0.0, np.inf), "kappa": (-1.0, 1.0), "mcc": (-1.0, 1.0)}  # all others: 0 to 1

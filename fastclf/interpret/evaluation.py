@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastclf.arrays import Array
 from fastclf.data.sources.labels import Labels
 from fastclf.data.sources.names import printable, shorten
 from fastclf.decision import HALF, UNKNOWN, Decision
@@ -22,7 +23,6 @@ from fastclf.training.metrics import without_prediction
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-Array = NDArray[Any]
 
 _MOST_CLASSES = 40  # of more classes, a table shows the worst
 _WORST = 20

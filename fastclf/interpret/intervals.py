@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Flags = NDArray[np.bool_]
+from fastclf.arrays import Flags, Floats
+
 Interval = tuple[float, float]
 Statistic = Callable[[Floats], dict[str, Floats]]
 """From how often each row counts in each resample, ``[B, N]``, to values of each resample, ``[B]``."""

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from fastclf.arrays import Floats
+
 Classes = NDArray[np.int64]
 
 _ROUNDING = 1e-6  # how far below its threshold a probability still counts, as in cleanlab
 _IMPROBABLE = 0.05
-UNKNOWN = -1
+NO_CLASS = -1
 
 
 def confident_classes(probs: Floats, y: Classes) -> Classes:
@@ -36,7 +37,7 @@ def confident_classes(probs: Floats, y: Classes) -> Classes:
     thresholds = np.where(counts > 0, own / np.maximum(counts, 1), np.inf)
     confident = probs >= np.maximum(thresholds, _ROUNDING) - _ROUNDING
     best = np.where(confident, probs, -1).argmax(1)
-    return np.where(confident.any(1), best, UNKNOWN)
+    return np.where(confident.any(1), best, NO_CLASS)
 
 
 def label_errors(probs: Floats, y: Classes) -> NDArray[np.bool_]:
@@ -45,7 +46,7 @@ def label_errors(probs: Floats, y: Classes) -> NDArray[np.bool_]:
     These are the off-diagonal entries of the confident joint (the paper's equation 1).
     """
     found = confident_classes(probs, y)
-    return np.asarray((found != UNKNOWN) & (found != y) & (probs.argmax(1) != y))
+    return np.asarray((found != NO_CLASS) & (found != y) & (probs.argmax(1) != y))
 
 
 def improbable(probs: Floats, y: Classes) -> NDArray[np.bool_]:
@@ -63,7 +64,7 @@ def estimated_errors(probs: Floats, y: Classes) -> float:
     Where wrong labels are frequent, this can be more than the rows that `label_errors` can name.
     """
     found = confident_classes(probs, y)
-    known = found != UNKNOWN
+    known = found != NO_CLASS
     c = probs.shape[1]
     joint = np.zeros((c, c))
     np.add.at(joint, (y[known], found[known]), 1)

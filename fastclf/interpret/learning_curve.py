@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastclf.arrays import Floats, RowNumbers
 from fastclf.data.dataset import Dataset
 from fastclf.data.sources.labels import class_number
 from fastclf.data.sources.names import printable, shorten
 from fastclf.interpret.tables import Cells, Table
-from fastclf.training.head_choice import FEW, Split
+from fastclf.training.head_choice import FEW, Fold
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Floats = NDArray[np.float64]
-Rows = NDArray[np.int64]
 
 _SHARES, _SHARES_OF_MANY = (0.1, 0.15, 0.25, 0.4, 0.6, 0.8, 1.0), (0.1, 0.25, 0.5, 1.0)
 _RESAMPLES = 400
@@ -30,7 +29,7 @@ _MOST_CLASSES = 40
 
 
 @dataclass(frozen=True, eq=False)
-class Part(Split):
+class Part(Fold):
     """One head of the curve.
 
     Attributes:
@@ -42,7 +41,7 @@ class Part(Split):
     share: int
 
 
-def parts(ds: Dataset, folds: Rows, seed: int) -> list[Part]:
+def parts(ds: Dataset, folds: RowNumbers, seed: int) -> list[Part]:
     """Make the parts: for each fold, growing shares of all other rows, each containing the ones before.
 
     The order of the rows is random, and every class keeps about its share. Of many rows there are fewer shares: chance
@@ -67,7 +66,7 @@ def parts(ds: Dataset, folds: Rows, seed: int) -> list[Part]:
     return made
 
 
-def _stratified_order(ds: Dataset, rows: Rows, rng: np.random.Generator) -> Rows:
+def _stratified_order(ds: Dataset, rows: RowNumbers, rng: np.random.Generator) -> RowNumbers:
     """Shuffle rows so that every prefix has about the same share of each class (of several labels: at random)."""
     rows = rng.permutation(rows)
     if ds.is_multi:
@@ -80,7 +79,7 @@ def _stratified_order(ds: Dataset, rows: Rows, rng: np.random.Generator) -> Rows
     return rows[np.argsort(place, kind="stable")]
 
 
-def right(logits: NDArray[np.float32], ds: Dataset, rows: Rows) -> NDArray[np.bool_]:
+def right(logits: NDArray[np.float32], ds: Dataset, rows: RowNumbers) -> NDArray[np.bool_]:
     """Return which answers ``[n, C]`` of rows are right: ``[n]``, or ``[n, C]`` where rows have several labels."""
     if ds.is_multi:
         return np.asarray((logits > 0) == (ds.y[rows] > 0))

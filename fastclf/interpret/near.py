@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
+from fastclf.arrays import Array, RowNumbers
 from fastclf.data.dataset import Dataset
 from fastclf.interpret import neighbours
-from fastclf.interpret.neighbours import Numbers, RowPool
-
-Array = NDArray[Any]
+from fastclf.interpret.neighbours import RowPool
 
 _MOST_PRODUCTS = 4e11  # multiplications of all rows with all: some seconds
 _GREY = 16  # side of the thumbnails that are compared
 _ALIKE = 0.97  # correlation of thumbnails
 
 
-def nearest(train: Dataset, ds: Dataset) -> tuple[Numbers, Numbers, NDArray[np.float32]]:
+def nearest_in(train: Dataset, ds: Dataset) -> tuple[RowNumbers, RowNumbers, NDArray[np.float32]]:
     """Return rows of a set over activations, the nearest row of train to each, and the cosine between them, ``[n]``.
 
     Cosines are those of rows less the mean of train. Of very many rows the first are looked at.

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastclf.argument_checks import check_count
+from fastclf.arrays import RowNumbers
 from fastclf.data.dataset import Dataset
 from fastclf.data.sources.names import printable, shorten
 from fastclf.interpret.tables import Cells, Table
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 _MOST_SHOWN = 40
 _AT_ONCE = 2048  # rows of a block
-
-Numbers = NDArray[np.int64]
 
 
 class RowPool:
@@ -49,7 +48,7 @@ class RowPool:
     def __len__(self) -> int:
         return len(self.row)
 
-    def features(self, numbers: Numbers) -> Tensor:
+    def features(self, numbers: RowNumbers) -> Tensor:
         """Return rows of the pool, ``[n, F] float32``, as they are."""
         parts = [self._of_set(k, self.row[numbers[self.of[numbers] == k]]) for k in np.unique(self.of[numbers])]
         # Numbers ascend within a set, and sets follow each other, so the parts are in order.
@@ -68,13 +67,15 @@ class RowPool:
         total = torch.stack([block.sum(0, dtype=torch.float64) for _, block in self.blocks()]).sum(0)
         return (total / len(self)).float()
 
-    def _of_set(self, k: int, rows: Numbers) -> Tensor:
+    def _of_set(self, k: int, rows: RowNumbers) -> Tensor:
         matrix = self.sets[k].rows
         assert matrix is not None
         return gather_rows(matrix, rows)
 
 
-def nearest(x: Tensor, pool: RowPool, k: int, leave_out: Numbers | None = None) -> tuple[Numbers, NDArray[np.float32]]:
+def nearest(
+    x: Tensor, pool: RowPool, k: int, leave_out: RowNumbers | None = None
+) -> tuple[RowNumbers, NDArray[np.float32]]:
     """Find the nearest rows of a pool by cosine similarity, exactly.
 
     Args:
@@ -102,7 +103,7 @@ def nearest(x: Tensor, pool: RowPool, k: int, leave_out: Numbers | None = None) 
     return where.numpy(), best.numpy()
 
 
-def nearest_others(pool: RowPool, k: int) -> Iterator[tuple[int, Numbers, NDArray[np.float32]]]:
+def nearest_others(pool: RowPool, k: int) -> Iterator[tuple[int, RowNumbers, NDArray[np.float32]]]:
     """Yield for blocks of a pool's rows their nearest others, see `nearest`, and the number of the first row."""
     for first, block in pool.blocks():
         yield first, *nearest(block, pool, k, leave_out=np.arange(first, first + len(block)))
@@ -124,8 +125,8 @@ class Similar(Table):
     sets: Mapping[str, Dataset]
     queries: list[str]
     set_names: list[str]
-    of: Numbers
-    rows: Numbers
+    of: RowNumbers
+    rows: RowNumbers
     similarity: NDArray[np.float32]
 
     def plot(self, query: int = 0) -> Figure:
@@ -133,10 +134,11 @@ class Similar(Table):
         from fastclf.data.image import decoded
         from fastclf.interpret.images import plots
 
-        found = [row for row in self._rows() if row[0] == self.queries[query]]
-        places = zip(self.of[query], self.rows[query], strict=True)
-        images = [decoded(self.sets[self.set_names[k]].source, int(row)) for k, row in places]
-        titles = [f"{shorten(row[3].rpartition('/')[2])}\n{row[4]:.3f}" for row in found[: len(images)]]
+        sources = [self.sets[self.set_names[k]].source for k in self.of[query]]
+        places = list(zip(sources, self.rows[query].tolist(), strict=True))
+        images = [decoded(source, row) for source, row in places]
+        names = [shorten(source.name(row).rpartition("/")[2]) for source, row in places]
+        titles = [f"{name}\n{value:.3f}" for name, value in zip(names, self.similarity[query], strict=True)]
         return plots(images, titles=titles, maintitle=f"nearest to {shorten(self.queries[query])}")
 
     def _columns(self) -> list[str]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fastclf.arrays import Array
 from fastclf.data.sources.names import printable, shorten
 from fastclf.interpret.confusion import confusion_matrix
 from fastclf.interpret.evaluation import Evaluation
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from fastclf.training.recorder import Recorder
 
-Array = NDArray[Any]
 
 _MOST_WHOLE = 120  # classes of a matrix that is shown whole
 _MOST_ROWS = 1000  # of a table of classes

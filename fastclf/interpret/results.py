@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from fastclf.arrays import RowNumbers
 from fastclf.data.sources.labels import class_number
 from fastclf.data.sources.names import printable
 from fastclf.interop import numpy_of
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from fastclf.data.dataset import Dataset
 
-Indices = NDArray[np.int64]
 _TITLE_WIDTH = 32  # characters above an image
 _COLUMNS = 3  # of images with the top losses
 _LEAST_LOG = -100.0  # of a probability of 0, as in torch.nn.functional.binary_cross_entropy
@@ -77,7 +77,7 @@ class ImageModelResults:
                 "probabilities, take np.log; of the views of TTA, np.log(np.exp(log_preds).mean(0))."
             )
         preds = self.probs > 0.5 if ds.is_multi else self.probs.argmax(1)
-        self.preds: Indices = preds.astype(np.int64)
+        self.preds: RowNumbers = preds.astype(np.int64)
         self.preds[~self._known] = NO_PREDICTION
         self._losses = self._loss(values)
 
@@ -86,7 +86,7 @@ class ImageModelResults:
         right = (self.preds == self.ds.y).reshape(len(self.preds), -1).all(1).sum()
         return f"ImageModelResults: {counted(len(self.preds), 'image')}, {self.ds.c} classes; {right:,} predicted right"
 
-    def most_correct(self, cls: int | str, n: int = 4) -> Indices:
+    def most_correct(self, cls: int | str, n: int = 4) -> RowNumbers:
         """Find the rows of a class that were predicted right, the surest first.
 
         Args:
@@ -99,7 +99,7 @@ class ImageModelResults:
         number = class_number(cls, self.ds.classes, "cls")
         return self._rows(self._has(number) & self._predicted(number), -self.probs[:, number], n)
 
-    def most_incorrect(self, cls: int | str, n: int = 4) -> Indices:
+    def most_incorrect(self, cls: int | str, n: int = 4) -> RowNumbers:
         """Find the rows of a class that were taken for another, those with the least of its probability first.
 
         With several labels also those that lack it and were predicted to have it; the surest mistakes first.
@@ -116,7 +116,7 @@ class ImageModelResults:
         wrong = has != self._predicted(number)
         return self._rows(wrong if self.ds.is_multi else wrong & has, -np.abs(has - self.probs[:, number]), n)
 
-    def most_uncertain(self, cls: int | str, n: int = 4) -> Indices:
+    def most_uncertain(self, cls: int | str, n: int = 4) -> RowNumbers:
         """Find the rows of a class whose probability of it is nearest to 1/C, nearest first.
 
         With several labels, of all rows those nearest to .5.
@@ -133,7 +133,7 @@ class ImageModelResults:
         wanted = np.ones(len(self.preds), bool) if self.ds.is_multi else self._has(number)
         return self._rows(wanted, np.abs(self.probs[:, number] - undecided), n)
 
-    def top_losses(self, n: int = 9) -> Indices:
+    def top_losses(self, n: int = 9) -> RowNumbers:
         """Find the rows of all classes with the highest loss, the highest first.
 
         The loss of an image is minus the logarithm of the probability of its class; with several labels the mean over
@@ -219,11 +219,11 @@ class ImageModelResults:
         losses: NDArray[np.float64] = -np.maximum(logs, _LEAST_LOG).mean(1)
         return losses
 
-    def _rows(self, wanted: NDArray[np.bool_], order: NDArray[np.float64], n: int) -> Indices:
+    def _rows(self, wanted: NDArray[np.bool_], order: NDArray[np.float64], n: int) -> RowNumbers:
         rows = np.flatnonzero(wanted & self._known)
         return rows[np.argsort(order[rows], kind="stable")][:n]
 
-    def _plot(self, what: str, cls: int | str, rows: Indices) -> Figure:
+    def _plot(self, what: str, cls: int | str, rows: RowNumbers) -> Figure:
         number = class_number(cls, self.ds.classes, "cls")
         title = f"{what}: {printable(self.ds.classes[number])}" + ("" if len(rows) else " (none)")
         return plots(

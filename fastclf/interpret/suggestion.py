@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastclf.arrays import Floats, RowNumbers
 from fastclf.interpret.tables import Cells, Table
 from fastclf.report import counted
-
-Floats = NDArray[np.float64]
-Numbers = NDArray[np.int64]
 
 _AXES = 100  # along which clusters are looked for
 _LEAST = 1e-6  # weight of an image that the head is sure of
@@ -31,7 +29,7 @@ class Suggestion(Table):
         given: how many images there were to choose from.
     """
 
-    rows: Numbers
+    rows: RowNumbers
     names: list[str]
     labels: list[str]
     doubt: Floats
@@ -74,7 +72,7 @@ def doubts(logits: NDArray[np.float32], *, several: bool) -> Floats:
     return np.asarray(1 - (ordered[:, -1] - ordered[:, -2]))
 
 
-def diverse(features: NDArray[np.float32], doubt: Floats, n: int, seed: int) -> Numbers:
+def diverse(features: NDArray[np.float32], doubt: Floats, n: int, seed: int) -> RowNumbers:
     """Choose the row nearest to the centre of each of ``n`` clusters, in which rows weigh what the head doubts them.
 
     Weighted k-means is that of Zhdanov, "Diverse mini-batch Active Learning", 2019, here over all rows. Features are

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastclf.files import given_path, publish_table
+from fastclf.files import publish_table
+from fastclf.paths import given_path
 from fastclf.report import encodable
 
 if TYPE_CHECKING:

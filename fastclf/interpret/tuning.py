@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastclf.arrays import Floats
 from fastclf.decision import HALF
 from fastclf.models.from_pixels import BELOW_ONE
-
-Floats = NDArray[np.float64]
 
 _LOWEST, _HIGHEST = 0.01, 100.0  # temperatures
 _MOST_CONFIDENCES = 1000

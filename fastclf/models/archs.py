@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import nn
 
-from fastclf.files import given_path
 from fastclf.models import lite, torchvision_nets
 from fastclf.models.body import (
     HALF_STATS,
     IMAGENET_STATS,
     Body,
+    NamedStage,
     SequentialBody,
-    Stage,
     Stats,
     half_depth_split,
     stages_before_pool,
@@ -28,6 +27,7 @@ from fastclf.models.body import (
 from fastclf.models.joined_body import JoinedBody
 from fastclf.models.weights import SkipInit, fetch, lite_weights, load_into, read_weights
 from fastclf.models.whole_body import WholeBody
+from fastclf.paths import given_path
 from fastclf.settings import float32_networks
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ def _network(arch: Arch, init: bool) -> nn.Module:
     return lite.build(arch.name) if arch.source == "fastclf" else torchvision_nets.build(arch.name, init)
 
 
-def _cut(arch: Arch, model: nn.Module) -> tuple[list[Stage], int, int]:
+def _cut(arch: Arch, model: nn.Module) -> tuple[list[NamedStage], int, int]:
     if arch.source == "torchvision":
         return torchvision_nets.cut(arch.name, model)
     stages, _ = stages_before_pool(model)

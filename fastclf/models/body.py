@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastclf.models.head import AdaptiveConcatPool2d
 
 Stats = tuple[tuple[float, float, float], tuple[float, float, float]]
-Stage = tuple[str, nn.Module]
+NamedStage = tuple[str, nn.Module]
 IMAGENET_STATS: Stats = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF_STATS: Stats = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -80,7 +80,7 @@ class Body(nn.Module):
 class SequentialBody(Body):
     """A convolutional network whose stages run one after the other; its maps' maxima and averages are the features."""
 
-    def __init__(self, arch: str, stages: Sequence[Stage], split: int, channels: int, stats: Stats) -> None:
+    def __init__(self, arch: str, stages: Sequence[NamedStage], split: int, channels: int, stats: Stats) -> None:
         super().__init__(arch, 2 * channels, MAX_AVERAGE, stats)
         self.first = nn.Sequential(OrderedDict(stages[:split]))
         self.second = nn.Sequential(OrderedDict(stages[split:]))
@@ -107,9 +107,9 @@ def holds_stages(name: str) -> bool:
     return name.endswith(_CONTAINERS)
 
 
-def stages_before_pool(model: nn.Module) -> tuple[list[Stage], nn.Sequential]:
+def stages_before_pool(model: nn.Module) -> tuple[list[NamedStage], nn.Sequential]:
     """List a network's stages in the order in which they run, by their place in it, and what follows them."""
-    stages: list[Stage] = []
+    stages: list[NamedStage] = []
     head = []
     for name, module in model.named_children():
         if name in _HEAD:
@@ -121,7 +121,7 @@ def stages_before_pool(model: nn.Module) -> tuple[list[Stage], nn.Sequential]:
     return stages, nn.Sequential(*head)
 
 
-def half_depth_split(stages: Sequence[Stage]) -> int:
+def half_depth_split(stages: Sequence[NamedStage]) -> int:
     """Find the stage boundary nearest to half the depth.
 
     Depth is counted in layers that hold parameters of their own (convolutions, linear layers, norms). Of two

@@ -11,8 +11,15 @@ from torch import nn
 @contextmanager
 def evaluated(module: nn.Module) -> Iterator[None]:
     """Put a module into evaluation mode, and every module in it back into its own afterwards."""
+    with modes_kept(module):
+        module.eval()
+        yield
+
+
+@contextmanager
+def modes_kept(module: nn.Module) -> Iterator[None]:
+    """Put every module in a module back into its own mode afterwards."""
     modes = [(each, each.training) for each in module.modules()]
-    module.eval()
     try:
         yield
     finally:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastclf.models.modes import evaluated
+
 
 def summary_table(module: nn.Module, example: Tensor) -> str:
     """One line per layer that ``example`` passes: name, kind, output shape, and parameters (trainable or frozen)."""
@@ -23,16 +25,16 @@ def summary_table(module: nn.Module, example: Tensor) -> str:
 
     leaves = [(name, layer) for name, layer in module.named_modules() if not list(layer.children())]
     handles = [layer.register_forward_hook(hook(name)) for name, layer in leaves]
-    modes = {layer: layer.training for layer in module.modules()}
     try:
-        module.eval()
-        with torch.no_grad(), torch.random.fork_rng():  # a user's layer may sample in evaluation mode too
+        with (
+            evaluated(module),
+            torch.no_grad(),
+            torch.random.fork_rng(),
+        ):  # a user's layer may sample in evaluation mode too
             module(example)
     finally:
         for handle in handles:
             handle.remove()
-        for layer, mode in modes.items():
-            layer.training = mode
     total = sum(p.numel() for p in module.parameters())
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     table = [("layer", "kind", "output", "parameters", ""), *rows]

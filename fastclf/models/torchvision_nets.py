@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fastclf.models.body import IMAGENET_STATS, Stage, half_depth_split, stages_before_pool
+from fastclf.models.body import IMAGENET_STATS, NamedStage, half_depth_split, stages_before_pool
 from fastclf.models.whole_body import OWN, Network, Plan, make_plan, stages_of
 
 # GoogLeNet and Inception: auxiliary heads off, and their input as their weights want it, with or without weights.
@@ -85,7 +85,7 @@ def _transformer(name: str, size: int) -> nn.Module:
     return larger
 
 
-def _vit_stages(model: nn.Module) -> Iterator[Stage]:
+def _vit_stages(model: nn.Module) -> Iterator[NamedStage]:
     for path in ("conv_proj", *(f"encoder.layers.{name}" for name, _ in model.encoder.layers.named_children())):  # type: ignore[union-attr]
         yield path, model.get_submodule(path)
     yield "encoder.ln", model.get_submodule("encoder.ln")
@@ -119,7 +119,7 @@ def _positions(table: Tensor, rows: int, columns: int) -> Tensor:
     return torch.cat([table[:, :1], grid.flatten(2).transpose(1, 2)], 1)
 
 
-def cut(name: str, model: nn.Module) -> tuple[list[Stage], int, int]:
+def cut(name: str, model: nn.Module) -> tuple[list[NamedStage], int, int]:
     """Find the stages up to the pool, how many of them form the first group, and the number of feature maps."""
     stages, head = stages_before_pool(model)
     split = _fixed_split(name)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastclf.models.body import Body, Stage, Stats, half_depth_split, holds_stages
+from fastclf.models.body import Body, NamedStage, Stats, half_depth_split, holds_stages
 from fastclf.models.weights import SkipInit
 from fastclf.settings import float32_networks
 
@@ -142,7 +142,7 @@ class WholeBody(Body):
         return True
 
 
-def make_plan(bare: nn.Module, stages: Sequence[Stage], size: int, pooling: str, pool: Pool) -> Plan:
+def make_plan(bare: nn.Module, stages: Sequence[NamedStage], size: int, pooling: str, pool: Pool) -> Plan:
     """Find out which layers of a network its features depend on, and in which order they run.
 
     Args:
@@ -177,7 +177,7 @@ def make_plan(bare: nn.Module, stages: Sequence[Stage], size: int, pooling: str,
     )
 
 
-def stages_of(model: nn.Module) -> Iterator[Stage]:
+def stages_of(model: nn.Module) -> Iterator[NamedStage]:
     """Walk over the stages of a network."""
     for name, module in model.named_children():
         if isinstance(module, nn.ModuleList | nn.ModuleDict):

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fastclf.arrays import Floats32
 from fastclf.errors import BackendError
 from fastclf.ops.registry import (
     Backend,
@@ -25,7 +26,6 @@ from fastclf.ops.registry import (
     to_device,
 )
 
-Floats: TypeAlias = npt.NDArray[np.float32]
 Image: TypeAlias = npt.NDArray[Any] | torch.Tensor
 Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
 
@@ -60,10 +60,10 @@ class Crops:
         pixel_ops: what is done to the values, in order, each with the numbers that it takes, `[N, k] float32`.
     """
 
-    part: Floats
+    part: Floats32
     size: npt.NDArray[np.int64]
-    matrix: Floats | None
-    pixel_ops: Sequence[tuple[PixelOp, Floats]] = ()
+    matrix: Floats32 | None
+    pixel_ops: Sequence[tuple[PixelOp, Floats32]] = ()
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def _on_device(arrays: Arrays, device: torch.device) -> tuple[torch.Tensor, dict
     return held, {name: held.data_ptr() + start for name, start in zip(arrays, starts, strict=True)}
 
 
-def _scratch_width(part: Floats, size: npt.NDArray[np.int64], *, moved: bool) -> int:
+def _scratch_width(part: Floats32, size: npt.NDArray[np.int64], *, moved: bool) -> int:
     """Return how many floats csrc/cuda/launchers.h asks for, for each image."""
     extent = part[:, 2:].astype(np.float64) - part[:, :2]
     weights = size * np.ceil(2 * np.maximum(1, extent / size))
@@ -212,7 +212,7 @@ def _fits(image: Image, device: torch.device) -> bool:
     return device.type == "cpu" and image.flags.c_contiguous
 
 
-def _numbers(pixel_ops: Sequence[tuple[PixelOp, Floats]], n: int) -> Floats:
+def _numbers(pixel_ops: Sequence[tuple[PixelOp, Floats32]], n: int) -> Floats32:
     """Return the numbers of all operations side by side, `[n, n_ops, width]`, zeros behind those of each."""
     checked = [_checked("pixel_ops", numbers, np.float32, (n, _NUMBERS[op])) for op, numbers in pixel_ops]
     out = np.zeros((n, len(checked), max((x.shape[1] for x in checked), default=0)), np.float32)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from fastclf.errors import CheckpointError
+from fastclf.report import warn
 from fastclf.schedules import Schedule
 
 
@@ -60,6 +62,32 @@ class Callback:
         """
 
 
+class Hooks:
+    """The callbacks of a fit, called in order. One that cannot write ends nothing: a warning says so once."""
+
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
+        self.callbacks = callbacks
+        self._failed: set[object] = set()
+
+    def call(self, hook: str, *args: Any) -> bool:
+        """Call every callback; return whether one of them asks to stop."""
+        stop = False
+        for callback in self.callbacks:
+            stop |= bool(self.tolerate(callback, getattr(callback, hook), *args))
+        return stop
+
+    def tolerate(self, who: object, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function that writes; where it cannot, training goes on, with one warning."""
+        try:
+            return function(*args)
+        except (OSError, CheckpointError) as error:
+            if who not in self._failed:
+                self._failed.add(who)
+                name = who if isinstance(who, str) else type(who).__name__
+                warn(f"fit: {name} could not be written ({error}); training goes on. Later failures are not reported.")
+            return None
+
+
 def wants_batches(callback: Callback) -> bool:
     """Return whether the callback must be called between any two batches."""
     kind = type(callback)
@@ -73,7 +101,7 @@ class SaveBest(Callback):
         self.save, self.name, self.best = save, name, float("inf")
 
     def on_epoch_end(self, metrics: list[float]) -> bool | None:
-        """Compares; a loss that is not a number is never better."""
+        """Save where the loss is lower; one that is not a number never is."""
         if metrics[0] < self.best:
             self.save(self.name)
             self.best = metrics[0]
@@ -99,7 +127,7 @@ class SaveCycles(Callback):
         self.epochs = self.cycles = 0
 
     def on_epoch_end(self, metrics: list[float]) -> bool | None:
-        """Saves where the epoch's last batch ends a cycle."""
+        """Save where the epoch's last batch ends a cycle."""
         self.epochs += 1
         if self.schedule.ends_cycle(self.epochs * self.nb - 1):
             self.cycles += 1

@@ -18,6 +18,17 @@ def n_epochs(n_cycle: int, cycle_len: int | None, cycle_mult: float) -> int:
     return math.ceil(cycle_len * (1 - cycle_mult**n_cycle) / (1 - cycle_mult))
 
 
+def check_whole_cycles(n_cycle: int, cycle_len: int | None, cycle_mult: float) -> None:
+    """Raise ValueError where no epoch ends a cycle, so that there is nothing to save after it."""
+    if cycle_len is None:
+        raise ValueError("fit: cycle_save_name needs cycle_len: without cycles nothing would be saved")
+    if any(not float(cycle_len * cycle_mult**cycle).is_integer() for cycle in range(n_cycle)):
+        raise ValueError(
+            f"fit: cycle_save_name needs cycles of whole epochs, but cycle_len={cycle_len} and cycle_mult={cycle_mult} "
+            "end one within an epoch. Choose cycle_mult=1 or 2."
+        )
+
+
 def make_schedule(
     nb: int,
     cycle_len: int | None,

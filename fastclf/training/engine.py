@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from fastclf import ranks
-from fastclf.data.loader import RowLoader, Rows
+from fastclf.arrays import RowNumbers
+from fastclf.data.loader import RowLoader
 from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
 from fastclf.ops import HeadEngine, HeadRates, HeadSpec, train_together
@@ -83,11 +84,11 @@ class EngineSteps:
         ranks.take_from_first(self._head)
         return self._advance(n, minimised)
 
-    def _rows(self, n: int) -> Rows:
+    def _rows(self, n: int) -> RowNumbers:
         bs = self._loader.bs
         return self._order[self._done * bs : (self._done + n) * bs]
 
-    def _train(self, rows: Rows) -> list[float]:
+    def _train(self, rows: RowNumbers) -> list[float]:
         losses: list[float] = self._engine.train(
             rows, self._loader.bs, self.step, frozen_bn=not self._bn.training
         ).tolist()

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from fastclf.arrays import Floats32, RowNumbers
 from fastclf.data.dataset import Dataset
 from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
@@ -33,8 +34,6 @@ from fastclf.training.loop import derived_seed
 from fastclf.training.tasks import run_all
 
 Setting = HeadSetting | LinearSetting
-Rows = NDArray[np.int64]
-Logits = NDArray[np.float32]
 
 FEW = 2500  # rows up to which logistic regressions are as good as heads with a hidden layer, or better
 _DECAYS = (1.0, 0.3, 0.1, 0.03, 0.01)  # of logistic regressions
@@ -46,7 +45,7 @@ _CLEAR = 3.0  # standard errors of a difference
 
 
 @dataclass(frozen=True, eq=False)
-class Split:
+class Fold:
     """Rows to train on, and rows to be predicted.
 
     Attributes:
@@ -55,8 +54,8 @@ class Split:
         seed: of the head.
     """
 
-    train: Rows
-    held_out: Rows
+    train: RowNumbers
+    held_out: RowNumbers
     seed: int
 
 
@@ -64,7 +63,7 @@ class Split:
 class Choice:
     """Splits of the rows, and settings, of which each split gets one."""
 
-    splits: Sequence[Split]
+    splits: Sequence[Fold]
     settings: Sequence[Setting]
 
     @property
@@ -89,11 +88,11 @@ class Chosen:
         best: of all splits that settings were tried on: for rows that belong to none.
     """
 
-    logits: list[Logits]
+    logits: list[Floats32]
     settings: list[Setting]
     best: Setting
 
-    def all_logits(self, splits: Sequence[Split], ds: Dataset) -> Logits:
+    def all_logits(self, splits: Sequence[Fold], ds: Dataset) -> Floats32:
         """Return the logits of all rows ``[N, c]``; NaN in those that no split holds out."""
         found = np.full((len(ds), ds.c), np.nan, np.float32)
         for split, logits in zip(splits, self.logits, strict=True):
@@ -137,7 +136,7 @@ def for_fewer(setting: Setting, n: int, fewer: int, bs: int) -> Setting:
     return replace(setting, wd=setting.wd * n / fewer, epochs=epochs)
 
 
-def splits_of(ds: Dataset, folds: Rows, seed: int) -> list[Split]:
+def splits_of(ds: Dataset, folds: RowNumbers, seed: int) -> list[Fold]:
     """Return a split per fold that has rows: it is held out of all others.
 
     Args:
@@ -147,7 +146,7 @@ def splits_of(ds: Dataset, folds: Rows, seed: int) -> list[Split]:
     """
     good = ds.bad.good_rows()
     parts = [(fold, good[folds[good] == fold]) for fold in np.unique(folds[good]).tolist()]
-    return [Split(good[folds[good] != fold], rows, derived_seed(seed, "fold", fold)) for fold, rows in parts]
+    return [Fold(good[folds[good] != fold], rows, derived_seed(seed, "fold", fold)) for fold, rows in parts]
 
 
 def choose(ds: Dataset, choice: Choice, *, crit: NLL | BCE, bs: int, device: torch.device | str = "cpu") -> Chosen:
@@ -183,7 +182,7 @@ def choose(ds: Dataset, choice: Choice, *, crit: NLL | BCE, bs: int, device: tor
 
 
 def choose_usual(
-    ds: Dataset, splits: Sequence[Split], *, crit: NLL | BCE, bs: int, device: torch.device | str = "cpu"
+    ds: Dataset, splits: Sequence[Fold], *, crit: NLL | BCE, bs: int, device: torch.device | str = "cpu"
 ) -> Chosen:
     """Do the same with the settings that suit as many rows as the largest split trains on."""
     settings = usual_settings(max(len(split.train) for split in splits), bs)
@@ -193,7 +192,7 @@ def choose_usual(
 def head_at(
     setting: Setting,
     ds: Dataset,
-    rows: Rows,
+    rows: RowNumbers,
     seed: int,
     *,
     crit: NLL | BCE,
@@ -209,22 +208,22 @@ def head_at(
 
 def predict_splits(
     ds: Dataset,
-    jobs: Sequence[tuple[Setting, Split]],
+    jobs: Sequence[tuple[Setting, Fold]],
     *,
     crit: NLL | BCE,
     bs: int,
     device: torch.device | str = "cpu",
-) -> list[Logits]:
+) -> list[Floats32]:
     """Return the logits ``[m, c]`` of the rows that each split holds out, by a head at its setting; no split twice."""
     return [one for one in try_settings(ds, jobs, crit=crit, bs=bs, device=device) if one is not None]
 
 
-def mean_loss(crit: NLL | BCE, logits: Logits, y: NDArray[Any]) -> float:
+def mean_loss(crit: NLL | BCE, logits: Floats32, y: NDArray[Any]) -> float:
     """Return the mean loss of rows ``[n, c]`` by their labels, in float64."""
     return float(row_losses(crit, logits, y).mean())
 
 
-def row_losses(crit: NLL | BCE, logits: Logits, y: NDArray[Any]) -> NDArray[np.float64]:
+def row_losses(crit: NLL | BCE, logits: Floats32, y: NDArray[Any]) -> NDArray[np.float64]:
     """Return what each row has in that mean, ``[n] float64``."""
     return crit.of_rows(torch.from_numpy(logits).double(), torch.from_numpy(y)).numpy()
 
@@ -241,24 +240,24 @@ def clearly_above(losses: NDArray[np.float64], lowest: NDArray[np.float64]) -> b
 
 def try_settings(
     ds: Dataset,
-    jobs: Sequence[tuple[Setting, Split]],
+    jobs: Sequence[tuple[Setting, Fold]],
     *,
     crit: NLL | BCE,
     bs: int,
     device: torch.device | str = "cpu",
-) -> list[Logits | None]:
+) -> list[Floats32 | None]:
     """Return the logits ``[m, c]`` of the rows that each split holds out, by a head at the setting.
 
     Of logistic regressions of one split and scaling, the lowest decays take the solver longest. From high ones to low
     ones the loss falls, and then rises: None for those beyond one whose loss is a tenth
     or `clearly_above` the lowest.
     """
-    found: list[Logits | None] = [None] * len(jobs)
+    found: list[Floats32 | None] = [None] * len(jobs)
     trained = [(i, setting, split) for i, (setting, split) in enumerate(jobs) if isinstance(setting, HeadSetting)]
     runs = [HeadRun(setting, split.train, split.seed) for _, setting, split in trained]
     for (i, _, split), head in zip(trained, train_heads(ds, runs, crit=crit, bs=bs, device=device), strict=True):
         found[i] = predict_rows(head, ds, split.held_out)
-    places: dict[tuple[Split, Scaling], dict[LinearSetting, int]] = {}
+    places: dict[tuple[Fold, Scaling], dict[LinearSetting, int]] = {}
     for i, (setting, split) in enumerate(jobs):
         if isinstance(setting, LinearSetting):
             places.setdefault((split, setting.scaling), {})[setting] = i
@@ -288,11 +287,11 @@ class _Path:
     """Solves logistic regressions of one split and scaling, on one thread."""
 
     ds: Dataset
-    split: Split
+    split: Fold
     scaling: Scaling
     crit: NLL | BCE
     work: Sequence[LinearSetting]
-    found: dict[LinearSetting, Logits] = field(default_factory=dict)
+    found: dict[LinearSetting, Floats32] = field(default_factory=dict)
     unsolved: int = 0
 
     def __call__(self, stop: Event) -> None:

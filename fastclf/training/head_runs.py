@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from fastclf.argument_checks import check_count, check_numbers
+from fastclf.arrays import RowNumbers
 from fastclf.data.dataset import Dataset
-from fastclf.data.loader import LoaderOptions, RowLoader, Rows
+from fastclf.data.loader import LoaderOptions, RowLoader
 from fastclf.data.sources.labels import Labels
 from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
@@ -128,17 +129,17 @@ class _RunLoader(RowLoader):
         super().__init__(ds, LoaderOptions(bs, run.seed, device, 1), shuffle=True, drop_single=True)
         self._trains = np.zeros(len(ds), bool)
         self._trains[_checked_rows(run.train, len(ds))] = True
-        self._latest: tuple[int, Rows] | None = None
+        self._latest: tuple[int, RowNumbers] | None = None
         if len(self.served) < 2:
             raise ValueError(f"train_heads: a head needs two rows or more to train on, got {len(self.served)}")
 
     @property
-    def served(self) -> Rows:
+    def served(self) -> RowNumbers:
         """See `Loader.served`."""
         rows = super().served
         return rows[self._trains[rows]]
 
-    def order(self, epoch: int) -> Rows:
+    def order(self, epoch: int) -> RowNumbers:
         """See `Loader.order`."""
         if self._latest is None or self._latest[0] != epoch:  # the heads of a group ask one after another
             rows = super().order(epoch)

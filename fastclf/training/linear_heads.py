@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.linalg import solve_triangular
 from torch.nn.functional import log_softmax, softplus
 
+from fastclf.arrays import Floats, RowNumbers
 from fastclf.data.dataset import Dataset
 from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
@@ -29,8 +30,6 @@ _KEPT = 2**30  # bytes of centred rows that stay in memory; more are read again 
 _SPANNED = 2 / 3  # rows per feature from which a step in all features costs less than to find the span of the rows
 _SMALL = 2**20  # numbers in the rows of a problem that one thread solves
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Scaling: TypeAlias = Literal["common", "pareto", "standard"]
 _POWERS: dict[Scaling, float] = {"common": 0.0, "pareto": 0.5, "standard": 1.0}
 
@@ -58,7 +57,7 @@ class LinearSetting:
             )
 
 
-def linear_heads(ds: Dataset, train: Ints, settings: Sequence[LinearSetting], *, crit: NLL | BCE) -> list[Head]:
+def linear_heads(ds: Dataset, train: RowNumbers, settings: Sequence[LinearSetting], *, crit: NLL | BCE) -> list[Head]:
     """Return the head of each setting: the minimum of the loss on some rows plus the penalty, see `LinearPaths`.
 
     Args:
@@ -94,7 +93,7 @@ class LinearPaths:
         unsolved: how many solutions have not converged.
     """
 
-    def __init__(self, ds: Dataset, train: Ints, *, crit: NLL | BCE, exact: bool = False) -> None:
+    def __init__(self, ds: Dataset, train: RowNumbers, *, crit: NLL | BCE, exact: bool = False) -> None:
         """Read the rows.
 
         Args:
@@ -119,7 +118,7 @@ class LinearPaths:
             scaling: of the features.
             decays: the highest first, since each solution is near the one before.
         """
-        rows = _Rows(self._centred, _POWERS[scaling])
+        rows = _ScaledRows(self._centred, _POWERS[scaling])
         tolerance = _EXACTLY if self._exact else _NEARLY
         problem = _Problem(rows, self._ds, self._train, self._crit, views=self._views, tolerance=tolerance)
         solution = problem.start
@@ -152,7 +151,7 @@ class _Centred:
         covariance: ``[F, F] float64``, where there are not much fewer rows than features.
     """
 
-    def __init__(self, ds: Dataset, places: Ints, dtype: torch.dtype) -> None:
+    def __init__(self, ds: Dataset, places: RowNumbers, dtype: torch.dtype) -> None:
         assert ds.rows is not None
         self._source, self.places, self._dtype = ds.rows, places, dtype
         n, features = len(places), ds.rows.shape[1]
@@ -179,7 +178,7 @@ class _Centred:
         return torch.from_numpy(x).to(self._dtype)
 
 
-class _Rows:
+class _ScaledRows:
     """Scaled rows; much fewer rows than features in coordinates of their own span.
 
     Attributes:
@@ -237,7 +236,9 @@ class _Rows:
 class _Problem:
     """The penalised loss of one scaling's rows, and its minimum."""
 
-    def __init__(self, rows: _Rows, ds: Dataset, train: Ints, crit: NLL | BCE, *, views: int, tolerance: float) -> None:
+    def __init__(
+        self, rows: _ScaledRows, ds: Dataset, train: RowNumbers, crit: NLL | BCE, *, views: int, tolerance: float
+    ) -> None:
         y = torch.from_numpy(np.concatenate([ds.y[train]] * views))
         self._rows, self._crit, self._c, self._tolerance = rows, crit, ds.c, tolerance
         self._y = y.double() if isinstance(crit, BCE) else y

@@ -12,14 +12,14 @@ import torch
 from torch import nn
 
 from fastclf import ranks
-from fastclf.errors import CheckpointError, DivergedError
+from fastclf.errors import DivergedError
 from fastclf.interrupts import Interrupts
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.head import StepCounter
 from fastclf.models.net import head_of
 from fastclf.ops import rate
-from fastclf.report import Progress, log, remedy, warn
-from fastclf.training.callbacks import Callback, wants_batches
+from fastclf.report import Progress, log, remedy
+from fastclf.training.callbacks import Callback, Hooks, wants_batches
 from fastclf.training.epoch_table import EpochTable
 from fastclf.training.recorder import Recorder
 from fastclf.training.snapshot import LastGood
@@ -112,13 +112,12 @@ class TrainLoop:
         first_epoch: int,
     ) -> None:
         self.steps, self.groups, self.batches = steps, groups, batches
-        self.recorder, self.callbacks = recorder, callbacks
+        self.recorder, self._hooks = recorder, Hooks(callbacks)
         self.interrupts, self.first_epoch = interrupts, first_epoch
         self.epoch = self.done = 0
         self.stopped = self.finished = False
         self._watched = any(wants_batches(callback) for callback in callbacks)
         self._chunk = 1 if self._watched else steps.chunk
-        self._failed: set[object] = set()
 
     @property
     def next_epoch(self) -> int:
@@ -138,7 +137,7 @@ class TrainLoop:
         with closing_epoch(self.steps), Progress(self.batches, "train", "batches", done=self.done) as progress:
             while self.done < self.batches and not self.stopped:
                 n = min(self._chunk, self.batches - self.done)
-                self._call("on_batch_begin")
+                self._hooks.call("on_batch_begin")
                 if self._watched:
                     self.groups.set_modes()  # a callback may have predicted
                 step, losses = self.steps.step, self.steps.run(n)
@@ -163,29 +162,11 @@ class TrainLoop:
                 f"fit: the training loss of batch {len(self.recorder.lrs)} is {loss} at {self._rate(step)}"
             )
         smoothed = self.recorder.batch(loss, step)
-        self.stopped |= self._call("on_batch_end", smoothed)
+        self.stopped |= self._hooks.call("on_batch_end", smoothed)
 
     def _rate(self, step: int) -> str:
         lr = rate(self.recorder.schedule, step)[0] * self.recorder.lr
         return f"learning rate {lr:.3g} in {self.steps.precision}"
-
-    def _call(self, hook: str, *args: Any) -> bool:
-        """Call every callback, in order; return whether one of them asks to stop."""
-        stop = False
-        for callback in self.callbacks:
-            stop |= bool(self._tolerant(callback, getattr(callback, hook), *args))
-        return stop
-
-    def _tolerant(self, who: object, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a function that writes; where it cannot, training goes on, with one warning."""
-        try:
-            return function(*args)
-        except (OSError, CheckpointError) as error:
-            if who not in self._failed:
-                self._failed.add(who)
-                name = who if isinstance(who, str) else type(who).__name__
-                warn(f"fit: {name} could not be written ({error}); training goes on. Later failures are not reported.")
-            return None
 
     def search(self) -> None:
         """Train epoch after epoch until a callback stops it; losses need not be finite."""
@@ -220,7 +201,7 @@ class TrainLoop:
         if not good.finite():
             raise DivergedError("fit: the model holds values that are not finite; load a saved model first.")
         good.take(self.steps.step)
-        self._call("on_train_begin")
+        self._hooks.call("on_train_begin")
         try:
             while not self.finished:
                 values = self._run_safely(good, validate)
@@ -233,7 +214,7 @@ class TrainLoop:
             if isinstance(stop, SystemExit):
                 raise
             raise KeyboardInterrupt(self._stopped(resumable=save_state is not None)) from None
-        self._call("on_train_end")
+        self._hooks.call("on_train_end")
         values = self.recorder.last()
         if constant is not None and values[0] > constant:
             log(_worse_than_constant(values[0], constant))
@@ -241,7 +222,7 @@ class TrainLoop:
 
     def _save(self, save_state: Callable[[], None] | None) -> None:
         if save_state is not None:
-            self._tolerant("the state of the fit", save_state)
+            self._hooks.tolerate("the state of the fit", save_state)
 
     def _stopped(self, *, resumable: bool) -> str:
         """Return what Ctrl-C leaves of the fit, and how to go on."""
@@ -276,7 +257,7 @@ class TrainLoop:
     def _end_epoch(self, values: list[float], n_epochs: int, table: EpochTable) -> None:
         self.recorder.epoch(values[0], values[1:])
         table.row(self.epoch, [self.recorder.losses[-1], *values])
-        self.stopped |= self._call("on_epoch_end", values)
+        self.stopped |= self._hooks.call("on_epoch_end", values)
         if ranks.size() > 1:
             self.stopped = bool(ranks.agreed(self.stopped)[0])
         self.epoch, self.done = self.epoch + 1, 0
@@ -293,7 +274,7 @@ class TrainLoop:
             "steps": self.steps.state_dict(),
             "kept": self.groups.kept_places(),
             "recorder": self.recorder.state_dict(),
-            "callbacks": [callback.state_dict() for callback in self.callbacks],
+            "callbacks": [callback.state_dict() for callback in self._hooks.callbacks],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -308,7 +289,7 @@ class TrainLoop:
         self._check(state["steps"]["step"])
         self.steps.load_state_dict(state["steps"])
         self.groups.keep(state["kept"])
-        for callback, saved in zip(self.callbacks, state["callbacks"], strict=True):
+        for callback, saved in zip(self._hooks.callbacks, state["callbacks"], strict=True):
             callback.load_state_dict(saved)
 
     def _check(self, step: int) -> None:

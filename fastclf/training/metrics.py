@@ -25,11 +25,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastclf.arrays import Floats
 from fastclf.interop import numpy_of
 
 Values = Tensor | NDArray[Any]
 Metric = Callable[..., Any]
-Floats = NDArray[np.float64]
 
 NO_PREDICTION = -1
 """Target, instead of a class, of a row that has no prediction because its image cannot be decoded."""

@@ -17,7 +17,7 @@ from fastclf.ops.registry import backend
 from fastclf.ops.sgd import SgdGroup, Update, Updater, Updates, make_updater, update_tensor
 from fastclf.schedules import Constant, Function, RateFunction, Schedule, Table, as_schedule, from_description
 
-_MOMENTUM, _AVERAGE = "momentum_buffer", "average"
+MOMENTUM, AVERAGE = "momentum_buffer", "average"  # what is kept of a parameter
 # Below what torch wraps them in for its compiler: the first call would import all of that, which takes 1.4 s.
 _add_param_group = inspect.unwrap(Optimizer.add_param_group)
 _zero_grad = inspect.unwrap(Optimizer.zero_grad)
@@ -153,7 +153,7 @@ class SGDR(Optimizer):
         Returns:
             A context manager.
         """
-        pairs = [(p, state[_AVERAGE]) for p, state in self.state.items() if _AVERAGE in state]
+        pairs = [(p, state[AVERAGE]) for p, state in self.state.items() if AVERAGE in state]
         _exchange(pairs)
         try:
             yield
@@ -161,17 +161,17 @@ class SGDR(Optimizer):
             _exchange(pairs)
 
     def _velocity(self, p: Tensor) -> Tensor:
-        if _MOMENTUM not in self.state[p]:
-            self.state[p][_MOMENTUM] = torch.zeros_like(p, memory_format=torch.preserve_format)
-        return self._laid_out(p, _MOMENTUM)
+        if MOMENTUM not in self.state[p]:
+            self.state[p][MOMENTUM] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        return self._laid_out(p, MOMENTUM)
 
     def _average(self, p: Tensor, group: Mapping[str, Any]) -> Tensor | None:
         if not group["ema"]:
-            self.state[p].pop(_AVERAGE, None)  # it would be of old weights
+            self.state[p].pop(AVERAGE, None)  # it would be of old weights
             return None
-        if _AVERAGE not in self.state[p]:
-            self.state[p][_AVERAGE] = p.detach().clone(memory_format=torch.preserve_format)
-        return self._laid_out(p, _AVERAGE)
+        if AVERAGE not in self.state[p]:
+            self.state[p][AVERAGE] = p.detach().clone(memory_format=torch.preserve_format)
+        return self._laid_out(p, AVERAGE)
 
     def _laid_out(self, p: Tensor, name: str) -> Tensor:
         """Return what is kept of a parameter, in the parameter's own order of memory."""

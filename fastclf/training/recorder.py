@@ -51,7 +51,7 @@ class Recorder:
         return f"{line}. Draw it: plot(), plot_loss(), plot_lr()"
 
     def batch(self, loss: float, step: int) -> float:
-        """Notes the loss of the next batch, trained at ``step`` of the schedule, and returns the smoothed loss."""
+        """Note the loss of the next batch, trained at ``step`` of the schedule, and return the smoothed loss."""
         factor, momentum = rate(self.schedule, step)
         self.lrs.append(self.lr * factor)
         if momentum is not None:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from fastclf.models.modes import modes_kept
+
 
 @contextmanager
 def unchanged(module: nn.Module) -> Iterator[None]:
@@ -17,15 +19,13 @@ def unchanged(module: nn.Module) -> Iterator[None]:
     """
     tensors = _copies(module)
     gradients = {name: p.grad for name, p in module.named_parameters()}
-    modes = {name: child.training for name, child in module.named_modules()}
     try:
-        yield
+        with modes_kept(module):
+            yield
     finally:
         _restore(module, tensors)
         for name, parameter in module.named_parameters():
             parameter.grad = gradients[name]
-        for name, child in module.named_modules():
-            child.training = modes[name]
 
 
 @contextmanager

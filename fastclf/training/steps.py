@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fastclf import ranks
-from fastclf.data.loader import Rows
+from fastclf.arrays import RowNumbers
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.net import Net, head_of
 from fastclf.models.precision import compute_dtype
@@ -25,7 +25,7 @@ from fastclf.report import warn
 from fastclf.schedules import Schedule
 from fastclf.training.batch_norm import WholeBatchNorm
 from fastclf.training.forward import Objective
-from fastclf.training.optimizer import SGDR
+from fastclf.training.optimizer import AVERAGE, MOMENTUM, SGDR
 
 OptFn = Callable[..., Optimizer]
 _MANY_SKIPPED = 10
@@ -100,7 +100,7 @@ class AutogradSteps:
         self._batches = self._shared(self._epoch, chunks)
 
     def _shared(
-        self, slices: Iterator[tuple[Tensor, Tensor]], chunks: Sequence[Rows]
+        self, slices: Iterator[tuple[Tensor, Tensor]], chunks: Sequence[RowNumbers]
     ) -> Iterator[tuple[Tensor, Tensor, list[int]]]:
         """Yield this process's slice of each batch, and how many rows of it each process has."""
         for (x, y), rows in zip(slices, chunks, strict=True):
@@ -186,16 +186,18 @@ class AutogradSteps:
             groups = self.optimizer.state_dict()["param_groups"]  # all that changes in them is the number of steps
             for group in groups:
                 group["steps"] = self.step
-            self._check_momenta(momenta)
+            self._check_state(momenta)
         self.optimizer.load_state_dict({"state": momenta, "param_groups": groups})
         self._scaler.load_state_dict(state["scaler"])
 
-    def _check_momenta(self, momenta: dict[int, dict[str, Tensor]]) -> None:
-        """Native code takes their shapes for granted."""
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        for number, state in momenta.items():
-            if state.keys() != {"momentum_buffer"} or state["momentum_buffer"].shape != parameters[number].shape:
-                raise ValueError(f"the momentum of parameter {number} is not shaped as the parameter")
+    def _check_state(self, states: dict[int, dict[str, Tensor]]) -> None:
+        """Native code takes the shapes of momenta and averages for granted."""
+        parameters = [(p, group["ema"]) for group in self.optimizer.param_groups for p in group["params"]]
+        for number, state in states.items():
+            parameter, ema = parameters[number]
+            names = {MOMENTUM, AVERAGE} if ema else {MOMENTUM}
+            if state.keys() != names or any(kept.shape != parameter.shape for kept in state.values()):
+                raise ValueError(f"what the optimizer keeps of parameter {number} is not shaped as the parameter")
 
 
 def _make_optimizer(opt_fn: OptFn, groups: LayerGroups, rates: Rates) -> Optimizer:
@@ -237,7 +239,7 @@ def _called(opt_fn: OptFn, param_groups: list[dict[str, Any]], lr: float) -> Opt
 
 
 def _set_rates(optimizer: Optimizer, rates: Rates, step: int) -> None:
-    """Sets every group's rate, and momentum where the schedule has one, for batch ``step``."""
+    """Set every group's rate, and momentum where the schedule has one, for batch ``step``."""
     factor, momentum = rate(rates.schedule, step)
     for group in optimizer.param_groups:
         group["lr"] = group["top_lr"] * factor

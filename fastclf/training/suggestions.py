@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fastclf.arrays import Floats
 from fastclf.training.recorder import SMOOTHING
 
 _FEWEST = 10  # batches from which rates can be read
@@ -17,8 +17,6 @@ _SKIPPED = 0.1  # of the batches, at the start: their mean is over few
 _SPAN = 0.1  # of the batches, over which a slope is measured
 _NONE = "no rate suggested, as the loss does not clearly fall; see sched.plot()"
 _MEDIAN_TO_DEVIATION = 1.4826  # of a normal distribution
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -99,19 +99,21 @@ def a_copy(place, size, days):
 
 @pytest.fixture
 def copies(data):
-    """Files of 1,000 bytes that were last read 0 to 5 days ago: of two scans, and of a parquet file."""
-    scans, groups = data.parent / "cache/fastclf/scans", data / "tmp/row_groups"
-    places = [scans / "a/0.png", scans / "a/1.png", scans / "b/2.png", groups / "3.arrow", groups / "4.arrow"]
-    (data.parent / "cache/fastclf/scans").mkdir(parents=True, mode=0o700)
+    """Files of 1,000 bytes that were last read 0 to 5 days ago: of two scans, a tar archive, and a parquet file."""
+    cache, groups = data.parent / "cache/fastclf", data / "tmp/row_groups"
+    of_cache = [cache / "scans/a/0.png", cache / "scans/a/1.png", cache / "scans/b/2.png", cache / "shards/3.npz"]
+    for folder in ("scans", "shards"):
+        (cache / folder).mkdir(parents=True, mode=0o700)
+    places = [*of_cache, groups / "4.arrow", groups / "5.arrow"]
     return [a_copy(place, 1000, days) for days, place in enumerate(places)]
 
 
 @pytest.mark.parametrize(
     ("limits", "stay"),
     [
-        ({}, 5),
+        ({}, 6),
         ({"older_than": 2.5}, 3),
-        ({"keep": 10**6}, 5),
+        ({"keep": 10**6}, 6),
         ({"keep": 1000 + ROW}, 1),  # of both kinds what was used last
         ({"keep": 2000 + 2 * ROW}, 2),
         ({"keep": 2000 + 2 * ROW, "older_than": 0.5}, 1),
@@ -122,21 +124,24 @@ def test_decoded_copies_go_with_the_rows(data, copies, limits, stay):
     (copies[0].parent / "scanned-0.sqlite").touch()
     held = sum(one.size for one in [*cached(data), *cached_copies(data)])
     freed = prune(data, **limits)
-    assert [copy.exists() for copy in copies] == [True] * stay + [False] * (5 - stay)
+    assert [copy.exists() for copy in copies] == [True] * stay + [False] * (6 - stay)
     assert freed == held - sum(one.size for one in [*cached(data), *cached_copies(data)])
     assert (copies[0].parent / "scanned-0.sqlite").exists()
 
 
 def test_copies_of_a_data_folder_are_left_alone_where_it_is_not_named(copies):
     prune(keep=0)
-    assert [copy.exists() for copy in copies] == [False] * 3 + [True] * 2
+    assert [copy.exists() for copy in copies] == [False] * 4 + [True] * 2
 
 
 def test_copies_are_listed_by_folder(data, copies, capsys):
     assert main(["cache", "list", str(data)]) == 0
-    shown = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("decoded copies")]
-    assert [line[2:5] for line in shown] == [["2", "0.0", "3"], ["2", "0.0", "0"], ["1", "0.0", "2"]]
-    assert [line[5] for line in shown] == [str(copies[n].parent) for n in (3, 0, 2)]
+    kinds = ("decoded copies", "indexes of archives")
+    shown = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(kinds)]
+    assert [line[-4:] for line in shown] == [
+        [n, "0.0", days, str(copies[place].parent)]
+        for n, days, place in (("2", "4", 4), ("2", "0", 0), ("1", "2", 2), ("1", "3", 3))
+    ]
 
 
 def test_what_a_living_process_writes_stays(data):

@@ -16,7 +16,7 @@ from fastclf.activations import fill
 from fastclf.activations.fill import Job, _from_the_middle, places_for, stored
 from fastclf.activations.segment import NO_KEY, SegmentWriter, segments_in
 from fastclf.errors import ActivationFileError
-from fastclf.files import check_private
+from fastclf.paths import check_private
 
 N, STEP = 40, 5
 KEYS = keys_of(N)

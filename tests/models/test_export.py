@@ -248,7 +248,7 @@ def test_exporting_changes_nothing_and_says_nothing(tmp_path, rng, capfd, format
 )
 def test_the_ending_of_a_name_is_not_written_twice(tmp_path, rng, monkeypatch, name, format, written):
     formats = []
-    monkeypatch.setattr("fastclf.conv_learner.write_model", lambda *args: formats.append(args[-1]))
+    monkeypatch.setattr("fastclf.learners.conv_learner.write_model", lambda *args: formats.append(args[-1]))
     _, learn = learner_of(tmp_path, rng)
     assert learn.export(name, format).name == written
     assert formats == [written.rpartition(".")[2]]

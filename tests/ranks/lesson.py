@@ -12,7 +12,7 @@ from torch import nn
 
 from fastclf import ranks
 from fastclf.activations import precompute
-from fastclf.learner import Learner
+from fastclf.learners.learner import Learner
 from fastclf.training.callbacks import Callback
 
 folder, out = Path(sys.argv[1]), Path(sys.argv[-1])

@@ -10,7 +10,7 @@ from fastclf.training import head_choice
 from fastclf.training.folds import make_folds
 from fastclf.training.head_choice import (
     Choice,
-    Split,
+    Fold,
     choose,
     clearly_above,
     for_fewer,
@@ -69,7 +69,7 @@ def test_a_fold_gets_what_is_best_on_the_others(ds, enough, monkeypatch):
 def test_labels_of_a_fold_have_no_part_in_its_choice(ds):
     """The other split is judged by rows that both train on, so that no head has seen the fold's labels."""
     fold, *_ = splits_of(ds, make_folds(ds.labels, 2, seed=3), 5)
-    choice = Choice([fold, Split(fold.train, fold.train, 5)], [*TRAINED, *LINEAR])
+    choice = Choice([fold, Fold(fold.train, fold.train, 5)], [*TRAINED, *LINEAR])
     before = choose(ds, choice, **HOW)
     ds.labels.y[fold.held_out] = (ds.labels.y[fold.held_out] + 1) % 3
     after = choose(ds, choice, **HOW)

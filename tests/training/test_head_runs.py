@@ -168,7 +168,7 @@ def test_an_error_in_a_head_ends_all(rng, monkeypatch):
     real = head_runs.run_together
 
     def run(steps, n):
-        if steps[0]._loader._options.seed == 2:
+        if steps[0]._loader.options.seed == 2:
             raise RuntimeError("planted")
         return real(steps, n)
 

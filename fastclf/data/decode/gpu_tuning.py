@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from fastclf.autotune import autotune, cached
 from fastclf.data.decode.decode_error import DecodeError
-from fastclf.data.input_stall import available_processors
+from fastclf.threads import available_processors
 
 M = TypeVar("M")
 
@@ -52,7 +52,7 @@ def fastest(
     *,
     pays: bool = True,
 ) -> M:
-    """Builds what decodes fastest.
+    """Build what decodes fastest.
 
     Args:
         situation: all that the choice depends on, but for the number of threads.

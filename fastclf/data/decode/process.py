@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastclf.errors import BackendError
-from fastclf.interrupts import postponed
+from fastclf.interrupts import finaliser
 from fastclf.report import log_once
 
 CRASHED = "the decoder crashed on it"
@@ -93,7 +93,7 @@ def decode(task: Task, note: Callable[[int, Decoded], None]) -> None:
                 note(row, decoded)
 
 
-Groups: TypeAlias = Generator[list[tuple[int, Decoded]], None, None]
+DecodedParts: TypeAlias = Generator[list[tuple[int, Decoded]], None, None]
 """What came of files, some at a time: the number of each in its task, and what it is. To be closed."""
 
 
@@ -105,7 +105,7 @@ class Child:
         self.last_words = ""
         _children.add(self)
 
-    def pixels(self, task: Task) -> Groups:
+    def pixels(self, task: Task) -> DecodedParts:
         """Decode files; yield what came of each, in groups, in the order of the files but for those that are bad.
 
         Decoding goes on while a group is used; there is memory for so many pixels ahead as a group may have.
@@ -130,9 +130,7 @@ class Child:
             self.process.forget()
             self.process = None
 
-    def __del__(self) -> None:
-        with postponed():
-            self.stop()
+    __del__ = finaliser(stop)
 
 
 class _Run:
@@ -146,7 +144,7 @@ class _Run:
         self._in_vain = 0
         self._hung = False
 
-    def groups(self) -> Groups:
+    def groups(self) -> DecodedParts:
         """Yield what came of files, some at a time."""
         while self._requests:
             rows = self._requests.popleft()
@@ -200,7 +198,7 @@ class _Run:
         self._hung = process.hung
         return False
 
-    def _after_death(self, suspects: list[int], others: list[int]) -> Groups:
+    def _after_death(self, suspects: list[int], others: list[int]) -> DecodedParts:
         if others:
             self._requests.appendleft(others)
         if not suspects:

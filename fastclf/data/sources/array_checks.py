@@ -14,8 +14,8 @@ from fastclf.data.sources.arrays import ArraySource, pixels_hint
 from fastclf.data.sources.labels import Labels, check_classes, warn_absent
 from fastclf.data.sources.source import Source
 from fastclf.errors import DataError, LabelError
-from fastclf.files import given_path
 from fastclf.interop import as_text, numpy_of
+from fastclf.paths import given_path
 from fastclf.report import log
 
 _BLOCK_BYTES = 1 << 26
@@ -119,7 +119,7 @@ def _as_images(values: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
             + pixels_hint(values.dtype)
         )
     values = values.astype(np.float32, copy=False)
-    _check_values(values, 0.0, 1.0, f"from_arrays: {name} x of float images must be in 0..1", "Divide by 255.")
+    check_values(values, 0.0, 1.0, f"from_arrays: {name} x of float images must be in 0..1", "Divide by 255.")
     return values
 
 
@@ -137,11 +137,11 @@ def _as_rows(values: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
     if not values.flags.c_contiguous:
         values = np.ascontiguousarray(values)
     biggest = float(np.finfo(values.dtype).max)
-    _check_values(values, -biggest, biggest, f"from_arrays: {name} x of rows must be finite", "Look at this row.")
+    check_values(values, -biggest, biggest, f"from_arrays: {name} x of rows must be finite", "Look at this row.")
     return values
 
 
-def _check_values(values: npt.NDArray[Any], low: float, high: float, rule: str, fix: str) -> None:
+def check_values(values: npt.NDArray[Any], low: float, high: float, rule: str, fix: str) -> None:
     """Raise ValueError for the first row with a value out of low..high, reading a mapped file block by block."""
     step = max(1, _BLOCK_BYTES // max(1, values[0].nbytes))
     for start in range(0, len(values), step):
@@ -234,17 +234,20 @@ def _numbers(y: npt.NDArray[Any], name: str) -> Labels:
         raise ValueError(f"from_arrays: {name} y must be numbers, got {y.dtype}.")
     with np.errstate(over="ignore"):
         values = y.astype(np.float32)
-    _check_values(values, -3e38, 3e38, f"from_arrays: {name} y must be finite numbers", "Remove or fix this row.")
+    check_values(values, -3e38, 3e38, f"from_arrays: {name} y must be finite numbers", "Remove or fix this row.")
     return Labels(values, [], is_reg=True)
 
 
+def check_indicators(y: npt.NDArray[Any], argument: str, otherwise: str = "") -> None:
+    """Raise LabelError where an array ``[N, C]`` holds anything but 0 and 1; names the row, and what else would do."""
+    wrong = ~np.isin(y, (0, 1)).all(axis=1)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise LabelError(f"{argument} [N, C] must be 0 or 1, got {y[row].tolist()} in row {row}.{otherwise}")
+
+
 def _several(y: npt.NDArray[Any], name: str, classes: Sequence[str] | None) -> Labels:
-    if not np.isin(y, (0, 1)).all():
-        row = int((~np.isin(y, (0, 1))).any(axis=1).argmax())
-        raise LabelError(
-            f"from_arrays: {name} y [N, C] must be 0 or 1, got {y[row].tolist()} in row {row}. "
-            "For numbers to be predicted pass continuous=True."
-        )
+    check_indicators(y, f"from_arrays: {name} y", " For numbers to be predicted pass continuous=True.")
     names = [str(i) for i in range(y.shape[1])] if classes is None else [str(name) for name in classes]
     if len(names) != y.shape[1]:
         raise LabelError(f"from_arrays: classes must name the {y.shape[1]} columns of y, got {len(names)} names.")

@@ -13,13 +13,13 @@ import numpy.typing as npt
 
 from fastclf.data.sources.names import Names, some
 from fastclf.data.sources.row_labels import LabelledRows, read_labels
+from fastclf.data.sources.set_names import SETS, named_as
 from fastclf.data.sources.source import Source, Version
 from fastclf.data.sources.values import encoded, fingerprint
 from fastclf.errors import DataError, LabelError
-from fastclf.files import given_path
 from fastclf.interop import needed
+from fastclf.paths import given_path
 
-_SPLITS = {"train": ("train",), "valid": ("validation", "valid", "val", "dev"), "test": ("test",)}
 _TIMES = 10**18  # nanoseconds: times that have passed, as nothing changes any more
 
 
@@ -84,10 +84,10 @@ def splits_of(data: Any, val: str | None, test: str | None) -> tuple[Path | None
             f"{type(data).__name__}. Of a stream, keep a part: Dataset.from_list(list(stream.take(n)))."
         )
     found: dict[str, tuple[str, Any]] = {}
-    for part, given in (("train", None), ("valid", val), ("test", test)):
+    for part, given in zip(SETS, (None, val, test), strict=True):
         used = {name for name, _ in found.values()}
         taken = {*used, val, test} if used else used
-        name = given or next((name for name in _SPLITS[part] if name in data and name not in taken), None)
+        name = given or next((name for name in named_as(part, data) if name not in taken), None)
         if name is None:
             continue
         if name not in data:

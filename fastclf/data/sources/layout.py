@@ -10,14 +10,9 @@ from pathlib import Path
 from fastclf.data.sources.ignored import OWN_FOLDERS
 from fastclf.data.sources.listing import inner_name, look
 from fastclf.data.sources.names import printable, some
+from fastclf.data.sources.set_names import SETS, set_named
 from fastclf.report import counted, log, remedy
 
-# Other names that the folder of a set often has, in lower case.
-_ALIASES = {
-    "train": ("train", "training", "trn"),
-    "valid": ("valid", "val", "validation", "dev"),
-    "test": ("test", "testing", "tst"),
-}
 _MAKER = "ImageClassifierData"
 # A name before a number, as cameras and scripts count: 'cloudy1.jpg', 'great_dane_12.png', 'cat.0.jpg'; 'dog (3).jpg'.
 _COUNTED = (r"^(.+?)[ ._-]*\d+\.\w+$", r"^(.+?)[ ._-]*\(\d+\)\.\w+$")
@@ -46,10 +41,10 @@ def find_sets(path: Path, trn_name: str, val_name: str, test_name: str | None) -
     """
     if not path.is_dir():
         raise FileNotFoundError(f"there is no folder {path}. Check the path.")
-    train = _present(path, trn_name, "trn_name")
+    train = _present(path, trn_name, "trn_name", _has_folders)
     if train is None:
         raise FileNotFoundError(f"there is no folder {path / trn_name}. {_elsewhere(path)}")
-    valid = _present(path, val_name, "val_name", lambda folder: bool(look(folder)[0]))
+    valid = _present(path, val_name, "val_name", _has_folders)
     if valid is not None and (path / valid).resolve() == (path / train).resolve():
         raise ValueError(
             f"val_name={val_name!r} is the folder to train on. Without val_name, val_pct of it is held out."
@@ -61,9 +56,9 @@ def find_sets(path: Path, trn_name: str, val_name: str, test_name: str | None) -
 def _present(path: Path, name: str, argument: str, fits: Callable[[Path], bool] = lambda _: True) -> str | None:
     """The folder of a set: its name, or another usual one where a default is not there; None for none of them."""
     name = inner_name(name)
-    if name not in _ALIASES or (path / name).is_dir():
+    if name not in SETS or (path / name).is_dir():
         return name
-    others = [other for other in look(path)[0] if other.lower() in _ALIASES[name] and fits(path / other)]
+    others = [other for other in look(path)[0] if set_named(other) == name and fits(path / other)]
     if len(others) > 1:
         raise FileNotFoundError(f"there is no folder {path / name}, but {some(others)}. Pass {argument}= to choose.")
     if not others:
@@ -72,30 +67,35 @@ def _present(path: Path, name: str, argument: str, fits: Callable[[Path], bool] 
     return others[0]
 
 
+def _has_folders(folder: Path) -> bool:
+    return bool(look(folder)[0])
+
+
 def _elsewhere(path: Path) -> str:
     """Describe what a folder without 'train' holds, and the call that reads it."""
-    if path.resolve().name.lower() in _ALIASES["train"]:
+    if set_named(path.resolve().name) == "train":
         return f"It looks like the training set's own folder: pass the path {str(path.resolve().parent)!r}."
     folders = list(_two_levels(path))
-    above = [folder / name for folder in folders for name in look(folder)[0] if name.lower() in _ALIASES["train"]]
-    if len(above) > 1 and all(look(train)[1] for train in above):
-        first = above[0].relative_to(path)
+    trains = [folder / name for folder in folders for name in look(folder)[0] if set_named(name) == "train"]
+    above = [*filter(_has_folders, trains)]
+    if len(trains) > 1 and all(look(train)[1] for train in trains):
+        first = trains[0].relative_to(path)
         return (
-            f"The folders {some([train.parent.name for train in above])} each hold {first.name!r} with images. If they "
-            f"are the classes, put the sets above them: move {first.as_posix()} to {first.name}/{first.parent}."
+            f"The folders {some([train.parent.name for train in trains])} each hold {first.name!r} with images. If "
+            f"they are the classes, put the sets above them: move {first.as_posix()} to {first.name}/{first.parent}."
         )
     if above:
         return f"The sets lie deeper: pass the path {str(above[0].parent)!r}."
     for folder in sorted(folders, key=lambda folder: "train" not in folder.name.lower()):
         classes = [name for name in look(folder)[0] if look(folder / name)[1]]
-        if len(classes) > 1:
+        if len(classes) > 1 and not all(map(set_named, classes)):
             inner = folder.relative_to(path).as_posix()
             share = remedy("a fifth (val_pct=)", "a fifth")
             return (
                 f"{folder} holds images in the folders {some(classes)}. If these are the classes, "
                 f"{take_as_train(inner)}; without a folder of validation images, {share} of them is held out."
             )
-    for folder in folders:
+    for folder in (*trains, *folders):
         if images := look(folder)[1]:
             return flat(path, folder.relative_to(path).as_posix(), images)
     there = look(path)[0]

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from fastclf.data.sources.ignored import OWN_FOLDERS, is_a_programs, is_hidden, is_tagged
 from fastclf.data.sources.names import printable, some
 from fastclf.errors import DataError
-from fastclf.files import check_length
+from fastclf.paths import check_length
 from fastclf.report import remedy, warn
 
 EXTENSIONS = (

@@ -11,7 +11,8 @@ from typing import Self, overload
 import numpy as np
 import numpy.typing as npt
 
-from fastclf.files import publish, user_cache
+from fastclf.files import publish
+from fastclf.paths import user_cache
 from fastclf.report import listed
 
 _MOST_SHOWN = 28  # characters

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from fastclf.data.sources.names import printable
 from fastclf.errors import DataError
-from fastclf.files import given_path
+from fastclf.paths import given_path
 
 Pattern: TypeAlias = str | os.PathLike[str]
 Patterns: TypeAlias = Pattern | Sequence[Pattern]

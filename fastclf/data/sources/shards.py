@@ -22,7 +22,7 @@ from fastclf.data.sources.row_labels import LabelledRows, Value, as_value
 from fastclf.data.sources.source import Source, Version
 from fastclf.data.sources.tar_index import Stamp, TarIndex, tar_index
 from fastclf.errors import DataError, LabelError
-from fastclf.interrupts import postponed
+from fastclf.interrupts import finaliser
 from fastclf.report import warn
 
 _LABELS = ("cls", "txt", "json")
@@ -86,10 +86,11 @@ class _Archive:
     def __init__(self, path: str) -> None:
         self.handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
-    def __del__(self) -> None:
-        with postponed():
-            if hasattr(self, "handle"):
-                os.close(self.handle)
+    def _close(self) -> None:
+        if hasattr(self, "handle"):
+            os.close(self.handle)
+
+    __del__ = finaliser(_close)
 
 
 @lru_cache(maxsize=_OPEN)

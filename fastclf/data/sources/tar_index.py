@@ -23,7 +23,8 @@ import numpy.typing as npt
 from fastclf.data.sources.listing import is_image
 from fastclf.data.sources.names import Names, printable
 from fastclf.errors import DataError
-from fastclf.files import check_private, publish, user_cache
+from fastclf.files import publish
+from fastclf.paths import check_private, user_cache
 
 _SCHEMA = 1
 _SMALL = 4096  # bytes: a file that is no image, and no longer, is kept in the index, so that labels need no reading

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fastclf.argument_checks import check_count, check_range
+from fastclf.arrays import Floats
 from fastclf.data.transforms.base import (
     Augmentation,
-    Floats,
     GeometricAugmentation,
     PixelAugmentation,
     ZoomAugmentation,
 )
 from fastclf.ops.crop_resize import PixelOp
-
-
-def check_range(function: str, argument: str, value: float, low: float, high: float, fix: str) -> None:
-    """Raise ValueError unless value is a number in low..high."""
-    if not (isinstance(value, int | float | np.number) and low <= value <= high):
-        raise ValueError(f"{function}: {argument} must be a number from {low:g} to {high:g}, got {value!r}. {fix}")
 
 
 @dataclass(frozen=True)
@@ -158,12 +153,11 @@ class RandomBlur(PixelAugmentation):
     n_uniforms = 2
 
     def __post_init__(self) -> None:
-        strengths = (self.strengths,) if isinstance(self.strengths, int) else tuple(self.strengths)
-        if not strengths or any(not isinstance(k, int) or not 1 <= k <= 50 for k in strengths):
-            raise ValueError(
-                f"RandomBlur: strengths must be whole numbers from 1 to 50, got {self.strengths!r}. "
-                "Pass e.g. RandomBlur(3) or RandomBlur([2, 3, 4])."
-            )
+        given = self.strengths if isinstance(self.strengths, Iterable) else (self.strengths,)
+        fix = "Pass e.g. RandomBlur(3) or RandomBlur([2, 3, 4])."
+        strengths = tuple(check_count("RandomBlur", "each of strengths", k, 1, 50, fix=fix) for k in given)
+        if not strengths:
+            raise ValueError(f"RandomBlur: strengths must not be empty. {fix}")
         check_range("RandomBlur", "p", self.p, 0, 1, "Pass a probability.")
         object.__setattr__(self, "strengths", strengths)
 
@@ -191,10 +185,8 @@ class Cutout(PixelAugmentation):
 
     def __post_init__(self) -> None:
         for name, value in (("n_holes", self.n_holes), ("length", self.length)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"Cutout: {name} must be a whole number of at least 1, got {value!r}. Pass e.g. Cutout(1, 16)."
-                )
+            whole = check_count("Cutout", name, value, fix="Pass e.g. Cutout(1, 16).")
+            object.__setattr__(self, name, whole)
 
     @property
     def n_uniforms(self) -> int:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from fastclf.arrays import Floats
 from fastclf.ops.crop_resize import PixelOp
-
-Floats: TypeAlias = npt.NDArray[np.float64]
 
 _NEAR = 1e-3  # of a value 0..1: sums over batches of another size may be rounded in another order
 _JSON = (bool, int, float, str, type(None))

@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
+from fastclf.arrays import Floats
 from fastclf.data.transforms.base import (
     Augmentation,
-    Floats,
     PixelAugmentation,
     checked_version,
 )

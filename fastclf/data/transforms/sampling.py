@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fastclf.data.transforms.base import Floats, GeometricAugmentation, PixelAugmentation, ZoomAugmentation
+from fastclf.arrays import Floats
+from fastclf.data.transforms.base import GeometricAugmentation, PixelAugmentation, ZoomAugmentation
 from fastclf.data.transforms.spec import CropType, TransformSpec
 from fastclf.philox import uniforms
 

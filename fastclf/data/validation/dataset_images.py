@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fastclf import ranks
+from fastclf.arrays import RowNumbers
 from fastclf.data.dataset import Dataset
 from fastclf.data.decode.kept_images import ImageMemory, KeptImage
 from fastclf.data.sources.names import printable
 from fastclf.data.validation.scan_cache import ScanCache
-from fastclf.data.validation.verified import ChangedError, Rows, VerifiedImages
+from fastclf.data.validation.verified import ChangedError, VerifiedImages
 from fastclf.errors import BackendError
 
 
@@ -32,13 +33,13 @@ class DatasetImages:
         self._verified = VerifiedImages(ds.source, num_threads, cache)
         self._failed: set[int] = set()  # rows of batches that DALI has failed on
 
-    def bad(self, rows: Rows, *, anew: bool = False) -> dict[int, str]:
+    def bad(self, rows: RowNumbers, *, anew: bool = False) -> dict[int, str]:
         """Return which rows are bad, and why; see `VerifiedImages.bad`. Arrays are good."""
         if self._ds.images is not None:
             return {}
         return self._verified.bad(rows.tolist(), self._ds.bad.max_pixels, anew=anew)
 
-    def without_bad(self, rows: Rows, error: Exception | None) -> Rows:
+    def without_bad(self, rows: RowNumbers, error: Exception | None) -> RowNumbers:
         """Note in `ds.bad` which images of a batch are bad, and return the other rows.
 
         Args:
@@ -60,7 +61,7 @@ class DatasetImages:
         return rows[~np.isin(rows, list(found))]
 
     def inputs(
-        self, rows: Rows, memory: ImageMemory | None = None
+        self, rows: RowNumbers, memory: ImageMemory | None = None
     ) -> Sequence[npt.NDArray[np.generic]] | Sequence[KeptImage] | npt.NDArray[np.generic]:
         """Return what a renderer is fed for good rows, after `bad`.
 
@@ -73,14 +74,14 @@ class DatasetImages:
             return [self._verified.kept(row, memory) for row in rows.tolist()]
         return [self._verified.encoded(row) for row in rows.tolist()]
 
-    def pixels(self, rows: Rows) -> list[int]:
+    def pixels(self, rows: RowNumbers) -> list[int]:
         """Return the pixels of the images of good rows, after `bad`."""
         if self._ds.images is not None:
             return [self._ds.images.shape[1] * self._ds.images.shape[2]] * len(rows)
         verdicts = map(self._verified.verdict, rows.tolist())
         return [known.height * known.width for known in verdicts]
 
-    def contents(self, rows: Rows) -> tuple[list[bytes], Rows]:
+    def contents(self, rows: RowNumbers) -> tuple[list[bytes], RowNumbers]:
         """Return digests and versions `[B, 3]` of good rows, after `bad`.
 
         Inode numbers have no part in a version here: mounted anew, some file systems give others.
@@ -96,13 +97,13 @@ class DatasetImages:
                 raise part
         return [digest for digests, _ in parts for digest in digests], np.concatenate([part for _, part in parts])
 
-    def _contents_or_error(self, rows: Rows) -> Any:
+    def _contents_or_error(self, rows: RowNumbers) -> Any:
         try:
             return self._contents(rows)
         except ChangedError as error:
             return error
 
-    def _contents(self, rows: Rows) -> tuple[list[bytes], Rows]:
+    def _contents(self, rows: RowNumbers) -> tuple[list[bytes], RowNumbers]:
         if self._ds.images is not None:
             return [self._ds.source.digest(row) for row in rows.tolist()], np.zeros((len(rows), 3), np.int64)
         known = filter(None, self._verified.verdicts(rows.tolist()))
@@ -111,7 +112,7 @@ class DatasetImages:
         self._verified.cache.save()
         return digests, versions
 
-    def check_unchanged(self, rows: Rows, versions: Rows) -> None:
+    def check_unchanged(self, rows: RowNumbers, versions: RowNumbers) -> None:
         """Check that images still are the versions that `contents` gave.
 
         Raises:

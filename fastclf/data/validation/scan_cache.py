@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 
 from fastclf.data.sources.source import Version
 from fastclf.data.validation.verdicts import Verdict, VerdictDatabase, make_private
-from fastclf.files import temporary_folder, user_cache
+from fastclf.paths import temporary_folder, user_cache
 from fastclf.report import log
 
 _RECENT = 1 << 15  # verdicts in memory, some 20 MB

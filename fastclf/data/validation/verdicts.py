@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastclf.data.sources.source import Version
-from fastclf.files import check_private
-from fastclf.interrupts import postponed
+from fastclf.interrupts import finaliser
+from fastclf.paths import check_private
 
 _SCHEMA = 4
 _ASKED_AT_ONCE = 512
@@ -114,9 +114,7 @@ class VerdictDatabase:
             self._connection.close()
         self._connection = None
 
-    def __del__(self) -> None:
-        with postponed():
-            self.close()
+    __del__ = finaliser(close)
 
     def _locked(self) -> threading.Lock:
         if self._process != os.getpid():  # a connection must not be used in a forked process

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastclf import ranks
+from fastclf.arrays import RowNumbers
 from fastclf.data.decode.kept_images import ImageMemory, KeptImage
 from fastclf.data.decode.process import Decoded, Task, decode
 from fastclf.data.sources.listing import is_image
@@ -29,7 +30,6 @@ from fastclf.report import track
 AT_ONCE = 4096
 """Rows whose verdicts are read, and which are given to the child process, at once."""
 CHANGED = "; changed since the scan"
-Rows = npt.NDArray[np.int64]
 
 _TICK_NS = 2 * 10**9  # of the coarsest clock of a file system
 _WRITTEN_AT_ONCE = 256  # images, for the child process, where they are not in files
@@ -120,7 +120,7 @@ class VerifiedImages:
                 if i in needed:
                     self.cache.put(self._source.name(rows[i]), verdict)
 
-    def _lacking(self, rows: Sequence[int], marks: Rows) -> Rows:
+    def _lacking(self, rows: Sequence[int], marks: RowNumbers) -> RowNumbers:
         """Return the places of the rows on which others have verdicts that this process has not."""
         own = np.fromiter(map(self._mark, self.verdicts(rows)), np.int64, len(rows))
         return np.flatnonzero((own != marks) & (marks != 0))

@@ -187,11 +187,11 @@ def test_those_without_room_are_decoded_in_every_epoch(folders, memory_on_proces
     data, other = (ImageClassifierData.from_paths(folders, 5, tfms, keep_decoded=keep) for keep in (True, False))
     first = [x for x, _ in data.fix_dl]
     memory_on_processor[0] = (0, 1 << 40)
-    kept = len(data._options.memory)
+    kept = len(data.options.memory)
     assert sum(decoded) == kept == 12
     decoded.clear()
     found = epochs_of(data)
-    all_kept = len(data._options.memory)
+    all_kept = len(data.options.memory)
     assert 12 <= all_kept < 25
     decoded.clear()
     assert all(torch.equal(x, y) for x, y in zip(epochs_of(data), found, strict=True))
@@ -230,20 +230,20 @@ def test_a_file_that_was_just_written_is_not_kept(folders, memory_on_processor, 
     data = ImageClassifierData.from_paths(folders, 5, tfms_from_stats(STATS, 24))
     epochs_of(data, 2)
     assert sum(decoded) == 2 * 2 * 25
-    assert len(data._options.memory) == 0
+    assert len(data.options.memory) == 0
 
 
 def test_images_of_graphs_arrays_and_trials_are_not_kept(folders, memory_on_processor, rng):
     """A graph of DALI's takes none; arrays may change; a trial measures decoding."""
     blurred = ImageClassifierData.from_paths(folders, 5, tfms_from_stats(STATS, 24, [RandomBlur(3)]))
     epochs_of(blurred, 2)
-    assert len(blurred._options.memory) == 12 + 8 + 5  # of the loaders without augmentations
+    assert len(blurred.options.memory) == 12 + 8 + 5  # of the loaders without augmentations
     arrays = rng.integers(0, 256, (6, 20, 20, 3), dtype=np.uint8), np.arange(6) % 2
     data = ImageClassifierData.from_arrays(folders, arrays, arrays, tfms=tfms_from_stats(STATS, 16))
     list(data.fix_dl)
     tried = ImageClassifierData.from_paths(folders, 5, tfms_from_stats(STATS, 24))
     tried.fix_dl._try(tried.fix_dl.take_renderer())
-    assert len(data._options.memory) == len(tried._options.memory) == 0
+    assert len(data.options.memory) == len(tried.options.memory) == 0
 
 
 def test_archives_are_read_once(tmp_path, memory_on_processor, decoded, monkeypatch):
@@ -291,7 +291,7 @@ def test_data_made_of_others_share_their_images(folders, memory_on_processor, de
     assert sum(decoded) == 12
     mean = torch.tensor([0.1, 0.2, 0.3])[:, None, None]
     torch.testing.assert_close(again, first * 0.5 + 0.5 - mean)
-    kept = [weakref.ref(pixels) for _, pixels in data._options.memory._kept.values()]
+    kept = [weakref.ref(pixels) for _, pixels in data.options.memory._kept.values()]
     del data, part, other
     gc.collect()
     assert [one() for one in kept] == [None] * 12
@@ -299,10 +299,10 @@ def test_data_made_of_others_share_their_images(folders, memory_on_processor, de
 
 def test_it_is_on_where_there_is_a_gpu_and_off_by_an_argument(folders, monkeypatch):
     tfms = tfms_from_stats(STATS, 24)
-    assert ImageClassifierData.from_paths(folders, 5, tfms)._options.memory is None  # on the processor
+    assert ImageClassifierData.from_paths(folders, 5, tfms).options.memory is None  # on the processor
     assert kept_images.memory_of(torch.device("cuda"))._limits.func is torch.cuda.mem_get_info
     monkeypatch.setattr(data_loaders, "memory_of", lambda device: ImageMemory(device, unlimited))
     for keep in (True, False):
         data = ImageClassifierData.from_paths(folders, 5, tfms, keep_decoded=keep)
         for one in (data, data.normalised((0, 0, 0), (1, 1, 1)), data.judged_on(np.arange(3))):
-            assert (one._options.memory is not None) == keep
+            assert (one.options.memory is not None) == keep

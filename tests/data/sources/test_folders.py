@@ -385,7 +385,7 @@ def test_batch_larger_than_the_data(folders):
 
 @pytest.mark.parametrize("num_workers", [-1, 1.5, True])
 def test_threads_out_of_range(folders, num_workers):
-    with pytest.raises(ValueError, match="num_workers must be 0 or more"):
+    with pytest.raises(ValueError, match="num_workers must be a whole number of at least 0"):
         load(folders, num_workers=num_workers)
     assert len(next(iter(load(folders, num_workers=0).val_dl))[0]) == 4
 

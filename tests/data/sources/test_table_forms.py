@@ -705,7 +705,7 @@ def test_a_table_beside_the_images_and_in_the_working_folder(load, root, tmp_pat
     assert said_by(load(table, name="labels.csv")) == images(PETS)
     with open("labels.csv", "w") as file:  # noqa: PTH123
         file.write(table)
-    with pytest.raises(ValueError, match=r"csv_fname must name one table, got .*elsewhere.*labels.csv and"):
+    with pytest.raises(ValueError, match=r"a table must be one file, got .*elsewhere.*labels.csv and"):
         load(table, name="labels.csv")
     monkeypatch.chdir(root)
     assert said_by(load(table, name="labels.csv")) == images(PETS)

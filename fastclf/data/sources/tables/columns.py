@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastclf.data.sources.layout import in_folder
+from fastclf.data.sources.set_names import set_asked
 from fastclf.data.sources.tables.files import Files
 from fastclf.data.sources.tables.reading import Cell, LabelTable
 from fastclf.data.sources.tables.rules import Column, TableRules, column_argument
@@ -21,8 +22,7 @@ _NUMBER = re.compile(r"\s*([-+]?[\d.,]+|true|false|)\s*", re.I)
 _LABELS = re.compile(
     r"(class|label|tag|target|categor|diagnosis|breed|species|genre|dx)(es|s|y|ies|_?name|_?id)?", re.I
 )
-_SPLITS = re.compile(r"(is_?|in_?)?(train|training|valid|val|validation|test|split|set|subset|partition|phase|fold)"
-                     r"(_?(img|image|set))?", re.I)  # fmt: skip
+_SPLITS = re.compile(r"(split|(sub)?set|partition|phase|fold)(_?(img|image|set))?", re.I)
 _GROUPS = re.compile(
     r"(patient|subject|lesion|person|individual|animal|sender|user|author|owner|site|location|place|camera|seq|sequence|"
     r"burst|event|video|clip|scene|session|slide|case|group|family)(_?(id|name|nr|no|number|code))?", re.I
@@ -57,17 +57,15 @@ def choose(table: LabelTable, files: Files, rules: TableRules) -> Columns:
         DataError: no column holds the files, or a named column is not there.
         LabelError: several could hold the labels; lists them and shows the call that would work.
     """
-    file = None if rules.fn_col is None else _position(table, rules.fn_col, "fn_col")
     split = None if rules.split_col is None else _position(table, rules.split_col, "split_col")
     group = None if rules.groups is None else _position(table, rules.groups, "groups")
     labels = _named_labels(table, rules)
-    named = [position for position in (file, split, group, *(labels or ())) if position is not None]
+    others = [position for position in (split, group, *(labels or ())) if position is not None]
+    file = file_column(table, files, rules.fn_col, others)
+    named = [file, *others]
     if len(set(named)) < len(named):
         raise LabelError(f"{table.name}: fn_col, label_col, split_col and groups must name different columns.")
     free = [i for i in range(table.width) if i not in named]
-    if file is None:
-        file = _file_column(table, files, free)
-        free.remove(file)
     if labels is None:
         uncounted = [i for i in free if not _is_row_number(table, i)]
         if uncounted or _have_folders(table, file):
@@ -121,8 +119,21 @@ def _position(table: LabelTable, column: Column, argument: str) -> int:
     return int(column)
 
 
-def _file_column(table: LabelTable, files: Files, free: Sequence[int]) -> int:
-    """Return the column most of whose cells name files; the first one where none does."""
+def file_column(table: LabelTable, files: Files, fn_col: Column | None, others: Sequence[int] = ()) -> int:
+    """Return the column of the files: ``fn_col``, else the one most of whose cells name files, the first if none does.
+
+    Args:
+        table: its rows.
+        files: that rows may name.
+        fn_col: the column, where it was named.
+        others: columns that hold something else.
+
+    Raises:
+        DataError: there is no such column.
+    """
+    if fn_col is not None:
+        return _position(table, fn_col, "fn_col")
+    free = [i for i in range(table.width) if i not in others]
     if not free:
         raise DataError(f"{table.name} has no column left that could name the files. Pass {column_argument('fn_col')}.")
     rows = table.rows[:: -(-len(table.rows) // _SAMPLE)]
@@ -158,7 +169,7 @@ def _label_columns(table: LabelTable, files: Files, rules: TableRules, file: int
         raise DataError(
             f"{table.name}: found 1 column, of file names, and neither labels nor folders in the names. Add a column."
         )
-    if is_indicator(table, free) and not any(_fits(_LABELS, table, i) or _fits(_SPLITS, table, i) for i in free):
+    if is_indicator(table, free) and not any(_fits(_LABELS, table, i) or _splits(table, i) for i in free):
         return free
     raise LabelError(_listing(table, files, rules, file, free))
 
@@ -189,6 +200,11 @@ def _fits(pattern: re.Pattern[str], table: LabelTable, position: int) -> bool:
     return table.header is not None and pattern.fullmatch(table.header[position].strip()) is not None
 
 
+def _splits(table: LabelTable, position: int) -> bool:
+    """Return whether a column is named as one that tells the set of each row."""
+    return table.header is not None and bool(set_asked(table.header[position]) or _fits(_SPLITS, table, position))
+
+
 def _listing(table: LabelTable, files: Files, rules: TableRules, file: int, free: Sequence[int]) -> str:
     """List the columns with examples, and the call that would work."""
     lines = []
@@ -202,20 +218,24 @@ def _listing(table: LabelTable, files: Files, rules: TableRules, file: int, free
         lines.append(
             f"  {number}{table.title(i)}: {', '.join(examples[:4])} ({what or f'{len(values[i]):,} different'})"
         )
-    split = next((i for i in free if _fits(_SPLITS, table, i)), None)
+    split = next((i for i in free if _splits(table, i)), None)
     rest = [i for i in free if i != split] or list(free)
     label = next((i for i in rest if _fits(_LABELS, table, i)), None)
     if label is None:
         label = min(rest, key=lambda i: (_is_numbers(values[i]), len(values[i]) < 2, len(values[i])))
-    wanted = {"fn_col": file, "label_col": label} | ({} if split is None else {"split_col": split})
+    wanted = {"fn_col": file, "label_col": label} | (
+        {"split_col": split} if split is not None and rules.makes_data else {}
+    )
     arguments = [column_argument(name, table.title(i)) for name, i in wanted.items()]
-    folder, source = files.found.folder, f"'{table.name}'" if rules.call == "from_csv" else "df"
-    call = f"{rules.call}(PATH, {', '.join([repr(folder), source, 'tfms=tfms', *arguments])})"
+    folder, source = files.found.folder, "df" if rules.call == "from_df" else f"'{table.name}'"
+    places = [repr(folder), source, "tfms=tfms"] if rules.makes_data else [f"csv={source}", f"folder={folder!r}"]
+    numbers = f"; {remedy('', 'in Python, ')}continuous=True predicts their numbers" if rules.makes_data else ""
+    call = f"{rules.call}(PATH, {', '.join([*places, *arguments])})"
     return (
         f"{table.name} has {table.width} columns, and none is named as the one of the labels:\n"
         + "\n".join(lines)
         + f"\nName them, e.g. {remedy(call, ' '.join([f'--csv {source}{in_folder(folder)}', *arguments]))}. A list of "
-        f"columns of 0 and 1 is several labels; {remedy('', 'in Python, ')}continuous=True predicts their numbers."
+        f"columns of 0 and 1 is several labels{numbers}."
     )
 
 

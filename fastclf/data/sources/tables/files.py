@@ -101,10 +101,7 @@ class Files:
     def check_name(self, cell: Cell, table: str, where: str) -> None:
         """Raise LabelError for what can be no name of a file inside the folder."""
         text = cell if isinstance(cell, str) else ""
-        if isinstance(cell, str) and not text.strip():
-            raise LabelError(f"{table}: {where} names no file. Fill it in, or remove the row.")
-        if _URL.match(text):
-            raise LabelError(f"{table}: {where} has the URL {text!r}. Download the files and name them in the table.")
+        self.check_text(cell, table, where)
         plain = PurePosixPath(text.replace("\\", "/"))
         drive = re.match("[A-Za-z]:", text)
         if not text.strip() or "\0" in text or plain.is_absolute() or drive or ".." in plain.parts:
@@ -114,6 +111,14 @@ class Files:
                 f"{table}: {where} must name a file inside the folder {self.found.path / self.folder}, got {cell!r}. "
                 f"Use a relative name without '..'.{there}"
             )
+
+    @staticmethod
+    def check_text(cell: Cell, table: str, where: str) -> None:
+        """Raise LabelError for text that names no file anywhere."""
+        if isinstance(cell, str) and not cell.strip():
+            raise LabelError(f"{table}: {where} names no file. Fill it in, or remove the row.")
+        if isinstance(cell, str) and _URL.match(cell):
+            raise LabelError(f"{table}: {where} has the URL {cell!r}. Download the files and name them in the table.")
 
     def looks_like_file(self, cell: Cell) -> bool:
         """Return whether a cell is a file's name: there is such a file, or it ends like an image."""

@@ -112,10 +112,8 @@ def _by_indicator(table: LabelTable, positions: list[int], rules: TableRules) ->
     other = next((i for i, texts in enumerate(rows) if len(texts) != 1), None)
     titles = _titles(table, positions)
     if other is not None and rules.multi is False:
-        raise LabelError(
-            f"{table.name}: {table.where[other]} has {len(rows[other])} columns with a 1, and multi=False wants one. "
-            "Fix the row, or leave multi=False out."
-        )
+        fix = "multi=False wants one. Fix the row, or leave multi=False out." if rules.makes_data else "must have one."
+        raise LabelError(f"{table.name}: {table.where[other]} has {len(rows[other])} columns with a 1, and {fix}")
     named = {text for texts in rows for text in texts}
     empty = [table.title(i) for i in positions if _column_class(table, i) not in named]
     if empty:

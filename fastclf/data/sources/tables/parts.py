@@ -7,25 +7,20 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from fastclf.data.sources.set_names import SETS, set_asked, set_named
 from fastclf.data.sources.split import check_val_idxs
 from fastclf.data.sources.tables.columns import OFF, ON
 from fastclf.data.sources.tables.reading import Cell, LabelTable
 from fastclf.errors import LabelError
 
-TRAIN, VALID, TEST = range(3)
+TRAIN, VALID, TEST = range(3)  # in the order of `SETS`
 
-_WORDS = {
-    **dict.fromkeys(("train", "training", "trn", "tr"), TRAIN),
-    **dict.fromkeys(("valid", "validation", "val", "dev", "eval"), VALID),
-    **dict.fromkeys(("test", "testing", "tst"), TEST),
-}
-# What 0 and 1 (and 2) mean in a column of this name, without 'is_', 'in_' and what follows.
-_FLAGS = {
-    **{name: {"0": VALID, "1": TRAIN} for name in ("train", "training")},
-    **{name: {"0": TRAIN, "1": VALID} for name in ("valid", "validation", "val")},
+_FLAGS = {  # what 0 and 1 mean in a column that is named as a set
+    "train": {"0": VALID, "1": TRAIN},
+    "valid": {"0": TRAIN, "1": VALID},
     "test": {"0": TRAIN, "1": TEST},
-    "partition": {"0": TRAIN, "1": VALID, "2": TEST},  # CelebA's list_eval_partition
 }
+_PARTITION = {"0": TRAIN, "1": VALID, "2": TEST}  # in a column of that name: CelebA's list_eval_partition
 
 
 def parts_of(
@@ -49,7 +44,7 @@ def parts_of(
         parts[check_val_idxs(val_idxs, len(table.rows))] = VALID
         return parts, False
     if table.parts:
-        parts = np.array([_WORDS[part] for part in table.parts], np.int64)
+        parts = np.array([_place(part) for part in table.parts], np.int64)
     elif split is not None:
         parts = _by_column(table, split)
     else:
@@ -61,8 +56,11 @@ def _by_column(table: LabelTable, split: int) -> npt.NDArray[np.int64]:
     cells = table.column(split)
     texts = [cell.strip().lower() if isinstance(cell, str) else "" for cell in cells]
     flags = {text: "1" if text in ON else "0" if text in OFF else text.removesuffix(".0") for text in set(texts)}
-    known = _FLAGS.get(_bare_name(table, split), {}) if set(flags.values()) <= {"0", "1", "2"} else _WORDS
-    values = [known.get(flags[text] if known is not _WORDS else text, -1) for text in texts]
+    if set(flags.values()) <= {"0", "1", "2"}:
+        meant = _flags_of("" if table.header is None else table.header[split])
+        values = [meant.get(flags[text], -1) for text in texts]
+    else:
+        values = [_place(text) for text in texts]
     if -1 in values:
         _refuse(table, split, cells[values.index(-1)], table.where[values.index(-1)])
     parts = np.array(values, np.int64)
@@ -71,13 +69,16 @@ def _by_column(table: LabelTable, split: int) -> npt.NDArray[np.int64]:
     return parts
 
 
-def _bare_name(table: LabelTable, split: int) -> str:
-    name = "" if table.header is None else table.header[split].strip().lower().replace(" ", "_")
-    for start in ("is_", "in_", "is"):
-        name = name.removeprefix(start)
-    for end in ("_img", "_image", "_set"):
-        name = name.removesuffix(end)
-    return name
+def _place(name: str) -> int:
+    """Return `TRAIN`, `VALID` or `TEST`; -1 for what names no set."""
+    part = set_named(name)
+    return -1 if part is None else SETS.index(part)
+
+
+def _flags_of(title: str) -> dict[str, int]:
+    """Return what the numbers in a column mean; nothing where its title does not say."""
+    part = set_asked(title)
+    return _FLAGS[part] if part else _PARTITION if title.strip().lower() == "partition" else {}
 
 
 def _refuse(table: LabelTable, split: int, cell: Cell, where: str) -> None:

@@ -16,8 +16,8 @@ import numpy as np
 
 from fastclf.data.sources.names import Names
 from fastclf.errors import DataError
-from fastclf.files import given_path
 from fastclf.interop import as_text
+from fastclf.paths import given_path
 from fastclf.report import counted, log, remedy
 
 if TYPE_CHECKING:
@@ -110,11 +110,9 @@ def find_csv(csv_fname: str | os.PathLike[str], path: Path) -> Path:
     found = [file for file in (here, there) if file.is_file()]
     if not found:
         where = f"{here}" if here == there else f"{here}, and none {there}"
-        raise FileNotFoundError(f"from_csv: there is no file {where}. Check the path.")
+        raise FileNotFoundError(f"there is no table {where}. Check the path.")
     if len(found) == 2 and not here.samefile(there):
-        raise ValueError(
-            f"from_csv: csv_fname must name one table, got {here.resolve()} and {there}. Pass a full path."
-        )
+        raise ValueError(f"a table must be one file, got {here.resolve()} and {there}. Pass a full path.")
     return found[0]
 
 

@@ -6,6 +6,7 @@ a name means, `labels` what the cells mean, `parts` which set a row is for.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from fastclf.data.sources.labels import Labels
 from fastclf.data.sources.listing import Found
 from fastclf.data.sources.names import printable, write_list
 from fastclf.data.sources.split import get_group_idxs, stratified_idxs, tag_groups, warn_single
-from fastclf.data.sources.tables.columns import Columns, choose, seems_to_group
+from fastclf.data.sources.tables.columns import Columns, choose, file_column, seems_to_group
 from fastclf.data.sources.tables.files import EXACT, Files
 from fastclf.data.sources.tables.labels import Values, as_labels, check_no_missing, read_values
 from fastclf.data.sources.tables.parts import TEST, VALID, parts_of
@@ -77,23 +78,16 @@ def labelled_by_table(
         LabelError: a row cannot be used.
         ValueError: val_idxs do not fit.
     """
-    files = Files(found, rules.suffix)
-    tables = {part: _without_false_header(one, files) for part, one in tables.items()}
-    table = join(tables)
-    columns = choose(join({part: one for part, one in tables.items() if part != "test"}), files, rules)
+    rows = find_rows(tables, found, rules)
+    table, columns = rows.table, rows.columns
     parts, undecided = parts_of(table, columns.split, val_idxs)
-    names, there, remarks = _files_of(table, columns.file, files, rules)
     unlabelled = _unlabelled_test_rows(table, columns, parts)
-    labelled = [i for i in there if i not in unlabelled]
-    values = read_values(table.take(labelled), columns, rules)
-    kept = _without_repeats([names[i] for i in labelled], labelled, values.texts, table)
-    labelled, values = [labelled[i] for i in kept], replace(values, texts=[values.texts[i] for i in kept])
+    labelled, values = read_labels(rows, [i for i in rows.there if i not in unlabelled], rules)
     used = table.take(labelled)
     labels = as_labels(values, used, columns.labels[0] if len(columns.labels) == 1 else None)
-    _say(table, columns, values, labels, remarks)
-    result = _by_set(
-        [names[i] for i in labelled], parts[labelled], labels, [names[i] for i in there if i in unlabelled]
-    )
+    _say(rows, values, labels)
+    blank = [rows.names[i] for i in rows.there if i in unlabelled]
+    result = _by_set([rows.names[i] for i in labelled], parts[labelled], labels, blank)
     others = (parts[labelled] != TEST).tolist()
     if columns.group is not None:
         result = replace(result, groups=[*compress(_groups(used, columns.group), others)])
@@ -107,9 +101,116 @@ def labelled_by_table(
     return replace(result, ignored=found.ignored | {"images without a row": unused})
 
 
+@dataclass(frozen=True)
+class NamedRows:
+    """What the rows of a table name.
+
+    Attributes:
+        table: its rows; of several tables those of all.
+        columns: what its columns hold.
+        names: for each row its file, relative to the data's path; empty for a row without one.
+        remarks: how names differ from those of the files.
+    """
+
+    table: LabelTable
+    columns: Columns
+    names: list[str]
+    remarks: list[str]
+
+    @property
+    def there(self) -> list[int]:
+        """The rows that have a file."""
+        return [i for i, name in enumerate(self.names) if name]
+
+    def described(self, values: Values) -> list[str]:
+        """Say which columns were read, and how."""
+        rows = counted(len(self.table.rows), "row")
+        return [f"{self.table.name}: {rows}, files in column {self.table.title(self.columns.file)}", values.how]
+
+
+def find_rows(tables: dict[str, LabelTable], found: Found, rules: TableRules) -> NamedRows:
+    """Find the columns of tables, and the file of every row. Arguments and errors as of `labelled_by_table`."""
+    files = Files(found, rules.suffix)
+    tables = {part: _without_false_header(one, files) for part, one in tables.items()}
+    table = join(tables)
+    columns = choose(join({part: one for part, one in tables.items() if part != "test"}), files, rules)
+    names, remarks = _files_of(table, columns.file, files)
+    _check_missing(table, columns.file, names, files, rules)
+    return NamedRows(table, columns, names, remarks)
+
+
+def read_labels(rows: NamedRows, wanted: list[int], rules: TableRules) -> tuple[list[int], Values]:
+    """Read the labels of some rows that have a file.
+
+    Returns:
+        Those of the rows that are the first of their file, and their labels.
+
+    Raises:
+        LabelError: a row has no label, or another one than an earlier row of its file.
+    """
+    values = read_values(rows.table.take(wanted), rows.columns, rules)
+    kept = _without_repeats([rows.names[i] for i in wanted], wanted, values.texts, rows.table)
+    return [wanted[i] for i in kept], replace(values, texts=[values.texts[i] for i in kept])
+
+
+def named_files(table: LabelTable, found: Found, rules: TableRules) -> list[str]:
+    """Return the file that each row names, of a table that needs no labels: a path, or one below the data's path.
+
+    Where no listed file has a row's name, it is taken as it is: who reads the files says which are not there.
+
+    Raises:
+        FileNotFoundError: no row has a file.
+        DataError: there is no such column, or a row has no name.
+    """
+    files = Files(found, rules.suffix)
+    table = _without_false_header(table, files)
+    file = file_column(table, files, rules.fn_col)
+    names, remarks = _files_of(table, file, files)
+    cells = table.column(file)
+    for i in (i for i, name in enumerate(names) if not name):
+        files.check_text(cells[i], table.name, table.where[i])
+        names[i] = (files.folder / f"{cells[i]}{rules.suffix}").as_posix()
+    if not any(os.path.isfile(found.path / name) for name in names):  # noqa: PTH113 any text
+        _check_missing(table, file, [""] * len(names), files, rules)
+    log("; ".join([f"{table.name}: {counted(len(names), 'row')}, files in column {table.title(file)}", *remarks]))
+    return names
+
+
 def _without_false_header(table: LabelTable, files: Files) -> LabelTable:
     """A first line that names a file is a row, and no header."""
     return table.headless() if table.header and any(map(files.looks_like_file, table.header)) else table
+
+
+def _files_of(table: LabelTable, file: int, files: Files) -> tuple[list[str], list[str]]:
+    """Return the file of each row, empty for those without one, and remarks on their names."""
+    check_no_missing(table, file)
+    names: list[str] = []
+    ways: Counter[str] = Counter()
+    for name, how in (files.find(cell) or ("", EXACT) for cell in table.column(file)):
+        names.append(name)
+        ways[how] += 1
+    return names, [f"{count:,} names {how}" for how, count in ways.items() if how != EXACT]
+
+
+def _check_missing(table: LabelTable, file: int, names: Sequence[str], files: Files, rules: TableRules) -> None:
+    """Raise FileNotFoundError for rows without a file; or list them, where the rules say so and others have one."""
+    missing = [i for i, name in enumerate(names) if not name]
+    if not missing:
+        return
+    cells = table.column(file)
+    for i in missing:
+        files.check_name(cells[i], table.name, table.where[i])
+    without, where = [cells[i] for i in missing], [table.where[i] for i in missing]
+    root, shown = files.found.path / files.folder, files.missing_text(without, where)
+    text = f"{table.name}: {len(missing)} of {len(cells)} rows have no file in {root}, first {shown}."
+    if rules.missing == "raise" or len(missing) == len(cells):
+        skip = remedy("missing='skip'", "--missing skip")
+        goes_on = rules.makes_data and len(missing) < len(cells)
+        others = f" Or pass {skip} to leave these rows out." if goes_on else ""
+        raise FileNotFoundError(f"{text} {files.hint(without)}{others}")
+    rows = zip(map(str, without), where, strict=True)
+    listed = write_list(files.found.path, MISSING_NAME, ("name", "where"), rows)
+    log(f"{text} They are left out.{f' Full list: {listed}.' if listed else ''}")
 
 
 def _unlabelled_test_rows(table: LabelTable, columns: Columns, parts: npt.NDArray[np.int64]) -> set[int]:
@@ -117,37 +218,6 @@ def _unlabelled_test_rows(table: LabelTable, columns: Columns, parts: npt.NDArra
     rows: list[int] = np.flatnonzero(parts == TEST).tolist()
     blank = bool(columns.labels) and all(table.rows[i][j] in (None, "") for i in rows for j in columns.labels)
     return set(rows) if blank else set()
-
-
-def _files_of(table: LabelTable, file: int, files: Files, rules: TableRules) -> tuple[list[str], list[int], list[str]]:
-    """Find the files of all rows.
-
-    Returns:
-        A name for each row, empty for those without a file; the rows that have one; and remarks on them.
-    """
-    check_no_missing(table, file)
-    cells = table.column(file)
-    names: list[str] = []
-    ways: Counter[str] = Counter()
-    for name, how in (files.find(cell) or ("", "") for cell in cells):
-        names.append(name)
-        ways[how] += 1
-    missing = [i for i, name in enumerate(names) if not name]
-    for i in missing:
-        files.check_name(cells[i], table.name, table.where[i])
-    remarks = [f"{count:,} names {how}" for how, count in ways.items() if how != EXACT]
-    if missing:
-        without, where = [cells[i] for i in missing], [table.where[i] for i in missing]
-        root, shown = files.found.path / files.folder, files.missing_text(without, where)
-        text = f"{table.name}: {len(missing)} of {len(cells)} rows have no file in {root}, first {shown}."
-        if rules.missing == "raise" or len(missing) == len(cells):
-            skip = remedy("missing='skip'", "--missing skip")
-            others = "" if len(missing) == len(cells) else f" Or pass {skip} to leave these rows out."
-            raise FileNotFoundError(f"{text} {files.hint(without)}{others}")
-        rows = zip(map(str, without), where, strict=True)
-        listed = write_list(files.found.path, MISSING_NAME, ("name", "where"), rows)
-        log(f"{text} They are left out.{f' Full list: {listed}.' if listed else ''}")
-    return names, [i for i, name in enumerate(names) if name], remarks
 
 
 def _without_repeats(names: list[str], rows: list[int], texts: list[tuple[str, ...]], table: LabelTable) -> list[int]:
@@ -218,10 +288,10 @@ def _may_belong(title: str) -> str:
     return f"if images of one {title} are alike, {groups} keeps them in one set"
 
 
-def _say(table: LabelTable, columns: Columns, values: Values, labels: Labels, remarks: Sequence[str]) -> None:
+def _say(rows: NamedRows, values: Values, labels: Labels) -> None:
     """Describe in one line how the table was read."""
-    rows = counted(len(table.rows), "row")
-    parts = [f"{table.name}: {rows}, files in column {table.title(columns.file)}", values.how]
+    table, columns = rows.table, rows.columns
+    parts = rows.described(values)
     if not values.is_reg:
         parts.append(f"{labels.c:,} classes")
     if columns.group is not None:
@@ -233,4 +303,4 @@ def _say(table: LabelTable, columns: Columns, values: Values, labels: Labels, re
         parts += [_may_belong(table.title(i)) for i in columns.unused if seems_to_group(table, i)][:1]
     if otherwise := remedy(values.otherwise, ""):
         parts.append(f"{otherwise} would change that")
-    log("; ".join([*parts, *remarks]))
+    log("; ".join([*parts, *rows.remarks]))

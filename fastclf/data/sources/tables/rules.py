@@ -47,6 +47,11 @@ class TableRules:
             raise ValueError(f"{self.call}: missing must be 'raise' or 'skip', got {self.missing!r}.")
 
     @property
+    def makes_data(self) -> bool:
+        """Whether the call makes data sets, and takes all of these arguments: `from_csv` or `from_df`."""
+        return self.call.startswith("from_")
+
+    @property
     def delim(self) -> str | None:
         """The delimiter of several labels, where the caller names one; else None."""
         if self.label_delim is not None:

@@ -12,14 +12,16 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from fastclf.argument_checks import check_count, check_flag
-from fastclf.cached_stage import CachedActivations
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.served import block_server
 from fastclf.data.stream import blocks, items
 from fastclf.errors import BadImageError
-from fastclf.head_learner import LearnerWithHead, describe_head, make_head, metrics_for
 from fastclf.interrupts import Interrupts
+from fastclf.learners.cached_stage import CachedActivations
+from fastclf.learners.head_learner import LearnerWithHead, describe_head, make_head, metrics_for
+from fastclf.learners.stage import Stage
+from fastclf.learners.unfrozen_trial import temperature_if_unfreezing_helps, train_all_layers
 from fastclf.models.archs import Architecture, build_bodies
 from fastclf.models.body import Body
 from fastclf.models.export import format_for, write_model
@@ -27,14 +29,12 @@ from fastclf.models.halves import uncut
 from fastclf.models.net import Net
 from fastclf.models.precision import autocast
 from fastclf.report import counted, log, warn
-from fastclf.stage import Stage
 from fastclf.training.callbacks import Callback
 from fastclf.training.head_choice import Setting
 from fastclf.training.inputs import check_data, check_images
 from fastclf.training.loop import TrainLoop
 from fastclf.training.metrics import Metric
 from fastclf.training.steps import Rates
-from fastclf.unfrozen_trial import temperature_if_unfreezing_helps, train_all_layers
 
 Statistics: TypeAlias = tuple[Sequence[float], Sequence[float]]
 _SAME_STATISTICS = 0.01  # 2.55 of 255: means of data sets of photographs differ by more
@@ -370,7 +370,7 @@ class ConvLearner(LearnerWithHead):
         if getattr(images, "ndim", None) == 2 and not isinstance(images, str):
             return super()._features(call, images)
         assert self._data.tfms is not None
-        options = self._data._options
+        options = self._data.options
         server = block_server(self._data.tfms[1], options)
         self.model.eval()
         names: list[str] = []

@@ -6,19 +6,17 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastclf.argument_checks import check_count, check_flag
+from fastclf.arrays import Array
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.sources.labels import Labels
 from fastclf.decision import Decision
 from fastclf.interpret.evaluation import Evaluation, calibration, evaluate, probabilities, with_predictions
 from fastclf.interpret.intervals import OF_GROUPS
 from fastclf.interpret.tuning import best_temperature, best_thresholds, thinned
-from fastclf.predicting import Predicting
+from fastclf.learners.predicting import Predicting
 from fastclf.report import counted, log
-
-Array = NDArray[Any]
 
 
 class Evaluating(Predicting):

@@ -12,22 +12,22 @@ from numpy.typing import NDArray
 
 from fastclf import ranks
 from fastclf.calls import NOTHING_CHANGED, long_call
-from fastclf.cross_validating import CrossValidating
 from fastclf.data.dataset import Dataset
 from fastclf.errors import DivergedError
 from fastclf.interpret.sweep import Sweep
-from fastclf.learner import Learner
+from fastclf.learners.cross_validating import CrossValidating
+from fastclf.learners.learner import Learner
 from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
 from fastclf.report import log, remedy
 from fastclf.schedules import Constant
-from fastclf.training.callbacks import Callback
+from fastclf.training.callbacks import Callback, Hooks
 from fastclf.training.epoch_table import EpochTable
 from fastclf.training.folds import make_folds, most_folds, usual_folds
 from fastclf.training.head_choice import (
     FEW,
+    Fold,
     Setting,
-    Split,
     clearly_above,
     mean_loss,
     row_losses,
@@ -156,8 +156,10 @@ class FineTuning(CrossValidating, Learner):
         self.sched.batch(trained, 0)
         self.sched.epoch(values[0], values[1:])
         EpochTable(("trn_loss", *names), None).row(0, [trained, *values])
-        for callback in callbacks:
-            callback.on_epoch_end(values)
+        hooks = Hooks(callbacks)
+        hooks.call("on_train_begin")
+        hooks.call("on_epoch_end", values)
+        hooks.call("on_train_end")
         return FitScores(values, names)
 
     def _compared(self, call: str, ds: Dataset, settings: Sequence[Setting], crit: NLL | BCE, *, race: bool) -> Sweep:
@@ -178,7 +180,7 @@ class FineTuning(CrossValidating, Learner):
 
 
 def _losses(
-    ds: Dataset, settings: Sequence[Setting], splits: Sequence[Split], how: Mapping[str, Any], *, race: bool
+    ds: Dataset, settings: Sequence[Setting], splits: Sequence[Fold], how: Mapping[str, Any], *, race: bool
 ) -> NDArray[np.float64]:
     """Return the loss of each setting on the rows that each split holds out, ``[S, k]``; NaN where it was not tried.
 

@@ -13,10 +13,10 @@ from fastclf.checkpoint import class_order, load_tensors, reorder_rows, save_che
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.decision import Decision
 from fastclf.errors import CheckpointError
-from fastclf.files import check_length
 from fastclf.interrupts import Interrupts
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.precision import compute_dtype
+from fastclf.paths import check_length
 from fastclf.rebuild import not_rebuilt, saved_decision
 from fastclf.report import warn
 from fastclf.training.metrics import Metric, name_of

@@ -9,23 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastclf.argument_checks import check_count
+from fastclf.arrays import Floats32
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.dataset import Dataset
-from fastclf.evaluating import Evaluating
 from fastclf.interpret import audit as audits
 from fastclf.interpret import learning_curve as curves
 from fastclf.interpret.audit import Audit
 from fastclf.interpret.learning_curve import LearningCurve, Part
 from fastclf.interpret.neighbours import RowPool, Similar, nearest
 from fastclf.interpret.suggestion import Suggestion, diverse, doubts
+from fastclf.learners.evaluating import Evaluating
 from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
 from fastclf.ops import HeadSpec, predict
 from fastclf.training.folds import make_folds, usual_folds
 from fastclf.training.head_choice import (
-    Logits,
+    Fold,
     Setting,
-    Split,
     choose_usual,
     for_fewer,
     head_at,
@@ -153,7 +153,7 @@ class Auditing(Evaluating):
             ValueError: there are none.
         """
         self._need_features(call)
-        return dict(self.data._sets)
+        return dict(self.data.sets)
 
     def _labelled_rows(self, call: str) -> dict[str, Dataset]:
         refuse_numbers(call, self.data.trn_ds.labels)
@@ -162,13 +162,13 @@ class Auditing(Evaluating):
     def _how_trained(self) -> dict[str, Any]:
         return {"crit": BCE() if self.data.is_multi else NLL(), "bs": self.data.bs, "device": self.data.device}
 
-    def _of_parts(self, ds: Dataset, parts: Sequence[Part]) -> dict[Split, Logits]:
+    def _of_parts(self, ds: Dataset, parts: Sequence[Part]) -> dict[Fold, Floats32]:
         """Return the logits of what each part of a curve holds out: the setting is that of the fold's whole."""
         whole = {part.fold: part for part in parts}  # the last of a fold is the largest
         found = choose_usual(ds, [*whole.values()], **self._how_trained())
         setting_of = dict(zip(whole, found.settings, strict=True))
-        logits: dict[Split, Logits] = dict(zip(whole.values(), found.logits, strict=True))
-        jobs: list[tuple[Setting, Split]] = []
+        logits: dict[Fold, Floats32] = dict(zip(whole.values(), found.logits, strict=True))
+        jobs: list[tuple[Setting, Fold]] = []
         for part in parts:
             if part is not whole[part.fold]:
                 n, fewer = len(whole[part.fold].train), len(part.train)

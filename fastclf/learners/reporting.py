@@ -9,27 +9,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fastclf.argument_checks import check_flag
+from fastclf.arrays import Array
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.dataset import Dataset
 from fastclf.data.image import decoded, open_image
 from fastclf.data.sources.labels import class_number
 from fastclf.data.sources.names import printable
 from fastclf.errors import BadImageError
-from fastclf.evaluating import Evaluating
-from fastclf.files import given_path, publish_once
+from fastclf.files import publish_once
 from fastclf.interpret import page
 from fastclf.interpret.evaluation import Evaluation, probabilities
 from fastclf.interpret.heatmap import Heatmap, coloured, grad_cam
-from fastclf.interpret.near import look_alike, nearest
+from fastclf.interpret.near import look_alike, nearest_in
+from fastclf.learners.evaluating import Evaluating
 from fastclf.models.net import Net
+from fastclf.paths import given_path
 from fastclf.report import log
 from fastclf.training.metrics import without_prediction
 from fastclf.training.recorder import Recorder
 
-Array = NDArray[Any]
 Question = tuple[int, int]
 """A row, and the class or label whose probability is looked at."""
 
@@ -194,7 +194,7 @@ class Reporting(Evaluating):
                 "pairs": [],
                 "near_note": "Looked for where pooled features are cached: learn.freeze() and learn.precompute = True.",
             }
-        ours, theirs, cosines = nearest(train, ds)
+        ours, theirs, cosines = nearest_in(train, ds)
         pairs = []
         for place in np.argsort(-cosines, kind="stable")[:_CANDIDATES]:
             mine, other = int(ours[place]), int(theirs[place])

@@ -20,7 +20,7 @@ from fastclf.training.folds import make_folds, most_folds
 from fastclf.training.head_choice import Setting
 
 if TYPE_CHECKING:
-    from fastclf.conv_learner import ConvLearner
+    from fastclf.learners.conv_learner import ConvLearner
 
 # Chosen on other splits than those of bench/README.md. A solved head fits its training rows, so that the lesson's
 # 1e-4 for the first layers leaves the body as it is; what a high rate spoils, the long way down of one cycle mends.

@@ -6,21 +6,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from fastclf.argument_checks import check_count, check_flag
+from fastclf.arrays import Array
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.loader import Loader
 from fastclf.decision import Decision
+from fastclf.learners.stage import Stage
 from fastclf.models.freezing import LayerGroups
-from fastclf.stage import Stage
 from fastclf.training.forward import Crit, Objective, scores_of
 from fastclf.training.inputs import as_batch
 from fastclf.training.memory import explains_gpu_memory
-
-Array = NDArray[Any]
 
 
 class Predicting:

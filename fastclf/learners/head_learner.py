@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastclf.auditing import Auditing
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.stream import row_blocks
-from fastclf.fine_tuning import FineTuning
+from fastclf.learners.auditing import Auditing
+from fastclf.learners.fine_tuning import FineTuning
 from fastclf.models.head import Head, check_custom_head
 from fastclf.rebuild import FINALS
 from fastclf.settings import own_settings

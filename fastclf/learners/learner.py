@@ -16,8 +16,11 @@ from fastclf import ranks
 from fastclf.argument_checks import check_count, check_flag, check_functions, check_numbers
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.classifier_data import ImageClassifierData
-from fastclf.describe import describe_learner
 from fastclf.interrupts import Interrupts
+from fastclf.learners.describe import describe_learner
+from fastclf.learners.reporting import Reporting
+from fastclf.learners.saving import Saving
+from fastclf.learners.stage import Stage
 from fastclf.losses import BCE, L1, NLL
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.head import check_outputs
@@ -25,13 +28,10 @@ from fastclf.models.summary import summary_table
 from fastclf.ops.head.spec import Precision
 from fastclf.philox import checked_seed
 from fastclf.report import counted, log, log_once, show
-from fastclf.reporting import Reporting
-from fastclf.saving import Saving
 from fastclf.schedules import Constant, RangeTest, RateFunction, Schedule
-from fastclf.stage import Stage
 from fastclf.training.body_policy import clip_for, describe_fine_tuning
 from fastclf.training.callbacks import Callback, EndSearch, SaveBest, SaveCycles
-from fastclf.training.cycles import make_schedule, n_epochs
+from fastclf.training.cycles import check_whole_cycles, make_schedule, n_epochs
 from fastclf.training.engine import EngineSteps, check_precision, unknown_to_engine
 from fastclf.training.forward import Crit, Objective, check_final_layer, loss_of_constant, validate
 from fastclf.training.inputs import check_batch_norm, check_can_train, check_data
@@ -121,9 +121,9 @@ class Learner(Reporting, Saving):
         self._bn_frozen: bool | None = None
         self._logged: set[str] = set()
 
-    @classmethod
+    @staticmethod
     def from_model_data(
-        cls, model: nn.Module, data: ImageClassifierData, groups: Sequence[nn.Module] | None = None, **kwargs: Any
+        model: nn.Module, data: ImageClassifierData, groups: Sequence[nn.Module] | None = None, **kwargs: Any
     ) -> Learner:
         """Make a learner for the user's own whole network: one group unless ``groups`` are given; see `Learner`.
 
@@ -237,8 +237,8 @@ class Learner(Reporting, Saving):
         check_functions("fit", "callbacks", callbacks, Callback)
         check_flag("fit", "use_wd_sched", use_wd_sched)
         check_flag("fit", "resume", resume)
-        if cycle_save_name is not None and cycle_len is None:
-            raise ValueError("fit: cycle_save_name needs cycle_len: without cycles nothing would be saved")
+        if cycle_save_name is not None:
+            check_whole_cycles(n_cycle, cycle_len, cycle_mult)
         check_state_name(state_name, best_save_name, resume=resume)
         self._prepare()
         made = make_schedule(

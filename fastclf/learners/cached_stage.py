@@ -15,15 +15,15 @@ from fastclf.activations.precompute import activations
 from fastclf.activations.segment import DTYPES
 from fastclf.activations.side_by_side import side_by_side
 from fastclf.data.classifier_data import ImageClassifierData
-from fastclf.data.data_loaders import Rows
+from fastclf.data.data_loaders import CachedRows
 from fastclf.data.image_loader import ImageLoader
 from fastclf.data.loader import Loader
+from fastclf.learners.stage import Stage
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.halves import EarlyBody, early_bodies, late_body, uncut
 from fastclf.models.joined_body import JoinedBody
 from fastclf.models.net import Net
 from fastclf.report import log, log_once, remedy, warn
-from fastclf.stage import Stage
 
 _Part: TypeAlias = tuple[Net, str]  # and the hash of its body
 
@@ -111,14 +111,16 @@ class CachedActivations:
         return data.with_rows(train, valid, test, augmented, test_views)
 
     @overload
-    def _of_set(self, parts: list[_Part], data: ImageClassifierData, name: str, dl: Loader, views: int = 1) -> Rows: ...
+    def _of_set(
+        self, parts: list[_Part], data: ImageClassifierData, name: str, dl: Loader, views: int = 1
+    ) -> CachedRows: ...
     @overload
     def _of_set(
         self, parts: list[_Part], data: ImageClassifierData, name: str, dl: Loader | None, views: int = 1
-    ) -> Rows | None: ...
+    ) -> CachedRows | None: ...
     def _of_set(
         self, parts: list[_Part], data: ImageClassifierData, name: str, dl: Loader | None, views: int = 1
-    ) -> Rows | None:
+    ) -> CachedRows | None:
         if dl is None:
             return None
         assert isinstance(dl, ImageLoader)

@@ -16,9 +16,9 @@ from fastclf.decision import Decision
 from fastclf.errors import DivergedError
 from fastclf.interpret.cross_validation import CrossValidation, cross_validation
 from fastclf.interpret.intervals import OF_GROUPS
+from fastclf.learners.predicting import Predicting
 from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
-from fastclf.predicting import Predicting
 from fastclf.report import counted
 from fastclf.training.folds import make_folds
 from fastclf.training.forward import Objective

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from fastclf.calls import NOTHING_CHANGED, long_call
-from fastclf.conv_learner import ConvLearner
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.sources.names import printable, shorten
 from fastclf.interpret.intervals import Interval, of_share
 from fastclf.interpret.tables import Cells, Table
+from fastclf.learners.conv_learner import ConvLearner
 from fastclf.losses import BCE, NLL
 from fastclf.models.archs import Architecture, as_list, stats_of
 from fastclf.training.folds import make_folds
