@@ -16,7 +16,6 @@ import shutil
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 
 from fastclf import files, ranks
 from fastclf.errors import CheckpointError
+from fastclf.versions import library_versions
 
 FORMAT = 1
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -71,15 +71,6 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str
             for file in (*older, weights):
                 if file.name != current:
                     files.on_disk(file.unlink, missing_ok=True)
-
-
-def library_versions() -> dict[str, str]:
-    """Return the versions of the installed libraries that decide what a model computes."""
-    versions = {}
-    for name in ("fastclf", "torch", "torchvision", "timm", "nvidia-dali-cuda130", "pillow", "onnxruntime"):
-        with suppress(PackageNotFoundError):
-            versions[name] = version(name)
-    return versions
 
 
 def _checksum(manifest: Mapping[str, Any]) -> str:

@@ -1,24 +1,24 @@
 """Processes that train together: who this one is among them, and what they tell each other through torch.distributed.
 
 torchrun starts the processes and tells each its rank in the environment. Elsewhere there is one process, rank 0 of 1,
-and torch.distributed is not imported. All ranks run the same script, so that every function that waits for others is
-called by all of them, in the same order.
+and torch is not imported; `rank_tensors` has what takes tensors. All ranks run the same script, so that every function
+that waits for others is called by all of them, in the same order.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache, wraps
-from typing import Any, ParamSpec, TypeVar
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from fastclf.errors import BackendError
 from fastclf.report import silence_script
+
+if TYPE_CHECKING:
+    import torch
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -52,6 +52,8 @@ def on_this_machine() -> int:
 
 def gpu() -> torch.device:
     """Return this process's GPU: that of its place on the machine."""
+    import torch
+
     if size() == 1:
         return torch.device("cuda")
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
@@ -65,8 +67,9 @@ def share(n: int) -> slice:
 
 
 @cache
-def _joined() -> Any:
+def joined() -> Any:
     """Return torch.distributed, with the processes connected."""
+    import torch
     import torch.distributed as dist
 
     if not dist.is_initialized():
@@ -81,7 +84,7 @@ def _joined() -> Any:
     return dist
 
 
-def _together(function: Callable[P, T]) -> Callable[P, T]:
+def together(function: Callable[P, T]) -> Callable[P, T]:
     """Make an error say that another process has ended, where it says that a connection was closed."""
 
     @wraps(function)
@@ -96,29 +99,31 @@ def _together(function: Callable[P, T]) -> Callable[P, T]:
     return call
 
 
-@_together
 def wait() -> None:
     """Wait until all processes are here."""
     if size() > 1:
-        _joined().all_reduce(torch.zeros(1, dtype=torch.int64))
+        agreed(0)
 
 
-@_together
+@together
 def gather(value: T) -> list[T]:
     """Return what each process has given, by rank."""
     found: list[Any] = [None] * size()
-    _joined().all_gather_object(found, value)
+    joined().all_gather_object(found, value)
     return found
 
 
 def agreed(*numbers: int) -> list[int]:
     """Return the largest of what the processes have given, for each number: what all act on."""
-    return [int(number) for number in _largest(torch.tensor(numbers, dtype=torch.int64))]
+    import torch
+
+    return [int(number) for number in largest(torch.tensor(numbers, dtype=torch.int64))]
 
 
-@_together
-def _largest(numbers: Tensor) -> Tensor:
-    dist = _joined()
+@together
+def largest(numbers: torch.Tensor) -> torch.Tensor:
+    """Return the largest of the processes' numbers, each by itself, in the tensor that is given."""
+    dist = joined()
     dist.all_reduce(numbers, dist.ReduceOp.MAX)
     return numbers
 
@@ -130,98 +135,11 @@ def from_first(compute: Callable[[], T]) -> T:
     return _sent(compute() if is_first() else None)  # type: ignore[return-value]
 
 
-@_together
+@together
 def _sent(value: T) -> T:
     found = [value]
-    _joined().broadcast_object_list(found, src=0)
+    joined().broadcast_object_list(found, src=0)
     return found[0]
-
-
-@_together
-def take_from_first(module: nn.Module) -> None:
-    """Let the tensors of a module be those of the first process."""
-    if size() > 1:
-        for tensor in (*module.parameters(), *module.buffers()):
-            there = tensor.detach().contiguous()
-            _joined().broadcast(there.reshape(-1).view(torch.uint8), src=0)  # bytes, as it may hold any kind of number
-            tensor.detach().copy_(there)
-
-
-@_together
-def add_up(tensors: Sequence[Tensor]) -> None:
-    """Let each tensor be the sum over all processes; they are sent in one message."""
-    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-    _joined().all_reduce(flat)
-    for tensor, total in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
-        tensor.copy_(total.view(tensor.shape))
-
-
-def counts(n: int) -> list[int]:
-    """Return how many rows each process has, by rank."""
-    mine = torch.zeros(size(), dtype=torch.int64)
-    mine[rank()] = n
-    return _largest(mine).tolist()
-
-
-@_together
-def _rows(part: Tensor, sizes: Sequence[int]) -> Tensor:
-    padded = part.new_zeros(max(sizes), *part.shape[1:])
-    padded[: len(part)] = part
-    found = [torch.empty_like(padded) for _ in sizes]
-    _joined().all_gather(found, padded)
-    return torch.cat([one[:n] for one, n in zip(found, sizes, strict=True)])
-
-
-def rows(part: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Return the rows of all processes ``[sum(sizes), ...]``, by rank; gradients go back to whose rows they are.
-
-    Args:
-        part: this process's rows.
-        sizes: how many rows each process has, see `counts`.
-    """
-    found: Tensor = _GatheredRows.apply(part, sizes)
-    return found
-
-
-class _GatheredRows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, part: Tensor, sizes: Sequence[int]) -> Tensor:
-        ctx.at = slice(sum(sizes[: rank()]), sum(sizes[: rank() + 1]))
-        return _rows(part, sizes)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0][ctx.at], None
-
-
-def all_rows(part: Tensor | None) -> Tensor | None:
-    """Return the rows of all processes, by rank, where some may have none and not know their shape; None for no row."""
-    forms = gather(None if part is None else (len(part), part.shape[1:], part.dtype))
-    known = next((form for form in forms if form is not None), None)
-    if known is None:
-        return None
-    mine = torch.empty(0, *known[1], dtype=known[2]) if part is None else part
-    return _rows(mine, [0 if form is None else form[0] for form in forms])
-
-
-class _Sum(torch.autograd.Function):
-    @staticmethod
-    def forward(_ctx: Any, tensor: Tensor) -> Tensor:
-        total = tensor.clone()
-        add_up([total])
-        return total
-
-    @staticmethod
-    def backward(_ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].clone()
-        add_up([total])
-        return total
-
-
-def total(tensor: Tensor) -> Tensor:
-    """Return the sum of a tensor over all processes; its gradient is the sum of theirs."""
-    found: Tensor = _Sum.apply(tensor)
-    return found
 
 
 @contextmanager

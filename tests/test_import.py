@@ -32,6 +32,8 @@ LATE = """
 import sys
 import fastclf
 from fastclf import errors, report
+from fastclf.cli import _parser
+_parser()  # with the options of all commands
 print("torch" in sys.modules, hasattr(fastclf, "no_such_name"), hasattr(fastclf, "__wrapped__"))
 print(fastclf.losses.NLL is fastclf.NLL, {"ConvLearner", "__version__"} <= set(dir(fastclf)), "torch" in sys.modules)
 """

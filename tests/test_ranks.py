@@ -25,7 +25,7 @@ import torch
 from helpers import image_data, packed_data, three_colours, tiny_learner
 from processes import ENVIRONMENT
 
-from fastclf import ranks
+from fastclf import rank_tensors, ranks
 from fastclf import report as reporting
 from fastclf.cli import main
 
@@ -311,7 +311,8 @@ def test_the_script_of_the_readme_runs_unchanged(tmp_path, monkeypatch, capsys):
 
 
 def test_alone_nothing_is_connected_and_nothing_waits(tmp_path, monkeypatch):
-    monkeypatch.setattr(ranks, "_joined", lambda: pytest.fail("joined"))
+    for module in (ranks, rank_tensors):
+        monkeypatch.setattr(module, "joined", lambda: pytest.fail("joined"))
     learn = tiny_learner(image_data(three_colours(tmp_path)))
     learn.fit(0.1, 1)
     learn.precompute = True

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from fastclf.checkpoint import library_versions
 from fastclf.report import show
+from fastclf.versions import library_versions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

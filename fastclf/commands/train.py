@@ -19,7 +19,6 @@ import numpy as np
 
 from fastclf import ranks
 from fastclf.argument_checks import check_count
-from fastclf.checkpoint import library_versions
 from fastclf.commands.data import (
     add_data_arguments,
     add_network_arguments,
@@ -32,6 +31,7 @@ from fastclf.data.sources.ignored import tag_as_results
 from fastclf.files import publish_once, publish_table
 from fastclf.report import log
 from fastclf.training.callbacks import Callback
+from fastclf.versions import library_versions
 
 _AUGMENTATIONS, _AUG = ("none", "basic", "side_on", "top_down"), "side_on"
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fastclf import ranks
+from fastclf import rank_tensors
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.dataset import Dataset
 from fastclf.errors import DivergedError
@@ -139,7 +139,7 @@ class FineTuning(CrossValidating, Learner):
         if isinstance(setting, LinearSetting):
             (new,) = linear_heads(ds, np.arange(len(ds)), [setting], crit=crit)
             head.become(new.to(self.data.device))
-            ranks.take_from_first(head)
+            rank_tensors.take_from_first(head)
             return self._report_solved(ds, head, crit, callbacks)
         head.become(new_head(setting, head.n_in, ds.labels, crit, self.seed).to(self.data.device))
         return self.fit(

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from fastclf import ranks
+from fastclf import rank_tensors, ranks
 from fastclf.argument_checks import check_count, check_flag, check_functions, check_numbers
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.classifier_data import ImageClassifierData
@@ -105,7 +105,7 @@ class Learner(Reporting, Saving):
         check_can_train(type(self).__name__, model)
         self._data = data
         self.model = model.to(data.device, torch.float32)
-        ranks.take_from_first(self.model)  # its weights may be random
+        rank_tensors.take_from_first(self.model)  # its weights may be random
         self.groups = LayerGroups(groups, heads=self._heads)
         self.crit: Crit = crit or _loss_for(data, class_weights)
         if crit is not None and class_weights is not None:
@@ -368,7 +368,7 @@ class Learner(Reporting, Saving):
     def _loop(self, rates: Rates, hooks: Sequence[Callback], interrupts: Interrupts) -> TrainLoop:
         stage = self._stage
         self._check_model()
-        ranks.take_from_first(stage.module)
+        rank_tensors.take_from_first(stage.module)
         stage.groups.set_modes()
         check_batch_norm(stage.module, stage.data.trn_dl)
         steps = self._steps(stage, rates)

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastclf.checkpoint import library_versions
 from fastclf.data.image_transforms import Transforms
 from fastclf.errors import ExportError
 from fastclf.files import publish_once, write_new
@@ -25,6 +24,7 @@ from fastclf.models.from_pixels import FromPixels
 from fastclf.models.net import Net
 from fastclf.models.verify import METADATA, TOLERANCE, packed, verify
 from fastclf.paths import check_is_no_folder
+from fastclf.versions import library_versions
 
 FORMATS = ("onnx", "pt2")
 _MOST_BYTES = 2_000_000_000  # a message of protobuf ends at 2 GiB; the graph needs some of it

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from fastclf import ranks
+from fastclf import rank_tensors
 
 
 class WholeBatchNorm(TorchFunctionMode):
@@ -44,10 +44,10 @@ def _batch_norm(
     over, shape = [0, *range(2, x.ndim)], [1, -1, *[1] * (x.ndim - 2)]
     with torch.autocast(x.device.type, enabled=False):
         values = x.float()
-        count = float(ranks.total(torch.tensor(float(x.numel() // x.shape[1]), dtype=torch.float64)))
-        mean = ranks.total(values.sum(over)) / count
+        count = float(rank_tensors.total(torch.tensor(float(x.numel() // x.shape[1]), dtype=torch.float64)))
+        mean = rank_tensors.total(values.sum(over)) / count
         centred = values - mean.view(shape)
-        variance = ranks.total(centred.square().sum(over)) / count
+        variance = rank_tensors.total(centred.square().sum(over)) / count
         out = centred * (variance + eps).rsqrt().view(shape)
         if weight is not None:
             out = out * weight.view(shape)

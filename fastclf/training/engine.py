@@ -10,7 +10,7 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
-from fastclf import ranks
+from fastclf import rank_tensors, ranks
 from fastclf.arrays import RowNumbers
 from fastclf.data.loader import RowLoader
 from fastclf.losses import BCE, NLL
@@ -81,7 +81,7 @@ class EngineSteps:
         """Train on the epoch's next ``n`` batches, or those that there still are, and return their losses."""
         rows = self._rows(n)
         minimised = ranks.from_first(lambda: self._train(rows))
-        ranks.take_from_first(self._head)
+        rank_tensors.take_from_first(self._head)
         return self._advance(n, minimised)
 
     def _rows(self, n: int) -> RowNumbers:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastclf import ranks
+from fastclf import rank_tensors, ranks
 from fastclf.data import transfer
 from fastclf.data.loader import Batch, Loader, RowLoader
 from fastclf.data.sources.labels import Labels
@@ -154,7 +154,7 @@ def _shared_scores(objective: Objective, loader: Loader, epoch: int, what: str) 
     parts = list(_each(objective, loader.batches_of(epoch, chunks, least=1), len(chunks), what))
     loader.note_bad_together()
     mine = (torch.cat(part) for part in zip(*parts, strict=True)) if parts else (None, None)
-    scores, targets = map(ranks.all_rows, mine)
+    scores, targets = map(rank_tensors.all_rows, mine)
     assert scores is not None
     assert targets is not None
     return scores, targets

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fastclf import ranks
+from fastclf import rank_tensors, ranks
 from fastclf.arrays import RowNumbers
 from fastclf.models.freezing import LayerGroups
 from fastclf.models.net import Net, head_of
@@ -104,7 +104,7 @@ class AutogradSteps:
     ) -> Iterator[tuple[Tensor, Tensor, list[int]]]:
         """Yield this process's slice of each batch, and how many rows of it each process has."""
         for (x, y), rows in zip(slices, chunks, strict=True):
-            counts = ranks.counts(len(y))
+            counts = rank_tensors.counts(len(y))
             if sum(counts) < len(rows):
                 self.loader.note_bad_together()
             if sum(counts) > self.loader.drop_single:
@@ -132,7 +132,7 @@ class AutogradSteps:
             minimised, loss = self.objective.training_loss(scores, y)
             self._scaler.scale(minimised).backward()  # type: ignore[no-untyped-call]
         if counts is not None:
-            ranks.add_up([p.grad for p in self._parameters if p.grad is not None])
+            rank_tensors.add_up([p.grad for p in self._parameters if p.grad is not None])
         if self.rates.clip is not None:
             self._scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self._parameters, self.rates.clip)
@@ -157,7 +157,7 @@ class AutogradSteps:
         finally:
             if self._head is not None:
                 self._head.counter.first = 0
-        return ranks.rows(scores, counts), ranks.rows(y, counts)
+        return rank_tensors.rows(scores, counts), rank_tensors.rows(y, counts)
 
     def _update(self) -> None:
         scale = self._scaler.get_scale()
