@@ -19,7 +19,7 @@ from fastclf.paths import given_path, too_long, user_cache
 @pytest.mark.parametrize("home", [None, "/nowhere/at/all", "/proc"])
 def test_without_a_home_folder_a_temporary_one_is_taken_and_logged_once(home):
     script = (
-        "import os, stat\nfrom fastclf.files import user_cache\n"
+        "import os, stat\nfrom fastclf.paths import user_cache\n"
         "Path = type(user_cache())\na, b = user_cache(), user_cache()\nassert a == b and a.is_dir()\n"
         "assert stat.S_IMODE(a.stat().st_mode) == 0o700\n(a / 'file').write_text('')\n"
         "if os.fork() == 0: raise SystemExit\nos.wait()\nassert (a / 'file').exists()\nprint(a)"

@@ -262,7 +262,7 @@ def test_empty_tables(load, text, message):
 
 
 def test_no_table(path):
-    with pytest.raises(FileNotFoundError, match=r"no file .*nothing.csv"):
+    with pytest.raises(FileNotFoundError, match=r"no table .*nothing.csv"):
         ImageClassifierData.from_csv(path, "pics", path / "nothing.csv", 4, TFMS)
 
 
