@@ -25,7 +25,7 @@ if not TYPE_CHECKING:  # to a type checker, any name would be known
     def __getattr__(name: str) -> Any:
         """Import a module of this package, or the public names, of which the star's list is one."""
         if name != "__all__":
-            if name.startswith("__"):
+            if name.startswith("__") or not name.isidentifier():  # 'resnet50.tv_in1k' would be a module of a module
                 raise AttributeError(f"module 'fastclf' has no attribute '{name}'")
             if find_spec(f"fastclf.{name}") is not None:
                 return import_module(f"fastclf.{name}")

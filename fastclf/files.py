@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import os
 import platform
@@ -124,6 +125,9 @@ def sync(file: Path | int) -> None:
     handle = file if isinstance(file, int) else os.open(file, os.O_RDONLY)
     try:
         on_disk(os.fsync, handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that has no such promise to give
+            raise
     finally:
         if handle != file:
             os.close(handle)

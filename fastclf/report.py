@@ -166,7 +166,7 @@ def _is_first_process() -> bool:
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         return bool(distributed.get_rank() == 0)
-    return os.environ.get("RANK", "0") in ("", "0")
+    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") in ("", "0")
 
 
 def shows_bars() -> bool:

@@ -88,6 +88,12 @@ def test_what_was_chosen_is_the_learner(tmp_path, rng, capsys):
     assert not np.array_equal(learn.predict(), before)
 
 
+@pytest.mark.parametrize("given", [3, "best", [LinearSetting(0.1, "common")]])
+def test_what_is_no_setting_is_named(tmp_path, rng, given):
+    with pytest.raises(ValueError, match=r"setting must be a HeadSetting or LinearSetting.*sweep\(\)\.best"):
+        HeadLearner(rows_of(tmp_path, rng)).fine_tune(given)
+
+
 class Diary(Callback):
     def __init__(self, *, full_disk=False):
         self.lines, self.full_disk = [], full_disk

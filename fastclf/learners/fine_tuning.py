@@ -135,6 +135,11 @@ class FineTuning(CrossValidating, Learner):
 
     def _train_head(self, setting: Setting, callbacks: Sequence[Callback] = ()) -> list[float]:
         """Train a new head at a setting, on all training rows."""
+        if not isinstance(setting, HeadSetting | LinearSetting):
+            raise ValueError(
+                "fine_tune: setting must be a HeadSetting or LinearSetting, such as learn.sweep().best, "
+                f"got {setting!r:.80}"
+            )
         ds, head, crit = self._head_training("fine_tune")
         if isinstance(setting, LinearSetting):
             (new,) = linear_heads(ds, np.arange(len(ds)), [setting], crit=crit)

@@ -192,8 +192,7 @@ class SGDR(Optimizer):
         """
         if any(g.is_sparse for _, _, g in tensors):
             raise ValueError("SGDR: gradients must be dense, got a sparse one. Use sparse=False in the embedding.")
-        now: list[object] = [backend(), *(bool(group["ema"]) for group in self.param_groups)]
-        now += [(p.data_ptr(), g.stride(), g.dtype) for _, p, g in tensors]
+        now = self._situation(tensors)
         gradients = [g.data_ptr() for _, _, g in tensors]
         if now == self._planned_for and gradients == self._gradients:
             return
@@ -220,7 +219,16 @@ class SGDR(Optimizer):
             else:
                 self._updaters.append(updater)
                 self._updated.append(positions)
-        self._planned_for = now
+        self._planned_for = self._situation(tensors)  # with the momenta that it has made
+
+    def _situation(self, tensors: list[_GroupTensor]) -> list[object]:
+        """Return all that a plan depends on, also where memory lies: state may be cleared or replaced at any time."""
+        kept = [self.state.get(p, {}) for _, p, _ in tensors]
+        places = [
+            tuple(tensor.data_ptr() for tensor in (s.get(MOMENTUM), s.get(AVERAGE)) if tensor is not None) for s in kept
+        ]
+        own = [(p.data_ptr(), g.stride(), g.dtype) for _, p, g in tensors]
+        return [backend(), *(bool(group["ema"]) for group in self.param_groups), *own, *places]
 
     def _update(self, n: int, p: Tensor, g: Tensor) -> Update:
         return Update(p, g, self._velocity(p), self._average(p, self.param_groups[n]), n)

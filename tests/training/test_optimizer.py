@@ -154,6 +154,23 @@ class TestTensors:
         for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
             torch.testing.assert_close(a, b)
 
+    @pytest.mark.parametrize("how", ["cleared", "replaced", "one entry"])
+    def test_state_that_is_changed(self, how: str) -> None:
+        """Native code would go on with memory that is given back."""
+        (ours,), (peer,) = tensors([(301, 40)]), tensors([(301, 40)])
+        peer.data.copy_(ours.data)
+        optimizers = SGDR([ours], 0.1, momentum=0.9), torch.optim.SGD([peer], 0.1, momentum=0.9)
+        for step in range(6):
+            gradient = torch.randn(301, 40)
+            for p, optimizer in zip((ours, peer), optimizers, strict=True):
+                p.grad = gradient.clone()
+                if step == 3 and how == "cleared":
+                    optimizer.state.clear()
+                elif step == 3:
+                    optimizer.state[p] = {} if how == "one entry" else {"momentum_buffer": torch.ones(301, 40)}
+                optimizer.step()
+            torch.testing.assert_close(ours, peer, rtol=1e-5, atol=1e-5)
+
     def test_closure(self) -> None:
         (p,) = tensors([(3,)])
 

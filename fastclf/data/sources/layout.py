@@ -59,6 +59,7 @@ def _present(path: Path, name: str, argument: str, fits: Callable[[Path], bool] 
     if name not in SETS or (path / name).is_dir():
         return name
     others = [other for other in look(path)[0] if set_named(other) == name and fits(path / other)]
+    others = [other for other in others if other.lower() != "eval"] or others  # beside another it holds results
     if len(others) > 1:
         raise FileNotFoundError(f"there is no folder {path / name}, but {some(others)}. Pass {argument}= to choose.")
     if not others:

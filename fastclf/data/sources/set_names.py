@@ -16,6 +16,7 @@ _NAMES: dict[SetName, tuple[str, ...]] = {  # the most usual first
     "test": ("test", "testing", "tst"),
 }
 _KNOWN = {name: part for part, names in _NAMES.items() for name in names}
+_ALONE = ("train", "training", "valid", "validation", "val", "test")
 _BEHIND = re.compile(r"[ _-]?(set|split|data|part|image|img|shard|file)s?$")  # 'train_set', 'testimages'
 _WORD = re.compile("[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
@@ -33,8 +34,13 @@ def set_of_file(name: str) -> SetName | None:
 
 
 def set_asked(title: str) -> SetName | None:
-    """Return the set that a column of yes and no is about, by its title: 'is_valid', 'in train', 'test'."""
-    return set_named(re.sub("^(is|in)[ _]?", "", title.strip().lower()))
+    """Return the set that a column of yes and no is about, by its title: 'is_valid', 'in train', 'test'.
+
+    Alone, the less usual names mean other things as often: 'tr' is Turkish.
+    """
+    plain = title.strip().lower()
+    asked = re.sub("^(is|in)[ _]?", "", plain)
+    return set_named(asked) if asked != plain or _BEHIND.sub("", plain) in _ALONE else None
 
 
 def named_as(part: SetName, names: Iterable[str]) -> list[str]:

@@ -80,6 +80,17 @@ def test_a_column_of_0_and_1(root, title, meant):
     assert sorted(ds.fnames) == [file for file, one in zip(files, yes, strict=True) if one]
 
 
+@pytest.mark.parametrize("title", ["tr", "Dev", "eval", "trn", "tst", "testing"])
+def test_a_less_usual_name_alone_is_no_column_of_sets(title):
+    assert set_asked(title) is None
+    assert set_asked(f"is_{title}") is not None
+
+
+def test_a_folder_eval_beside_val_is_left_alone(tmp_path):
+    write_images(tmp_path, {f"{part}/{name}": 4 for part in ("train", "val", "eval") for name in "ab"})
+    assert ImageClassifierData.from_paths(tmp_path, 4, TFMS).val_ds.fnames[0].startswith("val/")
+
+
 def test_the_most_usual_of_several_splits():
     datasets = pytest.importorskip("datasets")
     rows = datasets.Dataset.from_dict({"x": [1]})
