@@ -155,9 +155,11 @@ def encodable(text: str, stream: TextIO | None = None) -> str:
 
 
 def _print(text: str, stream: TextIO | None) -> None:
-    if stream is not None:
-        with suppress(OSError):  # the reader has gone, or its disk is full: no reason to end a fit
-            stream.write(f"{encodable(text, stream)}\n")
+    if stream is None or getattr(stream, "closed", False):
+        return
+    with suppress(OSError):  # the reader has gone, or its disk is full: no reason to end a fit
+        stream.write(f"{encodable(text, stream)}\n")
+        if hasattr(stream, "flush"):  # a stream of the program's own may do no more than write
             stream.flush()
 
 
@@ -171,7 +173,8 @@ def _is_first_process() -> bool:
 
 def shows_bars() -> bool:
     """Return whether progress is shown as a bar: on a terminal, unless silenced."""
-    terminal = sys.stderr is not None and sys.stderr.isatty()
+    stream = sys.stderr
+    terminal = hasattr(stream, "isatty") and not getattr(stream, "closed", False) and stream.isatty()
     return terminal and _progress.isEnabledFor(logging.INFO) and _is_first_process()
 
 

@@ -82,6 +82,34 @@ def test_work_of_which_nothing_is_done_yet_has_no_rate(capsys, clock):
     assert capsys.readouterr().err == "scan: 0/100 (0%), 0 images/s\n"
 
 
+class Tee:
+    """A stream that does no more than write, as programs put in place of stdout."""
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+
+
+def test_streams_that_only_write_and_closed_ones(monkeypatch, clock):
+    tee = Tee()
+    monkeypatch.setattr(sys, "stdout", tee)
+    monkeypatch.setattr(sys, "stderr", tee)
+    log("a line")
+    with Progress(10, "train", "batches") as bar:
+        clock.now += 20
+        bar.advance(5)
+    assert tee.text.splitlines() == ["a line", "train: 5/10 (50%), 0.25 batches/s, 20 s left"]
+    closed = io.StringIO()
+    closed.close()
+    for stream in (closed, None):
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setattr(sys, "stderr", stream)
+        log("a line")
+        assert not report.shows_bars()
+
+
 def test_a_terminal_gets_a_bar_that_is_removed(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)

@@ -210,9 +210,9 @@ def _finish(arguments: argparse.Namespace, out: Path, learn: Any, table: _EpochT
         "versions": library_versions(),
         "classes": data.classes,
         "rows": {"train": len(data.trn_ds), "valid": len(data.val_ds)},
-        "results": results,
+        "results": {name: value if np.isfinite(value) else None for name, value in results.items()},  # NaN is no JSON
     }
-    text = json.dumps(summary, indent=1, ensure_ascii=False)
+    text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
     publish_once(out / "arguments.json", lambda file: file.write_text(f"{text}\n", encoding="utf-8"))
 
 
