@@ -126,7 +126,7 @@ def sync(file: Path | int) -> None:
     try:
         on_disk(os.fsync, handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that has no such promise to give
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):  # the file system has no such promise
             raise
     finally:
         if handle != file:

@@ -26,7 +26,7 @@ def user_cache() -> Path:
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if base.is_absolute():
         return base / "fastclf"
-    with suppress(RuntimeError):  # neither $HOME nor an entry in the list of users
+    with suppress(RuntimeError, OSError):  # neither $HOME nor an entry in the list of users; or it cannot be entered
         folder = Path.home() / ".cache" / "fastclf"
         if folder.is_dir() or os.access(next(parent for parent in folder.parents if parent.exists()), os.W_OK):
             return folder
