@@ -15,8 +15,10 @@ from collections.abc import Collection, Sequence
 from importlib import import_module
 from importlib.metadata import version
 
+from fastclf import ranks
 from fastclf.errors import FastclfError
 from fastclf.report import command_line, show
+from fastclf.threads import available_processors
 
 COMMANDS = {
     "train": "train a classifier on labelled images, into a run folder",
@@ -63,7 +65,7 @@ def _run(named: str, given: Sequence[str]) -> int:
         return 0
     command = import_module(f"fastclf.commands.{named}")
     processes = getattr(arguments, "nproc", 1)
-    if processes != 1 and import_module("fastclf.ranks").size() == 1:
+    if processes != 1 and ranks.size() == 1:
         return _in_processes(named, processes, given)
     return int(command.run(arguments) or 0)
 
@@ -76,8 +78,6 @@ def _in_processes(command: str, processes: int, argv: Sequence[str]) -> int:
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     own.add_argument("--nproc")
     _, argv = own.parse_known_args(argv)  # without it, which torchrun would take for one of its own
-    from fastclf.threads import available_processors
-
     threads = max(1, available_processors() // processes)
     environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
     with subprocess.Popen([*torchrun, "-m", "fastclf", *argv], env=environment) as run:
