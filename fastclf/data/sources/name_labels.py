@@ -102,8 +102,11 @@ def asked(function: Callable[[str], T], argument: str, name: str) -> T:
     """Return what a function of the user's says of a name.
 
     Raises:
+        TypeError: it is no function.
         LabelError: it raises; names the argument and the name.
     """
+    if not callable(function):
+        raise TypeError(f"{argument} must be a function of a file's name, got {function!r}.")
     try:
         return function(name)
     except LabelError:
