@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fastclf.decision import UNKNOWN, Decision
 from fastclf.files import publish_table
-from fastclf.paths import given_path
+from fastclf.paths import given_path, utf8_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,7 +105,8 @@ class Predictions:
         """
         width = len(self.columns(all_probs)) - 1
         as_lists = any("|" in name for name in self.classes)  # `from_csv` reads both
-        for i, (name, label) in enumerate(zip(self.files, self.labels, strict=True)):
+        for i, (file, label) in enumerate(zip(self.files, self.labels, strict=True)):
+            name = None if file is None else utf8_name(file)
             if label is None:
                 yield [name, *[None] * width]
                 continue

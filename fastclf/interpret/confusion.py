@@ -96,14 +96,14 @@ def plot_confusion_matrix(
     if normalize:
         totals = values.sum(-1, keepdims=True)
         values = np.divide(values, totals, out=np.full(values.shape, np.nan), where=totals > 0)
-    names = [shorten(printable(str(name))) for name in classes]
+    names = [shorten(str(name)) for name in classes]
     several = values.ndim == 3
     if several:  # those who have the label first
         values = values[:, ::-1, ::-1].reshape(c, 4)
     ax = _sized_axes(values.shape[1], c) if ax is None else ax
     _paint(ax, values, normalize, cmap)
     _name_axes(ax, _LABEL_COLUMNS if several else names, names)
-    ax.set(title=title, **({} if several else {"xlabel": "predicted", "ylabel": "true"}))
+    ax.set(title=printable(title), **({} if several else {"xlabel": "predicted", "ylabel": "true"}))
     return ax
 
 
