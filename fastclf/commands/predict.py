@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_table_arguments(parser, labelled=False)
     parser.add_argument("--out", type=table_argument, metavar="FILE", help="write a CSV file instead of lines")
     parser.add_argument("--topk", type=int, default=1, help="how many of the most probable classes are shown")
-    parser.add_argument("--all-probs", action="store_true", help="the probability of every class, too")
+    parser.add_argument(
+        "--all-probs", action="store_true", help="the probability of every class, too, as NAME or p(NAME)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object per image, a line each")
     parser.add_argument(
         "--unknown",

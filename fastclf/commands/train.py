@@ -28,6 +28,7 @@ from fastclf.commands.data import (
 )
 from fastclf.data.sources.ignored import tag_as_results
 from fastclf.files import publish_once, publish_table
+from fastclf.predictions import probability_columns
 from fastclf.report import json_text, log
 from fastclf.training.callbacks import Callback
 from fastclf.versions import library_versions
@@ -196,7 +197,7 @@ def _finish(arguments: argparse.Namespace, out: Path, learn: Any, table: _EpochT
         [name, *target, *values.tolist()]
         for name, target, values in zip(data.val_ds.fnames, targets, predictions, strict=True)
     ]
-    publish_table(out / "valid.csv", ["file", *truth, *names], rows)
+    publish_table(out / "valid.csv", ["file", *truth, *probability_columns(names)], rows)
     if y.ndim == 1:
         from fastclf.interpret.confusion import confusion_matrix, plot_confusion_matrix
         from fastclf.interpret.figure import save_figure
