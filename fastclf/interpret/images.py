@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastclf.data.sources.names import printable
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -57,9 +59,9 @@ def plots(
     for i, (ax, image) in enumerate(zip(axes.flat, images, strict=False)):
         ax.imshow(image, cmap="gray", vmin=0, vmax=255 if image.dtype == np.uint8 else 1)
         if titles is not None:
-            ax.set_title(titles[i], fontsize=10, parse_math=False)
+            ax.set_title(_lines(titles[i]), fontsize=10, parse_math=False)
     if maintitle is not None:
-        figure.suptitle(maintitle, parse_math=False)
+        figure.suptitle(_lines(maintitle), parse_math=False)
     return figure
 
 
@@ -79,6 +81,10 @@ def plots_from_files(
     from fastclf.data.image import open_image
 
     return plots([open_image(path) for path in imspaths], figsize, rows, titles, maintitle)
+
+
+def _lines(title: str) -> str:
+    return "\n".join(map(printable, title.split("\n")))
 
 
 def _image(im: Any, index: int) -> NDArray[Any]:

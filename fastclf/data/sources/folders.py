@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from fastclf.data.sources.labels import Labels, check_classes, difference, lookalikes, warn_absent
+from fastclf.data.sources.labels import Labels, check_classes, difference, in_order, lookalikes, warn_absent
 from fastclf.data.sources.layout import by_name, flat, take_as_train
 from fastclf.data.sources.listing import Found, nothing_in
 from fastclf.data.sources.names import printable, some
@@ -75,9 +75,9 @@ def _classes(found: Found, present: set[str], rules: FolderRules) -> list[str]:
     if where == "." and not rules.allow_empty:  # what lies beside the classes in the data's own folder
         if empty:
             warn(f"{some(empty)} hold no image, and are not classes.")
-        classes, empty = sorted(present), []
+        classes, empty = in_order(present), []
     else:
-        classes = found.classes
+        classes = in_order(found.classes)
     check_classes(classes, where, _deeper(found, classes[0]) if len(classes) == 1 else "")
     _check_empty(empty, where, rules)
     return classes

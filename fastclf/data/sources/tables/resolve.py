@@ -164,7 +164,7 @@ def named_files(table: LabelTable, found: Found, rules: TableRules) -> list[str]
     for i in (i for i, name in enumerate(names) if not name):
         files.check_text(cells[i], table.name, table.where[i])
         names[i] = (files.folder / f"{cells[i]}{rules.suffix}").as_posix()
-    if not any(os.path.isfile(found.path / name) for name in names):  # noqa: PTH113 any text
+    if not any(os.path.isfile(found.place(name)) for name in names):  # noqa: PTH113 any text
         _check_missing(table, file, [""] * len(names), files, rules)
     log("; ".join([f"{table.name}: {counted(len(names), 'row')}, files in column {table.title(file)}", *remarks]))
     return names
