@@ -244,9 +244,12 @@ def as_schedule(given: Schedule | RateFunction) -> Schedule:
     """
     if isinstance(given, Schedule):
         return given
-    if callable(given):
+    if callable(given) and not isinstance(given, type):  # a class would be made with the step as its argument
         return Function(given)
-    raise ValueError(f"schedule: must be a fastclf.schedules object or a function of the step, got {given!r}")
+    raise ValueError(
+        f"schedule: must be a fastclf.schedules object or a function of the step, got {given!r}. A scheduler of torch "
+        "goes with an optimizer of your own, not with fit."
+    )
 
 
 def from_description(saved: Sequence[float]) -> Schedule:

@@ -1,5 +1,7 @@
 """Arguments that look right and are not: said with their name, before anything is trained or written."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from fastclf import (
     confusion_matrix,
     resnet18,
 )
+from fastclf.data.options import as_device
 
 WRONG_FITS = {
     "half a cycle": ({"n_cycle": 1.5}, r"n_cycle must be a whole number of at least 1, got 1\.5"),
@@ -125,6 +128,66 @@ def test_a_loss_that_does_not_fit_is_named(crit, why, tmp_path, rng):
     name = getattr(crit, "__name__", type(crit).__name__)
     with pytest.raises(ValueError, match=rf"(?s)crit '{name}' must give one number for predictions.*{why or ''}"):
         HeadLearner(row_data(tmp_path, rng), crit=crit).fit(1e-2, 1)
+
+
+class Gives(nn.Module):
+    """The user's own network, whose forward gives more than predictions, or takes more than images."""
+
+    def __init__(self, given):
+        super().__init__()
+        self.layer, self.given = nn.Linear(4, 3), given
+
+    def forward(self, x):
+        return self.given(self.layer(x))
+
+
+OUTPUTS = {
+    "a tuple": lambda out: (out, out),
+    "a list": lambda out: [out],
+    r"a dict with logits, features": lambda out: {"logits": out, "features": out},
+    "a SimpleNamespace": lambda out: SimpleNamespace(logits=out),
+    "a NoneType": lambda out: None,
+    "a ndarray": lambda out: out.detach().numpy(),
+}
+
+
+@pytest.mark.parametrize("what", OUTPUTS)
+def test_a_model_that_gives_no_tensor_is_named(what, tmp_path, rng):
+    data = row_data(tmp_path, rng, f=4)
+    learn = Learner.from_model_data(Gives(OUTPUTS[what]), data, crit=torch.nn.CrossEntropyLoss())
+    for call in (lambda: learn.fit(1e-2, 1), lambda: learn.lr_find(), learn.predict):
+        with pytest.raises(ValueError, match=rf"model must give .* one tensor, .* got {what} for a batch \[\d+, 4\]"):
+            call()
+    with pytest.raises(ValueError, match=rf"model must give \[B, 3\].*got {what.split(' with')[0]} for B = 2"):
+        Learner.from_model_data(Gives(OUTPUTS[what]), data).fit(1e-2, 1)
+
+
+def test_a_model_that_takes_something_else_is_named(tmp_path, rng):
+    data = row_data(tmp_path, rng, f=4)
+
+    class TakesTwo(Gives):
+        def forward(self, x, mask):
+            return self.layer(x)
+
+    def fails(out):
+        raise KeyError("mask")
+
+    for model, why in ((TakesTwo(None), "missing 1 required positional argument"), (Gives(fails), "mask")):
+        with pytest.raises(ValueError, match=rf"model must take batches \[B, 4\]: .*{why}"):
+            Learner.from_model_data(model, data).fit(1e-2, 1)
+    with pytest.raises(ValueError, match=r"Learner: model has lazy layers without weights. Send a batch through it"):
+        Learner.from_model_data(nn.Sequential(nn.LazyLinear(3), nn.LogSoftmax(1)), data)
+
+
+def test_devices(tmp_path, rng, monkeypatch):
+    for wrong in ("mps", "meta", torch.device("xpu", 1), "hpu"):
+        with pytest.raises(ValueError, match=r"device must be 'cpu' or 'cuda' \(an NVIDIA GPU\), got"):
+            row_data(tmp_path, rng, device=wrong)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert as_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(ValueError, match="device must be there, got cuda:2: the last one is cuda:1"):
+        as_device("cuda:2")
 
 
 @pytest.mark.parametrize("crit", ["nll", 3, torch.nn.CrossEntropyLoss])

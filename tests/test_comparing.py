@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 from helpers import image_data, row_data, three_colours
+from torch import nn
 
-from fastclf import compare
+from fastclf import ConvLearner, compare
 from fastclf.models.archs import efficientnet_lite0, resnet18
 
 
@@ -28,5 +29,16 @@ def test_lists_bodies_the_best_first(tmp_path):
 def test_rows_and_no_architectures_are_refused(tmp_path, rng):
     with pytest.raises(ValueError, match="images"):
         compare(row_data(tmp_path / "rows", rng), [resnet18])
+    data = image_data(three_colours(tmp_path / "images"))
     with pytest.raises(ValueError, match="archs"):
-        compare(image_data(three_colours(tmp_path / "images")), [])
+        compare(data, [])
+    for wrong in (None, 3, nn.Linear):
+        for call in (lambda arch=wrong: compare(data, arch), lambda arch=wrong: ConvLearner.pretrained(arch, data)):
+            with pytest.raises(TypeError, match="arch must be an Arch such as resnet34"):
+                call()
+
+
+def test_one_architecture_needs_no_brackets(tmp_path):
+    data = image_data(three_colours(tmp_path))
+    one, of_list = (compare(data, archs, pretrained=False) for archs in (resnet18, [resnet18]))
+    assert (len(one), one[0].arch, one[0].accuracy) == (1, of_list[0].arch, of_list[0].accuracy)

@@ -69,8 +69,31 @@ def test_a_sweep_needs_values(tmp_path, rng, grid):
     learn = HeadLearner(rows_of(tmp_path, rng))
     with pytest.raises(ValueError, match="must each have a value to try"):
         learn.sweep(**grid)
-    with pytest.raises(ValueError, match="xtra_fc must be a list of lists"):
-        learn.sweep(xtra_fc=[512])
+
+
+WRONG_GRIDS = {
+    "xtra_fc": [512, [512], "512", ["512"], None],
+    "epochs": [0, [0], -1, 1.5, "2"],
+    "lr": ["0.1", None, np.array(0.1), torch.tensor(0.1), [True]],
+}
+
+
+@pytest.mark.parametrize("name", WRONG_GRIDS)
+def test_what_a_sweep_does_not_take_is_named(tmp_path, rng, name):
+    learn = HeadLearner(rows_of(tmp_path, rng))
+    for wrong in WRONG_GRIDS[name]:
+        with pytest.raises(ValueError, match=f"{name} must be a"):
+            learn.sweep(**{name: wrong})
+
+
+def test_a_sweep_takes_anything_that_holds_several(tmp_path, rng):
+    learn = HeadLearner(rows_of(tmp_path, rng))
+    widths = (np.array([[4], [8]]), ([n] for n in (4, 8)), ((4,), [8]))
+    found = [learn.sweep(lr=np.array([0.1]), wd=0.01, xtra_fc=given, epochs=range(1, 2)) for given in widths]
+    assert {setting.xtra_fc for setting in found[0].settings} == {(4,), (8,)}
+    for other in found[1:]:
+        assert other.settings == found[0].settings
+        np.testing.assert_array_equal(other.losses, found[0].losses)
 
 
 def test_what_was_chosen_is_the_learner(tmp_path, rng, capsys):
@@ -88,7 +111,7 @@ def test_what_was_chosen_is_the_learner(tmp_path, rng, capsys):
     assert not np.array_equal(learn.predict(), before)
 
 
-@pytest.mark.parametrize("given", [3, "best", [LinearSetting(0.1, "common")]])
+@pytest.mark.parametrize("given", [0, "", [], 3, "best", [LinearSetting(0.1, "common")]])
 def test_what_is_no_setting_is_named(tmp_path, rng, given):
     with pytest.raises(ValueError, match=r"setting must be a HeadSetting or LinearSetting.*sweep\(\)\.best"):
         HeadLearner(rows_of(tmp_path, rng)).fine_tune(given)

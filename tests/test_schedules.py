@@ -182,6 +182,10 @@ def test_what_a_function_may_not_give_is_named_with_its_step(given):
 def test_what_is_no_schedule_is_named():
     with pytest.raises(ValueError, match=r"a fastclf\.schedules object or a function of the step, got 'fast'"):
         as_schedule("fast")
+    optimizer = torch.optim.SGD([torch.zeros(1)], 0.1)
+    for wrong in (torch.optim.lr_scheduler.StepLR, torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9), Cosine):
+        with pytest.raises(ValueError, match="A scheduler of torch goes with an optimizer"):
+            as_schedule(wrong)
     with pytest.raises(ValueError, match="in every step, or in none"):
         Table.of(lambda step: (1, 0.5) if step else 1, 3)
     with pytest.raises(ValueError, match="factors must be"):

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastclf import files
+from fastclf.arrays import mapped
 from fastclf.errors import ActivationFileError
 from fastclf.report import warn
 
@@ -40,7 +41,7 @@ def side_by_side(parts: Sequence[Any], folders: Sequence[Path]) -> NDArray[Any]:
                     block = slice(first, min(first + _AT_ONCE, shape[0]))
                     file.write(np.concatenate([part[block] for part in parts], 1).data)
                 file.flush()
-                return np.memmap(file, dtype=parts[0].dtype, mode="r", shape=shape)
+                return mapped(lambda mode: np.memmap(file, parts[0].dtype, mode, shape=shape))
         except OSError as error:
             warn(f"activations of several bodies are not kept in {folder}: {error.strerror or error}")
     size = shape[0] * shape[1] * parts[0].dtype.itemsize

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import math
 import mmap
@@ -10,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -192,9 +193,28 @@ def _matrix(segments: Sequence[Segment], kind: Kind) -> tuple[NDArray[Any], list
     address = np.frombuffer(space, np.uint8).ctypes.data
     for first, segment in zip(firsts, segments, strict=True):
         length = len(segment.keys) * kind.row_bytes
-        with _unless_gone(segment), segment.rows_file.open("rb") as file:
-            place, flags = address + first * kind.row_bytes, mmap.MAP_SHARED | _MAP_FIXED
-            got = _libc.mmap(place, length, mmap.PROT_READ, flags, file.fileno(), 0)
-        if got == _FAILED:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(segment.rows_file))
+        with _unless_gone(segment):
+            file = segment.rows_file.open("rb")
+        with file:
+            _place(address + first * kind.row_bytes, length, file)
     return np.frombuffer(space, kind.dtype).reshape(-1, kind.width), firsts
+
+
+def _place(address: int, length: int, file: IO[bytes]) -> None:
+    """Map a file at an address, or read it to there where its file system has no maps, as some over a network.
+
+    The map is private: fewer file systems have shared ones, and of a map that is only read both share its pages.
+    """
+    try:
+        _map(address, length, mmap.PROT_READ, mmap.MAP_PRIVATE, file.fileno())
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
+        _map(address, length, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
+        if file.readinto((ctypes.c_char * length).from_address(address)) != length:  # type: ignore[attr-defined]
+            raise OSError(errno.EIO, "it became shorter", file.name) from error
+
+
+def _map(address: int, length: int, access: int, flags: int, handle: int) -> None:
+    if _libc.mmap(address, length, access, flags | _MAP_FIXED, handle, 0) == _FAILED:
+        raise OSError(ctypes.get_errno(), f"activations cannot be mapped: {os.strerror(ctypes.get_errno())}")

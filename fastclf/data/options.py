@@ -79,7 +79,7 @@ def as_device(device: str | torch.device | None) -> torch.device:
     """Return where batches are.
 
     Raises:
-        ValueError: it is none, or a GPU that is not there.
+        ValueError: it is none, a GPU that is not there, or one of a kind that nothing here runs on, such as "mps".
     """
     if device is None:
         return default_device()
@@ -87,6 +87,10 @@ def as_device(device: str | torch.device | None) -> torch.device:
         device = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"device must be such as 'cpu' or 'cuda', got {device!r}.") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device must be 'cpu' or 'cuda' (an NVIDIA GPU), got '{device}'. Pass 'cpu'.")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device must be there, got {device}: torch sees no GPU. Pass 'cpu'.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device must be there, got {device}: the last one is cuda:{torch.cuda.device_count() - 1}.")
     return ranks.gpu() if device == torch.device("cuda") else device

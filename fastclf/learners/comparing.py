@@ -96,7 +96,10 @@ class Comparison(Table):
 
 @long_call(NOTHING_CHANGED)
 def compare(
-    data: ImageClassifierData, archs: Sequence[Architecture | Sequence[Architecture]], k: int = 5, **kwargs: Any
+    data: ImageClassifierData,
+    archs: Architecture | Sequence[Architecture | Sequence[Architecture]],
+    k: int = 5,
+    **kwargs: Any,
 ) -> Comparison:
     """Compare pretrained bodies by the cross-validated accuracy of a head on their cached activations.
 
@@ -106,7 +109,8 @@ def compare(
 
     Args:
         data: images with classes.
-        archs: architectures as `ConvLearner.pretrained` takes them; a list among them means several side by side.
+        archs: one or several architectures as `ConvLearner.pretrained` takes them; a list among them means several
+            side by side.
         k: folds, the same for all.
         **kwargs: see `ConvLearner.pretrained`.
 
@@ -121,10 +125,11 @@ def compare(
     check_images("compare", data)
     if data.is_reg:
         raise ValueError("compare: data must hold images with classes, got numbers to be predicted")
-    if not archs or isinstance(archs, str):
+    given = as_list(archs)
+    if not given:
         raise ValueError("compare: archs must be a list of one architecture or more")
     folds = make_folds(data.trn_ds.labels, k, groups=data.trn_ds.groups, seed=data.seed)
-    bodies = [_measured(data.normalised(*stats_of(as_list(arch)[0])), arch, folds, kwargs) for arch in archs]
+    bodies = [_measured(data.normalised(*stats_of(as_list(arch)[0])), arch, folds, kwargs) for arch in given]
     order = sorted(bodies, key=lambda body: (-body.accuracy, body.seconds))
     return Comparison(order, len(data.trn_ds.bad.good_rows()))
 

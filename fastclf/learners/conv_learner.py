@@ -215,7 +215,7 @@ class ConvLearner(LearnerWithHead):
         """
         check_flag("fine_tune", "unfreeze", unfreeze)
         self._need_rows()
-        setting = setting or self._best_setting()
+        setting = self._best_setting() if setting is None else setting
         scores = self._train_head(setting, callbacks)
         temperature = temperature_if_unfreezing_helps(self, setting) if unfreeze else None
         if temperature is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import Any, TypeVar
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,8 +40,6 @@ from fastclf.training.linear_heads import LinearSetting, Scaling, linear_heads
 from fastclf.training.metrics import names_of
 from fastclf.training.recorder import Recorder
 from fastclf.training.scores import FitScores
-
-T = TypeVar("T")
 
 _SCALINGS: list[Scaling] = ["common", "pareto", "standard"]
 _DECAYS = [10 ** (-half / 2) for half in range(-2, 9)]  # 10 to 1e-4
@@ -81,9 +79,10 @@ class FineTuning(CrossValidating, Learner):
             ValueError: as `cross_validate` says.
         """
         ds, _, crit = self._head_training("sweep")
-        if not all(isinstance(widths, Sequence) for widths in xtra_fc):
+        hidden: list[Any] = _several(xtra_fc)
+        if not all(map(_holds_several, hidden)):
             raise ValueError(f"sweep: xtra_fc must be a list of lists of widths, such as [[], [512]], got {xtra_fc!r}")
-        grid = product(_several(lr), _several(wd), _several(epochs), _several(ps), xtra_fc)
+        grid = product(_several(lr), _several(wd), _several(epochs), _several(ps), hidden)
         suited = [
             trained_settings(len(ds), bs=self.data.bs, wd=decay, epochs=cycle, lr=rate, ps=p, xtra_fc=tuple(widths))
             for rate, decay, cycle, p, widths in grid
@@ -115,7 +114,7 @@ class FineTuning(CrossValidating, Learner):
         Raises:
             ValueError: the head or the loss is the user's own, or the labels are numbers to be predicted.
         """
-        return self._train_head(setting or self._best_setting(), callbacks)
+        return self._train_head(self._best_setting() if setting is None else setting, callbacks)
 
     def _best_setting(self) -> Setting:
         ds, _, crit = self._head_training("fine_tune")
@@ -223,5 +222,10 @@ def _going_on(settings: Sequence[Setting], losses: Mapping[int, NDArray[np.float
     return [i for i in going if i not in linear[_RACING:]]
 
 
-def _several(given: T | Iterable[T]) -> list[T]:
-    return list(given) if isinstance(given, Iterable) else [given]
+def _holds_several(given: object) -> TypeGuard[Iterable[Any]]:
+    """Return whether an argument is a list or the like; text and an array without an axis are one value."""
+    return isinstance(given, Iterable) and not isinstance(given, str) and getattr(given, "ndim", 1) > 0
+
+
+def _several(given: object) -> list[Any]:
+    return list(given) if _holds_several(given) else [given]

@@ -107,11 +107,11 @@ class Learner(Reporting, Saving):
         self.model = model.to(data.device, torch.float32)
         rank_tensors.take_from_first(self.model)  # its weights may be random
         self.groups = LayerGroups(groups, heads=self._heads)
-        self.crit: Crit = crit or _loss_for(data, class_weights)
+        self.crit: Crit = _loss_for(data, class_weights) if crit is None else crit
         if crit is not None and class_weights is not None:
             raise ValueError("class_weights: crit replaces the default loss. Pass crit=NLL(weight=...) instead.")
         self.metrics = metrics
-        self.opt_fn: OptFn = opt_fn or SGDR
+        self.opt_fn: OptFn = SGDR if opt_fn is None else opt_fn
         self.clip = clip
         self.precision = check_precision(precision, data.device)
         self.seed = checked_seed(type(self).__name__, data.seed if seed is None else seed)

@@ -5,11 +5,11 @@ Importing this module imports neither torchvision nor timm.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from torch import nn
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from fastclf.data.transforms.spec import CropType
 
 SOURCES = ("torchvision", "timm", "fastclf")
+T = TypeVar("T")
 _TORCHVISION_STATS = {"efficientnet_v2_l": HALF_STATS}
 # What the lesson calls them -> what torchvision calls them.
 _ALIASES = {
@@ -121,9 +122,9 @@ def as_arch(arch: Architecture) -> Arch:
     )
 
 
-def as_list(archs: Architecture | Sequence[Architecture]) -> list[Architecture]:
-    """Return architectures as a list: of one, or of several that stand side by side."""
-    return [archs] if isinstance(archs, Arch | str) or callable(archs) else list(archs)
+def as_list(archs: Architecture | Sequence[T]) -> list[Architecture | T]:
+    """Return architectures as a list: of one, or of several."""
+    return [archs] if isinstance(archs, str) or not isinstance(archs, Iterable) else list(archs)
 
 
 def stats_of(arch: Architecture) -> Stats:

@@ -183,9 +183,11 @@ def check_outputs(name: str, module: nn.Module, x: Tensor, takes: str, c: int, f
     try:
         with evaluated(module), torch.no_grad():
             out = module(x)
-    except RuntimeError as error:
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # the user's code
         raise ValueError(f"{name} must take {takes}: {error}") from error
-    shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+    shape = tuple(out.shape) if isinstance(out, Tensor) else f"a {type(out).__name__}"
     if shape != (2, c) and not (final == "none" and c == 1 and shape == (2,)):
         raise ValueError(f"{name} must give [B, {c}], one column per class, got {shape} for B = 2")
     if final == "log_softmax" and not bool(out.logsumexp(1).abs().max() < 1e-3):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,7 +62,13 @@ class Objective:
                 out = self.module(x)
             else:
                 out = head.logits(self.module.features(x) if isinstance(self.module, Net) else x)
-        return out.float() if isinstance(out, Tensor) and out.is_floating_point() else out
+        if not isinstance(out, Tensor):
+            holds = f" with {', '.join(map(str, out))}" if isinstance(out, Mapping) else ""
+            raise ValueError(
+                f"model must give its predictions as one tensor, as crit takes them, got a {type(out).__name__}{holds} "
+                f"for a batch {list(x.shape)}. Return that tensor alone from its forward."
+            )
+        return out.float() if out.is_floating_point() else out
 
     def loss(self, scores: Tensor, y: Tensor) -> Tensor:
         """Compute the loss of `scores`."""

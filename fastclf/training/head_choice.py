@@ -124,7 +124,10 @@ def trained_settings(
     if n > FEW:
         least, most = _EPOCHS_OF_MANY
         pairs = [(_DECAY_OF_MANY, min(most, max(least, -(-_STEPS_OF_MANY * bs // n)))), (_DECAYS_OF_FEW[0], None)]
-    tried = [HeadSetting(wd=decay if wd is None else wd, epochs=epochs or usual, **of) for decay, usual in pairs]
+    tried = [
+        HeadSetting(wd=decay if wd is None else wd, epochs=usual if epochs is None else epochs, **of)
+        for decay, usual in pairs
+    ]
     return list(dict.fromkeys(tried))
 
 

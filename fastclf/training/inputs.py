@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.sources.labels import Labels
@@ -89,7 +90,12 @@ def check_images(call: str, data: ImageClassifierData) -> None:
 
 
 def check_can_train(call: str, model: nn.Module) -> None:
-    """Raise ValueError where a model was made inside ``torch.inference_mode()``: torch never gives it gradients."""
+    """Raise ValueError where a model has no weights yet, or was made inside ``torch.inference_mode()``.
+
+    Torch never gives gradients to what was made there.
+    """
+    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+        raise ValueError(f"{call}: model has lazy layers without weights. Send a batch through it first.")
     if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
         raise ValueError(f"{call}: model was made inside torch.inference_mode(), and can never train. Make it outside.")
 

@@ -1,20 +1,25 @@
 """Segments and the stores they make: what is found, what is mapped, what damage costs."""
 
+import ctypes
 import errno
+import mmap
 import os
 import shutil
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from faults import NthCall, in_child, status_of
 from stores import KIND, described, keys_of, kind_of, opened, read_by_the_readme, written
 
-from fastclf.activations import segment
+from fastclf.activations import segment, store
 from fastclf.activations.segment import BLOCKS, KEYS, NO_KEY, ROWS, USED, Segment, SegmentWriter, segments_in
+from fastclf.activations.side_by_side import side_by_side
 from fastclf.activations.store import Store, _find, older_stores, read_about
+from fastclf.data.sources.array_checks import _as_x
 
 
 @pytest.fixture
@@ -286,3 +291,45 @@ def test_a_description_that_is_none(folder, text):
     assert read_about(folder) is None
     described(folder)  # written anew
     assert read_about(folder) is not None
+
+
+@pytest.mark.parametrize("lacking", [mmap.MAP_SHARED, mmap.MAP_SHARED | mmap.MAP_PRIVATE])
+def test_a_file_system_without_maps(folder, rows, rng, monkeypatch, lacking):
+    """As some over a network: shared ones are refused, or all."""
+
+    def refusing(place, length, access, flags, handle, offset):
+        if handle < 0 or not flags & lacking:
+            return real(place, length, access, flags, handle, offset)
+        ctypes.set_errno(errno.ENODEV)
+        return store._FAILED
+
+    real = store._libc.mmap
+    written(folder, KEYS_23[:9], rows[:9])
+    written(folder, KEYS_23[9:], rows[9:])
+    monkeypatch.setattr(store, "_libc", SimpleNamespace(mmap=refusing))
+    index = rng.integers(0, 23, 100)
+    np.testing.assert_array_equal(opened(folder, KEYS_23[index]), rows[index])
+
+
+def test_a_map_that_fails_says_why(folder, rows, monkeypatch):
+    written(folder, KEYS_23, rows)
+    failing = SimpleNamespace(mmap=lambda *_: (ctypes.set_errno(errno.ENOMEM), store._FAILED)[1])
+    monkeypatch.setattr(store, "_libc", failing)
+    with pytest.raises(OSError, match="activations cannot be mapped: Cannot allocate memory"):
+        opened(folder, KEYS_23)
+
+
+def test_arrays_of_a_file_system_without_shared_maps(tmp_path, rows, monkeypatch):
+    class Private(mmap.mmap):
+        def __new__(cls, *args, access=mmap.ACCESS_DEFAULT, **kwargs):
+            if access == mmap.ACCESS_READ:
+                raise OSError(errno.ENODEV, "No such device")
+            return super().__new__(cls, *args, access=access, **kwargs)
+
+    monkeypatch.setattr(mmap, "mmap", Private)
+    np.save(tmp_path / "x.npy", rows)
+    found = [side_by_side([rows, rows[:, :1]], [tmp_path]), _as_x(tmp_path / "x.npy", "train")]
+    for one, want in zip(found, (np.hstack([rows, rows[:, :1]]), rows), strict=True):
+        np.testing.assert_array_equal(one, want)
+        with pytest.raises(ValueError, match="read-only"):
+            one[0, 0] = 1

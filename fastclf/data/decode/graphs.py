@@ -14,6 +14,7 @@ Sizes are worked out in whole numbers inside the graph, because only the decoder
 from __future__ import annotations
 
 import itertools
+import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -39,10 +40,11 @@ try:
     from nvidia.dali import Pipeline, __version__, fn, math, types
 
     from fastclf.data.decode.graph_nodes import Nodes, as_float, crop, number_input
-except ImportError as error:
-    raise BackendError(
-        f"NVIDIA DALI cannot be imported ({error}). Install it: pip install nvidia-dali-cuda130"
-    ) from error
+except Exception as error:  # not of imports alone: under -OO its docstrings are missing
+    fix = "Install it: pip install nvidia-dali-cuda130"
+    if sys.flags.optimize == 2:
+        fix = "Start Python without -OO (PYTHONOPTIMIZE=2)"
+    raise BackendError(f"NVIDIA DALI cannot be imported ({error}). {fix}") from error
 
 DECODER = f"dali {__version__}"
 """What decodes: a file that another version could decode is decoded again by a scan."""

@@ -36,6 +36,8 @@ _NO_DALI = (
     "predict: Pillow decodes the images, which takes longer: NVIDIA DALI is not installed (pip install "
     "nvidia-dali-cuda130)"
 )
+_WITHOUT_DOCSTRINGS = "PYTHONOPTIMIZE"  # under which DALI cannot be imported
+_PREFIXES = (sys.prefix, sys.base_prefix)
 _BUFFERS = 2  # of pixels: one is read while the other is filled
 
 
@@ -216,9 +218,27 @@ class _Run:
             self._requests.extendleft([row] for row in reversed(suspects))
 
 
-def _interpreter() -> str:
-    """The interpreter to start; the one that runs where its path may not be searched, as after a change of user."""
-    return sys.executable if os.access(sys.executable, os.X_OK) else "/proc/self/exe"
+def _interpreter() -> tuple[str, str]:
+    """Return the name of the interpreter, beside which it finds its packages, and the file to start.
+
+    A program that embeds Python has its own name in ``sys.executable``, or none. Where no path may be searched, as
+    after a change of user, what runs is started again.
+    """
+    beside = [f"{prefix}/bin/python{sys.version_info.major}.{sys.version_info.minor}" for prefix in _PREFIXES]
+    for name in (sys.executable, *beside):
+        if _is_python(name) and os.access(name, os.X_OK):
+            return name, name
+    if _is_python("/proc/self/exe"):
+        return sys.executable or beside[0], "/proc/self/exe"
+    raise BackendError(
+        "images are decoded by a Python process of its own, and none is found: sys.executable is "
+        f"{sys.executable!r}, and there is no {beside[0]}. Set sys.executable to the path of Python "
+        f"{sys.version_info.major}.{sys.version_info.minor}."
+    )
+
+
+def _is_python(file: str) -> bool:
+    return os.path.basename(os.path.realpath(file)).startswith(("python", "pypy"))  # noqa: PTH119  # may be empty
 
 
 class _Process:
@@ -229,20 +249,28 @@ class _Process:
     """
 
     def __init__(self) -> None:
+        name, file = _interpreter()
         self.hung = False
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._buffers = [os.memfd_create(f"fastclf-{i}") for i in range(_BUFFERS)]
         self._maps: dict[int, mmap.mmap] = {}
-        self._child = subprocess.Popen(
-            [sys.executable, "-P", str(_PROGRAM), *map(str, self._buffers)],
-            pass_fds=self._buffers,
-            executable=_interpreter(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            bufsize=0,
-            start_new_session=True,  # Ctrl-C in the terminal is for the parent alone
-        )
+        answers, to_answer = os.pipe()  # not standard output, to which whatever starts with Python may print
+        self._answers = os.fdopen(answers, "rb", buffering=0)
+        handles = [to_answer, *self._buffers]
+        try:
+            self._child = subprocess.Popen(
+                [name, "-P", str(_PROGRAM), os.pathsep.join(map(str, sys.path)), *map(str, handles)],
+                pass_fds=handles,
+                executable=file,
+                stdin=subprocess.PIPE,
+                stdout=self._errors,
+                stderr=self._errors,
+                bufsize=0,
+                start_new_session=True,  # Ctrl-C in the terminal is for the parent alone
+                env={name: value for name, value in os.environ.items() if name != _WITHOUT_DOCSTRINGS},
+            )
+        finally:
+            os.close(to_answer)
 
     def answers(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Send a request; yield answers until the process dies or is silent for too long."""
@@ -267,10 +295,10 @@ class _Process:
         return [part.reshape(*shape, 3) for part, shape in zip(parts, shapes, strict=True)]
 
     def _lines(self) -> Iterator[bytes]:
-        assert self._child.stdout is not None
-        handle, text = self._child.stdout.fileno(), b""
-        while select.select([handle], [], [], _HANGS)[0]:
-            piece = os.read(handle, 1 << 16)
+        poll, text = select.poll(), b""  # select knows no handle from 1024 on
+        poll.register(self._answers, select.POLLIN)
+        while poll.poll(1000 * _HANGS):
+            piece = os.read(self._answers.fileno(), 1 << 16)
             if not piece:
                 return
             *lines, text = (text + piece).split(b"\n")
@@ -289,7 +317,7 @@ class _Process:
     def forget(self) -> None:
         """Close what leads to it."""
         self._child.returncode = self._child.returncode or 0  # of a forked process it is no child
-        for pipe in (self._child.stdin, self._child.stdout, self._errors):
+        for pipe in (self._child.stdin, self._answers, self._errors):
             with suppress(OSError):
                 pipe.close()  # type: ignore[union-attr]
         for buffer in self._buffers:

@@ -1,14 +1,16 @@
 """Program of the child process that decodes files which nobody has decoded before: a crash of a decoder ends it alone.
 
-`process` starts it. It reads requests from standard input and writes answers to standard output, one JSON value
-per line, and ends when its input does. It imports neither torch nor fastclf, so that it starts in half a second.
+`process` starts it. It reads requests from standard input and writes answers to a pipe, one JSON value per line, and
+ends when its input does. It imports neither torch nor fastclf, so that it starts in half a second.
 
 A JPEG, PNG or simple WebP is decoded by DALI, as the loaders will do. Everything else, and every file of which DALI's
 decoder complains, is decoded by Pillow; of that a lossless copy is written, which the loaders decode instead. Without
 DALI, Pillow decodes in its place.
 
 A request may ask for the pixels themselves. They are handed over group by group, in the order of the files, in shared
-memory: the program's arguments are the handles of the buffers, and a line ``{"free": i}`` gives buffer i back.
+memory; a line ``{"free": i}`` gives buffer i back.
+
+The program's arguments: where the packages of whoever asks are, and the handles of the pipe and of the buffers.
 """
 
 # DALI makes most of its functions at run time, so its types are not known.
@@ -31,6 +33,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    sys.path += [place for place in sys.argv[1].split(os.pathsep) if place and place not in sys.path]
 
 import numpy as np
 import numpy.typing as npt
@@ -488,17 +493,16 @@ def _read_requests(requests: queue.SimpleQueue[dict[str, Any]], buffers: _Buffer
 def main() -> None:
     """Answer requests until standard input ends."""
     warnings.simplefilter("ignore")
-    answers = os.fdopen(os.dup(1), "w", encoding="ascii")
-    os.dup2(2, 1)  # lines that native decoders print do not get between the answers
+    answers, *handles = map(int, sys.argv[2:])
     requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-    buffers = _Buffers([int(handle) for handle in sys.argv[1:]])
+    buffers = _Buffers(handles)
     threading.Thread(target=_read_requests, args=(requests, buffers), daemon=True).start()
     Image.MAX_IMAGE_PIXELS = None  # `max_pixels` is the bound
     with suppress(ImportError):
         from pillow_heif import register_heif_opener
 
         register_heif_opener()
-    worker = _Worker(answers, buffers)
+    worker = _Worker(os.fdopen(answers, "w", encoding="ascii"), buffers)
     while True:
         worker.answer(requests.get())
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastclf.arrays import mapped
 from fastclf.data.sources.arrays import ArraySource, pixels_hint
 from fastclf.data.sources.labels import Labels, check_classes, in_order, warn_absent
 from fastclf.data.sources.source import Source
@@ -91,7 +92,7 @@ def _as_x(x: Any, name: str) -> npt.NDArray[Any]:
 
 def _mapped(file: str | os.PathLike[str], name: str) -> npt.NDArray[Any]:
     try:
-        return np.lib.format.open_memmap(given_path(file), mode="r")
+        return mapped(lambda mode: np.lib.format.open_memmap(given_path(file), mode))
     except (ValueError, EOFError, SyntaxError) as error:  # numpy reads the header as a Python literal
         raise DataError(
             f"from_arrays: {name} x: {file} is not a .npy file of numbers: {error}. Save it anew."

@@ -1,13 +1,16 @@
 """The child process that decodes what nobody has decoded: every kind of file, and whatever befalls the process."""
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -365,3 +368,78 @@ def test_an_interpreter_whose_path_may_not_be_searched(tmp_path, monkeypatch, pr
     monkeypatch.setattr(decode_process.os, "access", lambda *_: False)
     assert [known.why for known in outcome(written(tmp_path / "x", ["0.jpg", "1.tif"]))] == ["", ""]
     assert decode_process._shared.process._child.args[0] == sys.executable
+
+
+@pytest.mark.parametrize("host", ["", "uwsgi", "not/there"])
+def test_a_program_that_embeds_python(tmp_path, monkeypatch, program, host):
+    """Its name is in sys.executable, or nothing is; Python lies where its library does."""
+    program()
+    (tmp_path / "uwsgi").write_text("#!/bin/sh\necho started\n")
+    (tmp_path / "uwsgi").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", host and str(tmp_path / host))
+    assert outcome(written(tmp_path / "x", ["0.jpg"]))[0].why == ""
+
+
+def test_a_program_that_embeds_python_without_an_interpreter(tmp_path, monkeypatch, program):
+    program()
+    (tmp_path / "host").touch(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "host"))
+    monkeypatch.setattr(decode_process, "_PREFIXES", [str(tmp_path)])
+    real = os.path.realpath
+    monkeypatch.setattr(os.path, "realpath", lambda file: "/opt/host" if file == "/proc/self/exe" else real(file))
+    with pytest.raises(BackendError, match=r"sys.executable is '.*/host'.* Set sys.executable to the path"):
+        outcome(written(tmp_path / "x", ["0.jpg"]))
+
+
+def test_what_is_printed_where_python_starts(tmp_path, monkeypatch, program):
+    """By a sitecustomize, a .pth file or a module of the worker; and PYTHONOPTIMIZE=2 does not reach it."""
+    program("print('decoder loaded', flush=True)", "os.write(1, bytes(range(256)))")
+    ran = tmp_path / "ran"
+    code = f"import pathlib\npathlib.Path({str(ran)!r}).touch()\nprint('{{}}\\nactivated', flush=True)\n"
+    (tmp_path / "sitecustomize.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONOPTIMIZE", "2")
+    jpg, tif = outcome(written(tmp_path / "x", ["0.jpg", "1.tif"]))
+    assert (jpg.why, jpg.copied, tif.why) == ("", False, "")  # False: by DALI
+    assert ran.exists()
+
+
+def test_packages_that_the_program_alone_has_on_its_path(tmp_path, monkeypatch):
+    """As where it adds a folder to sys.path; the worker looks there last."""
+    decode_process._stop()
+    (tmp_path / "own").mkdir()
+    registered = tmp_path / "registered"
+    code = f"from pathlib import Path\ndef register_heif_opener(): Path({str(registered)!r}).touch()\n"
+    (tmp_path / "own" / "pillow_heif.py").write_text(code)
+    (tmp_path / "own" / "json.py").write_text("raise SystemExit('the wrong module')")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "own")])
+    if find_spec("pillow_heif").origin != str(tmp_path / "own" / "pillow_heif.py"):
+        pytest.skip("pillow_heif is installed")
+    try:
+        assert outcome(written(tmp_path / "x", ["0.jpg"]))[0].why == ""
+    finally:
+        decode_process._stop()
+    assert registered.exists()
+
+
+def test_handles_beyond_those_of_select(tmp_path, program):
+    program()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2048:
+        pytest.skip("needs more handles")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with tempfile.TemporaryFile() as file:
+        held = [os.dup(file.fileno()) for _ in range(1100)]
+    try:
+        assert outcome(written(tmp_path / "x", ["0.jpg"]))[0].why == ""
+    finally:
+        for handle in held:
+            os.close(handle)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_dali_without_its_docstrings():
+    code = "import fastclf.data.decode.graphs"
+    done = subprocess.run([sys.executable, "-OO", "-c", code], capture_output=True, text=True, timeout=120)
+    assert "NVIDIA DALI cannot be imported" in done.stderr
+    assert done.stderr.endswith("Start Python without -OO (PYTHONOPTIMIZE=2)\n")
