@@ -20,7 +20,6 @@ from fastclf.interpret.neighbours import RowPool, Similar, nearest
 from fastclf.interpret.suggestion import Suggestion, diverse, doubts
 from fastclf.learners.evaluating import Evaluating
 from fastclf.losses import BCE, NLL
-from fastclf.models.head import Head
 from fastclf.ops import HeadSpec, predict
 from fastclf.training.folds import make_folds, usual_folds
 from fastclf.training.head_choice import (
@@ -33,7 +32,6 @@ from fastclf.training.head_choice import (
     predict_splits,
     splits_of,
 )
-from fastclf.training.head_runs import predict_rows
 from fastclf.training.inputs import refuse_numbers
 from fastclf.training.linear_heads import LinearSetting
 
@@ -62,12 +60,13 @@ class Auditing(Evaluating):
         sets = self._labelled_rows("audit")
         train = sets["train"]
         splits = splits_of(train, make_folds(train.labels, k, groups=train.groups, seed=self.seed), self.seed)
+        others = {name: ds for name, ds in sets.items() if name != "train"}
+        rows = {name: ds.bad.good_rows() for name, ds in others.items()}
+        whole = train.bad.good_rows()
+        splits += [Fold(whole, rows[name], self.seed, other=ds) for name, ds in others.items() if len(rows[name])]
         found = choose_usual(train, splits, **self._how_trained())
         preds = {"train": _outputs(found.all_logits(splits, train), train)}
-        others = {name: ds for name, ds in sets.items() if name != "train"}
-        if others:
-            head = head_at(found.best, train, train.bad.good_rows(), self.seed, **self._how_trained())
-            preds |= {name: _outputs(_logits(head, ds, ds.bad.good_rows()), ds) for name, ds in others.items()}
+        preds |= {name: _outputs(found.all_logits(splits, train, ds), ds) for name, ds in others.items()}
         return audits.audit(sets, preds)
 
     @long_call(NOTHING_CHANGED)
@@ -179,13 +178,6 @@ class Auditing(Evaluating):
     def _features(self, call: str, images: Any) -> tuple[list[str], Any]:
         """Return names and rows ``[N, F] float32`` of what a caller passes."""
         raise NotImplementedError
-
-
-def _logits(head: Head, ds: Dataset, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return logits ``[N, C]`` of some rows of a set, NaN in all others."""
-    logits = np.full((len(ds), ds.c), np.nan, np.float32)
-    logits[rows] = predict_rows(head, ds, rows)
-    return logits
 
 
 def _outputs(logits: NDArray[np.float32], ds: Dataset) -> NDArray[np.float32]:

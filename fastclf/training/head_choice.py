@@ -52,11 +52,17 @@ class Fold:
         train: ``[n] int64``.
         held_out: ``[m] int64``, at least one.
         seed: of the head.
+        other: the set whose rows are held out, where it is another.
     """
 
     train: RowNumbers
     held_out: RowNumbers
     seed: int
+    other: Dataset | None = field(default=None, kw_only=True)
+
+    def held_out_of(self, ds: Dataset) -> Dataset:
+        """Return the set whose rows are held out; ``ds`` is the one that is trained on."""
+        return ds if self.other is None else self.other
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,12 +76,12 @@ class Choice:
     def tried(self) -> int:
         """Splits on which all settings are trained: the first that hold enough rows out to compare, and two at least.
 
-        The others, where training takes longest, get the one that is chosen.
+        The others, where training takes longest, get the one that is chosen, as do those that hold out another set.
         """
         if len(self.settings) == 1:
             return 0
-        rows = np.cumsum([len(split.held_out) for split in self.splits])
-        return min(len(self.splits), max(2, 1 + int(np.searchsorted(rows, _ENOUGH))))
+        rows = np.cumsum([len(split.held_out) for split in self.splits if split.other is None])
+        return min(len(rows), max(2, 1 + int(np.searchsorted(rows, _ENOUGH))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,11 +98,12 @@ class Chosen:
     settings: list[Setting]
     best: Setting
 
-    def all_logits(self, splits: Sequence[Fold], ds: Dataset) -> Floats32:
-        """Return the logits of all rows ``[N, c]``; NaN in those that no split holds out."""
-        found = np.full((len(ds), ds.c), np.nan, np.float32)
+    def all_logits(self, splits: Sequence[Fold], ds: Dataset, other: Dataset | None = None) -> Floats32:
+        """Return the logits of all rows ``[N, c]``, or of another set's; NaN in those that no split holds out."""
+        found = np.full((len(ds if other is None else other), ds.c), np.nan, np.float32)
         for split, logits in zip(splits, self.logits, strict=True):
-            found[split.held_out] = logits
+            if split.other is other:
+                found[split.held_out] = logits
         return found
 
 
@@ -188,7 +195,7 @@ def choose_usual(
     ds: Dataset, splits: Sequence[Fold], *, crit: NLL | BCE, bs: int, device: torch.device | str = "cpu"
 ) -> Chosen:
     """Do the same with the settings that suit as many rows as the largest split trains on."""
-    settings = usual_settings(max(len(split.train) for split in splits), bs)
+    settings = usual_settings(max(len(split.train) for split in splits if split.other is None), bs)
     return choose(ds, Choice(splits, settings), crit=crit, bs=bs, device=device)
 
 
@@ -259,7 +266,7 @@ def try_settings(
     trained = [(i, setting, split) for i, (setting, split) in enumerate(jobs) if isinstance(setting, HeadSetting)]
     runs = [HeadRun(setting, split.train, split.seed) for _, setting, split in trained]
     for (i, _, split), head in zip(trained, train_heads(ds, runs, crit=crit, bs=bs, device=device), strict=True):
-        found[i] = predict_rows(head, ds, split.held_out)
+        found[i] = predict_rows(head, split.held_out_of(ds), split.held_out)
     places: dict[tuple[Fold, Scaling], dict[LinearSetting, int]] = {}
     for i, (setting, split) in enumerate(jobs):
         if isinstance(setting, LinearSetting):
@@ -301,8 +308,9 @@ class _Path:
         paths = LinearPaths(self.ds, self.split.train, crit=self.crit)
         lowest: NDArray[np.float64] | None = None
         for setting, head in paths.heads(self.scaling, sorted((one.decay for one in self.work), reverse=True)):
-            self.found[setting] = predict_rows(head, self.ds, self.split.held_out)
-            losses = row_losses(self.crit, self.found[setting], self.ds.y[self.split.held_out])
+            held_out, rows = self.split.held_out_of(self.ds), self.split.held_out
+            self.found[setting] = predict_rows(head, held_out, rows)
+            losses = row_losses(self.crit, self.found[setting], held_out.y[rows])
             if lowest is None or losses.mean() < lowest.mean():
                 lowest = losses
             hopeless = losses.mean() > _HOPELESS * lowest.mean() or clearly_above(losses, lowest)
