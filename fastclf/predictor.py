@@ -132,11 +132,11 @@ class Classifier:
         Files are decoded in a process of its own first, so that none of them can end this one.
 
         Args:
-            x: a folder, which is searched with all folders in it; a file; a pattern such as ``"new/*.jpg"``; a PIL
+            x: a pattern such as ``"new/*.jpg"``; a folder, which is searched with all folders in it; a file; a PIL
                 image; pixels, ``[H, W, 3]`` or ``[N, H, W, 3]`` as array, ``[3, H, W]`` or ``[N, 3, H, W]`` as tensor,
-                uint8 or floats in 0..1, of any size; or anything that yields these, such as a list, a column of a
-                data frame, or a generator; or a `Source` of encoded images. For a model of activations, rows
-                ``[N, F]``.
+                uint8 or floats in 0..1, of any size; or anything that yields these but patterns, such as a list, a
+                column of a data frame, or a generator; or a `Source` of encoded images. For a model of activations,
+                rows ``[N, F]``.
             topk: how many of the most probable classes tables show.
             batch_size: images at once.
             on_bad: what happens when an image cannot be decoded: ``"raise"`` names it, ``"nan"`` goes on: its outputs

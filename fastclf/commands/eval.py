@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
     if kind in ("csv", "folders"):
         found = clf.evaluate(arguments.data, **options, **how)
     else:
-        found = clf.evaluate(rows_of(kind, arguments.data, options, labelled=True), **how)
+        found = clf.evaluate(rows_of(kind, [arguments.data], options, labelled=True), **how)
     each = found.to_dict()["each"]
     if arguments.out is not None:
         columns = list(each[0])
