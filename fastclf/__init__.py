@@ -35,4 +35,4 @@ if not TYPE_CHECKING:  # to a type checker, any name would be known
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_import_public()})
+    return sorted({*_import_public(), *(name for name in globals() if name.startswith("__"))})

@@ -115,7 +115,8 @@ def _parser(known: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
 
 
 def _failed(command: str, text: str, code: int) -> int:
-    show(f"fastclf {command}: {_without_calls(text.removeprefix(f'{command}: '))}", sys.stderr)
+    said = _without_calls(text.removeprefix(f"{command}: ")).replace("\n", "\\n")  # of a file's name
+    show(f"fastclf {command}: {said}", sys.stderr)
     return code
 
 

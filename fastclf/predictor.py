@@ -132,11 +132,11 @@ class Classifier:
         Files are decoded in a process of its own first, so that none of them can end this one.
 
         Args:
-            x: a folder, which is searched with all folders in it; a file; a pattern such as ``"new/*.jpg"``; a PIL
+            x: a pattern such as ``"new/*.jpg"``; a folder, which is searched with all folders in it; a file; a PIL
                 image; pixels, ``[H, W, 3]`` or ``[N, H, W, 3]`` as array, ``[3, H, W]`` or ``[N, 3, H, W]`` as tensor,
-                uint8 or floats in 0..1, of any size; or anything that yields these, such as a list, a column of a
-                data frame, or a generator; or a `Source` of encoded images. For a model of activations, rows
-                ``[N, F]``.
+                uint8 or floats in 0..1, of any size; or anything that yields these but patterns, such as a list, a
+                column of a data frame, or a generator; or a `Source` of encoded images. For a model of activations,
+                rows ``[N, F]``.
             topk: how many of the most probable classes tables show.
             batch_size: images at once.
             on_bad: what happens when an image cannot be decoded: ``"raise"`` names it, ``"nan"`` goes on: its outputs
@@ -186,6 +186,7 @@ class Classifier:
         suffix: str = "",
         fn_col: Column | None = None,
         label_col: Column | Sequence[Column] | None = None,
+        split_col: Column | None = None,
         topk: int = 5,
         unknown: float | None = None,
         batch_size: int = 64,
@@ -203,6 +204,8 @@ class Classifier:
             suffix: with ``csv``, what the names in the table lack, such as ``".jpg"``.
             fn_col: with ``csv``, the column of the files, by name or counted from 0, as in `from_csv`.
             label_col: with ``csv``, the column of the labels; or a list of columns of 0 and 1.
+            split_col: with ``csv``, the column of train, valid and test: the rows for test alone count, or those for
+                validation where none is for test.
             topk: see `Learner.evaluate`, as ``unknown``.
             unknown: see there.
             batch_size: see `predict`, as ``on_bad``; images that cannot be decoded are left out of all figures.
@@ -224,7 +227,9 @@ class Classifier:
         elif y is None and csv is None:
             x, labels = truth.of_folder(given_path(x), self.classes)
         elif csv is not None:
-            x, labels = truth.of_table(given_path(x), given_path(csv), like, folder, suffix, fn_col, label_col)
+            x, labels = truth.of_table(
+                given_path(x), given_path(csv), like, folder, suffix, fn_col, label_col, split_col
+            )
         made = self.predict(x, batch_size=batch_size, on_bad=on_bad)
         if y is not None:
             labels = truth.of_list(y, like, len(made))

@@ -89,6 +89,7 @@ def test_an_error_is_one_line(capsys, tmp_path):
         ("t.csv: line 3", "t.csv: line 3"),
         ("no_such_call: x", "no_such_call: x"),
         ("fit", "fit"),
+        ("there is no a\nb.jpg", r"there is no a\nb.jpg"),
     ],
 )
 def test_an_error_names_no_python_call(raised, shown, monkeypatch, capsys):
@@ -223,6 +224,44 @@ def test_predict_says_unknown_after_calibrate(tmp_path, capsys):
     assert all(label in ("none of these", plain) for label, plain in zip(shown[0.1], shown[None], strict=True))
     assert main([*typed, "--unknown", "2"]) == 1
     assert "unknown must be a share" in capsys.readouterr().err
+
+
+def test_eval_of_what_was_held_out_alone(model, tmp_path, capsys):
+    """Rows of a column of sets, and names of files: the same figures as of the same images by list."""
+    path, folder, _ = model
+    rng, clf = np.random.default_rng(), fastclf.load(path)
+    files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.png"))
+    labels = [name.split("/")[0] for name in files]
+    for kinds in (["train", "valid", "test"], ["train", "valid"], ["train"]):
+        parts = rng.permutation([*kinds, *rng.choice(kinds, len(files) - len(kinds))])
+        table = pd.DataFrame({"file": files, "label": labels, "set": parts})
+        table.to_csv(tmp_path / "t.csv", index=False)
+        typed = ["eval", str(path), str(folder), "--csv", str(tmp_path / "t.csv"), "--split-col", "set", "--json"]
+        assert main(typed) == (kinds == ["train"])
+        printed = capsys.readouterr()
+        if kinds == ["train"]:
+            assert "no row is for test or validation. Leave --split-col out" in printed.err
+            continue
+        held = [
+            (str(folder / name), label)
+            for name, label, part in zip(files, labels, parts, strict=True)
+            if part == kinds[-1]
+        ]
+        expected = clf.evaluate(*map(list, zip(*held, strict=True)))
+        assert json.loads(printed.out) == json.loads(json.dumps(expected.to_dict()))
+        assert (
+            f"{len(held)} row{'s'[: len(held) > 1]} for {'test' if 'test' in kinds else 'validation'} alone"
+            in printed.err
+        )
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for name in files:
+        shutil.copy(folder / name, flat / name.replace("/", "_"))
+    assert main(["eval", str(path), str(flat)]) == 1
+    assert "--name-re" in capsys.readouterr().err
+    assert main(["eval", str(path), str(flat), "--name-re", r"^(\w+?)_", "--json"]) == 0
+    expected = clf.evaluate([str(flat / name.replace("/", "_")) for name in files], labels)
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(expected.to_dict()))
 
 
 def test_predict_of_a_table(model, tmp_path, capsys):
@@ -389,6 +428,7 @@ def test_a_run(tmp_path, capsys):
     [
         ([], [("fine_tune", True)]),
         (["--unfreeze", "0"], [("fine_tune", False)]),
+        (["--unfreeze", "0", "--aug", "none"], [("fine_tune", False)]),
         (["--lr", ".02"], [("fit", 0.02, 3)]),
         (["--epochs", "2"], [("fit", 0.01, 2)]),
         (["--unfreeze", "4"], [("fit", 0.01, 3), ("fit", [0.0001, 0.001, 0.01], 1)]),

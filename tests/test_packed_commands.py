@@ -199,7 +199,7 @@ def test_nothing_is_left_of_what_was_copied(packed, model):  # noqa: F811
     arguments = _parser().parse_args(["eval", str(model[0]), valid, "--label-col", "species"])
     clf = fastclf.load(model[0])
     kind = kind_of(arguments.data)
-    rows = rows_of(kind, arguments.data, options_for(kind, arguments), labelled=True)
+    rows = rows_of(kind, [arguments.data], options_for(kind, arguments), labelled=True)
     made = clf.predict(rows.source, batch_size=2)
     torch.testing.assert_close(
         torch.from_numpy(made.outputs), torch.from_numpy(clf.predict(folder / "valid", batch_size=2).outputs)

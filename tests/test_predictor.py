@@ -214,7 +214,6 @@ def test_files_and_everything_that_names_them(trained, files, monkeypatch):
         pd.Series(files),
         np.array(files),
         (name for name in files),
-        [str(folder / "valid" / "*" / "*.png")],
         str(folder / "valid" / "**" / "*.png"),
         "valid/*/*.png",
         ["valid/blue", "valid/green", Path("valid") / "red"],

@@ -60,10 +60,6 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--test", metavar="FILES", help="the same for test")
     add_table_arguments(parser)
     parser.add_argument(
-        "--name-re", metavar="PATTERN", help="a regular expression whose group is the class in a file's name"
-    )
-    parser.add_argument("--split-col", metavar="COLUMN", help="with --csv: the column of train, valid and test")
-    parser.add_argument(
         "--group-col",
         metavar="COLUMN",
         help="of tables, parquet files and data sets the column of what images belong to, such as a person or a place: "
@@ -95,6 +91,10 @@ def add_table_arguments(parser: argparse.ArgumentParser, *, labelled: bool = Tru
             metavar="COLUMN",
             help="the column of the labels; of archives the extension of their files, such as cls or json:species",
         )
+        parser.add_argument(
+            "--name-re", metavar="PATTERN", help="a regular expression whose group is the class in a file's name"
+        )
+        parser.add_argument("--split-col", metavar="COLUMN", help="with --csv: the column of train, valid and test")
     parser.add_argument(
         "--image-col",
         metavar="COLUMN",

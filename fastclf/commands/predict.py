@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from fastclf.commands.data import PACKED, add_model_arguments, add_table_arguments, table_argument
-from fastclf.commands.sources import kind_given, options_for, rows_of
+from fastclf.commands.sources import called, kind_given, options_for, rows_of
 from fastclf.data.sources.names import printable
 from fastclf.files import publish_table
-from fastclf.paths import given_path
+from fastclf.paths import given_path, system_name
 from fastclf.report import counted, encodable, encoding_of, json_text, log_to_stderr, show
 
 
@@ -77,21 +77,25 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _images(arguments: argparse.Namespace) -> Any:
     """Return what `Classifier.predict` takes for the images that were named."""
-    first, *others = arguments.images
-    kind = "folders" if others and arguments.csv is None else kind_given(arguments, given_path(first))
+    paths = [given_path(one) for one in arguments.images]
+    kind, *more = dict.fromkeys(kind_given(arguments, path) for path in paths)
+    if more:
+        raise ValueError(f"IMAGES must be of one kind, got {called(kind)} and {called(more[0])}. Predict them in turn.")
     options = options_for(kind, arguments)
     if kind == "csv":
-        if others:
+        if len(paths) > 1:
             raise ValueError("with --csv, IMAGES must be the one folder that the names are relative to")
-        return _named(given_path(first), **options)
+        return _named(paths[0], **options)
     if kind == "folders":
-        return arguments.images if others else first
-    return rows_of(kind, given_path(first), options, labelled=False).source
+        from fastclf.data.stream import files_named
+
+        first, *others = arguments.images
+        return [file for one in arguments.images for file in files_named(one)] if others else first
+    return rows_of(kind, paths, options, labelled=False).source
 
 
 def _named(path: Path, csv: Path, folder: str = ".", suffix: str = "", fn_col: str | int | None = None) -> list[str]:
     """Return the files that a table names, below a folder; a column 'file' names them unless another one is chosen."""
-    from fastclf.data.sources.listing import find_files
     from fastclf.data.sources.tables.reading import read_csv
     from fastclf.data.sources.tables.resolve import named_files
     from fastclf.data.sources.tables.rules import TableRules
@@ -100,8 +104,7 @@ def _named(path: Path, csv: Path, folder: str = ".", suffix: str = "", fn_col: s
     if fn_col is None and (table.header or []).count("file") == 1:
         fn_col = "file"
     rules = TableRules("predict", suffix, fn_col=fn_col)
-    found = find_files(path, folder, allow_outside=True)
-    return [str(found.place(name)) for name in named_files(table, found, rules)]
+    return [str(path / system_name(name)) for name in named_files(table, path, folder, rules)]
 
 
 def _print(parts: Iterator[Any], written: Callable[[Any, list[Any]], str], stream: TextIO, everything: bool) -> None:

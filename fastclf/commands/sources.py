@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -41,6 +41,11 @@ OPTIONS: Mapping[Kind, Mapping[str, str]] = {
 
 _BY_OPTION: tuple[Kind, ...] = ("csv", "name_re")
 _PACKED: Mapping[str, Kind] = {".tar": "shards", ".parquet": "parquet"}
+
+
+def called(kind: Kind) -> str:
+    """Return what users call data of a kind."""
+    return _CALLED[kind]
 
 
 def kind_given(arguments: argparse.Namespace, data: Path) -> Kind:
@@ -97,7 +102,7 @@ def kind_of(data: Path) -> Kind:
     return next((kind for suffix, kind in _PACKED.items() if any(data.glob(f"*{suffix}"))), "folders")
 
 
-def files_by_set(data: Path) -> dict[str, list[Path]]:
+def files_by_set(*data: Path) -> dict[str, list[Path]]:
     """Return the archives or parquet files that DATA names, by the set that their names begin with; else for training.
 
     Raises:
@@ -106,8 +111,7 @@ def files_by_set(data: Path) -> dict[str, list[Path]]:
     """
     from fastclf.data.sources.patterns import files_of
 
-    suffix = next((f"*{suffix}" for suffix in _PACKED if any(data.glob(f"*{suffix}"))), "") if data.is_dir() else ""
-    files = files_of(data / suffix if suffix else data, "DATA")
+    files = files_of([file for one in data for file in _packed_in(one)], "DATA")
     found: dict[str, list[Path]] = {}
     for file in files:
         found.setdefault(set_of_file(file.name) or "", []).append(file)
@@ -119,29 +123,38 @@ def files_by_set(data: Path) -> dict[str, list[Path]]:
     return found if len(found) > 1 else {"train": files}
 
 
-def rows_of(kind: Kind, data: Path, columns: Mapping[str, Any], *, labelled: bool) -> LabelledRows:
+def _packed_in(data: Path) -> list[Path]:
+    """Return the archives, or else the parquet files, of a folder; or DATA itself, which names some."""
+    found = (sorted(data.glob(f"*{suffix}")) for suffix in _PACKED if data.is_dir())
+    return next(filter(None, found), [data])
+
+
+def rows_of(kind: Kind, data: Sequence[Path], columns: Mapping[str, Any], *, labelled: bool) -> LabelledRows:
     """Return the images of one set that are packed, with their labels where they must have some.
 
     Raises:
-        ValueError: DATA holds several sets.
+        ValueError: DATA holds several sets, or is several data sets.
     """
+    first, *others = data
     part = "valid" if labelled else "test"
     if not labelled:
         columns = {**columns, "label" if kind == "shards" else "label_col": ""}  # whatever lies beside them
     if kind == "hf":
         from fastclf.data.sources.hf import read_hf, splits_of
 
-        if (data / "dataset_dict.json").is_file():
-            names = sorted(one.parent.name for one in data.glob("*/state.json"))
-            raise ValueError(f"DATA must be one split, got {data} with {', '.join(names)}. Pass {data / names[0]}.")
-        _, splits = splits_of(data, None, None)
+        if others:
+            raise ValueError(f"DATA must be one data set, got {first} and {others[0]}. Pass one after the other.")
+        if (first / "dataset_dict.json").is_file():
+            names = sorted(one.parent.name for one in first.glob("*/state.json"))
+            raise ValueError(f"DATA must be one split, got {first} with {', '.join(names)}. Pass {first / names[0]}.")
+        _, splits = splits_of(first, None, None)
         image, label = columns.get("image_col", "image"), columns.get("label_col", "label")
-        return read_hf(data.absolute(), {part: (data.name, splits["train"][1])}, image, label)[part]
+        return read_hf(first.absolute(), {part: (first.name, splits["train"][1])}, image, label)[part]
     from fastclf.data.sources.parquet import read_parquet
     from fastclf.data.sources.patterns import common_folder
     from fastclf.data.sources.shards import ShardRules, read_shards
 
-    sets = files_by_set(data)
+    sets = files_by_set(*data)
     if len(sets) > 1:
         raise ValueError(f"DATA must be one set, got files of {', '.join(sets)}. Pass a pattern for one of them.")
     files = {part: next(iter(sets.values()))}

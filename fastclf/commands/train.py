@@ -28,7 +28,6 @@ from fastclf.commands.data import (
 )
 from fastclf.data.sources.ignored import tag_as_results
 from fastclf.files import publish_once, publish_table
-from fastclf.predictions import probability_columns
 from fastclf.report import json_text, log
 from fastclf.training.callbacks import Callback
 from fastclf.versions import library_versions
@@ -113,7 +112,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--lr must be above 0, got {arguments.lr}")
     if arguments.aug is None:
         arguments.aug = _AUG
-    elif not _augments(arguments):
+    elif arguments.aug != "none" and not _augments(arguments):
         raise ValueError(
             "--aug has no effect, as cached activations are all that is trained on. Leave it out, or pass "
             "--no-precompute, --unfreeze EPOCHS or --tta."
@@ -181,6 +180,8 @@ class _EpochTable(Callback):
 
 def _finish(arguments: argparse.Namespace, out: Path, learn: Any, table: _EpochTable) -> None:
     """Write validation predictions, their plot, and what the run was."""
+    from fastclf.predictions import probability_columns
+
     data = learn.data
     results = dict(zip(table.columns[2:], table.lines[-1][2:], strict=True))
     values, y = learn.TTA() if arguments.tta else learn.predict_with_targs()

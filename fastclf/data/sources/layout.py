@@ -95,7 +95,7 @@ def _elsewhere(path: Path) -> str:
             share = remedy("a fifth (val_pct=)", "a fifth")
             return (
                 f"{folder} holds images in the folders {some(classes)}. If these are the classes, "
-                f"{take_as_train(inner)}; without a folder of validation images, {share} of them is held out."
+                f"{take_as_train(path, inner)}; without a folder of validation images, {share} of them is held out."
             )
     for folder in (*trains, *folders):
         if images := look(folder)[1]:
@@ -113,9 +113,9 @@ def _two_levels(path: Path) -> Iterator[Path]:
         yield from (folder / name for name in look(folder)[0])
 
 
-def take_as_train(folder: str) -> str:
+def take_as_train(path: Path, folder: str) -> str:
     """The argument that takes a folder below the root for the training set."""
-    return f"pass {remedy(f'trn_name={folder!r}', f'the folder {folder!r} as DATA')}"
+    return f"pass {remedy(f'trn_name={folder!r}', f'the folder {str(path / folder)!r} as DATA')}"
 
 
 def flat(path: Path, folder: str, names: Sequence[str]) -> str:

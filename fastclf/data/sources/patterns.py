@@ -76,14 +76,33 @@ def _files(pattern: str, argument: str) -> Iterator[Path]:
     if given_path(pattern).exists():  # whatever marks are in its name
         yield given_path(pattern)
         return
-    for name in _expanded(pattern, argument):
-        if glob.has_magic(name) and not given_path(name).exists():
-            matches = sorted(glob.glob(str(given_path(name)), recursive=True))  # noqa: PTH207  # sorted as text
-            if not matches:
-                raise FileNotFoundError(f"{argument}: no file matches {name!r}. Check the pattern.")
-            yield from map(Path, matches)
-        else:
-            yield given_path(name)
+    folder, rest = _split(str(given_path(pattern)))
+    for name in _expanded(rest, argument):
+        yield from map(Path, matched(f"{folder}{name}", argument))
+
+
+def matched(pattern: str, argument: str) -> list[str]:
+    """Return the files that a glob matches, sorted as text; of a name without marks, or of what is there, the name.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    folder, rest = _split(pattern)
+    if not glob.has_magic(rest) or os.path.lexists(pattern):
+        return [pattern]
+    names = sorted(glob.glob(rest, root_dir=folder or None, recursive=True))  # noqa: PTH207  # as written, and as text
+    files = [path for name in names if os.path.isfile(path := f"{folder}{name}")]  # noqa: PTH113
+    if not files:
+        raise FileNotFoundError(f"{argument}: no file matches {pattern!r}. Check the pattern.")
+    return files
+
+
+def _split(pattern: str) -> tuple[str, str]:
+    """Return the folders that a pattern begins with, whatever marks are in their names, and what follows them."""
+    parts = pattern.split("/")
+    known = [f"{'/'.join(parts[:n])}/" for n in range(1, len(parts))]
+    folder = next((one for one in reversed(known) if os.path.isdir(one)), "")  # noqa: PTH112
+    return folder, pattern[len(folder) :]
 
 
 def _expanded(pattern: str, argument: str) -> Iterator[str]:

@@ -11,6 +11,7 @@ from helpers import TFMS
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.sources.layout import flat
 from fastclf.errors import LabelError
+from fastclf.report import command_line
 
 OTHER_NAMES = {"valid": ["val", "Validation", "dev"], "train": ["Training", "TRAIN"], "test": ["Testing", "Test"]}
 LEFTOVERS = [
@@ -319,3 +320,14 @@ def test_groups_are_not_divided(folders, save_image):
         data = load(folders, groups=lambda name: name.split("/")[1].split("_")[0])
     assert len(set(data.trn_ds.groups.tolist())) == 10
     assert len(set(data.val_ds.groups.tolist()) - set(data.trn_ds.groups.tolist())) == 1
+
+
+@pytest.mark.parametrize("place", ["training_set/training_set", "training_set/cats and dogs", "x/y"])
+def test_what_to_type_names_the_whole_path(tmp_path, save_image, place):
+    """As of archives in which a set lies in a folder of its own."""
+    for name in ("cat", "dog"):
+        save_image(tmp_path / "d" / place / name / "1.png")
+    with command_line(), pytest.raises((FileNotFoundError, LabelError)) as raised:
+        load(tmp_path / "d")
+    there = re.search(r"the folder '(.*?)' as DATA|pass the path '(.*?)'", str(raised.value))
+    assert (tmp_path / "d" / place).samefile(there[1] or there[2])

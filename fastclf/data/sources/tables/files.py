@@ -8,7 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from fastclf.data.sources.listing import EXTENSIONS, UNSUPPORTED, Found
 from fastclf.data.sources.names import printable
@@ -47,7 +47,7 @@ class Files:
         plain = self.there.get(f"{self.prefix}{cell}{self.suffix}")  # most names, without making a path of them
         if plain is not None:
             return plain, EXACT
-        exact = self._in_folder(cell)
+        exact = self.in_folder(cell)
         if exact in self.there:
             return exact, EXACT
         names = list(self._readings(cell))
@@ -63,21 +63,26 @@ class Files:
 
     def has_stem(self, cell: Cell) -> bool:
         """Return whether files are named like this, whatever their suffix."""
-        return isinstance(cell, str) and self._in_folder(cell).removesuffix(self.suffix) in self._stems
+        return isinstance(cell, str) and self.in_folder(cell).removesuffix(self.suffix) in self._stems
 
-    def _in_folder(self, text: str) -> str:
+    def in_folder(self, text: str) -> str:
+        """Return the name of a file that a cell names as it stands, relative to the data's path."""
         return (self.folder / f"{text}{self.suffix}").as_posix()
 
     def _readings(self, text: str) -> Iterator[tuple[str, str]]:
         plain = text.strip().replace("\\", "/")
         if plain != text:
-            yield self._in_folder(plain), BLANKS
+            yield self.in_folder(plain), BLANKS
         path = PurePosixPath(f"{plain}{self.suffix}")
         if not path.is_absolute():
             yield path.as_posix(), ROOTED
-        for root in {self.found.path.absolute(), self.found.path.resolve()}:
+        for root in self._roots:
             if path.is_relative_to(root):
                 yield path.relative_to(root).as_posix(), ROOTED
+
+    @cached_property
+    def _roots(self) -> set[Path]:
+        return {self.found.path.absolute(), self.found.path.resolve()}
 
     @cached_property
     def _by_case(self) -> dict[str, str]:
@@ -103,8 +108,9 @@ class Files:
         text = cell if isinstance(cell, str) else ""
         self.check_text(cell, table, where)
         plain = PurePosixPath(text.replace("\\", "/"))
+        outside = plain.is_absolute() and not any(plain.is_relative_to(root) for root in self._roots)
         drive = re.match("[A-Za-z]:", text)
-        if not text.strip() or "\0" in text or plain.is_absolute() or drive or ".." in plain.parts:
+        if not text.strip() or "\0" in text or outside or drive or ".." in plain.parts:
             base = plain.name
             there = f" {base!r} is in the folder: keep the last part of the names." if base in self._by_base else ""
             raise LabelError(
@@ -136,7 +142,7 @@ class Files:
     def _other_suffix(self, texts: Sequence[str]) -> str:
         for suffix in ("", *self._endings):
             other = Files(self.found, suffix)
-            fixed = sum(other._in_folder(text) in self.there for text in texts) if suffix != self.suffix else 0
+            fixed = sum(other.in_folder(text) in self.there for text in texts) if suffix != self.suffix else 0
             if fixed:
                 return f"Did you mean {remedy(f'suffix={suffix!r}', f'--suffix {suffix}')}? It finds {fixed} of them."
         return ""
@@ -146,20 +152,20 @@ class Files:
         return f"Is the delimiter {mark!r}? Pass sep={mark!r}." if mark else ""
 
     def _other_case(self, texts: Sequence[str]) -> str:
-        n = sum(self._by_case.get(self._in_folder(text).casefold()) == "" for text in texts)
+        n = sum(self._by_case.get(self.in_folder(text).casefold()) == "" for text in texts)
         return (
             f"{n} of them are there in several spellings that differ in case. Write the one that is meant." if n else ""
         )
 
     def _other_form(self, texts: Sequence[str]) -> str:
         plain = {unicodedata.normalize("NFC", name) for name in self.there}
-        n = sum(unicodedata.normalize("NFC", self._in_folder(text)) in plain for text in texts)
+        n = sum(unicodedata.normalize("NFC", self.in_folder(text)) in plain for text in texts)
         if not n:
             return ""
         return f"{n} of them are there in another Unicode form (NFC or NFD). Write them as the files are named."
 
     def _other_ending(self, texts: Sequence[str]) -> str:
-        stems = [PurePosixPath(self._in_folder(text)).with_suffix("").as_posix() for text in texts]
+        stems = [PurePosixPath(self.in_folder(text)).with_suffix("").as_posix() for text in texts]
         for ending in self._endings:
             n = sum(stem + ending in self.there for stem in stems)
             if n:
@@ -168,7 +174,7 @@ class Files:
 
     def _zeros(self, texts: Sequence[str]) -> str:
         by_number = {_without_zeros(name): name for name in (*self._stems, *self.there)}
-        there = [by_number.get(_without_zeros(self._in_folder(text.removesuffix(".0")))) for text in texts]
+        there = [by_number.get(_without_zeros(self.in_folder(text.removesuffix(".0")))) for text in texts]
         example = next(filter(None, there), None)
         if example is None:
             return ""

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import compress
+from itertools import chain, compress
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from fastclf.data.sources.labels import Labels
-from fastclf.data.sources.listing import Found
+from fastclf.data.sources.listing import Found, find_files, inner_name
 from fastclf.data.sources.names import printable, write_list
 from fastclf.data.sources.tables.columns import Columns, choose, file_column, seems_to_group
 from fastclf.data.sources.tables.files import EXACT, Files
@@ -147,27 +148,53 @@ def read_labels(rows: NamedRows, wanted: list[int], rules: TableRules) -> tuple[
     return [wanted[i] for i in kept], replace(values, texts=[values.texts[i] for i in kept])
 
 
-def named_files(table: LabelTable, found: Found, rules: TableRules) -> list[str]:
+def named_files(table: LabelTable, path: Path, folder: str, rules: TableRules) -> list[str]:
     """Return the file that each row names, of a table that needs no labels: a path, or one below the data's path.
 
-    Where no listed file has a row's name, it is taken as it is: who reads the files says which are not there.
+    The folder is listed only where names are not those of files as they stand. Where no listed file has a row's name,
+    it is taken as it is: who reads the files says which are not there.
 
     Raises:
         FileNotFoundError: no row has a file.
         DataError: there is no such column, or a row has no name.
+        LabelError: a row names a folder.
     """
-    files = Files(found, rules.suffix)
-    table = _without_false_header(table, files)
-    file = file_column(table, files, rules.fn_col)
-    names, remarks = _files_of(table, file, files)
-    cells = table.column(file)
+    files = Files(_named_directly(table, Found(path, inner_name(folder)), rules.suffix), rules.suffix)
+    found, column, names, remarks = _named_among(table, files, rules)
+    if not all(names):
+        files = Files(find_files(path, folder, allow_outside=True), rules.suffix)
+        found, column, names, remarks = _named_among(table, files, rules)
+    cells, where = found.column(column), found.where
     for i in (i for i, name in enumerate(names) if not name):
-        files.check_text(cells[i], table.name, table.where[i])
-        names[i] = (files.folder / f"{cells[i]}{rules.suffix}").as_posix()
-    if not any(os.path.isfile(found.place(name)) for name in names):  # noqa: PTH113 any text
-        _check_missing(table, file, [""] * len(names), files, rules)
-    log("; ".join([f"{table.name}: {counted(len(names), 'row')}, files in column {table.title(file)}", *remarks]))
+        files.check_text(cells[i], found.name, where[i])
+        names[i] = files.in_folder(str(cells[i]))
+        if os.path.isdir(files.found.place(names[i])):  # noqa: PTH112  # any text
+            raise LabelError(f"{found.name}: {where[i]} names the folder {cells[i]!r}. Name a file in each row.")
+    if not any(os.path.isfile(files.found.place(name)) for name in names):  # noqa: PTH113  # any text
+        raise FileNotFoundError(f"{_without_file(found, cells, where, files, len(cells))} {files.hint(cells)}")
+    log("; ".join([f"{found.name}: {counted(len(names), 'row')}, files in column {found.title(column)}", *remarks]))
     return names
+
+
+def _named_directly(table: LabelTable, found: Found, suffix: str) -> Found:
+    """Return the files that cells of a table name as they stand, of columns that begin with one."""
+    files = Files(found, suffix)
+
+    def named(cells: Iterable[Cell]) -> Iterator[str]:
+        names = (files.in_folder(cell) for cell in cells if isinstance(cell, str) and cell)
+        return (name for name in names if os.path.isfile(found.place(name)))  # noqa: PTH113  # any text
+
+    first = table.rows[0] if table.rows else []
+    columns = [table.column(i) for i, cell in enumerate(first) if any(named([cell]))]
+    found.images.extend(dict.fromkeys(chain(named(table.header or []), *map(named, columns))))
+    return found
+
+
+def _named_among(table: LabelTable, files: Files, rules: TableRules) -> tuple[LabelTable, int, list[str], list[str]]:
+    """Return a table without a false header, its column of files, what `_files_of` finds, and remarks."""
+    table = _without_false_header(table, files)
+    column = file_column(table, files, rules.fn_col)
+    return table, column, *_files_of(table, column, files)
 
 
 def _without_false_header(table: LabelTable, files: Files) -> LabelTable:
@@ -195,8 +222,7 @@ def _check_missing(table: LabelTable, file: int, names: Sequence[str], files: Fi
     for i in missing:
         files.check_name(cells[i], table.name, table.where[i])
     without, where = [cells[i] for i in missing], [table.where[i] for i in missing]
-    root, shown = files.found.path / files.folder, files.missing_text(without, where)
-    text = f"{table.name}: {len(missing)} of {len(cells)} rows have no file in {root}, first {shown}."
+    text = _without_file(table, without, where, files, len(cells))
     if rules.missing == "raise" or len(missing) == len(cells):
         skip = remedy("missing='skip'", "--missing skip")
         goes_on = rules.makes_data and len(missing) < len(cells)
@@ -205,6 +231,11 @@ def _check_missing(table: LabelTable, file: int, names: Sequence[str], files: Fi
     rows = zip(map(str, without), where, strict=True)
     listed = write_list(files.found.path, MISSING_NAME, ("name", "where"), rows)
     log(f"{text} They are left out.{f' Full list: {listed}.' if listed else ''}")
+
+
+def _without_file(table: LabelTable, cells: Sequence[Cell], where: Sequence[str], files: Files, n: int) -> str:
+    root, shown = files.found.path / files.folder, files.missing_text(cells, where)
+    return f"{table.name}: {len(cells)} of {n} rows have no file in {root}, first {shown}."
 
 
 def _unlabelled_test_rows(table: LabelTable, columns: Columns, parts: npt.NDArray[np.int64]) -> set[int]:
