@@ -23,12 +23,13 @@ from fastclf.training.memory import explains_gpu_memory
 
 
 class Predicting:
-    """The part of `Learner` that predicts."""
+    """The part of `Learner` that predicts, and what all its parts know of it."""
 
     model: nn.Module
     groups: LayerGroups
     crit: Crit
     decision: Decision
+    seed: int
     _data: ImageClassifierData
 
     @property
