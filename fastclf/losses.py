@@ -10,9 +10,15 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastclf.argument_checks import check_range
+
 
 def _weight(weight: Tensor | None, like: Tensor) -> Tensor | None:
     return None if weight is None else weight.to(like.device, like.dtype)
+
+
+def _check_smoothing(call: str, value: object) -> None:
+    check_range(call, "label_smoothing", value, 0, 1, "Pass e.g. label_smoothing=0.1.")
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,9 @@ class NLL:
 
     weight: Tensor | None = None
     label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_smoothing("NLL", self.label_smoothing)
 
     def __call__(self, log_probs: Tensor, y: Tensor) -> Tensor:
         """Return the loss of log-probabilities (log-softmax leaves log-probabilities as they are)."""
@@ -61,6 +70,9 @@ class BCE:
 
     weight: Tensor | None = None
     label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_smoothing("BCE", self.label_smoothing)
 
     def __call__(self, probs: Tensor, y: Tensor) -> Tensor:
         """Return the loss of probabilities."""

@@ -25,6 +25,10 @@ T = TypeVar("T")
 PROGRESS_AFTER = 2.0  # seconds: shorter work shows no bar
 LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
 
+_DISABLED = (
+    "fastclf prints nothing: its logger is disabled, as logging.config does with all loggers that it finds. Pass "
+    "disable_existing_loggers=False there; or call fastclf.quiet() if that is meant."
+)
 _PACKAGE = __name__.partition(".")[0]
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 _lines = logging.getLogger(_PACKAGE)
@@ -66,6 +70,9 @@ def quiet(on: bool = True) -> None:
 
 def log(text: str) -> None:
     """Report a line, at once."""
+    if _lines.disabled and _lines.level <= logging.INFO and _DISABLED not in _logged:
+        _logged.add(_DISABLED)
+        warn(_DISABLED)
     _lines.info(text)
 
 

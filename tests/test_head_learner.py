@@ -371,7 +371,7 @@ def test_set_data_needs_the_same_classes(data, tmp_path, rng):
         (nn.Linear(10, 3), r"model must end in nn\.LogSoftmax\(1\)"),
         (nn.Sequential(nn.Linear(10, 5), nn.LogSoftmax(1)), r"model must give \[B, 3\], .* got \(2, 5\)"),
         (nn.Sequential(nn.Linear(9, 3), nn.LogSoftmax(1)), r"model must take batches \[B, 10\]"),
-        (nn.LSTM(10, 3), "model must give .* got tuple"),
+        (nn.LSTM(10, 3), "model must give .* got a tuple"),
     ],
 )
 def test_a_network_that_does_not_give_what_the_loss_takes(data, model, message):

@@ -9,8 +9,8 @@ import fastclf
 ROOT = Path(fastclf.__file__).parent
 
 LEFT_TO_RIGHT = """
-errors arrays versions settings report ranks rank_tensors threads interrupts philox losses schedules calls paths files
-autotune interop argument_checks
+errors arrays argument_checks versions settings report ranks rank_tensors threads interrupts philox losses schedules
+calls paths files autotune interop
 ops
 data.sources data.input_stall data.transfer data.transforms data.decode data.bad_images data.dataset
 data.image_transforms data.validation data.loader data.image_loader data.image data.options data.resize data.sets

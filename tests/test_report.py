@@ -2,9 +2,11 @@
 
 import ast
 import io
+import logging
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +141,20 @@ def test_one_call_silences_lines_and_progress(quiet, capsys, clock, monkeypatch)
     fastclf.quiet(False)
     log("a line")
     assert capsys.readouterr().out == "an answer\na line\n"
+
+
+def test_a_logger_that_is_disabled_is_named_once(capsys, monkeypatch):
+    """As `logging.config` does with every logger that it does not know, unless it is told not to."""
+    monkeypatch.setattr(report._lines, "disabled", True)
+    with pytest.warns(UserWarning, match=r"its logger is disabled.* disable_existing_loggers=False") as caught:
+        [log("lost") for _ in range(2)]
+    assert len(caught) == 1
+    report._logged.clear()
+    monkeypatch.setattr(report._lines, "level", logging.WARNING)  # fastclf.quiet()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        log("meant to be lost")
+    assert capsys.readouterr() == ("", "")
 
 
 def test_of_several_processes_that_train_together_one_prints(capsys, monkeypatch):

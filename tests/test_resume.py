@@ -9,9 +9,12 @@ import pytest
 import torch
 from devices import on_both_devices
 from helpers import image_data, row_data, three_colours, tiny_learner
+from processes import lines_of
 from torch import nn
 
 from fastclf import SGDR, Callback, CheckpointError, HeadLearner, ImageClassifierData, Learner
+from fastclf.checkpoint import load_checkpoint, save_checkpoint
+from fastclf.training.resume import describe_function, packed, unpacked
 
 
 class StopAt(Callback):
@@ -274,6 +277,86 @@ def test_a_callbacks_own_state_goes_on(tmp_path, rng):
     count = Count()
     HeadLearner(data).fit(0.05, 3, callbacks=[count, StopAt()], state_name="run", resume=True)
     assert count.epochs == 3
+
+
+def any_state(rng, depth=3):
+    """Anything that a callback may keep: Python's and numpy's numbers, arrays, tensors, and containers of them."""
+    kind = int(rng.integers(16 if depth else 12))
+    dtype = np.dtype(rng.choice(["f2", "f4", "f8", "i1", "i8", "u2", "?"]))
+    leaves = [None, True, 2**70, 0.1, "text", float("inf"), dtype.type(rng.integers(2)), np.float32(0.1)]
+    arrays = [rng.integers(0, 9, (2, 3)).astype(dtype), np.zeros((0, 2), dtype), rng.random((4, 3))[::-2, 1:]]
+    if kind < 12:
+        return [*leaves, *arrays, torch.from_numpy(arrays[0])][kind]
+    parts = [any_state(rng, depth - 1) for _ in range(rng.integers(4))]
+    keys = [["a", "a/b", "b"], [0, "0", 0.5]][kind == 15]
+    return [parts, tuple(parts), dict(zip(keys, parts, strict=False)), dict(zip(keys, parts, strict=False))][kind - 12]
+
+
+def assert_equal_state(a, b):
+    a = a.item() if isinstance(a, np.generic) else a
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert list(a) == list(b)
+        a, b = list(a.values()), list(b.values())
+    if isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for one, other in zip(a, b, strict=True):
+            assert_equal_state(one, other)
+    elif isinstance(a, np.ndarray | torch.Tensor):
+        assert (a.dtype, a.shape) == (b.dtype, b.shape)
+        assert (a == b).all()
+    else:
+        assert a == b
+
+
+def test_whatever_a_callback_keeps_comes_back(tmp_path, rng):
+    states = [any_state(rng) for _ in range(200)] + [{"a/b": np.float32(0.5), "a": {"b": np.ones(1)}}]
+    states += [{"a/b": torch.ones(1), "a": {"b": torch.zeros(1)}}]
+    tensors = {}
+    tree = packed(states, "fit", tensors)
+    save_checkpoint(tmp_path / "state", tensors, {"fit": tree})
+    loaded, info = load_checkpoint(tmp_path / "state")
+    assert_equal_state(states, unpacked(info["fit"], loaded))
+    for wrong in (object(), {1, 2}, np.array(["a"]), np.array([None]), np.datetime64(1, "s"), 1j, np.longdouble(1)):
+        with pytest.raises(CheckpointError, match="which a file cannot hold"):
+            packed([wrong], "fit", {})
+
+
+def test_numbers_of_numpy_as_arguments(tmp_path, rng):
+    data = row_data(tmp_path, rng)
+
+    def fit(clip, n, **kwargs):
+        learn = HeadLearner(data, clip=clip, seed=np.uint8(3))
+        return learn.fit(np.float32(0.05), n, wds=np.array([0.1]), cycle_len=n, state_name="run", **kwargs)
+
+    assert fit(np.float32(5), np.int64(2)) == fit(5.0, 2, resume=True)
+
+
+def smooth(preds, targs, how, scale=1.0):
+    return how(preds, targs) * scale
+
+
+ADDRESSES = """
+import sys
+from functools import partial
+import torch
+from fastclf.training.resume import describe_function
+from test_resume import smooth
+padding = [object() for _ in range(int(sys.argv[1]))]
+class Own:
+    def __call__(self, preds, targs): return preds.mean()
+nll = torch.nn.functional.nll_loss
+for how in (smooth, Own(), lambda p, t: p, [Own(), {"how": nll}], partial(smooth, how=nll), Own().__call__):
+    print(describe_function(partial(smooth, how=how)))
+"""
+
+
+def test_a_loss_that_holds_a_function_is_the_same_in_another_process():
+    one, other = lines_of(ADDRESSES, 1), lines_of(ADDRESSES, 100_000)
+    assert one == other
+    assert len({*one}) == 6
+    assert "smooth" in one[0]
+    assert describe_function(partial(torch.optim.Adam, betas=(0.9, 0.99))) == "Adam(('betas', (0.9, 0.99)),)"
 
 
 def test_a_fit_that_a_callback_has_stopped_is_over(tmp_path, rng):

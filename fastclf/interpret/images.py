@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+<<<<<<< HEAD
 from fastclf.data.sources.names import printable
+=======
+from fastclf.argument_checks import check_count
+>>>>>>> calls
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,7 +32,7 @@ def plots(
     """Draw images side by side.
 
     Args:
-        ims: images ``[H, W, 3]`` or ``[H, W]``, uint8 or float in 0..1; of any sizes.
+        ims: images ``[H, W, 3]`` or ``[H, W]``, uint8 or float in 0..1; of any sizes; or one.
         figsize: width and height in inches; by default it follows the number of images.
         rows: number of rows.
         titles: one per image.
@@ -44,11 +48,12 @@ def plots(
 
     from fastclf.interpret.figure import ReturnedFigure
 
-    images = [_image(im, i) for i, im in enumerate(ims)]
+    images = [_image(im, i) for i, im in enumerate([ims] if _is_one(ims) else ims)]
     if titles is not None and len(titles) != len(images):
         raise ValueError(f"plots: titles must be one per image, {len(images)}, got {len(titles)}")
-    if rows < 1:
-        raise ValueError(f"plots: rows must be 1 or more, got {rows}")
+    check_count("plots", "rows", rows)
+    if figsize is not None and np.shape(figsize) != (2,):
+        raise ValueError(f"plots: figsize must be (width, height) in inches, got {figsize!r}")
     columns = max(math.ceil(len(images) / rows), 1)
     size = figsize or (_SIDE * columns, _SIDE * rows * (1 if titles is None else 1.12) + 0.4 * (maintitle is not None))
     figure, axes = plt.subplots(
@@ -83,8 +88,17 @@ def plots_from_files(
     return plots([open_image(path) for path in imspaths], figsize, rows, titles, maintitle)
 
 
+<<<<<<< HEAD
 def _lines(title: str) -> str:
     return "\n".join(map(printable, title.split("\n")))
+=======
+def _is_one(ims: Any) -> bool:
+    """Return whether that is one image, not several: a list of rows of pixels is none."""
+    shape = getattr(ims, "shape", None)
+    if shape is None:
+        return not isinstance(ims, Iterable)
+    return len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))
+>>>>>>> calls
 
 
 def _image(im: Any, index: int) -> NDArray[Any]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from fastclf.argument_checks import check_count
 from fastclf.arrays import RowNumbers
 from fastclf.data.sources.labels import class_number
 from fastclf.data.sources.names import printable
@@ -220,6 +221,7 @@ class ImageModelResults:
         return losses
 
     def _rows(self, wanted: NDArray[np.bool_], order: NDArray[np.float64], n: int) -> RowNumbers:
+        check_count("ImageModelResults", "n", n, 0)
         rows = np.flatnonzero(wanted & self._known)
         return rows[np.argsort(order[rows], kind="stable")][:n]
 

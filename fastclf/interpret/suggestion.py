@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,13 +89,15 @@ def diverse(features: NDArray[np.float32], doubt: Floats, n: int, seed: int) -> 
         Numbers of rows, ``[n] int64``, the most doubtful first.
     """
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
 
     axes = _axes(features)
-    clusters = KMeans(n, n_init=1, random_state=seed % 2**32).fit(axes, sample_weight=doubt + _LEAST)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # equal rows fill fewer clusters
+        clusters = KMeans(n, n_init=1, random_state=seed % 2**32).fit(axes, sample_weight=doubt + _LEAST)
     distance = np.square(axes - clusters.cluster_centers_[clusters.labels_]).sum(1)
     order = np.lexsort((distance, clusters.labels_))
     chosen = order[np.unique(clusters.labels_[order], return_index=True)[1]]
-    # Rows that are equal can fill fewer clusters.
     left = np.setdiff1d(np.argsort(-doubt, kind="stable"), chosen, assume_unique=True)[: n - len(chosen)]
     chosen = np.concatenate([chosen, left])
     return np.asarray(chosen[np.argsort(-doubt[chosen], kind="stable")], np.int64)

@@ -41,8 +41,6 @@ _SUGGESTING = LinearSetting(0.1, "pareto")  # suits few labels best
 class Auditing(Evaluating):
     """The part of a learner with a head that answers from rows of activations; it trains heads of its own for that."""
 
-    seed: int
-
     @long_call(NOTHING_CHANGED)
     def audit(self, k: int = 5) -> Audit:
         """Find labels that are probably wrong, near duplicates and outliers; returns an object that prints as tables.

@@ -32,7 +32,6 @@ class CrossValidating(Predicting):
     """The part of a learner with a head of ours that cross-validates it."""
 
     head: nn.Module
-    seed: int
 
     @long_call(NOTHING_CHANGED)
     def cross_validate(

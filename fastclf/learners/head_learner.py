@@ -28,7 +28,6 @@ class LearnerWithHead(Auditing, FineTuning):
     """
 
     _heads = 1
-    head: nn.Module
 
     def _features(self, call: str, images: Any) -> tuple[list[str], Tensor]:
         columns = self._columns()

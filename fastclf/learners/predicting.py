@@ -23,12 +23,13 @@ from fastclf.training.memory import explains_gpu_memory
 
 
 class Predicting:
-    """The part of `Learner` that predicts."""
+    """The part of `Learner` that predicts, and what all its parts know of it."""
 
     model: nn.Module
     groups: LayerGroups
     crit: Crit
     decision: Decision
+    seed: int
     _data: ImageClassifierData
 
     @property
@@ -69,7 +70,8 @@ class Predicting:
         """Return predictions ``[N, c]`` for every row that a loader of images or of activations serves.
 
         Args:
-            dl: such as ``data.val_dl``.
+            dl: such as ``data.val_dl``. ``data.trn_dl`` shuffles and augments, and its predictions come in that order;
+                ``data.fix_dl`` serves the training set as it is, in the order of ``data.trn_y``.
         """
         if not isinstance(dl, Loader):
             raise ValueError(f"predict_dl: dl must be a loader such as data.val_dl, got a {type(dl).__name__}")

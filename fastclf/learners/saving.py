@@ -10,11 +10,9 @@ from torch import Tensor, nn
 
 from fastclf import ranks
 from fastclf.checkpoint import class_order, load_tensors, reorder_rows, save_checkpoint
-from fastclf.data.classifier_data import ImageClassifierData
-from fastclf.decision import Decision
 from fastclf.errors import CheckpointError
 from fastclf.interrupts import Interrupts
-from fastclf.models.freezing import LayerGroups
+from fastclf.learners.predicting import Predicting
 from fastclf.models.precision import compute_dtype
 from fastclf.paths import check_length
 from fastclf.rebuild import not_rebuilt, saved_decision
@@ -23,14 +21,10 @@ from fastclf.training.metrics import Metric, names_of
 from fastclf.training.resume import load_model
 
 
-class Saving:
+class Saving(Predicting):
     """The part of `Learner` that saves and loads."""
 
-    model: nn.Module
-    groups: LayerGroups
     metrics: list[Metric]
-    decision: Decision
-    _data: ImageClassifierData
     _models_name: str
 
     def _log_once(self, text: str) -> None:

@@ -51,7 +51,7 @@ class Callback:
         """After the last epoch, also when a callback stopped the fit."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed fit must know again: numbers, texts, lists and tensors."""
+        """Return what a resumed fit must know again: numbers, texts, lists, dicts, tensors and arrays."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -38,7 +39,7 @@ class FitState:
     """
 
     def __init__(self, path: Path, setting: Mapping[str, Any]) -> None:
-        self.path, self.setting = path, json.loads(json.dumps(setting))
+        self.path, self.setting = path, json.loads(json.dumps(setting, default=np.generic.item))
 
     def read(self) -> dict[str, Any] | None:
         """Return the state that was written last, and log where it goes on; None where there is none.
@@ -132,16 +133,22 @@ def packed(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """Return ``tree`` as JSON can hold it; its tensors go to ``tensors``, under names that begin with ``name/``.
 
     Raises:
-        CheckpointError: it holds something other than dicts, lists, tuples, texts, numbers, None and tensors.
+        CheckpointError: it holds something other than dicts, lists, tuples, texts, numbers, None, tensors and arrays.
     """
-    if isinstance(tree, Tensor):
-        tensors[name] = tree
-        return {"tensor": name}
-    if isinstance(tree, Mapping):
-        return {"dict": {str(key): packed(value, f"{name}/{key}", tensors) for key, value in tree.items()}}
+    if isinstance(tree, Tensor | np.ndarray) and (isinstance(tree, Tensor) or tree.dtype.kind in "biuf"):
+        while name in tensors:  # {"a/b": x, "a": {"b": y}}
+            name += "'"
+        tensors[name] = tree if isinstance(tree, Tensor) else torch.from_numpy(tree.copy())
+        return {"tensor" if isinstance(tree, Tensor) else "array": name}
+    if isinstance(tree, Mapping) and all(isinstance(key, str) for key in tree):
+        return {"dict": {key: packed(value, f"{name}/{key}", tensors) for key, value in tree.items()}}
+    if isinstance(tree, Mapping):  # JSON's keys are texts
+        return {"items": [packed(item, f"{name}/{i}", tensors) for i, item in enumerate(tree.items())]}
     if isinstance(tree, list | tuple):
         kind = "list" if isinstance(tree, list) else "tuple"
         return {kind: [packed(value, f"{name}/{i}", tensors) for i, value in enumerate(tree)]}
+    if isinstance(tree, np.generic):
+        tree = tree.item()
     if tree is None or isinstance(tree, bool | int | float | str):
         return tree
     raise CheckpointError(f"save: {name.removeprefix(PREFIX)} is a {type(tree).__name__}, which a file cannot hold")
@@ -154,10 +161,12 @@ def unpacked(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     ((kind, value),) = tree.items()
     if kind == "tensor":
         return tensors[value]
+    if kind == "array":
+        return tensors[value].numpy()
     if kind == "dict":
         return {key: unpacked(child, tensors) for key, child in value.items()}
     children = [unpacked(child, tensors) for child in value]
-    return children if kind == "list" else tuple(children)
+    return {"list": list, "tuple": tuple, "items": dict}[kind](children)
 
 
 def data_setting(data: ImageClassifierData) -> dict[str, Any]:
@@ -186,9 +195,10 @@ def _identity(ds: Dataset) -> str:
 
 
 def describe_function(function: Callable[..., Any]) -> str:
-    """Return a loss, or the maker of an optimizer, by name and arguments."""
+    """Return a loss, or the maker of an optimizer, by name and arguments: the same in every process."""
     if isinstance(function, partial):
-        return f"{describe_function(function.func)}{(*function.args, *sorted(function.keywords.items()))}"
+        given = repr((*function.args, *sorted(function.keywords.items())))
+        return describe_function(function.func) + re.sub(r" at 0x[0-9a-f]+", "", given)
     if isinstance(function, NLL | BCE):
         weight = None if function.weight is None else function.weight.tolist()
         return f"{type(function).__name__}(weight={weight}, label_smoothing={function.label_smoothing})"

@@ -228,8 +228,30 @@ def test_plots_refuses_what_is_no_image(rng):
         plots([np.linspace(-2, 0, 48).reshape(4, 4, 3)])
     with pytest.raises(ValueError, match="titles must be one per image, 1, got 2"):
         plots([np.zeros((4, 4))], titles=["a", "b"])
-    with pytest.raises(ValueError, match="rows must be 1 or more"):
-        plots([np.zeros((4, 4))], rows=0)
+    for rows in (0, 1.5, "1"):
+        with pytest.raises(ValueError, match="plots: rows must be a whole number of at least 1"):
+            plots([np.zeros((4, 4))], rows=rows)
+    for figsize in (3, (3,), (1, 2, 3)):
+        with pytest.raises(ValueError, match=r"figsize must be \(width, height\)"):
+            plots([np.zeros((4, 4))], figsize=figsize)
+    with pytest.raises(ValueError, match=r"image 0 must be \[H, W, 3\]"):
+        plots(None)
+
+
+@pytest.mark.parametrize("shape", [(8, 5, 3), (8, 5), (8, 5, 1)])
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy, lambda x: Image.fromarray(x.squeeze())])
+def test_plots_takes_one_image(rng, shape, kind):
+    image = rng.integers(0, 256, shape).astype(np.uint8)
+    (ax,) = plots(kind(image)).axes
+    np.testing.assert_array_equal(np.asarray(ax.images[0].get_array()).reshape(shape), image)
+
+
+def test_how_many_is_a_number(results):
+    for call in (results.top_losses, lambda n: results.most_correct("cat", n), lambda n: results.most_uncertain(0, n)):
+        for wrong in (-1, 1.5, "3", None, True):
+            with pytest.raises(ValueError, match="ImageModelResults: n must be a whole number of at least 0"):
+                call(wrong)
+        assert len(call(np.int64(0))) == 0
 
 
 def test_plots_from_files_reads_each(tmp_path, rng):

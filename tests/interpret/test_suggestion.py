@@ -38,7 +38,7 @@ def test_one_of_each_cluster_is_chosen(rng):
     np.testing.assert_array_equal(diverse(x, doubt, 5, 3), rows)
 
 
-@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
+@pytest.mark.filterwarnings("error")
 def test_equal_rows_do_not_shorten_the_list(rng):
     x, doubt = np.ones((6, 4), np.float32), rng.random(6)
     assert sorted(diverse(x, doubt, 4, 0)) == sorted({*diverse(x, doubt, 4, 0)})

@@ -195,3 +195,12 @@ def test_class_weights_by_name_have_no_order():
 def test_class_weights_that_cannot_be(given):
     with pytest.raises(ValueError, match="class_weights: class_weights must be"):
         class_weights(given, np.array([0, 1, 2]), 3)
+
+
+@pytest.mark.parametrize("loss", [NLL, BCE])
+def test_label_smoothing_is_a_share(loss):
+    for wrong in (-0.1, 1.5, "0.1", None, float("nan"), True):
+        with pytest.raises(ValueError, match=f"{loss.__name__}: label_smoothing must be a number from 0 to 1"):
+            loss(label_smoothing=wrong)
+    for right in (0, 1, np.float32(0.1)):
+        assert loss(label_smoothing=right).label_smoothing == right

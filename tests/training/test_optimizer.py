@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fastclf import ops, schedules
 from fastclf.ops import rate
-from fastclf.training.optimizer import SGDR
+from fastclf.training.optimizer import AVERAGE, MOMENTUM, SGDR
 
 
 @pytest.fixture(params=["reference", "native"])
@@ -170,6 +170,34 @@ class TestTensors:
                     optimizer.state[p] = {} if how == "one entry" else {"momentum_buffer": torch.ones(301, 40)}
                 optimizer.step()
             torch.testing.assert_close(ours, peer, rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize("how", ["other data", "swapped values", "swapped keys", "handed on", "renamed"])
+    def test_state_that_is_moved_between_parameters(self, how: str) -> None:
+        """With the same tensors in it, or the same dictionaries, at the same addresses."""
+        start, results = torch.randn(2, 30), []
+        for make in (SGDR, torch.optim.SGD):
+            ours = [nn.Parameter(row.clone()) for row in start]
+            optimizer = make(ours, lr=0.1, momentum=0.9)
+            for step in range(6):
+                for n, p in enumerate(ours):
+                    p.grad = torch.sin(torch.arange(30.0) + step + n)
+                state, (a, b) = optimizer.state, ours
+                if step == 3 and how == "other data":
+                    state[a][MOMENTUM].data = torch.ones(30)
+                elif step == 3 and how == "swapped values":
+                    state[a], state[b] = state[b], state[a]
+                elif step == 3 and how == "swapped keys":
+                    kept = [state.pop(p) for p in ours]
+                    state.update(zip((b, a), kept, strict=True))
+                elif step == 3 and how == "handed on":
+                    state[b] = {MOMENTUM: state[a].pop(MOMENTUM).clone()}
+                    state[a][MOMENTUM] = state[b][MOMENTUM].clone()
+                elif step == 3:
+                    state[a][AVERAGE] = state[a][MOMENTUM]
+                    state[a][MOMENTUM] = torch.zeros(30)
+                optimizer.step()
+            results.append(torch.stack([p.detach() for p in ours]))
+        torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
 
     def test_closure(self) -> None:
         (p,) = tensors([(3,)])

@@ -21,6 +21,7 @@ from fastclf.paths import given_path
 from fastclf.report import log
 
 _BLOCK_BYTES = 1 << 26
+_LARGEST = 1e16  # of rows: sums of their squares are float32's
 
 
 def checked_sets(
@@ -138,8 +139,9 @@ def _as_rows(values: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
             values = values.astype(np.float32)
     if not values.flags.c_contiguous:
         values = np.ascontiguousarray(values)
-    biggest = float(np.finfo(values.dtype).max)
-    check_values(values, -biggest, biggest, f"from_arrays: {name} x of rows must be finite", "Look at this row.")
+    largest = min(_LARGEST, float(np.finfo(values.dtype).max))
+    rule = f"from_arrays: {name} x of rows must be finite and within +-{_LARGEST:g}"
+    check_values(values, -largest, largest, rule, "Look at this row, or divide all rows by a constant.")
     return values
 
 

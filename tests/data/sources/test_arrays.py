@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from fastclf import tfms_from_stats
+from fastclf import HeadLearner, tfms_from_stats
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.errors import DataError, LabelError
 
@@ -67,7 +67,7 @@ def test_values_of_rows(dtype, value, monkeypatch):
     load(x, np.arange(50) % 2)
     bad = x.copy()
     bad[37, 2] = value
-    with pytest.raises(ValueError, match=rf"val x of rows must be finite, got {value} in row 37"):
+    with pytest.raises(ValueError, match=rf"val x of rows must be finite and within \+-1e\+16, got {value} in row 37"):
         load(x, np.arange(50) % 2, vx=bad)
 
 
@@ -119,8 +119,10 @@ def test_rows_that_are_no_numbers(x):
 
 
 def test_values_too_large_for_their_type():
-    with pytest.raises(ValueError, match="x of rows must be finite, got inf in row 2"):
+    with pytest.raises(ValueError, match=r"x of rows must be finite .* got inf in row 2"):
         load(np.where(np.arange(6)[:, None] == 2, 1e300, np.ones((6, 4))))
+    with pytest.raises(ValueError, match=r"x of rows must be .* within .* got -.*e\+16 in row 2\. .*divide all rows"):
+        load(np.where(np.arange(6)[:, None] == 2, np.float32(-1e17), np.ones((6, 4), np.float32)))
     with pytest.raises(ValueError, match="y must be finite numbers, got inf in row 1"):
         load(y=[0, 1e300, 0, 0, 0, 0], continuous=True)
 
@@ -313,3 +315,15 @@ def test_tensors_that_numpy_does_not_take(dtype):
     x = torch.arange(18.0).reshape(6, 3).to(dtype).requires_grad_()
     data = load(x, torch.tensor([0, 1] * 3))
     assert np.array_equal(data.trn_ds.source.values, np.arange(18).reshape(6, 3))
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_largest_rows_train_as_others_do(tmp_path, rng):
+    y = np.arange(300) % 3
+    x = (rng.standard_normal((300, 12)) + 6 * np.eye(3, 12)[y]).astype(np.float32)
+    x *= np.float32(1e16 / 2 / np.abs(x).max())
+    data = ImageClassifierData.from_arrays(tmp_path, (x, y), (x, y))
+    for train in (lambda learn: learn.fit(0.1, 5), lambda learn: learn.fine_tune()):
+        learn = HeadLearner(data)
+        train(learn)
+        assert (learn.predict().argmax(1) == y).mean() > 0.95
