@@ -10,11 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-<<<<<<< HEAD
-from fastclf.data.sources.names import printable
-=======
 from fastclf.argument_checks import check_count
->>>>>>> calls
+from fastclf.data.sources.names import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -88,17 +85,16 @@ def plots_from_files(
     return plots([open_image(path) for path in imspaths], figsize, rows, titles, maintitle)
 
 
-<<<<<<< HEAD
 def _lines(title: str) -> str:
     return "\n".join(map(printable, title.split("\n")))
-=======
+
+
 def _is_one(ims: Any) -> bool:
     """Return whether that is one image, not several: a list of rows of pixels is none."""
     shape = getattr(ims, "shape", None)
     if shape is None:
         return not isinstance(ims, Iterable)
     return len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))
->>>>>>> calls
 
 
 def _image(im: Any, index: int) -> NDArray[Any]:
