@@ -15,7 +15,7 @@ from PIL import Image
 
 from bench import photographs
 from bench.race import timed
-from fastclf import ConvLearner, ImageClassifierData, efficientnet_lite0, tfms_from_model
+from fastclf import ConvLearner, ImageClassifierData, compare, efficientnet_lite0, tfms_from_model
 from fastclf.training.folds import make_folds
 from fastclf.training.head_runs import HeadSetting
 
@@ -38,6 +38,7 @@ def bench_answers(benchmark: Any, tmp_path: Path, threads: int, quick: bool, n: 
     answers: dict[str, Callable[[], Any]] = {
         "cross_validate": learn.cross_validate,
         "audit": learn.audit,
+        "compare": lambda: compare(data, [efficientnet_lite0]),
         "learning_curve": learn.learning_curve,
         "sweep": learn.sweep,
         "similar": lambda: learn.similar(rows[:100]),

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from fastclf import files, ranks
 from fastclf.errors import CheckpointError
+from fastclf.report import json_text
 from fastclf.versions import library_versions
 
 FORMAT = 1
@@ -57,7 +58,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str
         **info,
     }
     manifest["check"] = _checksum(manifest)
-    text = json.dumps(manifest, indent=1, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    text = json_text(manifest, indent=1).encode()
     older: list[Path] = []
     try:
         files.publish(weights, lambda temporary: files.write_new(temporary, data))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
 from typing import Any
 
@@ -47,7 +46,7 @@ def numpy_of(values: Any) -> npt.NDArray[Any]:
 
 def as_text(value: Any) -> Any:
     """Return a name that is bytes, as HDF5 has it, as text; other values as they are."""
-    return os.fsdecode(value) if isinstance(value, bytes) else value
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
 
 
 def is_missing(value: Any) -> bool:

@@ -9,6 +9,7 @@ whose epochs are counted on.
 from __future__ import annotations
 
 import os
+import re
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,14 @@ from fastclf import ranks
 from fastclf.interop import needed
 from fastclf.paths import given_path
 from fastclf.training.callbacks import Callback
-from fastclf.training.metrics import name_of
+from fastclf.training.metrics import distinct, names_of
 
 if TYPE_CHECKING:
     from fastclf.learners.learner import Learner
+
+
+# Others are refused, https://mlflow.org/docs/latest/api_reference/python_api/mlflow.html#mlflow.log_metric
+_NOT_IN_MLFLOW = re.compile(r"[^\w.\- /]+", re.ASCII)
 
 
 class EpochLogger(Callback):
@@ -41,7 +46,7 @@ class EpochLogger(Callback):
         """See `Callback`."""
         if not ranks.is_first():
             return None
-        names = ["trn_loss", "val_loss", *map(name_of, self.learn.metrics)]
+        names = distinct(["trn_loss", "val_loss", *names_of(self.learn.metrics)])
         self.write(self.epochs, dict(zip(names, [float(self.learn.sched.losses[-1]), *metrics], strict=True)))
         self.epochs += 1
         return None
@@ -107,4 +112,5 @@ class MlflowLogger(EpochLogger):
 
     def write(self, epoch: int, values: dict[str, float]) -> None:
         """See `EpochLogger`."""
-        self._mlflow.log_metrics(values, step=epoch)
+        names = distinct(_NOT_IN_MLFLOW.sub("_", name).strip("_") for name in values)
+        self._mlflow.log_metrics(dict(zip(names, values.values(), strict=True)), step=epoch)

@@ -6,6 +6,7 @@ import atexit
 import errno
 import os
 import shutil
+import sys
 import tempfile
 from contextlib import suppress
 from functools import cache
@@ -14,6 +15,7 @@ from pathlib import Path
 from fastclf.report import log
 
 _OTHERS_MAY_WRITE = 0o022
+_IS_UTF8 = sys.getfilesystemencoding() == "utf-8"
 _NAME_BYTES, _PATH_BYTES = 255, 4095  # of Linux: NAME_MAX, and PATH_MAX without the zero byte at the end
 
 
@@ -42,11 +44,37 @@ def given_path(path: str | os.PathLike[str]) -> Path:
     """
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"a path must be a string or a pathlib.Path, got {type(path).__name__}")
-    if os.fspath(path) == "":
+    named = os.fsdecode(path)
+    if named == "":
         raise ValueError("a path must not be empty, got ''. Pass '.' for the working folder.")
-    expanded = Path(os.path.expanduser(path))  # noqa: PTH111  # Path.expanduser refuses a file named ~$notes.jpg
+    expanded = Path(os.path.expanduser(system_name(named)))  # noqa: PTH111  # Path's own refuses a file ~$notes.jpg
     check_length(str(expanded))
     return expanded
+
+
+def system_name(name: str) -> str:
+    """Return a name as Python's calls of the system take it; in a locale of UTF-8 that is the name.
+
+    Names of images and classes are UTF-8, see `utf8_name`. In another locale, such as "C" where Python is told to heed
+    it, Python reads and writes the bytes of a file's name in that encoding, with stand-ins for what it has not.
+    """
+    if _IS_UTF8:
+        return name
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return os.fsdecode(name.encode("utf-8", "surrogateescape"))
+    return name
+
+
+def utf8_name(name: str) -> str:
+    """Return a name of the system's as text that is the same in every locale: its bytes as UTF-8 (`system_name`)."""
+    if _IS_UTF8:
+        return name
+    try:
+        return os.fsencode(name).decode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # no name of the system's
+        return name
 
 
 def check_length(path: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,13 +15,25 @@ from numpy.typing import NDArray
 
 from fastclf.decision import UNKNOWN, Decision
 from fastclf.files import publish_table
-from fastclf.paths import given_path
+from fastclf.paths import given_path, utf8_name
 
 if TYPE_CHECKING:
     import pandas as pd
 
 NONE_OF_THESE = "none of these"
 """The label of an image that is refused because the model is not sure enough of it."""
+
+_OTHERS = re.compile(r"file|labels?|prob|(?:label|prob)_\d+|true_.*|p\(.*\)", re.DOTALL)
+
+
+def probability_columns(classes: Sequence[str]) -> list[str]:
+    """Return the columns of the classes' probabilities: their names, or ``p(NAME)`` for all of them.
+
+    The latter where a class is called as another column of a table may be, ``file`` or ``label_2``, or has such a name
+    itself: who reads a table finds all of them in parentheses, or none.
+    """
+    clash = any(map(_OTHERS.fullmatch, classes))
+    return [f"p({name})" if clash else name for name in classes]
 
 
 @dataclass(frozen=True)
@@ -95,7 +108,7 @@ class Predictions:
         else:
             names = ["file", "label", "prob"]
             names += [f"{name}_{i}" for i in range(2, self.topk + 1) for name in ("label", "prob")]
-        return names + (self.classes if all_probs else [])
+        return names + (probability_columns(self.classes) if all_probs else [])
 
     def rows(self, all_probs: bool = False) -> Iterator[list[Any]]:
         """Yield the rows of a table, with None in the cells of images that cannot be decoded.
@@ -105,7 +118,8 @@ class Predictions:
         """
         width = len(self.columns(all_probs)) - 1
         as_lists = any("|" in name for name in self.classes)  # `from_csv` reads both
-        for i, (name, label) in enumerate(zip(self.files, self.labels, strict=True)):
+        for i, (file, label) in enumerate(zip(self.files, self.labels, strict=True)):
+            name = None if file is None else utf8_name(file)
             if label is None:
                 yield [name, *[None] * width]
                 continue
@@ -126,7 +140,8 @@ class Predictions:
         """Return a data frame: file, label and probability; with ``topk`` > 1, further ones.
 
         Args:
-            all_probs: add the probability of every class, in columns with their names.
+            all_probs: add the probability of every class, in columns with their names; where one of these is that of
+                another column, such as ``label``, all are ``p(NAME)``, see `probability_columns`.
         """
         import pandas as pd
 

@@ -8,6 +8,7 @@ its own, since they may be about that process alone.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -15,7 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from tqdm import tqdm
 
@@ -29,6 +30,7 @@ _DISABLED = (
     "disable_existing_loggers=False there; or call fastclf.quiet() if that is meant."
 )
 _PACKAGE = __name__.partition(".")[0]
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 _lines = logging.getLogger(_PACKAGE)
 _progress = logging.getLogger(f"{_PACKAGE}.progress")
 _logged: set[Hashable] = set()
@@ -156,9 +158,40 @@ def warn(text: str) -> None:
 
 
 def encodable(text: str, stream: TextIO | None = None) -> str:
-    r"""Return ``text`` with escapes such as '\u56fe' for what a stream (stdout by default) cannot encode."""
-    encoding = getattr(stream or sys.stdout, "encoding", None) or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
+    r"""Return ``text`` with escapes such as '\u56fe' for what a stream (stdout by default) cannot encode.
+
+    Control characters have them too: names of files and classes are others' text, and may command a terminal.
+    """
+    encoding = encoding_of(stream)
+    return text.translate(_CONTROL).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def encoding_of(stream: TextIO | None = None) -> str:
+    """Return the encoding of a stream, stdout by default."""
+    return getattr(stream or sys.stdout, "encoding", None) or "utf-8"
+
+
+def json_text(value: Any, encoding: str = "utf-8", **how: Any) -> str:
+    r"""Return JSON: readable where an encoding has all of it, else in ASCII, whose escapes are JSON's own.
+
+    A name of a file that is no text has them in UTF-8 too: ``"\udce9"``, from which `json.loads` makes it again.
+
+    Args:
+        value: of plain Python types.
+        encoding: of where it is written.
+        how: see `json.dumps`.
+    """
+    text = json.dumps(value, ensure_ascii=False, **how)
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return json.dumps(value, **how)
+    return text
+
+
+def show_json(value: Any) -> None:
+    """Print a value as JSON, see `show`."""
+    show(json_text(value, encoding_of()))
 
 
 def _print(text: str, stream: TextIO | None) -> None:

@@ -90,7 +90,8 @@ def test_showing_a_learner_changes_nothing(tmp_path):
 def test_learners_without_a_network_of_ours(tmp_path, rng):
     data = row_data(tmp_path, rng)
     assert "group 0 model" in " ".join(repr(HeadLearner(data)).split())
-    assert "optimizer SGD " in " ".join(repr(HeadLearner(data, opt_fn=partial(torch.optim.SGD, momentum=0.9))).split())
+    shown = repr(HeadLearner(data, opt_fn=partial(torch.optim.SGD, momentum=0.9)))
+    assert "optimizer SGD(momentum=0.9) " in " ".join(shown.split())
     shown = repr(Learner.from_model_data(Head(10, 3), data, metrics=[]))
     assert shown.startswith("Learner: Head, activations, 3 classes")
     assert shown.splitlines()[-1].split() == ["metrics", "none"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from fastclf.commands.data import (
     read_data,
 )
 from fastclf.data.sources.ignored import tag_as_results
-from fastclf.report import log, log_to_stderr, show
+from fastclf.report import log, log_to_stderr, show, show_json
 
 if TYPE_CHECKING:
     from fastclf.interpret.tables import Table
@@ -68,4 +67,7 @@ def answer(arguments: argparse.Namespace, found: Table, plots: Mapping[str, Any]
             save_figure(plot(), out / "plots" / f"{name}.png")
         found.to_csv(out / f"{arguments.command}.csv")
         log(f"saved {arguments.out}")
-    show(json.dumps(found.to_dict(), ensure_ascii=False) if arguments.json else str(found))
+    if arguments.json:
+        show_json(found.to_dict())
+    else:
+        show(str(found))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from fastclf.commands.data import PACKED, add_model_arguments, add_table_arguments, path_argument, table_argument
 from fastclf.commands.sources import kind_given, options_for, rows_of
 from fastclf.files import publish_table
-from fastclf.report import log_to_stderr, show
+from fastclf.report import log_to_stderr, show, show_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,4 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.out is not None:
         columns = list(each[0])
         publish_table(arguments.out, columns, [[row[name] for name in columns] for row in each])
-    show(json.dumps(found.to_dict(), ensure_ascii=False) if arguments.json else str(found))
+    if arguments.json:
+        show_json(found.to_dict())
+    else:
+        show(str(found))

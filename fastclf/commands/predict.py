@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator
 from itertools import chain
@@ -12,9 +11,10 @@ from typing import Any, TextIO
 
 from fastclf.commands.data import PACKED, add_model_arguments, add_table_arguments, table_argument
 from fastclf.commands.sources import kind_given, options_for, rows_of
+from fastclf.data.sources.names import printable
 from fastclf.files import publish_table
 from fastclf.paths import given_path
-from fastclf.report import counted, encodable, log_to_stderr, show
+from fastclf.report import counted, encodable, encoding_of, json_text, log_to_stderr, show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_table_arguments(parser, labelled=False)
     parser.add_argument("--out", type=table_argument, metavar="FILE", help="write a CSV file instead of lines")
     parser.add_argument("--topk", type=int, default=1, help="how many of the most probable classes are shown")
-    parser.add_argument("--all-probs", action="store_true", help="the probability of every class, too")
+    parser.add_argument(
+        "--all-probs", action="store_true", help="the probability of every class, too, as NAME or p(NAME)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object per image, a line each")
     parser.add_argument(
         "--unknown",
@@ -46,6 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.json and arguments.out is not None:
         raise ValueError("--json and --out exclude each other: --out writes a CSV file. Leave one of them out.")
+    if arguments.out is None and sys.stdout is None:
+        raise ValueError("stdout is closed, so that nobody would see the predictions. Pass --out FILE.")
     images = _images(arguments)
     clf = load(arguments.model, device=arguments.device)
     bad: dict[str, str] = {}
@@ -67,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _print(parts(), _as_json if arguments.json else _as_text, sys.stdout, everything)
     for name, why in bad.items():
-        show(f"fastclf predict: {name} cannot be decoded: {why}", sys.stderr)
+        show(f"fastclf predict: {printable(name)} cannot be decoded: {why}", sys.stderr)
     return int(bool(bad))
 
 
@@ -96,7 +100,8 @@ def _named(path: Path, csv: Path, folder: str = ".", suffix: str = "", fn_col: s
     if fn_col is None and (table.header or []).count("file") == 1:
         fn_col = "file"
     rules = TableRules("predict", suffix, fn_col=fn_col)
-    return [str(path / name) for name in named_files(table, find_files(path, folder, allow_outside=True), rules)]
+    found = find_files(path, folder, allow_outside=True)
+    return [str(found.place(name)) for name in named_files(table, found, rules)]
 
 
 def _print(parts: Iterator[Any], written: Callable[[Any, list[Any]], str], stream: TextIO, everything: bool) -> None:
@@ -111,8 +116,9 @@ def _as_json(part: Any, row: list[Any]) -> str:
     cells = dict(zip(columns, row, strict=False))
     if len(row) > len(columns):  # of every class, which may be called as a column is
         cells["probs"] = dict(zip(part.classes, row[len(columns) :], strict=True))
-    return json.dumps(cells, ensure_ascii=False)
+    return json_text(cells, encoding_of())
 
 
 def _as_text(_: Any, row: list[Any]) -> str:
-    return "\t".join(f"{cell:.4f}" if isinstance(cell, float) else "" if cell is None else str(cell) for cell in row)
+    texts = (f"{cell:.4f}" if isinstance(cell, float) else "" if cell is None else printable(str(cell)) for cell in row)
+    return "\t".join(texts)

@@ -11,7 +11,6 @@ model.json, model.*.safetensors    what `fastclf predict RUN` and ``fastclf.load
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,8 @@ from fastclf.commands.data import (
 )
 from fastclf.data.sources.ignored import tag_as_results
 from fastclf.files import publish_once, publish_table
-from fastclf.report import log
+from fastclf.predictions import probability_columns
+from fastclf.report import json_text, log
 from fastclf.training.callbacks import Callback
 from fastclf.versions import library_versions
 
@@ -197,7 +197,7 @@ def _finish(arguments: argparse.Namespace, out: Path, learn: Any, table: _EpochT
         [name, *target, *values.tolist()]
         for name, target, values in zip(data.val_ds.fnames, targets, predictions, strict=True)
     ]
-    publish_table(out / "valid.csv", ["file", *truth, *names], rows)
+    publish_table(out / "valid.csv", ["file", *truth, *probability_columns(names)], rows)
     if y.ndim == 1:
         from fastclf.interpret.confusion import confusion_matrix, plot_confusion_matrix
         from fastclf.interpret.figure import save_figure
@@ -212,7 +212,7 @@ def _finish(arguments: argparse.Namespace, out: Path, learn: Any, table: _EpochT
         "rows": {"train": len(data.trn_ds), "valid": len(data.val_ds)},
         "results": {name: value if np.isfinite(value) else None for name, value in results.items()},  # NaN is no JSON
     }
-    text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
+    text = json_text(summary, indent=1, allow_nan=False)
     publish_once(out / "arguments.json", lambda file: file.write_text(f"{text}\n", encoding="utf-8"))
 
 

@@ -106,7 +106,10 @@ class DataLoaders:
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes, sorted by code point; the index of a name is its label. Empty for regression."""
+        """Names of the classes, sorted by code point, or by value where all are whole numbers; empty for regression.
+
+        The index of a name is its label.
+        """
         return self.trn_ds.classes
 
     @property

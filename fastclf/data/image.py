@@ -17,7 +17,7 @@ from fastclf.data.sources.source import Source
 from fastclf.data.validation.scan_cache import ScanCache, scan_cache
 from fastclf.data.validation.verified import CHANGED, VerifiedImages
 from fastclf.errors import BackendError, BadImageError
-from fastclf.paths import given_path, user_cache
+from fastclf.paths import given_path, user_cache, utf8_name
 
 
 def open_image(fn: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
@@ -41,7 +41,7 @@ def open_image(fn: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
     file = given_path(fn)
     if not file.exists():
         raise FileNotFoundError(f"open_image: there is no file {file}. Check the path.")
-    source = FileSource(Path("/"), [os.path.abspath(file)[1:]])  # noqa: PTH100  # links stay
+    source = FileSource(Path("/"), [utf8_name(os.path.abspath(file)[1:])])  # noqa: PTH100  # links stay
     return decoded(source, 0, str(file), _kept_cache(user_cache()))
 
 

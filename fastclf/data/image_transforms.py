@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -50,10 +52,10 @@ class Transforms(TransformSpec):
             ValueError: the image is not of that form.
         """
         pixels = _checked(image)
-        renderer = _renderer(self, pixels.dtype == np.uint8)
         parameters = sample(self, seed, epoch, Split.TRAIN, np.array([row]))
-        renderer.feed([pixels], parameters, [pixels.shape[0] * pixels.shape[1]])
-        return renderer.take()[0].numpy()
+        with _Renderers(self, pixels.dtype == np.uint8).one() as renderer:
+            renderer.feed([pixels], parameters, [pixels.shape[0] * pixels.shape[1]])
+            return renderer.take()[0].numpy()
 
 
 def _checked(image: npt.NDArray[Any] | Image.Image) -> npt.NDArray[np.uint8] | npt.NDArray[np.float32]:
@@ -91,11 +93,33 @@ def _pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
 
 
 @functools.lru_cache(maxsize=8)
-def _renderer(tfms: Transforms, as_bytes: bool) -> Renderer:
-    from fastclf.data.decode.graphs import GraphInput
-    from fastclf.data.decode.renderer import cpu_renderer
+class _Renderers:
+    """The renderers of one kind of image, each of them one call's at a time."""
 
-    return cpu_renderer(tfms, GraphInput(files=False, white=255.0 if as_bytes else 1.0), 1, 1)
+    def __init__(self, tfms: Transforms, as_bytes: bool) -> None:
+        self._tfms, self._white = tfms, 255.0 if as_bytes else 1.0
+        self._idle: deque[Renderer] = deque(maxlen=4)
+
+    @contextmanager
+    def one(self) -> Iterator[Renderer]:
+        """Give a block a renderer of its own; one that is left amid an image is not used again."""
+        try:
+            renderer = self._idle.pop()
+        except IndexError:
+            renderer = self._new()
+        try:
+            yield renderer
+        except BaseException:
+            with suppress(Exception):  # a graph must not be torn down while it runs
+                renderer.take()
+            raise
+        self._idle.append(renderer)
+
+    def _new(self) -> Renderer:
+        from fastclf.data.decode.graphs import GraphInput
+        from fastclf.data.decode.renderer import cpu_renderer
+
+        return cpu_renderer(self._tfms, GraphInput(files=False, white=self._white), 1, 1)
 
 
 def tfms_from_stats(

@@ -174,13 +174,19 @@ def from_tables(
 ) -> Sets:
     """See `ImageClassifierData.from_csv`."""
     found = _found(path, folder, test_name, allow_outside)
-    rows = labelled_by_table(tables, found, rules, val_idxs, hold_out.val_pct, hold_out.seed)
+    name = next(iter(tables.values())).name
+    rows = labelled_by_table(tables, found, rules, val_idxs)
     if rows.test_labels is not None and test_name is not None:
         raise ValueError(
             f"{rules.call}: the table has rows for test, and test_name={test_name!r} too. Pass one of them."
         )
-    trn, val = _split(path, tfms, rows.names, rows.labels, rows.groups, rows.val_idxs, rows.ignored)
-    check_trained(trn.labels, val.labels, next(iter(tables.values())).name)
+    held_out = rows.val_idxs
+    if held_out is None:
+        held_out = hold_out.rows(rows.labels, rows.groups)
+        others = remedy("val_idxs= or split_col=", "--split-col")
+        log(f"{name}: {len(held_out)} of {len(rows.names)} images are for validation; {others} names others")
+    trn, val = _split(path, tfms, rows.names, rows.labels, rows.groups, held_out, rows.ignored)
+    check_trained(trn.labels, val.labels, name)
     if rows.test_labels is not None:
         return trn, val, _of_files(path, tfms[1], rows.test_names, rows.test_labels, {})
     if test_name is None:

@@ -27,7 +27,7 @@ from fastclf.data.sources.source import Source, Version
 from fastclf.data.validation.verified import image_suffix, reason
 from fastclf.interop import is_missing, numpy_of
 from fastclf.interrupts import finaliser
-from fastclf.paths import given_path, temporary_folder, too_long
+from fastclf.paths import given_path, system_name, temporary_folder, too_long, utf8_name
 
 _BATCHES = 64  # of a block
 _PIXELS = 1 << 26  # of a block of images in memory, unless one batch alone has more
@@ -107,7 +107,7 @@ def items(x: Any) -> list[Item] | Iterator[Item]:
         ValueError: pixels of another shape or range.
     """
     if isinstance(x, str | os.PathLike):
-        names = list(_files(os.fspath(x)))
+        names = list(_files(os.fsdecode(x)))
         if not os.path.lexists(names[0]):
             advice = "Download it first." if "://" in names[0] else "Check the path."
             raise FileNotFoundError(f"predict: there is no file or folder {names[0]!r}. {advice}")
@@ -123,7 +123,7 @@ def _inner(x: Any) -> Iterator[Item]:
     from PIL import Image
 
     if isinstance(x, str | os.PathLike):
-        name = str(os.fspath(x))  # numpy's text too
+        name = str(os.fsdecode(x))  # numpy's text too
         why = _why_no_file(name)
         yield from [Item(name or None, why=why)] if why else map(Item, _files(name))
     elif isinstance(x, Image.Image):
@@ -165,9 +165,10 @@ def _why_no_file(name: str) -> str:
 def _files(name: str) -> Iterable[str]:
     """Return the images of a folder, the files that a pattern matches, or the name itself."""
     folder = given_path(name)
-    name = os.path.expanduser(name)  # noqa: PTH111  # what is returned stays as it is written else
+    name = os.path.expanduser(system_name(name))  # noqa: PTH111  # what is returned stays as it is written else
     if folder.is_dir():
-        return (str(folder / inner) for inner in images_in(find_files(folder, ".", allow_outside=True)))
+        found = find_files(folder, ".", allow_outside=True)
+        return (str(found.place(inner)) for inner in images_in(found))
     if glob.has_magic(name) and not os.path.lexists(name):
         matches = [path for path in sorted(glob.glob(name, recursive=True)) if Path(path).is_file()]  # noqa: PTH207
         if not matches:
@@ -280,7 +281,7 @@ class ImageBlock:
         if images:
             source: Source = PixelSource(ImageList(images))
         else:
-            names = [os.path.abspath(item.file)[1:] for item in self.items]  # noqa: PTH100  # links stay
+            names = [utf8_name(os.path.abspath(item.file)[1:]) for item in self.items]  # noqa: PTH100  # links stay
             source = FileSource(_ROOT, names)
         bad = _Noted(source)
         bad.note({row: item.why for row, item in enumerate(self.items) if item.why})

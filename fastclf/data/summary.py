@@ -20,7 +20,7 @@ def summary(name: str, path: Path, sets: Sets, sz: int | None, bs: int) -> str:
     if trn.is_reg:
         return "\n".join([*lines, f"  {trn.c} number(s) to predict"])
     counts = sorted(zip(trn.labels.counts().tolist(), trn.classes, strict=True), key=lambda pair: -pair[0])
-    shown = [f"{shorten(printable(label))} {count:,}" for count, label in counts[:_SHOWN]]
+    shown = [f"{shorten(label)} {count:,}" for count, label in counts[:_SHOWN]]
     more = [f"{len(counts) - _SHOWN} more"] if len(counts) > _SHOWN else []
     several = ", several of them per row" if trn.is_multi else ""
     return "\n".join([*lines, f"  {trn.c} classes{several}; in train: {', '.join([*shown, *more])}"])

@@ -21,6 +21,7 @@ from fastclf.data.sources.tables.resolve import find_rows, read_labels
 from fastclf.data.sources.tables.rules import Column, TableRules
 from fastclf.errors import LabelError
 from fastclf.interop import as_text
+from fastclf.paths import utf8_name
 from fastclf.report import log
 
 
@@ -35,13 +36,14 @@ def of_folder(path: Path, classes: Sequence[str]) -> tuple[list[str], Labels]:
         raise FileNotFoundError(f"evaluate: there is no folder {path}. Check the path.")
     folders = look(path)[0]
     sets = [name for part in ("valid", "test", "train") for name in named_as(part, folders)]
-    if sets and not {*folders} & {*classes}:
+    if sets and not {*map(utf8_name, folders)} & {*classes}:
         raise LabelError(f"evaluate: {path} holds the sets {some(sets)}. Pass one of them: {path / sets[0]}.")
-    unknown = [name for name in folders if name not in classes and look(path / name)[1]]
+    unknown = [name for name in folders if utf8_name(name) not in classes and look(path / name)[1]]
     if unknown:
         raise LabelError(_unknown(unknown, classes, f"the folders of {path}"))
-    names, labels, _ = labelled_by_folder(find_files(path, ".", allow_outside=True), classes)
-    return [str(path / name) for name in names], labels
+    found = find_files(path, ".", allow_outside=True)
+    names, labels, _ = labelled_by_folder(found, classes)
+    return [str(found.place(name)) for name in names], labels
 
 
 def of_table(
@@ -71,11 +73,12 @@ def of_table(
     """
     rules = TableRules("evaluate", suffix, like.is_reg, like.is_multi, fn_col=fn_col, label_col=label_col)
     read = {"train": read_csv(table, path, None, "utf-8-sig")}
-    rows = find_rows(read, find_files(path, folder, allow_outside=True), rules)
+    found = find_files(path, folder, allow_outside=True)
+    rows = find_rows(read, found, rules)
     wanted, values = read_labels(rows, rows.there, rules)
     log("; ".join([*rows.described(values), *rows.remarks]))
     y = values.texts if like.is_multi or like.is_reg else [text for (text,) in values.texts]
-    return [str(path / rows.names[i]) for i in wanted], of_list(y, like, len(wanted), rows.table.name)
+    return [str(found.place(rows.names[i])) for i in wanted], of_list(y, like, len(wanted), rows.table.name)
 
 
 def of_rows(rows: LabelledRows, like: Labels) -> Labels:

@@ -97,10 +97,10 @@ class Audit(Table):
         everything = self.of(finding)
         found = everything[:n]
         count = f"{len(everything):,}" if len(found) == len(everything) else f"{len(found):,} of {len(everything):,}"
-        titles = [
-            "\n".join(filter(None, [shorten(f.file.rpartition("/")[2]), _arrow(f), f"{f.confidence:.3f}", f.other]))
-            for f in found
-        ]
+        lines = (
+            (shorten(f.file.rpartition("/")[2]), _arrow(f), f"{f.confidence:.3f}", printable(f.other)) for f in found
+        )
+        titles = ["\n".join(filter(None, texts)) for texts in lines]
         images = [decoded(self.sets[f.set].source, f.row) for f in found]
         return plots(images, titles=titles, rows=max(1, -(-len(found) // 4)), maintitle=f"{finding}: {count}")
 
@@ -232,8 +232,8 @@ def _file(ds: Dataset, row: int) -> str:
 
 
 def _where(f: Finding) -> str:
-    return f"{f.set} {shorten(printable(f.file)) or f.row}"
+    return f"{f.set} {shorten(f.file) or f.row}"
 
 
 def _arrow(f: Finding) -> str:
-    return f"{f.label} -> {f.suggested}" if f.finding == "label" else f.label
+    return printable(f"{f.label} -> {f.suggested}" if f.finding == "label" else f.label)

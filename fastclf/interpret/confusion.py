@@ -72,7 +72,8 @@ def plot_confusion_matrix(
     """Draw a confusion matrix: a row per class, a column per prediction; several labels: a row per label.
 
     Args:
-        cm: ``[c, c]`` counts, or ``[c, 2, 2]`` for several labels, see `confusion_matrix`.
+        cm: ``[c, c]`` counts, or ``[c, 2, 2]`` for several labels, see `confusion_matrix`; or shares that were made of
+            them, which two decimals show.
         classes: names of the c classes.
         normalize: show shares of each class's rows in place of counts (several labels: of the rows that have the label,
             and of those that lack it); a class without rows stays empty.
@@ -86,7 +87,7 @@ def plot_confusion_matrix(
     Raises:
         ValueError: the matrix is neither ``[c, c]`` nor ``[c, 2, 2]``.
     """
-    values = np.asarray(cm)
+    values = numpy_of(cm)
     c = len(classes)
     if values.shape not in ((c, c), (c, 2, 2)) or c == 0:
         raise ValueError(
@@ -96,14 +97,14 @@ def plot_confusion_matrix(
     if normalize:
         totals = values.sum(-1, keepdims=True)
         values = np.divide(values, totals, out=np.full(values.shape, np.nan), where=totals > 0)
-    names = [shorten(printable(str(name))) for name in classes]
+    names = [shorten(str(name)) for name in classes]
     several = values.ndim == 3
     if several:  # those who have the label first
         values = values[:, ::-1, ::-1].reshape(c, 4)
     ax = _sized_axes(values.shape[1], c) if ax is None else ax
-    _paint(ax, values, normalize, cmap)
+    _paint(ax, values, normalize or bool((values[~np.isnan(values)] % 1 > 0).any()), cmap)
     _name_axes(ax, _LABEL_COLUMNS if several else names, names)
-    ax.set(title=title, **({} if several else {"xlabel": "predicted", "ylabel": "true"}))
+    ax.set(title=printable(title), **({} if several else {"xlabel": "predicted", "ylabel": "true"}))
     return ax
 
 
@@ -204,11 +205,11 @@ def _font_size(c: int) -> float:
     return 10 if c <= _MAX_ZEROS else 8 if c <= _MAX_NUMBERS else 7
 
 
-def _paint(ax: Axes, values: NDArray[Any], normalize: bool, cmap: str) -> None:
+def _paint(ax: Axes, values: NDArray[Any], shares: bool, cmap: str) -> None:
     from matplotlib.colors import PowerNorm
 
     c, columns = values.shape
-    top = 1.0 if normalize else max(float(values.max()), 1.0)
+    top = max(float(np.nanmax(values, initial=0)), 1.0)
     # Where colours stand alone, single confusions must show beside a class's many right answers, and so must a rare
     # label's few rows beside the many without it: so colours follow the root.
     norm = PowerNorm(1 if c <= _MAX_NUMBERS and c == columns else 0.5, 0, top)
@@ -217,19 +218,19 @@ def _paint(ax: Axes, values: NDArray[Any], normalize: bool, cmap: str) -> None:
     ax.set_yticks(np.arange(0.5, c - 1), minor=True)
     ax.grid(which="minor", color="0.9", linewidth=0.5)
     if c <= _MAX_NUMBERS:
-        _write_numbers(ax, values, normalize, norm)
+        _write_numbers(ax, values, shares, norm)
     else:
         ax.figure.colorbar(image, ax=ax, aspect=60, pad=0.01)
 
 
-def _write_numbers(ax: Axes, values: NDArray[Any], normalize: bool, norm: PowerNorm) -> None:
+def _write_numbers(ax: Axes, values: NDArray[Any], shares: bool, norm: PowerNorm) -> None:
     c = len(values)
-    size = _font_size(c) - (1 if normalize and c > _MAX_ZEROS else 0)
+    size = _font_size(c) - (1 if shares and c > _MAX_ZEROS else 0)
     for row, column in np.ndindex(*values.shape):
         value = values[row, column]
         if np.isnan(value) or (value == 0 and c > _MAX_ZEROS):
             continue
-        text = f"{value:.2f}" if normalize else f"{int(value)}"
+        text = f"{value:.2f}" if shares else f"{value:.0f}"
         colour = "white" if norm(value) > 0.5 else "0.6" if value == 0 else "black"
         ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
 

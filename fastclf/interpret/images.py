@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastclf.argument_checks import check_count
+from fastclf.data.sources.names import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,9 +61,9 @@ def plots(
     for i, (ax, image) in enumerate(zip(axes.flat, images, strict=False)):
         ax.imshow(image, cmap="gray", vmin=0, vmax=255 if image.dtype == np.uint8 else 1)
         if titles is not None:
-            ax.set_title(titles[i], fontsize=10, parse_math=False)
+            ax.set_title(_lines(titles[i]), fontsize=10, parse_math=False)
     if maintitle is not None:
-        figure.suptitle(maintitle, parse_math=False)
+        figure.suptitle(_lines(maintitle), parse_math=False)
     return figure
 
 
@@ -90,6 +91,10 @@ def _is_one(ims: Any) -> bool:
     if shape is None:
         return not isinstance(ims, Iterable)
     return len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))
+
+
+def _lines(title: str) -> str:
+    return "\n".join(map(printable, title.split("\n")))
 
 
 def _image(im: Any, index: int) -> NDArray[Any]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fastclf.arrays import Floats, RowNumbers
 from fastclf.data.dataset import Dataset
 from fastclf.data.sources.labels import class_number
-from fastclf.data.sources.names import printable, shorten
+from fastclf.data.sources.names import shorten
 from fastclf.interpret.tables import Cells, Table
 from fastclf.training.head_choice import FEW, Fold
 
@@ -225,7 +225,7 @@ class LearningCurve(Table):
         for name, c in ordered[:_MOST_CLASSES]:
             value, low, high = (100 * v for v in c.gain(2 * c.n[-1]))
             ends = f"{low:+.1f} to {high:+.1f}"
-            row = [shorten(printable(name)), f"{c.n[-1]:,.0f}", f"{c.accuracy[-1]:.4f}", f"{value:+.1f} points", ends]
+            row = [shorten(name), f"{c.n[-1]:,.0f}", f"{c.accuracy[-1]:.4f}", f"{value:+.1f} points", ends]
             classes.append(row)
         title = f"accuracy over training images, {curve.tested:,} rows out of fold"
         return title, [whole, classes], ["a class's gain takes all classes to grow alike"]

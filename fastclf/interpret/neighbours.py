@@ -14,7 +14,7 @@ from torch import Tensor
 from fastclf.argument_checks import check_count
 from fastclf.arrays import RowNumbers
 from fastclf.data.dataset import Dataset
-from fastclf.data.sources.names import printable, shorten
+from fastclf.data.sources.names import shorten
 from fastclf.interpret.tables import Cells, Table
 from fastclf.ops import gather_rows
 
@@ -156,7 +156,7 @@ class Similar(Table):
         rows = self._rows()
         cells = [["image", "set", "row", "file", "similarity"]]
         cells += [
-            [shorten(printable(image)), name, str(row), shorten(printable(file)), f"{value:.4f}"]
+            [shorten(image), name, str(row), shorten(file), f"{value:.4f}"]
             for image, name, row, file, value in rows[:_MOST_SHOWN]
         ]
         notes = [f"{_MOST_SHOWN} of {len(rows):,} are shown; to_frame() has all"] if len(rows) > _MOST_SHOWN else []

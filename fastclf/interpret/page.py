@@ -153,8 +153,10 @@ def _svg(draw: Callable[[Axes], object]) -> str:
     from markupsafe import Markup
     from matplotlib.figure import Figure
 
+    from fastclf.interpret.figure import named_glyphs
+
     data = io.StringIO()
-    with mpl.rc_context(_PLOTS):
+    with mpl.rc_context(_PLOTS), named_glyphs():
         figure = Figure(figsize=(6, 3.4), layout="constrained")
         draw(figure.subplots())
         figure.savefig(data, format="svg", transparent=True, metadata={"Date": None})

@@ -47,11 +47,11 @@ class Suggestion(Table):
         return [list(row) for row in zip(*columns, strict=True)]
 
     def _parts(self) -> tuple[str, list[Cells], list[str]]:
-        from fastclf.data.sources.names import printable, shorten
+        from fastclf.data.sources.names import shorten
 
         cells: Cells = [self._columns()]
         for row, name, label, doubt in self._rows()[:_SHOWN]:
-            cells.append([f"{row}", shorten(printable(name)), shorten(printable(label)), f"{doubt:.3f}"])
+            cells.append([f"{row}", shorten(name), shorten(label), f"{doubt:.3f}"])
         notes = [f"{_SHOWN} are shown; to_frame() has all"] if len(self) > _SHOWN else []
         return f"{counted(len(self), 'image')} to label next, of {self.given:,}", [cells], notes
 

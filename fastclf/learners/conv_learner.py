@@ -34,6 +34,7 @@ from fastclf.training.head_choice import Setting
 from fastclf.training.inputs import check_data, check_images
 from fastclf.training.loop import TrainLoop
 from fastclf.training.metrics import Metric
+from fastclf.training.recorder import Recorder
 from fastclf.training.steps import Rates
 
 Statistics: TypeAlias = tuple[Sequence[float], Sequence[float]]
@@ -237,10 +238,10 @@ class ConvLearner(LearnerWithHead):
             what = "group 1 and the head train on cached feature maps"
         return {"precompute": f"on: {what}{views}" if self.precompute else "off"} | super()._how()
 
-    def _loop(self, rates: Rates, hooks: Sequence[Callback], interrupts: Interrupts) -> TrainLoop:
+    def _loop(self, rates: Rates, recorder: Recorder, hooks: Sequence[Callback], interrupts: Interrupts) -> TrainLoop:
         if self._cached is None and self._data.tfms is not None:
             self.model.prepare(self._data.tfms[1].sz)
-        return super()._loop(rates, hooks, interrupts)
+        return super()._loop(rates, recorder, hooks, interrupts)
 
     def _per_group(self, values: ArrayLike, name: str) -> NDArray[np.float64]:
         checked = self.groups.per_group(values, name)

@@ -37,7 +37,7 @@ from fastclf.training.head_choice import (
 )
 from fastclf.training.head_runs import HeadSetting, new_head, predict_rows
 from fastclf.training.linear_heads import LinearSetting, Scaling, linear_heads
-from fastclf.training.metrics import name_of
+from fastclf.training.metrics import names_of
 from fastclf.training.recorder import Recorder
 from fastclf.training.scores import FitScores
 
@@ -153,7 +153,7 @@ class FineTuning(CrossValidating, Learner):
     def _report_solved(self, ds: Dataset, head: Head, crit: NLL | BCE, callbacks: Sequence[Callback]) -> FitScores:
         """Print the one line of a head that was solved, and note it, as `fit` does of an epoch."""
         self._forget_decision()
-        names = ["val_loss", *map(name_of, self.metrics)]
+        names = ["val_loss", *names_of(self.metrics)]
         good = ds.bad.good_rows()
         values, trained = self._validate(), mean_loss(crit, predict_rows(head, ds, good), ds.y[good])
         self.sched = Recorder(Constant(), 0.0)
@@ -162,7 +162,7 @@ class FineTuning(CrossValidating, Learner):
         EpochTable(("trn_loss", *names), None).row(0, [trained, *values])
         hooks = Hooks(callbacks)
         hooks.call("on_train_begin")
-        hooks.call("on_epoch_end", values)
+        hooks.end_epoch(values)
         hooks.call("on_train_end")
         return FitScores(values, names)
 

@@ -40,7 +40,7 @@ from fastclf.training.losses import check_targets, default_loss
 from fastclf.training.losses import class_weights as weights_of
 from fastclf.training.memory import explains_gpu_memory
 from fastclf.training.metrics import Metric as Metric
-from fastclf.training.metrics import name_of
+from fastclf.training.metrics import name_of, names_of
 from fastclf.training.optimizer import SGDR
 from fastclf.training.recorder import Recorder
 from fastclf.training.resume import FitState, check_state_name, data_setting, describe_function
@@ -118,6 +118,7 @@ class Learner(Reporting, Saving):
         self.sched = Recorder(Constant(), 0.0)
         self._models_name = models_name
         self._fits = self._epochs = 0
+        self._fitting = False
         self._bn_frozen: bool | None = None
         self._logged: set[str] = set()
 
@@ -146,8 +147,8 @@ class Learner(Reporting, Saving):
 
     def _how(self) -> dict[str, str]:
         """Return how it trains, for `repr`."""
-        metrics = ", ".join(map(name_of, self.metrics)) or "none"
-        optimizer = name_of(getattr(self.opt_fn, "func", self.opt_fn))  # what a functools.partial calls
+        metrics = ", ".join(names_of(self.metrics)) or "none"
+        optimizer = name_of(self.opt_fn)
         return {"loss": name_of(self.crit), "optimizer": optimizer, "metrics": metrics}
 
     @property
@@ -262,17 +263,18 @@ class Learner(Reporting, Saving):
         fits = self._fits + 1 if saved is None else saved["fits"]
         self.sched = Recorder(made, float(rates.lrs[-1]))
         with Interrupts() as interrupts, self._seeded("fit", fits):
-            loop = self._loop(rates, hooks, interrupts)
+            loop = self._loop(rates, self.sched, hooks, interrupts)
             if state is not None and saved is not None:
                 with unchanged_on_error(self.model):
                     self.load(state.path.name)
-                    loop = self._loop(rates, hooks, interrupts)  # the loaded body may bring other activations
+                    # The loaded body may bring other activations.
+                    loop = self._loop(rates, self.sched, hooks, interrupts)
                     state.restore(saved, loop, self._data.device)
-            self._fits = fits
+            self._fits, self._fitting = fits, True
             try:
                 return self._run(loop, epochs, state)
             finally:
-                self._epochs = loop.next_epoch
+                self._epochs, self._fitting = loop.next_epoch, False
 
     def _tell_of_random_layers(self) -> None:
         if layers := self._stage.groups.random_layers():
@@ -283,7 +285,7 @@ class Learner(Reporting, Saving):
 
     def _run(self, loop: TrainLoop, epochs: int, state: FitState | None) -> FitScores:
         """Train to the end, and report what the epochs gave and whether images came too slowly."""
-        names = [name_of(metric) for metric in self.metrics]
+        names = names_of(self.metrics)
         constant = loss_of_constant(self.crit, self._data.trn_ds.labels, self._data.val_dl)
         save_state = None if state is None else partial(self._save_state, state, loop)
         values = loop.fit(epochs, self._validate, names, save_state, constant)
@@ -341,7 +343,8 @@ class Learner(Reporting, Saving):
 
         The search takes an epoch; where that has fewer than 100 batches, it goes over the data again until 100. It
         stops when the smoothed loss is not finite, or above four times its best since the tenth batch. `sched.plot`
-        then draws the loss over the rate and marks the suggestions. Weights, BatchNorm statistics, generators and modes
+        then draws the loss over the rate and marks the suggestions; where a callback searches amid a fit, ``sched``
+        stays the fit's. Weights, BatchNorm statistics, generators and modes
         are afterwards, and after an interrupt, what they were before, bit for bit.
 
         Args:
@@ -358,21 +361,23 @@ class Learner(Reporting, Saving):
             raise ValueError(f"lr_find: rates must rise from above 0, got start_lr {last:g} and end_lr {end_lr:g}")
         steps = max(stage.batches, _SEARCH_STEPS)
         rates = self._rates(start_lr, wds, RangeTest(steps, end_lr / last, linear), decoupled=False)
-        self.sched = Recorder(rates.schedule, last)
+        search = Recorder(rates.schedule, last)
+        if not self._fitting:
+            self.sched = search
         with Interrupts() as interrupts, unchanged(stage.module), self._seeded("lr_find", self._fits):
-            self._loop(rates, [EndSearch(steps)], interrupts).search()
-        self.sched.suggestions = suggest(self.sched.lrs, self.sched.losses)
-        log(f"lr_find: {counted(len(self.sched.lrs), 'step')}; {self.sched.suggestions}")
-        return self.sched.suggestions
+            self._loop(rates, search, [EndSearch(steps)], interrupts).search()
+        search.suggestions = suggest(search.lrs, search.losses)
+        log(f"lr_find: {counted(len(search.lrs), 'step')}; {search.suggestions}")
+        return search.suggestions
 
-    def _loop(self, rates: Rates, hooks: Sequence[Callback], interrupts: Interrupts) -> TrainLoop:
+    def _loop(self, rates: Rates, recorder: Recorder, hooks: Sequence[Callback], interrupts: Interrupts) -> TrainLoop:
         stage = self._stage
         self._check_model()
         rank_tensors.take_from_first(stage.module)
         stage.groups.set_modes()
         check_batch_norm(stage.module, stage.data.trn_dl)
         steps = self._steps(stage, rates)
-        return TrainLoop(steps, stage.groups, stage.batches, self.sched, hooks, interrupts, self._epochs)
+        return TrainLoop(steps, stage.groups, stage.batches, recorder, hooks, interrupts, self._epochs)
 
     def _check_model(self) -> None:
         """Raise ValueError where the user's own network does not give what the default losses take.

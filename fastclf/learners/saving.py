@@ -17,7 +17,7 @@ from fastclf.models.precision import compute_dtype
 from fastclf.paths import check_length
 from fastclf.rebuild import not_rebuilt, saved_decision
 from fastclf.report import warn
-from fastclf.training.metrics import Metric, name_of
+from fastclf.training.metrics import Metric, names_of
 from fastclf.training.resume import load_model
 
 
@@ -111,7 +111,7 @@ class Saving(Predicting):
             "classes": [str(name) for name in data.classes],
             "sz": data.sz,
             "transforms": None if data.tfms is None else data.tfms[1].describe(),
-            "metrics": [name_of(metric) for metric in self.metrics],
+            "metrics": names_of(self.metrics),
             **({"decision": decision} if (decision := self.decision.to_dict()) else {}),
         }
 

@@ -24,6 +24,7 @@ from fastclf.models.from_pixels import FromPixels
 from fastclf.models.net import Net
 from fastclf.models.verify import METADATA, TOLERANCE, packed, verify
 from fastclf.paths import check_is_no_folder
+from fastclf.report import json_text
 from fastclf.versions import library_versions
 
 FORMATS = ("onnx", "pt2")
@@ -102,9 +103,7 @@ def write_model(
         "tests": _tests(whole, tfms),
         **tuned,
     }
-    metadata = {
-        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for key, value in values.items()
-    }
+    metadata = {key: value if isinstance(value, str) else json_text(value) for key, value in values.items()}
     program = _program(whole, net.body.arch)
     data = _onnx(program, metadata, GIVES[kind]) if format == "onnx" else _pt2(program, metadata)
 

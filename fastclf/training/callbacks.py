@@ -76,6 +76,13 @@ class Hooks:
             stop |= bool(self.tolerate(callback, getattr(callback, hook), *args))
         return stop
 
+    def end_epoch(self, metrics: list[float]) -> bool:
+        """Call every callback's ``on_epoch_end`` with a list of its own; return whether one asks to stop."""
+        stop = False
+        for callback in self.callbacks:
+            stop |= bool(self.tolerate(callback, callback.on_epoch_end, list(metrics)))
+        return stop
+
     def tolerate(self, who: object, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function that writes; where it cannot, training goes on, with one warning."""
         try:

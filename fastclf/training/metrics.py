@@ -17,7 +17,10 @@ several labels       mean over rows, those undefined left out
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import reprlib
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -229,8 +232,30 @@ def log_loss(preds: Values, targs: Values) -> float:
 
 
 def name_of(metric: Metric) -> str:
-    """Name a metric for the head of a table."""
+    """Name a metric, or another function, for people; a `functools.partial` by what it calls, and how."""
+    if isinstance(metric, partial) and not hasattr(metric, "__name__"):
+        named = (f"{name}={_short(value)}" for name, value in metric.keywords.items())
+        arguments = [*map(_short, metric.args), *named]
+        return f"{name_of(metric.func)}({', '.join(arguments)})"
     return str(getattr(metric, "__name__", type(metric).__name__))
+
+
+def _short(value: object) -> str:
+    return name_of(value) if callable(value) else reprlib.repr(value)
+
+
+def names_of(metrics: Iterable[Metric]) -> list[str]:
+    """Name the metrics of a fit, a name for each: what is called as one before it is numbered."""
+    return distinct(map(name_of, metrics))
+
+
+def distinct(names: Iterable[str]) -> list[str]:
+    """Return names of which no two are the same, in their order."""
+    found: list[str] = []
+    for name in names:
+        numbered = itertools.chain([name], (f"{name} {i}" for i in itertools.count(2)))
+        found.append(next(one for one in numbered if one not in found))
+    return found
 
 
 def evaluate_metric(metric: Metric, preds: Tensor, targs: Tensor) -> float:

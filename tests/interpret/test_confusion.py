@@ -69,6 +69,23 @@ def test_plots_in_given_axes():
     assert plt.get_fignums() == [figure.number]
 
 
+@pytest.mark.parametrize("shape", [(4, 4), (14, 14), (4, 2, 2)])
+def test_shares_that_were_made_of_counts_are_shown_as_shares(rng, shape):
+    counts = rng.integers(0, 9, shape)
+    counts.reshape(-1, shape[-1])[0] = 1, *[3] * (shape[-1] - 1)  # whose shares are not whole
+    names = [f"{i}" for i in range(shape[0])]
+    totals = counts.sum(-1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.full(shape, np.nan), where=totals > 0)
+    for given in (shares, shares.tolist(), torch.tensor(shares)):
+        made, wanted = plot_confusion_matrix(given, names), plot_confusion_matrix(counts, names, normalize=True)
+        assert [text.get_text() for text in made.texts] == [text.get_text() for text in wanted.texts]
+        assert made.images[0].norm.vmax == wanted.images[0].norm.vmax == 1
+    whole = plot_confusion_matrix(counts.astype(float), names)
+    assert [text.get_text() for text in whole.texts] == [
+        text.get_text() for text in plot_confusion_matrix(counts, names).texts
+    ]
+
+
 @pytest.mark.parametrize("c", [2, 12, 13, 40, 41, 120])
 @pytest.mark.parametrize("normalize", [False, True])
 def test_labels_of_many_classes_neither_overlap_nor_leave_the_figure(rng, c, normalize):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence, Sized
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from fastclf.arrays import mapped
 from fastclf.data.sources.arrays import ArraySource, pixels_hint
-from fastclf.data.sources.labels import Labels, check_classes, warn_absent
+from fastclf.data.sources.labels import Labels, check_classes, in_order, warn_absent
 from fastclf.data.sources.source import Source
 from fastclf.errors import DataError, LabelError
 from fastclf.interop import as_text, numpy_of
@@ -195,7 +196,7 @@ def _as_labels(ys: Mapping[str, Any], classes: Sequence[str] | None, *, continuo
         ValueError: a shape or type is not one of those that `from_arrays` names.
         LabelError: a label is out of range or unknown to the training set.
     """
-    arrays = {name: _decoded(_as_array(y, f"{name} y")) for name, y in ys.items()}
+    arrays = {name: _of_one_type(_as_array(y, f"{name} y"), y) for name, y in ys.items()}
     if all(y.dtype == np.bool_ for y in arrays.values()):
         arrays = {name: y.astype(np.int64) for name, y in arrays.items()}
     trn = arrays["trn"]
@@ -218,10 +219,15 @@ def _as_labels(ys: Mapping[str, Any], classes: Sequence[str] | None, *, continuo
     return _single(arrays, classes)
 
 
-def _decoded(y: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return names that are bytes as text."""
-    are_bytes = y.size and y.dtype.kind in "SO" and all(isinstance(name, bytes) for name in y.ravel().tolist())
-    return np.array([*map(as_text, y.ravel().tolist())]).reshape(y.shape) if are_bytes else y
+def _of_one_type(y: npt.NDArray[Any], given: Any) -> npt.NDArray[Any]:
+    """Return labels that are Python's objects as an array of text, where bytes are text too, or of numbers."""
+    if y.dtype.kind == "U" and isinstance(given, list | tuple) and any(isinstance(label, Real) for label in given):
+        return np.array(given, object)  # numpy makes text of numbers beside names
+    if y.dtype.kind not in "SO":
+        return y
+    labels = [*map(as_text, y.ravel().tolist())]
+    alike = any(all(isinstance(label, kind) for label in labels) for kind in (str, Real))
+    return np.array(labels).reshape(y.shape) if alike and labels else y
 
 
 def _say_one_hot(y: npt.NDArray[Any]) -> None:
@@ -269,7 +275,7 @@ def _single(ys: dict[str, npt.NDArray[Any]], classes: Sequence[str] | None) -> d
                 + (" For classes pass y.astype(int)." if whole else "")
                 + " For numbers to be predicted pass continuous=True."
             )
-        names = sorted(set(ys["trn"].tolist())) if classes is None else [str(name) for name in classes]
+        names = in_order(ys["trn"].tolist()) if classes is None else [str(name) for name in classes]
         index = {name: i for i, name in enumerate(names)}
         ys = {part: np.array([index.get(label, -1) for label in y.tolist()], np.int64) for part, y in ys.items()}
     else:

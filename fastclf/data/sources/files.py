@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from fastclf.data.sources.source import Source, Version
+from fastclf.paths import system_name
 
 
 class FileSource(Source):
@@ -30,4 +31,4 @@ class FileSource(Source):
 
     def path(self, row: int) -> str:
         """See `Source.path`."""
-        return f"{self.root}/{self.names[row]}"
+        return f"{self.root}/{system_name(self.names[row])}"

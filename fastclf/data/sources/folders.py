@@ -9,12 +9,14 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from fastclf.data.sources.labels import Labels, check_classes, difference, lookalikes, warn_absent
+from fastclf.data.sources.labels import Labels, check_classes, difference, in_order, lookalikes, warn_absent
 from fastclf.data.sources.layout import by_name, flat, take_as_train
 from fastclf.data.sources.listing import Found, nothing_in
 from fastclf.data.sources.names import printable, some
 from fastclf.errors import LabelError
-from fastclf.report import remedy, warn
+from fastclf.report import log, remedy, warn
+
+_LOOKED_AT = 1000  # images, for what is said only
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,12 @@ def labelled_by_folder(
     present = {label for _, label in named}
     if classes is None:
         classes = _classes(found, present, rules)
+        _say_nested(found, named)
     else:
         known = set(classes)
         unknown = Counter(label for _, label in named if label not in known)
+        if len(unknown) == len(present) == 1 and not rules.drop_unknown:
+            _refuse_flat(found, *unknown)
         _check_unknown(unknown, classes, where, rules)
         named = [(name, label) for name, label in named if label not in unknown]
         ignored["images of unknown classes"] = unknown.total()
@@ -70,9 +75,9 @@ def _classes(found: Found, present: set[str], rules: FolderRules) -> list[str]:
     if where == "." and not rules.allow_empty:  # what lies beside the classes in the data's own folder
         if empty:
             warn(f"{some(empty)} hold no image, and are not classes.")
-        classes, empty = sorted(present), []
+        classes, empty = in_order(present), []
     else:
-        classes = found.classes
+        classes = in_order(found.classes)
     check_classes(classes, where, _deeper(found, classes[0]) if len(classes) == 1 else "")
     _check_empty(empty, where, rules)
     return classes
@@ -87,6 +92,22 @@ def _deeper(found: Found, only: str) -> str:
         return f" {folder} holds the folders {some(deeper)}: if these are the classes, {take_as_train(folder)}."
     call = by_name(folder, names)
     return f" If the names in {folder} contain the class: {call}." if call else ""
+
+
+def _say_nested(found: Found, named: Sequence[tuple[str, str]]) -> None:
+    """Say that the outermost folders are the classes, where others lie in one of them: those may be meant."""
+    below: dict[str, set[str]] = {}
+    for name, label in named[:: -(-len(named) // _LOOKED_AT)]:
+        inner = found.inner(name).split("/")
+        below.setdefault(label, set()).add(inner[1] if len(inner) > 2 else "")
+    for label, folders in below.items():
+        if len(folders) > 1 and "" not in folders:
+            others = remedy("from_name_func takes others from the names", "")
+            log(
+                f"{found.folder}: the outermost folders are the classes; images of {printable(label)!r} lie below it, "
+                f"in {some(sorted(folders))}{others and f'; {others}'}"
+            )
+            return
 
 
 def _check_empty(empty: Sequence[str], where: str, rules: FolderRules) -> None:
@@ -110,6 +131,17 @@ def _check_unknown(unknown: Counter[str], classes: Sequence[str], where: str, ru
             f"{_lookalike(names, classes)} Rename or remove these folders, {remedy(f'{add}, or {drop}', f'or {add}')}."
         )
     warn(f"{where}: {unknown.total()} images of {some(names)}, no classes of the training set, are left out.")
+
+
+def _refuse_flat(found: Found, only: str) -> None:
+    """Raise LabelError where one folder, and no class, holds all images, and a table beside it may name theirs."""
+    table = next((name for name in found.others if name.endswith((".csv", ".txt", ".tsv"))), None)
+    if table is not None:
+        raise LabelError(
+            f"{found.folder}: all images are in the folder {printable(only)!r}, which is no class of the training set. "
+            f"If {printable(table)} names their classes, move each into a folder of its class; without "
+            f"{found.folder}, a part of train is held out."
+        )
 
 
 def _lookalike(names: Sequence[str], classes: Sequence[str]) -> str:

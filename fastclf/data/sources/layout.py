@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastclf.data.sources.ignored import OWN_FOLDERS
+from fastclf.data.sources.labels import in_order
 from fastclf.data.sources.listing import inner_name, look
 from fastclf.data.sources.names import printable, some
 from fastclf.data.sources.set_names import SETS, set_named
@@ -145,7 +146,7 @@ def by_name(folder: str, names: Sequence[str]) -> str | None:
     """The call that labels images by their names, and what it gives; None where numbered names contain no class."""
     for pattern in _COUNTED:
         labels = [match[1] if (match := re.search(pattern, name)) else None for name in names]
-        classes = sorted({label for label in labels if label is not None})
+        classes = in_order(label for label in labels if label is not None)
         if None not in labels and 1 < len(classes) <= len(names) / 2:
             return f"{_from_name_re(pattern, folder)}, which gives the classes {some(classes)}"
     return None

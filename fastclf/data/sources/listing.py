@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from fastclf.data.sources.ignored import OWN_FOLDERS, is_a_programs, is_hidden, is_tagged
 from fastclf.data.sources.names import printable, some
 from fastclf.errors import DataError
-from fastclf.paths import check_length
+from fastclf.paths import check_length, system_name, utf8_name
 from fastclf.report import remedy, warn
 
 EXTENSIONS = (
@@ -56,6 +56,10 @@ class Found:
         """Return a name relative to `folder`."""
         return name if self.folder == "." else name[len(self.folder) + 1 :]
 
+    def place(self, name: str) -> Path:
+        """Return where a file or folder of a name relative to `path` is."""
+        return self.path / system_name(name)
+
     @property
     def ignored(self) -> dict[str, int]:
         """How many files of each kind are left out."""
@@ -81,7 +85,7 @@ def find_files(path: Path, folder: str, *, exclude: Collection[str] = (), allow_
         DataError: a link leads out of path, or a folder may not be read.
     """
     folder = inner_name(folder)
-    root = path / folder
+    root = path / system_name(folder)
     if not root.is_dir():
         there = sorted(printable(entry.name) for entry in path.iterdir())[:10] if path.is_dir() else []
         has = f"{path} holds {', '.join(there)}" if there else f"{path} is empty or no folder"
@@ -101,6 +105,7 @@ def inner_name(folder: str) -> str:
     Raises:
         ValueError: it is absolute, is too long, or has '..' or a zero byte.
     """
+    folder = utf8_name(folder)
     check_length(folder)
     plain = PurePosixPath(folder)
     if plain.is_absolute() or ".." in plain.parts or "\0" in folder:
@@ -124,7 +129,7 @@ class _Walk:
         while self.todo:
             name = self.todo.pop()
             if self.allow_outside:
-                real = (self.found.path / name).resolve()
+                real = self.found.place(name).resolve()
                 if real in visited:
                     continue
                 visited.add(real)
@@ -133,7 +138,7 @@ class _Walk:
     def check(self, name: str) -> None:
         """Raise DataError when a name below the root is really outside, and that is not allowed."""
         try:
-            target = (self.found.path / name).resolve()
+            target = self.found.place(name).resolve()
         except (OSError, RuntimeError) as error:  # Python 3.11 and 3.12 raise RuntimeError for a circle
             raise DataError(f"{printable(name)} is a link that leads nowhere: {error}. Take it away.") from error
         if not self.allow_outside and not target.is_relative_to(self.root):
@@ -143,11 +148,12 @@ class _Walk:
             )
 
     def _list(self, name: str) -> None:
-        folder = self.found.path / name
+        folder = self.found.place(name)
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    self._take(entry, entry.name if name == "." else f"{name}/{entry.name}", name == self.found.folder)
+                    inner = utf8_name(entry.name)
+                    self._take(entry, inner if name == "." else f"{name}/{inner}", name == self.found.folder)
         except PermissionError as error:
             raise DataError(
                 f"{folder} may not be read: {error.strerror}. Give yourself the right to read it."
@@ -169,7 +175,7 @@ class _Walk:
             if is_tagged(Path(entry.path)):
                 return
             if top:
-                found.classes.append(entry.name)
+                found.classes.append(utf8_name(entry.name))
             self.todo.append(name)
         elif entry.is_file() or not Path(entry.path).exists():  # a link that leads nowhere is named later
             (found.images if is_image(entry.name) else found.others).append(name)
@@ -208,7 +214,7 @@ def _warn_hidden(found: Found) -> None:
     """Warn of folders beside the classes that are left out for their name and hold images: they may be classes."""
     beside = [name for name in found.hidden if "/" not in found.inner(name)]
     unknown = [name for name in map(found.inner, beside) if not is_a_programs(name)]
-    lost = [name for name in unknown if look(found.path / found.folder / name)[1]]
+    lost = [name for name in unknown if look(found.place(f"{found.folder}/{name}"))[1]]
     if lost:
         warn(
             f"{found.folder}: the folder(s) {some(lost)} hold images and are left out: hidden, or kept for fastclf's "

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fastclf.data.sources.labels import Labels, check_classes
+from fastclf.data.sources.labels import Labels, check_classes, in_order
 from fastclf.data.sources.listing import Found, images_in
 from fastclf.data.sources.names import printable, some
 from fastclf.errors import LabelError
@@ -86,7 +86,7 @@ def labelled_by_name(
             f"{where}: {counted(len(without), 'image has no label and is', 'images have no label and are')} left out, "
             f"first {printable(without[0])}."
         )
-    present = sorted({label for _, label in kept})
+    present = in_order(label for _, label in kept)
     if classes is None:
         classes = present
         check_classes(classes, where)
@@ -102,8 +102,11 @@ def asked(function: Callable[[str], T], argument: str, name: str) -> T:
     """Return what a function of the user's says of a name.
 
     Raises:
+        TypeError: it is no function.
         LabelError: it raises; names the argument and the name.
     """
+    if not callable(function):
+        raise TypeError(f"{argument} must be a function of a file's name, got {function!r}.")
     try:
         return function(name)
     except LabelError:

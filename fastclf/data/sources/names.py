@@ -113,7 +113,8 @@ def printable(name: str) -> str:
 
 
 def shorten(name: str) -> str:
-    """Return a name in at most 28 characters, for tables and axes."""
+    """Return a name as one line of at most 28 characters, for tables and axes, see `printable`."""
+    name = printable(name)
     return name if len(name) <= _MOST_SHOWN else name[: _MOST_SHOWN - 1] + "…"
 
 

@@ -33,7 +33,7 @@ def files_of(patterns: Patterns, argument: str) -> list[Path]:
         ValueError: a file is named twice, or it is no file of this machine.
     """
     given = [patterns] if isinstance(patterns, str | os.PathLike) else list(patterns)
-    files = [file.absolute() for one in given for file in _files(os.fspath(one), argument)]
+    files = [file.absolute() for one in given for file in _files(os.fsdecode(one), argument)]
     if not files:
         raise ValueError(f"{argument} must name a file, got none. Pass e.g. 'train-{{000..099}}.tar'.")
     missing = [file for file in files if not file.is_file()]

@@ -126,7 +126,7 @@ class CheckReport:
 def _table(counts: Mapping[str, tuple[int, int]]) -> list[str]:
     """Rows of train and valid by class, most first; of many classes the first and the last."""
     rows = sorted(counts.items(), key=lambda item: -item[1][0])
-    shown = [(shorten(printable(name)), f"{train:,}", f"{valid:,}") for name, (train, valid) in rows]
+    shown = [(shorten(name), f"{train:,}", f"{valid:,}") for name, (train, valid) in rows]
     if len(shown) > _MAX_CLASSES:
         left_out = len(shown) - _MAX_CLASSES + 1
         shown[_MAX_CLASSES // 2 : _MAX_CLASSES // 2 + left_out] = [(f"... {left_out} more", "", "")]

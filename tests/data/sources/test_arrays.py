@@ -275,6 +275,10 @@ def test_images_of_any_strides(as_type, rng):
         ([-1, 0] * 3, "classes 0, 1, ..., got -1 in row 0. Number them"),
         ([0.0, 1.0] * 3, r"got float64. For classes pass y.astype\(int\)"),
         (np.array([b"a", 1] * 3, object), "whole numbers or names, got object. For numbers"),
+        (["a", 1] * 3, "whole numbers or names, got object. For numbers"),
+        ((1.5, "a") * 3, "whole numbers or names, got object. For numbers"),
+        (np.array(["a", None] * 3, object), "whole numbers or names, got object. For numbers"),
+        (np.array([0, 1.5] * 3, object), "whole numbers or names, got float64"),
     ],
 )
 def test_labels_that_are_none(y, message):
@@ -295,6 +299,15 @@ def test_names_that_are_bytes(as_type):
     data = load(ROWS, as_type([name.encode() for name in names]))
     assert data.classes == ["cat", "dögs"]
     assert data.trn_y.tolist() == [0, 1] * 3
+
+
+@pytest.mark.parametrize("kind", [int, np.int8, np.uint64, bool])
+def test_numbers_that_are_objects(kind):
+    y = np.array([kind(i % 2) for i in range(6)], object)
+    assert load(y=y).trn_y.tolist() == [0, 1] * 3
+    assert load(y=y, continuous=True).trn_y.tolist() == [[0.0], [1.0]] * 3
+    both = np.stack([y, y], 1)
+    assert load(y=both, vy=both).trn_y.tolist() == [[0, 0], [1, 1]] * 3
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

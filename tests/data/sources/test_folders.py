@@ -406,3 +406,32 @@ def test_device(folders):
 def test_paths_may_be_text(folders):
     data = ImageClassifierData.from_paths(os.fspath(folders) + "/", 4, TFMS)
     assert data.path == folders
+
+
+@pytest.mark.parametrize("nested", ["two folders", "one folder", "beside images"])
+def test_classes_of_classes_are_said(tmp_path, capsys, nested):
+    """SUN397 keeps 'abbey' below 'a'; where a class has one folder below it, or images too, nothing else is meant."""
+    below = {"two folders": ("abbey", "arch"), "one folder": ("images",), "beside images": ("abbey", "arch", ".")}[
+        nested
+    ]
+    for label in ("a", "b"):
+        for folder in below:
+            for i in range(4):
+                file = tmp_path / "train" / label / folder / f"{folder.strip('.')}{i}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.touch()
+    assert load(tmp_path).classes == ["a", "b"]
+    said = "the outermost folders are the classes; images of 'a' lie below it, in 'abbey', 'arch'"
+    assert (said in capsys.readouterr().out) == (nested == "two folders")
+
+
+def test_a_flat_validation_set_with_a_table(folders):
+    """Tiny ImageNet's: val/images/*.jpg, and val/val_annotations.txt."""
+    shutil.rmtree(folders / "valid")
+    (folders / "val/images").mkdir(parents=True)
+    for i in range(4):
+        (folders / f"val/images/{i}.png").touch()
+    (folders / "val/val_annotations.txt").write_text("".join(f"{i}.png\tcat\n" for i in range(4)))
+    said = r"all images are in the folder 'images'.*val/val_annotations\.txt names their"
+    with pytest.warns(UserWarning, match="1 file"), pytest.raises(LabelError, match=said):
+        load(folders)

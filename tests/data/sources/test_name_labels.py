@@ -165,3 +165,9 @@ def test_a_group_that_a_function_does_not_give_is_named_with_the_file(flat):
 
     with pytest.raises(LabelError, match=r"groups gives None for 'more/sun0.png'. Return a group of its own"):
         by_re(flat, "(rain|sun)", folder="images", groups=group)
+
+
+@pytest.mark.parametrize("wrong", ["images", None, 3])
+def test_what_is_no_function(flat, wrong):
+    with pytest.raises(TypeError, match="label_func must be a function of a file's name, got"):
+        by_func(flat, wrong, folder="images")

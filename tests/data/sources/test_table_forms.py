@@ -88,6 +88,7 @@ ONE = {
         {"suffix": ".jpg", "label_col": 2},
     ),
     "VOC": (lambda i: f"{IDS[i]}  {PETS[i]:>5} ", None, {"suffix": ".jpg"}),
+    "label of a blank": (lambda i: f"{IDS[i]} {PETS[i]}" + " " * (i % 3), None, {"suffix": ".jpg"}),
     "Caltech, tabs": (lambda i: f"{IDS[i]}.jpg\t{PETS[i]}", None, {}),
     "ImageNet val.txt": (lambda i: f"img/{IDS[i]}.jpg {PETS[i]}", None, {}),
     "path,label": (lambda i: f"img/{IDS[i]}.jpg,{PETS[i]}", None, {}),
@@ -740,3 +741,63 @@ def _written(load, table, encoding):
 def test_arguments_that_contradict_each_other(load, options, message):
     with pytest.raises(ValueError, match=message):
         load(lines(lambda i: f"{IDS[i]}.jpg,{PETS[i]}", "f,y"), **options)
+
+
+PLANES = ["Boeing 707-320", "A300B4", "C-47", "Falcon 900"]
+
+
+@pytest.mark.parametrize("quiet_lines", [0, 120], ids=["mixed", "only words first"])
+def test_labels_of_several_words_after_a_blank(root, quiet_lines):
+    """FGVC aircraft: a name, a blank, and a label that may hold blanks, as many as it likes."""
+    names = [f"{34309 + i:07d}" for i in range(quiet_lines + N)]
+    for name in names:
+        (root / "img" / f"{name}.jpg").touch()
+    labels = [PLANES[1 + i % 2] if i < quiet_lines else PLANES[i % 4] for i in range(len(names))]
+    (root / "list.txt").write_text("".join(f"{name} {label}\n" for name, label in zip(names, labels, strict=True)))
+    data = ImageClassifierData.from_csv(root, "img", "list.txt", 4, TFMS, suffix=".jpg", device="cpu")
+    assert said_by(data) == {f"img/{name}.jpg": label for name, label in zip(names, labels, strict=True)}
+
+
+def test_lists_of_labels_after_a_blank(load):
+    """DTD's joint annotations end in a blank."""
+    tags = [["banded"], ["banded", "lined"], ["lined", "dotted"], ["dotted"]]
+    data = load(lines(lambda i: f"{IDS[i]}.jpg {' '.join(tags[i % 4])} "))
+    assert data.is_multi
+    assert said_by(data) == images([set(tags[i % 4]) for i in range(N)])
+
+
+def test_names_with_blanks_alone_are_names(root):
+    names = [f"{pet}/my {'photo' if i % 2 else 'old photo'} {i}.jpg" for i in range(4) for pet in ("cat", "dog")]
+    for name in names:
+        (root / "img" / name).parent.mkdir(exist_ok=True)
+        (root / "img" / name).touch()
+    (root / "list.txt").write_text("\n".join(names))
+    data = ImageClassifierData.from_csv(root, "img", "list.txt", 4, TFMS, device="cpu")
+    assert said_by(data) == {f"img/{name}": name[:3] for name in names}
+
+
+@pytest.mark.parametrize("form", ["FER2013", "MNIST"])
+def test_pixels_instead_of_files(load, form):
+    if form == "MNIST":
+        table = lines(
+            lambda i: ",".join(map(str, [i % 3, *range(64)])), ",".join(["label", *map(str, range(100, 164))])
+        )
+    else:
+        table = lines(lambda i: f"{i % 3},{' '.join(['70'] * 64)},Training", "emotion,pixels,Usage")
+    with pytest.raises(DataError, match=r"it seems to hold pixels, 6[45] numbers a row.*from_arrays"):
+        load(table)
+
+
+def test_a_listing_of_many_columns_is_short(load):
+    table = lines(lambda i: ",".join([f"{IDS[i]}.jpg", *("x" * (1 + i % 3) for _ in range(60)), PETS[i]]),
+                  ",".join(["file", *(f"c{k}" for k in range(60)), "species"]))  # fmt: skip
+    with pytest.raises(LabelError, match="label_col='species'") as error:
+        load(table)
+    assert "and 48 more" in str(error.value)
+    assert "'species': 'cat'" in str(error.value)
+    assert len(str(error.value).splitlines()) < 20
+
+
+def test_lines_with_other_fields_can_be_left_out(load):
+    with pytest.raises(DataError, match=r"line 4 has 3 fields, expected 2.*on_bad_lines"):
+        load(lines(lambda i: f"{IDS[i]}.jpg,{PETS[i]}{',more' if i == 2 else ''}", "f,y"))

@@ -1,5 +1,6 @@
 """The pixels of transformed images, against Pillow and against a float64 computation of the same thing."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from fastclf import (
     tfms_from_stats,
     transforms_side_on,
 )
+from fastclf.data.decode.native_renderer import NativeRenderer
 from fastclf.data.image import open_image
 from fastclf.data.transforms.augmentations import RandomStretch
 from fastclf.data.transforms.sampling import Split, sample
@@ -295,3 +297,35 @@ def test_images_of_any_shape(rng, shape, crop):
         assert np.isfinite(x).all()
         assert x.min() >= 0
         assert x.max() <= 1
+
+
+def test_one_transforms_in_many_threads():
+    trn, val = tfms_from_stats(PLAIN, 32, transforms_side_on, 1.1)
+    rng = np.random.default_rng()
+    images = [rng.integers(0, 256, (40 + i, 60, 3), np.uint8) for i in range(24)]
+    alone = [tfms(image, row=i) for tfms in (trn, val) for i, image in enumerate(images)]
+    with ThreadPoolExecutor(8) as threads:
+        calls = [threads.submit(tfms, image, row=i) for tfms in (trn, val) for i, image in enumerate(images)]
+        for expected, call in zip(alone, calls, strict=True):
+            np.testing.assert_array_equal(call.result(timeout=60), expected)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+@pytest.mark.parametrize("method", ["feed", "take"])
+def test_an_image_that_was_left_is_not_the_next_one(monkeypatch, method, error):
+    _, val = tfms_from_stats(PLAIN, 24)
+    images = np.random.default_rng().integers(0, 256, (2, 30, 30, 3), np.uint8)
+    expected = [val(image) for image in images]
+    whole = getattr(NativeRenderer, method)
+
+    def left(*args):
+        if method == "feed":
+            whole(*args)
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(NativeRenderer, method, left)
+        with pytest.raises(error):
+            val(images[0])
+    np.testing.assert_array_equal(val(images[1]), expected[1])
+    np.testing.assert_array_equal(val(images[0]), expected[0])

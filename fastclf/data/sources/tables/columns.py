@@ -18,6 +18,8 @@ from fastclf.errors import DataError, LabelError
 from fastclf.report import listed, remedy
 
 _SAMPLE = 500
+_FEWEST_PIXELS = 64
+_SHOWN = 12  # columns of a listing
 _NUMBER = re.compile(r"\s*([-+]?[\d.,]+|true|false|)\s*", re.I)
 _LABELS = re.compile(
     r"(class|label|tag|target|categor|diagnosis|breed|species|genre|dx)(es|s|y|ies|_?name|_?id)?", re.I
@@ -171,7 +173,20 @@ def _label_columns(table: LabelTable, files: Files, rules: TableRules, file: int
         )
     if is_indicator(table, free) and not any(_fits(_LABELS, table, i) or _splits(table, i) for i in free):
         return free
+    _refuse_pixels(table, files, file, free)
     raise LabelError(_listing(table, files, rules, file, free))
+
+
+def _refuse_pixels(table: LabelTable, files: Files, file: int, free: Sequence[int]) -> None:
+    """Raise DataError where a table that names no file holds the pixels of images, as those of MNIST and FER2013 do."""
+    fields = [str(table.rows[0][i]).split() for i in (file, *free)]
+    numeric = [len(words) for words in fields if _is_numbers({*words})]
+    numbers = max(len(numeric), *numeric, 0)  # a column each, or all in one cell
+    if numbers >= _FEWEST_PIXELS and not any(files.find(one[file]) for one in table.rows[:_SAMPLE]):
+        raise DataError(
+            f"{table.name} names no file: it seems to hold pixels, {numbers} numbers a row. Make an array "
+            "[N, h, w, 3] uint8 of them, np.repeat(gray[..., None], 3, 3) of gray ones, and pass from_arrays(...)."
+        )
 
 
 def distinct_cells(table: LabelTable, columns: Sequence[int]) -> set[Cell]:
@@ -207,17 +222,7 @@ def _splits(table: LabelTable, position: int) -> bool:
 
 def _listing(table: LabelTable, files: Files, rules: TableRules, file: int, free: Sequence[int]) -> str:
     """List the columns with examples, and the call that would work."""
-    lines = []
-    values: dict[int, set[Cell]] = {}
-    for i in sorted((file, *free)):
-        cells = table.column(i)
-        values[i] = set(cells)
-        examples = [_cut(repr(cell)) for cell in dict.fromkeys(cells[:_SAMPLE]) if cell not in ("", None)]
-        what = "names of files" if i == file and any(map(files.find, cells[:_SAMPLE])) else ""
-        number = f"{i}: " if table.title(i) != str(i) else ""
-        lines.append(
-            f"  {number}{table.title(i)}: {', '.join(examples[:4])} ({what or f'{len(values[i]):,} different'})"
-        )
+    values = {i: set(table.column(i)) for i in free}
     split = next((i for i in free if _splits(table, i)), None)
     rest = [i for i in free if i != split] or list(free)
     label = next((i for i in rest if _fits(_LABELS, table, i)), None)
@@ -226,6 +231,9 @@ def _listing(table: LabelTable, files: Files, rules: TableRules, file: int, free
     wanted = {"fn_col": file, "label_col": label} | (
         {"split_col": split} if split is not None and rules.makes_data else {}
     )
+    shown = sorted({*wanted.values(), *free[:_SHOWN]})
+    lines = [_described(table, files, i, is_file=i == file) for i in shown]
+    lines += [f"  and {1 + len(free) - len(shown):,} more"] if len(shown) <= len(free) else []
     arguments = [column_argument(name, table.title(i)) for name, i in wanted.items()]
     folder, source = files.found.folder, "df" if rules.call == "from_df" else f"'{table.name}'"
     places = [repr(folder), source, "tfms=tfms"] if rules.makes_data else [f"csv={source}", f"folder={folder!r}"]
@@ -237,6 +245,16 @@ def _listing(table: LabelTable, files: Files, rules: TableRules, file: int, free
         + f"\nName them, e.g. {remedy(call, ' '.join([f'--csv {source}{in_folder(folder)}', *arguments]))}. A list of "
         f"columns of 0 and 1 is several labels{numbers}."
     )
+
+
+def _described(table: LabelTable, files: Files, position: int, *, is_file: bool) -> str:
+    """Return a line on a column: its number, name and first values."""
+    cells = table.column(position)
+    examples = [_cut(repr(cell)) for cell in dict.fromkeys(cells[:_SAMPLE]) if cell not in ("", None)]
+    named = is_file and any(map(files.find, cells[:_SAMPLE]))
+    what = "names of files" if named else f"{len(set(cells)):,} different"
+    number = f"{position}: " if table.title(position) != str(position) else ""
+    return f"  {number}{table.title(position)}: {', '.join(examples[:4])} ({what})"
 
 
 def _is_numbers(cells: set[Cell]) -> bool:

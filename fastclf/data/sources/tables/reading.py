@@ -44,8 +44,10 @@ _JSON = {  # what a text begins with -> what it is, and what reads it
     r'\s*\{\s*".*\}\s*\n\s*\{': "lines of records: pd.read_json(file, lines=True, dtype=False)",
     r'\s*\{\s*"': "an object: make a data frame with a column of names and one of labels",
 }
+_SKIPPING = 'pd.read_csv(file, dtype=str, on_bad_lines="skip")'
 _HEAD = 100
 _SHARED = 1 << 15  # texts of a column
+_ENDS_AS_FILE = re.compile(r"\.[A-Za-z][A-Za-z0-9]{2,3}\s*$")
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
@@ -146,6 +148,8 @@ def read_csv(
     _drop_empty_ends(rows, lines)
     if used == " " and len(rows) > 1 and all(len(row) == len(rows[0]) + 1 for row in rows[1:]):
         rows[0].insert(0, "")  # a header that does not name the first column, as R and CelebA write it
+    elif used == " " and sep is None and _have_rests(map(len, rows)):
+        rows, lines = _records(text, used, file.name, skipped, most=2)
     header, header_where = None, ""
     if skip_header and rows:
         header, header_where = [str(cell).strip() for cell in rows[0]], f"line {lines[0]}"
@@ -226,7 +230,15 @@ def _delimiter(text: str) -> str:
         if found and found[-1] > 1 and len(set(found[1:])) <= 1 and found[-1] - found[0] in (0, int(sep == " ")):
             return sep
     often = {sep: sum(width > 1 for width in widths[sep]) for sep in _DELIMITERS}  # not everywhere: a line is odd
-    return max(often, key=often.__getitem__) if any(often.values()) else ","
+    if any(often.values()):
+        return max(often, key=often.__getitem__)
+    return " " if _have_rests(widths[" "]) and not any(map(_ENDS_AS_FILE.search, lines)) else ","
+
+
+def _have_rests(widths: Iterable[int]) -> bool:
+    """Return whether lines hold a word and then one or more, of different number: a name, and a label with blanks."""
+    found = set(widths)
+    return len(found) > 1 and min(found) > 1
 
 
 def _widths(lines: Sequence[str], sep: str) -> list[int]:
@@ -238,10 +250,11 @@ def _widths(lines: Sequence[str], sep: str) -> list[int]:
         return []
 
 
-def _records(text: str, sep: str, name: str, skipped: int) -> tuple[list[list[Cell]], list[int]]:
-    """Split lines into fields, and return which line each row is; blank lines are none."""
+def _records(text: str, sep: str, name: str, skipped: int, most: int = 0) -> tuple[list[list[Cell]], list[int]]:
+    """Split lines into fields, at most so many of blanks, and return which line each row is; blank lines are none."""
     if sep == " " and '"' not in text:
-        return _shared((number, line.split()) for number, line in enumerate(_LINE_END.split(text), skipped + 1))
+        lines = enumerate(_LINE_END.split(text), skipped + 1)
+        return _shared((number, line.strip().split(maxsplit=most - 1)) for number, line in lines)
     skip = sep == " " or f'{sep} "' in text  # what looks like a, "b, c" means a quoted field
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=sep, strict=True, skipinitialspace=skip)
     try:
@@ -346,7 +359,8 @@ def _check_fields(table: LabelTable, sep: str | None, used: str) -> None:
     for row, where in zip(table.rows, table.where, strict=True):
         if len(row) != n:
             raise DataError(
-                f"{table.name}: {where} has {len(row)} fields, expected {n}. Quote a field that holds a {used!r}."
+                f"{table.name}: {where} has {len(row)} fields, expected {n}. Quote a field that holds a {used!r}"
+                f"{remedy(f', or leave such lines out: from_df(..., {_SKIPPING}, ...)', '')}."
             )
 
 

@@ -18,7 +18,6 @@ import numpy.typing as npt
 from fastclf.data.sources.labels import Labels
 from fastclf.data.sources.listing import Found
 from fastclf.data.sources.names import printable, write_list
-from fastclf.data.sources.split import get_group_idxs, stratified_idxs, tag_groups, warn_single
 from fastclf.data.sources.tables.columns import Columns, choose, file_column, seems_to_group
 from fastclf.data.sources.tables.files import EXACT, Files
 from fastclf.data.sources.tables.labels import Values, as_labels, check_no_missing, read_values
@@ -39,7 +38,7 @@ class Labelled:
         names: of the files, relative to the data's path, in the table's order.
         labels: one entry per file.
         groups: what each file belongs to, or None where no column says.
-        val_idxs: entries for validation, ascending.
+        val_idxs: entries for validation, ascending; None where nothing says.
         test_names: of the files for test.
         test_labels: their labels, zeros where the table has none; None when no row is for test.
         ignored: how many files of each kind are left out.
@@ -48,7 +47,7 @@ class Labelled:
     names: list[str]
     labels: Labels
     groups: list[Cell] | None
-    val_idxs: npt.NDArray[np.int64]
+    val_idxs: npt.NDArray[np.int64] | None
     test_names: list[str]
     test_labels: Labels | None
     ignored: dict[str, int]
@@ -59,8 +58,6 @@ def labelled_by_table(
     found: Found,
     rules: TableRules,
     val_idxs: Sequence[int] | npt.NDArray[np.int64] | None,
-    val_pct: float,
-    seed: int,
 ) -> Labelled:
     """Find the file and the labels of every row.
 
@@ -69,8 +66,6 @@ def labelled_by_table(
         found: the files that rows may name.
         rules: how the table is to be read.
         val_idxs: rows for validation, or None.
-        val_pct: share of the rows for validation when nothing names them.
-        seed: of that choice.
 
     Raises:
         FileNotFoundError: rows have no file.
@@ -92,8 +87,7 @@ def labelled_by_table(
     if columns.group is not None:
         result = replace(result, groups=[*compress(_groups(used, columns.group), others)])
     if undecided:
-        candidates = replace(values, texts=[*compress(values.texts, others)])
-        result = replace(result, val_idxs=_held_out(table.name, candidates, result.groups, val_pct, seed))
+        result = replace(result, val_idxs=None)
     unused = len(set(found.images).difference(result.names, result.test_names))
     if unused:
         verbs = ("has", "is") if unused == 1 else ("have", "are")
@@ -170,7 +164,7 @@ def named_files(table: LabelTable, found: Found, rules: TableRules) -> list[str]
     for i in (i for i, name in enumerate(names) if not name):
         files.check_text(cells[i], table.name, table.where[i])
         names[i] = (files.folder / f"{cells[i]}{rules.suffix}").as_posix()
-    if not any(os.path.isfile(found.path / name) for name in names):  # noqa: PTH113 any text
+    if not any(os.path.isfile(found.place(name)) for name in names):  # noqa: PTH113 any text
         _check_missing(table, file, [""] * len(names), files, rules)
     log("; ".join([f"{table.name}: {counted(len(names), 'row')}, files in column {table.title(file)}", *remarks]))
     return names
@@ -265,22 +259,6 @@ def _groups(table: LabelTable, position: int) -> list[Cell]:
             "belong to no others an entry of their own, such as the name of the file."
         )
     return cells
-
-
-def _held_out(
-    name: str, values: Values, groups: Sequence[Cell] | None, val_pct: float, seed: int
-) -> npt.NDArray[np.int64]:
-    n, one = len(values.texts), not values.is_multi and not values.is_reg
-    if groups is not None:
-        val_idxs = get_group_idxs(groups, values.texts if one else None, val_pct, seed % (1 << 32))
-    else:
-        if one:
-            warn_single([text for (text,) in values.texts])
-        strata = [()] * n if values.is_reg else tag_groups(values.texts) if values.is_multi else values.texts
-        val_idxs = stratified_idxs(strata, val_pct, seed)
-    others = remedy("val_idxs= or split_col=", "--split-col")
-    log(f"{name}: {len(val_idxs)} of {n} images are for validation; {others} names others")
-    return val_idxs
 
 
 def _may_belong(title: str) -> str:
