@@ -85,16 +85,16 @@ def plots_from_files(
     return plots([open_image(path) for path in imspaths], figsize, rows, titles, maintitle)
 
 
-def _lines(title: str) -> str:
-    return "\n".join(map(printable, title.split("\n")))
-
-
 def _is_one(ims: Any) -> bool:
     """Return whether that is one image, not several: a list of rows of pixels is none."""
     shape = getattr(ims, "shape", None)
     if shape is None:
         return not isinstance(ims, Iterable)
     return len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))
+
+
+def _lines(title: str) -> str:
+    return "\n".join(map(printable, title.split("\n")))
 
 
 def _image(im: Any, index: int) -> NDArray[Any]:
