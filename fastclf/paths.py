@@ -8,7 +8,8 @@ import os
 import shutil
 import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -130,6 +131,17 @@ def check_is_no_folder(path: Path) -> None:
     """Raise IsADirectoryError where a file cannot be written, as there is a folder."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "it is a folder; pass the name of a file", str(path))
+
+
+@contextmanager
+def writable(advice: str) -> Iterator[None]:
+    """Say what to do where this user may not write."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        raise type(error)(error.errno, f"{error.strerror}. {advice}", error.filename) from error
 
 
 def check_private(folder: Path) -> None:

@@ -72,7 +72,7 @@ def load(
         CheckpointError: a file is damaged, no model of fastclf's, or lacks something; says what.
         BackendError: a package that the architecture comes from is not installed.
     """
-    place = _find(given_path(path))
+    place = _find(given_path(path)).absolute()  # os.chdir may come later
     tensors, info = load_model(place)
     where = f"{place}.json"
     _check(info, where, custom_head, model)

@@ -1,14 +1,16 @@
 """The data's folder moves, goes, or holds other images; the weights were trained on images of another kind."""
 
+import errno
 import os
 import shutil
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import HALF, image_data, row_data, three_colours, tiny_body, tiny_learner
 
-from fastclf import ConvLearner, HeadLearner, efficientnet_lite0, resnet18, tfms_from_stats
+from fastclf import ConvLearner, HeadLearner, efficientnet_lite0, load, resnet18, tfms_from_stats
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.models import archs
 
@@ -162,3 +164,39 @@ def test_archs_differ(tmp_path):
     """The two families of the lesson have statistics of their own."""
     assert archs.tfms_from_model(resnet18, 32)[1].mean == IMAGENET[0]
     assert archs.tfms_from_model(efficientnet_lite0, 32)[1].mean == HALF[0]
+
+
+def test_a_loaded_model_exports_beside_itself_after_chdir(tmp_path, monkeypatch):
+    data = ImageClassifierData.from_paths(
+        three_colours(tmp_path / "data", n=2, n_valid=1), bs=4, tfms=tfms_from_stats(IMAGENET, 32)
+    )
+    ConvLearner.pretrained(efficientnet_lite0, data, pretrained=False).save("m")
+    monkeypatch.chdir(tmp_path)
+    clf = load("data/models/m")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert clf.export() == tmp_path / "data" / "models" / "m.onnx"
+    assert clf.export().is_file()
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC])
+def test_where_nothing_may_be_written_the_error_says_what_to_do(tmp_path, monkeypatch, number):
+    folder = three_colours(tmp_path / "data", n=2, n_valid=1)
+    data = ImageClassifierData.from_paths(folder, bs=4, tfms=tfms_from_stats(IMAGENET, 32))
+    learn = ConvLearner.pretrained(efficientnet_lite0, data, pretrained=False)
+    mkdir = Path.mkdir
+
+    def refused(path, *args, **kwargs):
+        if path.is_relative_to(folder):
+            raise OSError(number, os.strerror(number), str(path))
+        mkdir(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    for action in (lambda: learn.export("m"), lambda: data.resize(40)):
+        with pytest.raises(
+            OSError, match="to where you may write|where you may write: that" if number != errno.ENOSPC else "No space"
+        ) as raised:
+            action()
+        assert raised.value.errno == number
+        assert raised.value.filename.startswith(str(folder))
+        assert ("may write" in str(raised.value)) == (number != errno.ENOSPC)

@@ -19,7 +19,9 @@ from processes import ENVIRONMENT
 import fastclf
 from fastclf import ConvLearner, ImageClassifierData, ImageModelResults, efficientnet_lite0, tfms_from_model
 from fastclf.cli import main
+from fastclf.data.sources.patterns import files_of
 from fastclf.interpret.figure import save_figure
+from fastclf.paths import given_path
 from fastclf.report import encodable, json_text
 
 NO_UTF8 = {"blue": "blau\udce9", "green": "gr\udcfcn\x1b[31m", "red": "rot\n\u202e"}
@@ -173,3 +175,29 @@ def test_names_are_the_same_in_every_locale(tmp_path):
     first, other = answers
     assert first == other
     assert os.fsencode("r\u00f6t.png") == b"r\xc3\xb6t.png"  # else both are wrong
+
+
+class Place:
+    """A path of another library, which gives bytes."""
+
+    def __init__(self, path):
+        self.path = os.fsencode(path)
+
+    def __fspath__(self):
+        return self.path
+
+
+def test_paths_that_give_bytes(learn):
+    path, file = learn.data.path, learn.data.path / "test" / "001.png"
+    assert given_path(Place(file)) == file
+    assert files_of(Place(file), "x") == [file]
+    assert fastclf.open_image(Place(file)).shape == fastclf.open_image(file).shape
+    clf = fastclf.load(Place(path / "models" / "model"))
+    for x in (Place(file), [Place(file)], iter([Place(file)])):
+        assert clf.predict(x).files == [str(file)]
+    assert (
+        ImageClassifierData.from_paths(Place(path), tfms=tfms_from_model(efficientnet_lite0, 32)).classes
+        == learn.data.classes
+    )
+    with pytest.raises(ValueError, match="must not be empty"):
+        given_path(Place(""))

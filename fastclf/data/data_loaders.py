@@ -32,7 +32,7 @@ from fastclf.data.validation.duplicates import to_drop
 from fastclf.data.validation.scan import ScanReport, scan_sets
 from fastclf.errors import LabelError
 from fastclf.ops.arguments import IndexedRows
-from fastclf.paths import given_path, require_folder
+from fastclf.paths import given_path, require_folder, writable
 from fastclf.philox import checked_seed
 from fastclf.report import log
 
@@ -182,7 +182,7 @@ class DataLoaders:
     def check(self) -> CheckReport:
         """Scan the images, and report what is odd about the data: `print(data.check())`.
 
-        Names which images of valid or test are in train too, which have two labels, which classes are nearly empty,
+        Names which images are in two sets, which have two labels, which classes are nearly empty,
         of very different size or alike in name, which files are bad, of unusual shape or left out. Changes nothing,
         and raises nothing for images that cannot be decoded.
 
@@ -249,7 +249,7 @@ class DataLoaders:
             )
         folder = self.below(inner_name(new_path)) / str(targ)
         self.scan()
-        with ranks.first_goes_first():
+        with ranks.first_goes_first(), writable("Copies lie below the data's folder: copy that to where you may write"):
             tag_as_cache(folder)
             copies = [
                 None if ds is None else resized(ds, int(targ), folder, self.options.num_threads)

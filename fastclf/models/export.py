@@ -23,7 +23,7 @@ from fastclf.files import publish_once, write_new
 from fastclf.models.from_pixels import FromPixels
 from fastclf.models.net import Net
 from fastclf.models.verify import METADATA, TOLERANCE, packed, verify
-from fastclf.paths import check_is_no_folder
+from fastclf.paths import check_is_no_folder, writable
 from fastclf.report import json_text
 from fastclf.versions import library_versions
 
@@ -113,7 +113,8 @@ def write_model(
         if not worst <= TOLERANCE:
             raise ExportError(f"export: the file computes other answers than the model, off by {worst:.1e}")
 
-    publish_once(file, write, waits=True)
+    with writable("Export to a folder where you may write: that of the learner's models is its models_name="):
+        publish_once(file, write, waits=True)
 
 
 def _tests(whole: FromPixels, tfms: Transforms) -> list[dict[str, Any]]:

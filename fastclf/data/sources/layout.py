@@ -12,6 +12,7 @@ from fastclf.data.sources.labels import in_order
 from fastclf.data.sources.listing import inner_name, look
 from fastclf.data.sources.names import printable, some
 from fastclf.data.sources.set_names import SETS, set_named
+from fastclf.paths import system_name
 from fastclf.report import counted, log, remedy
 
 _MAKER = "ImageClassifierData"
@@ -51,7 +52,18 @@ def find_sets(path: Path, trn_name: str, val_name: str, test_name: str | None) -
             f"val_name={val_name!r} is the folder to train on. Without val_name, val_pct of it is held out."
         )
     test = None if test_name is None else _present(path, test_name, "test_name")
+    if test is not None and _lies_in(path, test, (train, valid)):
+        raise ValueError(
+            f"test_name={test_name!r} is the folder of another set. Without test_name, there is no test set."
+        )
     return SetFolders(train, valid, test)
+
+
+def _lies_in(path: Path, test: str, others: Sequence[str | None]) -> bool:
+    """Return whether one of the other sets lies in the test set's folder, whose images would all be tested on."""
+    home = (path / system_name(test)).resolve()
+    places = [(path / system_name(name)).resolve() for name in others if name is not None]
+    return any(place.is_relative_to(home) for place in places)
 
 
 def _present(path: Path, name: str, argument: str, fits: Callable[[Path], bool] = lambda _: True) -> str | None:

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastclf.argument_checks import check_count
 from fastclf.interop import is_missing
 from fastclf.philox import STREAM_SPLIT, permutation
 from fastclf.report import counted, remedy, warn
 
+_LAST_SEED = (1 << 32) - 1
 _FEW = 3  # rows: a combination of labels with fewer joins the others of its rarest label
 
 
@@ -32,6 +34,8 @@ def get_cv_idxs(n: int, cv_idx: int = 0, val_pct: float = 0.2, seed: int = 42) -
     Raises:
         ValueError: the fold would be empty or does not exist.
     """
+    n = check_count("get_cv_idxs", "n", n, 0)
+    seed = check_count("get_cv_idxs", "seed", seed, 0, _LAST_SEED)
     k = int(n * val_pct)
     if not 0 < val_pct < 1 or k < 1:
         raise ValueError(
@@ -97,6 +101,7 @@ def get_group_idxs(
     """
     if not 0 < val_pct <= 0.5:
         raise ValueError(f"get_group_idxs: val_pct must be above 0 and at most .5, got {val_pct!r}. Pass e.g. 0.2.")
+    seed = check_count("get_group_idxs", "seed", seed, 0, _LAST_SEED)
     if y is not None and len(y) != len(groups):
         raise ValueError(f"get_group_idxs: groups and y must be of one length, got {len(groups)} and {len(y)}.")
     from sklearn.model_selection import StratifiedGroupKFold
@@ -189,6 +194,8 @@ def check_val_idxs(val_idxs: Sequence[int] | npt.NDArray[np.int64], n: int) -> n
         ValueError: they are not; names the first that is wrong.
     """
     idxs = np.asarray(val_idxs)
+    if idxs.dtype == object and all(isinstance(row, int | np.integer) for row in idxs.ravel()):
+        idxs = np.array(idxs.tolist())
     fix = "Pass np.flatnonzero(mask)." if idxs.dtype == bool else "Pass e.g. get_cv_idxs(n)."
     if idxs.ndim != 1 or len(idxs) == 0 or not np.issubdtype(idxs.dtype, np.integer):
         raise ValueError(

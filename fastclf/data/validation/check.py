@@ -37,7 +37,7 @@ class CheckReport:
     Attributes:
         n: rows by set that can be used.
         counts: those of train and valid, by class; empty for regression.
-        leaks: (name in train, name in valid or test) of files with the same bytes.
+        leaks: (name in a set, name in a later one of train, valid and test) of files with the same bytes.
         relabelled: (name, name) of files with the same bytes and different labels.
         repeated: (name, name) of files with the same bytes and label in one set.
         lookalikes: pairs of classes whose names differ in case, spaces, invisible characters or Unicode form only.
@@ -68,7 +68,7 @@ class CheckReport:
     def _bytes(self) -> Iterator[str]:
         drop = remedy("Drop them: data = data.without_duplicates()", "Keep one of each")
         valid = "of valid or test"
-        yield from _listed(self.leaks, f"{valid} is|{valid} are", "in train too, byte for byte", drop, " = ")
+        yield from _listed(self.leaks, f"{valid} is|{valid} are", "in another set too, byte for byte", drop, " = ")
         yield from _listed(self.relabelled, "has|have", "the same bytes as another and a different label", drop, " = ")
         yield from _listed(self.repeated, "repeats|repeat", "another of the same set, byte for byte", drop, " = ")
 
@@ -217,7 +217,7 @@ def _pairs(sets: Sets) -> tuple[Pairs, Pairs, Pairs]:
     for first, *others in same_bytes(sets):
         for other in others:
             pair = (_name(sets, first), _name(sets, other))
-            if first[0] == "train" != other[0]:
+            if first[0] != other[0]:
                 leaks.append(pair)
             if contradicts(sets, first, other):
                 relabelled.append(pair)

@@ -331,3 +331,11 @@ def test_what_to_type_names_the_whole_path(tmp_path, save_image, place):
         load(tmp_path / "d")
     there = re.search(r"the folder '(.*?)' as DATA|pass the path '(.*?)'", str(raised.value))
     assert (tmp_path / "d" / place).samefile(there[1] or there[2])
+
+
+@pytest.mark.parametrize("name", ["train", "valid", ".", "", "train/", "./valid"])
+def test_a_test_set_is_a_folder_of_its_own(folders, name):
+    with pytest.raises(ValueError, match=r"test_name=.* is the folder of another set"):
+        load(folders, test_name=name)
+    with pytest.raises(ValueError, match=r"test_name=.* is the folder of another set"):
+        load(folders / "train", trn_name=".", test_name=".")

@@ -176,3 +176,28 @@ def test_groups_that_are_missing_are_named(missing):
         get_group_idxs(groups)
     with pytest.raises(ValueError, match=r"y must have an entry for every row, got .* in row 8"):
         get_group_idxs(range(10), groups)
+
+
+@pytest.mark.parametrize("seed", [-1, 1 << 32, 1.5, "a", None, True])
+def test_a_seed_that_is_none_is_named(seed):
+    for call, split in (
+        ("get_cv_idxs", lambda: get_cv_idxs(30, seed=seed)),
+        ("get_group_idxs", lambda: get_group_idxs([*range(30)], seed=seed)),
+    ):
+        with pytest.raises(ValueError, match=f"{call}: seed must be a whole number from 0 to 4294967295, got"):
+            split()
+
+
+@pytest.mark.parametrize("n", [30.0, "30", None])
+def test_a_number_of_rows_that_is_none_is_named(n):
+    with pytest.raises(ValueError, match="get_cv_idxs: n must be a whole number"):
+        get_cv_idxs(n)
+
+
+@pytest.mark.parametrize("kind", [int, np.int32, np.uint64])
+def test_rows_for_validation_that_are_objects(kind):
+    rows = check_val_idxs(np.array([kind(i) for i in (4, 0, 2)], object), 6)
+    assert (rows.dtype, rows.tolist()) == (np.int64, [4, 0, 2])
+    for wrong in ([0.0, 1.0], ["a"], [None], [[0, 1]], [1 << 70]):
+        with pytest.raises(ValueError, match="val_idxs must be"):
+            check_val_idxs(np.array(wrong, object), 6)

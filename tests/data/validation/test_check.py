@@ -39,16 +39,17 @@ def test_leaks(folders):
     shutil.copy(folders / "train/cat/cat3.png", folders / "valid/cat/other name.png")
     shutil.copy(folders / "train/cat/cat3.png", folders / "valid/cat/again.png")
     shutil.copy(folders / "train/dog/dog1.png", folders / "test/9.jpg")
-    shutil.copy(folders / "valid/dog/dog1.png", folders / "test/8.jpg")  # no training image: no leak
+    shutil.copy(folders / "valid/dog/dog1.png", folders / "test/8.jpg")
     report = load(folders).check()
     assert set(report.leaks) == {
         ("train/cat/cat3.png", "valid/cat/other name.png"),
         ("train/cat/cat3.png", "valid/cat/again.png"),
         ("train/dog/dog1.png", "test/9.jpg"),
+        ("valid/dog/dog1.png", "test/8.jpg"),
     }
     assert report.relabelled == report.repeated == []
     (line,) = [line for line in report.problems if "byte for byte" in line]
-    assert line.startswith("3 images of valid or test are in train too, byte for byte; first train/")
+    assert line.startswith("4 images of valid or test are in another set too, byte for byte; first train/")
     assert f"! {line}" in str(report)
 
 
