@@ -115,8 +115,7 @@ def _parser(known: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
 
 
 def _failed(command: str, text: str, code: int) -> int:
-    said = _without_calls(text.removeprefix(f"{command}: ")).replace("\n", "\\n")  # of a file's name
-    show(f"fastclf {command}: {said}", sys.stderr)
+    show(f"fastclf {command}: {_without_calls(text.removeprefix(f'{command}: '))}", sys.stderr)
     return code
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 # Others are refused, https://mlflow.org/docs/latest/api_reference/python_api/mlflow.html#mlflow.log_metric
-_NOT_IN_MLFLOW = re.compile(r"[^\w.\- /]+", re.ASCII)
+_NOT_IN_MLFLOW = re.compile(r"[^\w.\- /]+")
 
 
 class EpochLogger(Callback):
@@ -112,5 +112,5 @@ class MlflowLogger(EpochLogger):
 
     def write(self, epoch: int, values: dict[str, float]) -> None:
         """See `EpochLogger`."""
-        names = distinct(_NOT_IN_MLFLOW.sub("_", name).strip("_") for name in values)
+        names = distinct(_NOT_IN_MLFLOW.sub("_", name).strip("_") or "metric" for name in values)
         self._mlflow.log_metrics(dict(zip(names, values.values(), strict=True)), step=epoch)

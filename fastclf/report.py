@@ -31,6 +31,7 @@ _DISABLED = (
 )
 _PACKAGE = __name__.partition(".")[0]
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
+_CONTROL_IN_JSON = {code: f"\\u{code:04x}" for code in range(127, 160)}  # those below 32 have them already
 _lines = logging.getLogger(_PACKAGE)
 _progress = logging.getLogger(f"{_PACKAGE}.progress")
 _logged: set[Hashable] = set()
@@ -186,7 +187,7 @@ def json_text(value: Any, encoding: str = "utf-8", **how: Any) -> str:
         text.encode(encoding)
     except UnicodeEncodeError:
         return json.dumps(value, **how)
-    return text
+    return text.translate(_CONTROL_IN_JSON)
 
 
 def show_json(value: Any) -> None:

@@ -89,7 +89,7 @@ def test_an_error_is_one_line(capsys, tmp_path):
         ("t.csv: line 3", "t.csv: line 3"),
         ("no_such_call: x", "no_such_call: x"),
         ("fit", "fit"),
-        ("there is no a\nb.jpg", r"there is no a\nb.jpg"),
+        ("a table has columns:\n  0: 'a'\n  1: 'b'", "a table has columns:\n  0: 'a'\n  1: 'b'"),
     ],
 )
 def test_an_error_names_no_python_call(raised, shown, monkeypatch, capsys):

@@ -141,6 +141,16 @@ def test_a_head_that_was_solved_calls_callbacks_as_a_fit_does(tmp_path, rng):
         learn.fine_tune(LinearSetting(0.1, "common"), callbacks=[Diary(full_disk=True)])
 
 
+def test_a_search_within_a_solved_head_leaves_its_record(tmp_path, rng):
+    class Searches(Callback):
+        def on_epoch_end(self, metrics):
+            learn.lr_find(1e-4, 1)
+
+    learn = HeadLearner(rows_of(tmp_path, rng))
+    scores = learn.fine_tune(LinearSetting(0.1, "common"), callbacks=[Searches()])
+    assert learn.sched.val_losses == [scores[0]]
+
+
 def test_a_sweep_is_sorted_and_leaves_the_learner_alone(tmp_path, rng):
     learn = HeadLearner(rows_of(tmp_path, rng))
     before = learn.predict()

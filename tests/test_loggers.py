@@ -118,6 +118,19 @@ def test_mlflow_gets_names_that_it_takes(tmp_path, rng, monkeypatch):
     assert all(re.fullmatch(r"[A-Za-z0-9_.\- /]+", name) for name in seen), seen
 
 
+def test_mlflow_keeps_letters_of_any_language(tmp_path, rng, monkeypatch):
+    seen = {}
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(log_metrics=lambda values, step: seen.update(values)))
+    metrics = [partial(loss) for _ in range(3)]
+    for metric, name in zip(
+        metrics, ["pr\u00e9cision", "\u0442\u043e\u0447\u043d\u043e\u0441\u0442\u044c", "(*)"], strict=True
+    ):
+        metric.__name__ = name
+    learn = HeadLearner(row_data(tmp_path, rng), metrics=metrics)
+    learn.fit(0.01, 1, callbacks=[MlflowLogger(learn)])
+    assert list(seen)[2:] == ["pr\u00e9cision", "\u0442\u043e\u0447\u043d\u043e\u0441\u0442\u044c", "metric"]
+
+
 def test_a_search_within_a_fit_changes_nothing_of_it(tmp_path, rng):
     class Searches(Callback):
         def on_epoch_end(self, metrics):

@@ -107,7 +107,8 @@ def test_predictions_need_somewhere_to_go(learn, capsys, monkeypatch):
 
 @given(st.text(st.characters(codec=None)), st.sampled_from(["ascii", "latin-1", "utf-8", "utf-16"]))
 def test_json_can_be_written_in_any_encoding_and_read_again(text, encoding):
-    read = json.loads(json_text({text: [text]}, encoding).encode(encoding).decode(encoding))
+    stream = io.TextIOWrapper(io.BytesIO(), encoding)
+    read = json.loads(encodable(json_text({text: [text]}, encoding), stream).encode(encoding).decode(encoding))
     assert read == json.loads(json.dumps({text: [text]}))
 
 

@@ -206,15 +206,17 @@ def _place(address: int, length: int, file: IO[bytes]) -> None:
     The map is private: fewer file systems have shared ones, and of a map that is only read both share its pages.
     """
     try:
-        _map(address, length, mmap.PROT_READ, mmap.MAP_PRIVATE, file.fileno())
+        _map(address, length, mmap.PROT_READ, mmap.MAP_PRIVATE, file)
     except OSError as error:
         if error.errno != errno.ENODEV:
             raise
-        _map(address, length, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
+        _map(address, length, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, None)
         if file.readinto((ctypes.c_char * length).from_address(address)) != length:  # type: ignore[attr-defined]
             raise OSError(errno.EIO, "it became shorter", file.name) from error
 
 
-def _map(address: int, length: int, access: int, flags: int, handle: int) -> None:
+def _map(address: int, length: int, access: int, flags: int, file: IO[bytes] | None) -> None:
+    handle = -1 if file is None else file.fileno()
     if _libc.mmap(address, length, access, flags | _MAP_FIXED, handle, 0) == _FAILED:
-        raise OSError(ctypes.get_errno(), f"activations cannot be mapped: {os.strerror(ctypes.get_errno())}")
+        why = f"activations cannot be mapped: {os.strerror(ctypes.get_errno())}"
+        raise OSError(ctypes.get_errno(), why, None if file is None else file.name)

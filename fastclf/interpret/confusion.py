@@ -104,7 +104,7 @@ def plot_confusion_matrix(
     ax = _sized_axes(values.shape[1], c) if ax is None else ax
     _paint(ax, values, normalize or bool((values[~np.isnan(values)] % 1 > 0).any()), cmap)
     _name_axes(ax, _LABEL_COLUMNS if several else names, names)
-    ax.set(title=printable(title), **({} if several else {"xlabel": "predicted", "ylabel": "true"}))
+    ax.set(title=title and printable(title), **({} if several else {"xlabel": "predicted", "ylabel": "true"}))
     return ax
 
 

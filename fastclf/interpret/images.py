@@ -94,7 +94,7 @@ def _is_one(ims: Any) -> bool:
 
 
 def _lines(title: str) -> str:
-    return "\n".join(map(printable, title.split("\n")))
+    return "\n".join(map(printable, str(title).split("\n")))
 
 
 def _image(im: Any, index: int) -> NDArray[Any]:

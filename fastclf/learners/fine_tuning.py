@@ -161,9 +161,13 @@ class FineTuning(CrossValidating, Learner):
         self.sched.epoch(values[0], values[1:])
         EpochTable(("trn_loss", *names), None).row(0, [trained, *values])
         hooks = Hooks(callbacks)
-        hooks.call("on_train_begin")
-        hooks.end_epoch(values)
-        hooks.call("on_train_end")
+        self._fitting = True
+        try:
+            hooks.call("on_train_begin")
+            hooks.call("on_epoch_end", values)
+            hooks.call("on_train_end")
+        finally:
+            self._fitting = False
         return FitScores(values, names)
 
     def _compared(self, call: str, ds: Dataset, settings: Sequence[Setting], crit: NLL | BCE, *, race: bool) -> Sweep:

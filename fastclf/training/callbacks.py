@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any
 
 from fastclf.errors import CheckpointError
@@ -70,17 +71,10 @@ class Hooks:
         self._failed: set[object] = set()
 
     def call(self, hook: str, *args: Any) -> bool:
-        """Call every callback; return whether one of them asks to stop."""
+        """Call every callback, with copies of its own; return whether one of them asks to stop."""
         stop = False
         for callback in self.callbacks:
-            stop |= bool(self.tolerate(callback, getattr(callback, hook), *args))
-        return stop
-
-    def end_epoch(self, metrics: list[float]) -> bool:
-        """Call every callback's ``on_epoch_end`` with a list of its own; return whether one asks to stop."""
-        stop = False
-        for callback in self.callbacks:
-            stop |= bool(self.tolerate(callback, callback.on_epoch_end, list(metrics)))
+            stop |= bool(self.tolerate(callback, getattr(callback, hook), *map(copy, args)))
         return stop
 
     def tolerate(self, who: object, function: Callable[..., Any], *args: Any) -> Any:

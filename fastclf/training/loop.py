@@ -257,7 +257,7 @@ class TrainLoop:
     def _end_epoch(self, values: list[float], n_epochs: int, table: EpochTable) -> None:
         self.recorder.epoch(values[0], values[1:])
         table.row(self.epoch, [self.recorder.losses[-1], *values])
-        self.stopped |= self._hooks.end_epoch(values)
+        self.stopped |= self._hooks.call("on_epoch_end", values)
         if ranks.size() > 1:
             self.stopped = bool(ranks.agreed(self.stopped)[0])
         self.epoch, self.done = self.epoch + 1, 0

@@ -39,7 +39,7 @@ class FitState:
     """
 
     def __init__(self, path: Path, setting: Mapping[str, Any]) -> None:
-        self.path, self.setting = path, json.loads(json.dumps(setting, default=np.generic.item))
+        self.path, self.setting = path, json.loads(json.dumps(setting, default=_plain))
 
     def read(self) -> dict[str, Any] | None:
         """Return the state that was written last, and log where it goes on; None where there is none.
@@ -135,10 +135,12 @@ def packed(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     Raises:
         CheckpointError: it holds something other than dicts, lists, tuples, texts, numbers, None, tensors and arrays.
     """
-    if isinstance(tree, Tensor | np.ndarray) and (isinstance(tree, Tensor) or tree.dtype.kind in "biuf"):
+    if isinstance(tree, Tensor | np.ndarray) and (isinstance(tree, Tensor) or _is_plain(tree.dtype)):
         while name in tensors:  # {"a/b": x, "a": {"b": y}}
             name += "'"
-        tensors[name] = tree if isinstance(tree, Tensor) else torch.from_numpy(tree.copy())
+        tensors[name] = (
+            tree if isinstance(tree, Tensor) else torch.from_numpy(tree.astype(tree.dtype.newbyteorder("=")))
+        )
         return {"tensor" if isinstance(tree, Tensor) else "array": name}
     if isinstance(tree, Mapping) and all(isinstance(key, str) for key in tree):
         return {"dict": {key: packed(value, f"{name}/{key}", tensors) for key, value in tree.items()}}
@@ -152,6 +154,19 @@ def packed(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if tree is None or isinstance(tree, bool | int | float | str):
         return tree
     raise CheckpointError(f"save: {name.removeprefix(PREFIX)} is a {type(tree).__name__}, which a file cannot hold")
+
+
+def _is_plain(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind in "biuf" and dtype.itemsize <= 8
+
+
+def _plain(value: Any) -> Any:
+    """Return a number of NumPy as one of Python, for JSON."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(
+        f"a fit that is saved with state_name= takes numbers, texts and lists, got a {type(value).__name__}"
+    )
 
 
 def unpacked(tree: Any, tensors: Mapping[str, Tensor]) -> Any:

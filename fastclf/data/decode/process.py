@@ -237,8 +237,8 @@ def _interpreter() -> tuple[str, str]:
     )
 
 
-def _is_python(file: str) -> bool:
-    return os.path.basename(os.path.realpath(file)).startswith(("python", "pypy"))  # noqa: PTH119  # may be empty
+def _is_python(file: str | None) -> bool:
+    return os.path.basename(os.path.realpath(file or "")).startswith(("python", "pypy"))  # noqa: PTH119  # may be empty
 
 
 class _Process:

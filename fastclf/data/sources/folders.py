@@ -13,6 +13,7 @@ from fastclf.data.sources.labels import Labels, check_classes, difference, in_or
 from fastclf.data.sources.layout import by_name, flat, take_as_train
 from fastclf.data.sources.listing import Found, nothing_in
 from fastclf.data.sources.names import printable, some
+from fastclf.data.sources.set_names import set_named
 from fastclf.errors import LabelError
 from fastclf.report import log, remedy, warn
 
@@ -140,8 +141,8 @@ def _refuse_flat(found: Found, only: str) -> None:
     if table is not None:
         raise LabelError(
             f"{found.folder}: all images are in the folder {printable(only)!r}, which is no class of the training set. "
-            f"If {printable(table)} names their classes, move each into a folder of its class; without "
-            f"{found.folder}, a part of train is held out."
+            f"If {printable(table)} names their classes, move each into a folder of its class"
+            f"{'; without it, a part of train is held out' if set_named(found.folder) == 'valid' else ''}."
         )
 
 

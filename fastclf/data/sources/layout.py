@@ -53,11 +53,11 @@ def find_sets(path: Path, trn_name: str, val_name: str, test_name: str | None) -
         )
     test = None if test_name is None else _present(path, test_name, "test_name")
     if test is not None and _lies_in(path, test, (train, valid)):
-        if test != "test":  # which is the default
+        if test_name != "test":  # which is the default
             raise ValueError(
                 f"test_name={test_name!r} is the folder of another set. Pass test_name=None: there is no test set."
             )
-        log("the folder test is another set's, so that there is no test set")
+        log(f"the folder {printable(test)} is another set's, so that there is no test set")
         test = None
     return SetFolders(train, valid, test)
 

@@ -93,7 +93,8 @@ def matched(pattern: str, argument: str) -> list[str]:
     names = sorted(glob.glob(rest, root_dir=folder or None, recursive=True))  # noqa: PTH207  # as written, and as text
     files = [path for name in names if os.path.isfile(path := f"{folder}{name}")]  # noqa: PTH113
     if not files:
-        raise FileNotFoundError(f"{argument}: no file matches {pattern!r}. Check the pattern.")
+        advice = f"It matches folders: pass {f'{pattern}/*'!r} for what is in them" if names else "Check the pattern"
+        raise FileNotFoundError(f"{argument}: no file matches {pattern!r}. {advice}.")
     return files
 
 

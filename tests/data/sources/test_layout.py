@@ -341,15 +341,16 @@ def test_a_test_set_is_a_folder_of_its_own(folders, name):
         load(folders / "train", trn_name=".", test_name=".")
 
 
+@pytest.mark.parametrize("name", ["test", "Testing"])
 @pytest.mark.parametrize("other", ["trn_name", "val_name"])
-def test_a_folder_test_may_be_another_set(folders, capsys, other):
+def test_a_folder_test_may_be_another_set(folders, capsys, other, name):
     """As in many archives: train/ and test/ with classes, and val_name='test'."""
     (folders / ("train" if other == "trn_name" else "valid")).rename(folders / "other")
     for file in (folders / "test").iterdir():
         file.unlink()
     (folders / "test").rmdir()
-    (folders / "other").rename(folders / "test")
-    data = load(folders, **{other: "test"})
+    (folders / "other").rename(folders / name)
+    data = load(folders, **{other: name})
     assert data.test_ds is None
     assert len(data.trn_ds if other == "trn_name" else data.val_ds) == (12 if other == "trn_name" else 8)
-    assert "test is another set's" in capsys.readouterr().out
+    assert f"{name} is another set's" in capsys.readouterr().out

@@ -9,6 +9,9 @@ from helpers import TFMS
 
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.sources.tables.labels import recombine, split_tags
+from fastclf.data.sources.tables.reading import read_csv
+from fastclf.data.sources.tables.resolve import named_files
+from fastclf.data.sources.tables.rules import TableRules
 from fastclf.errors import DataError, LabelError
 
 N = 24
@@ -801,3 +804,18 @@ def test_a_listing_of_many_columns_is_short(load):
 def test_lines_with_other_fields_can_be_left_out(load):
     with pytest.raises(DataError, match=r"line 4 has 3 fields, expected 2.*on_bad_lines"):
         load(lines(lambda i: f"{IDS[i]}.jpg,{PETS[i]}{',more' if i == 2 else ''}", "f,y"))
+
+
+@pytest.mark.parametrize("short", [0, 5])
+def test_a_short_line_of_a_table_of_several_columns_is_a_fault(load, short):
+    with pytest.raises(DataError):
+        load(lines(lambda i: f"{IDS[i]}.jpg {'' if i == short else 'train '}{PETS[i]}"))
+
+
+def test_names_with_blanks_and_without_extension(root):
+    (root / "img/my cat one.jpg").touch()
+    (root / "img/my cat.jpg").touch()
+    (root / "t.csv").write_text("my cat one\nmy cat\n")
+    rules = TableRules("predict", ".jpg")
+    names = named_files(read_csv("t.csv", root, None, "utf-8"), root, "img", rules)
+    assert names == ["img/my cat one.jpg", "img/my cat.jpg"]

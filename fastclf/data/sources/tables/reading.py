@@ -7,6 +7,7 @@ import csv
 import io
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,6 +47,7 @@ _JSON = {  # what a text begins with -> what it is, and what reads it
 }
 _SKIPPING = 'pd.read_csv(file, dtype=str, on_bad_lines="skip")'
 _HEAD = 100
+_NEARLY_ALL = 0.9
 _SHARED = 1 << 15  # texts of a column
 _ENDS_AS_FILE = re.compile(r"\.[A-Za-z][A-Za-z0-9]{2,3}\s*$")
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -148,7 +150,7 @@ def read_csv(
     _drop_empty_ends(rows, lines)
     if used == " " and len(rows) > 1 and all(len(row) == len(rows[0]) + 1 for row in rows[1:]):
         rows[0].insert(0, "")  # a header that does not name the first column, as R and CelebA write it
-    elif used == " " and sep is None and _have_rests(map(len, rows)):
+    elif used == " " and sep is None and _have_rests([*map(len, rows)]):
         rows, lines = _records(text, used, file.name, skipped, most=2)
     header, header_where = None, ""
     if skip_header and rows:
@@ -232,13 +234,20 @@ def _delimiter(text: str) -> str:
     often = {sep: sum(width > 1 for width in widths[sep]) for sep in _DELIMITERS}  # not everywhere: a line is odd
     if any(often.values()):
         return max(often, key=often.__getitem__)
-    return " " if _have_rests(widths[" "]) and not any(map(_ENDS_AS_FILE.search, lines)) else ","
+    first = [line.split()[0] for line in lines if line.strip()]
+    names = len({*first}) == len(first) and not any(map(_ENDS_AS_FILE.search, lines))
+    return " " if names and _have_rests(widths[" "]) else ","
 
 
-def _have_rests(widths: Iterable[int]) -> bool:
-    """Return whether lines hold a word and then one or more, of different number: a name, and a label with blanks."""
-    found = set(widths)
-    return len(found) > 1 and min(found) > 1
+def _have_rests(widths: Sequence[int]) -> bool:
+    """Return whether lines hold a word and then one or more, of different number: a name, and a label with blanks.
+
+    Of a table with more columns few lines have other fields, and are faults.
+    """
+    if len({*widths}) == 1 or min(widths, default=0) < 2:
+        return False
+    usual, lines = Counter(widths).most_common(1)[0]
+    return usual == 2 or lines < _NEARLY_ALL * len(widths)
 
 
 def _widths(lines: Sequence[str], sep: str) -> list[int]:
