@@ -190,11 +190,6 @@ def json_text(value: Any, encoding: str = "utf-8", **how: Any) -> str:
     return text.translate(_CONTROL_IN_JSON)
 
 
-def show_json(value: Any) -> None:
-    """Print a value as JSON, see `show`."""
-    show(json_text(value, encoding_of()))
-
-
 def _print(text: str, stream: TextIO | None) -> None:
     if stream is None or getattr(stream, "closed", False):
         return

@@ -15,7 +15,7 @@ from fastclf.commands.data import (
     read_data,
 )
 from fastclf.data.sources.ignored import tag_as_results
-from fastclf.report import log, log_to_stderr, show, show_json
+from fastclf.report import encoding_of, json_text, log, log_to_stderr, show
 
 if TYPE_CHECKING:
     from fastclf.interpret.tables import Table
@@ -67,7 +67,9 @@ def answer(arguments: argparse.Namespace, found: Table, plots: Mapping[str, Any]
             save_figure(plot(), out / "plots" / f"{name}.png")
         found.to_csv(out / f"{arguments.command}.csv")
         log(f"saved {arguments.out}")
-    if arguments.json:
-        show_json(found.to_dict())
-    else:
-        show(str(found))
+    show_found(arguments, found)
+
+
+def show_found(arguments: argparse.Namespace, found: Any) -> None:
+    """Print what a call has found, as JSON where that is asked for."""
+    show(json_text(found.to_dict(), encoding_of()) if arguments.json else str(found))

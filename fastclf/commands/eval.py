@@ -6,10 +6,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from fastclf.commands.answers import show_found
 from fastclf.commands.data import PACKED, add_model_arguments, add_table_arguments, path_argument, table_argument
 from fastclf.commands.sources import kind_given, options_for, rows_of
 from fastclf.files import publish_table
-from fastclf.report import log_to_stderr, show, show_json
+from fastclf.report import log_to_stderr
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +54,4 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.out is not None:
         columns = list(each[0])
         publish_table(arguments.out, columns, [[row[name] for name in columns] for row in each])
-    if arguments.json:
-        show_json(found.to_dict())
-    else:
-        show(str(found))
+    show_found(arguments, found)

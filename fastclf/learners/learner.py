@@ -344,8 +344,8 @@ class Learner(Reporting, Saving):
         The search takes an epoch; where that has fewer than 100 batches, it goes over the data again until 100. It
         stops when the smoothed loss is not finite, or above four times its best since the tenth batch. `sched.plot`
         then draws the loss over the rate and marks the suggestions; where a callback searches amid a fit, ``sched``
-        stays the fit's. Weights, BatchNorm statistics, generators and modes
-        are afterwards, and after an interrupt, what they were before, bit for bit.
+        stays the fit's. Weights, BatchNorm statistics, generators and modes are afterwards, and after an interrupt,
+        what they were before, bit for bit.
 
         Args:
             start_lr: the lowest rate: one number, or one per layer group. Suggestions are for the last group.
