@@ -96,14 +96,16 @@ def test_bad_images_count_nowhere_and_views_are_averaged(tmp_path, precompute):
 
 def test_calibrating_lowers_the_loss_and_changes_no_answer(learn, capsys):
     learn.fit(0.1, 5)
-    overconfident(learn)
+    fitting = learn.calibrate()
+    learn.decision = Decision()
+    overconfident(learn, times=4.0)
     before = learn.predict()
     evaluated = learn.evaluate()
     capsys.readouterr()
     temperature = learn.calibrate()
     line = capsys.readouterr().out
     after = learn.predict()
-    assert 1.5 < temperature == learn.decision.temperature < 50
+    assert temperature == learn.decision.temperature == pytest.approx(4 * fitting, rel=1e-4)
     np.testing.assert_allclose(after, log_softmax(before.astype(np.float64) / temperature, axis=1), atol=1e-5)
     assert (after.argmax(1) == before.argmax(1)).all()
     loss = learn.evaluate()["log_loss"]

@@ -2,7 +2,7 @@ import copy
 import multiprocessing
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kinks import away_from_kinks
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from fastclf import ops, schedules
 from fastclf.losses import BCE, NLL
@@ -84,19 +84,14 @@ class Case:
         seed: int = 11,
         first_step: int = 3,
     ) -> tuple[Tensor, Tensor, Head]:
-        """An order of rows `[rows]`, the losses and the head that float64 makes of it.
+        """An order of rows `[rows]`, the losses and the head that float64 makes of it."""
 
-        ReLU's gradient jumps at zero, and a row's whole share with it where float32 falls on the other side. Orders in
-        which that could happen are drawn again.
-        """
-        for _ in range(1000):
+        def draw() -> tuple[Tensor, Tensor, Head]:
             head, plain = self.float64(rates, seed)
             order = torch.randint(self.n, (rows,))
-            with ReluInputs() as inputs:
-                losses = plain.train(order, batch_size, first_step, frozen_bn=frozen_bn)
-            if inputs.nearest > 1e-5:
-                return order, losses, head
-        raise AssertionError("no order of rows stays away from ReLU's kinks")
+            return order, plain.train(order, batch_size, first_step, frozen_bn=frozen_bn), head
+
+        return away_from_kinks(draw)
 
 
 def spec_of(layers: nn.Sequential) -> HeadSpec:
@@ -122,23 +117,6 @@ def largest_difference(head: nn.Module, exact: nn.Module) -> float:
         if not name.endswith("num_batches_tracked")
     ]
     return max(found)
-
-
-class ReluInputs(TorchFunctionMode):
-    """Notes how near the input of any ReLU comes to zero."""
-
-    nearest = float("inf")
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if func is F.relu:
-            self.nearest = min(self.nearest, float(args[0].detach().abs().min()))
-        return func(*args, **(kwargs or {}))
 
 
 RATES = HeadRates(0.05, schedules.Cosine(6, 2))
