@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import Watches, row_data
+from kinks import linear_relus
 from torch import nn
 
 from fastclf import BCE, NLL, Callback, CheckpointError, DivergedError, HeadLearner, ImageClassifierData, Learner
@@ -82,6 +83,7 @@ def test_every_fit_starts_a_new_optimizer(data):
 def test_matches_plain_torch(data):
     """One fit with SGDR, momentum and weight decay, step by step against torch in float64."""
     learn = HeadLearner(data, ps=0, xtra_fc=[16])
+    linear_relus(learn.head.layers)
     ours = nn.Sequential(*[type(m)(*_shape(m)) for m in learn.head.layers]).double()
     ours.load_state_dict({k: v.double() for k, v in learn.head.layers.state_dict().items()})
     learn.fit(0.1, 2, wds=1e-2, cycle_len=1)
@@ -110,6 +112,7 @@ def test_the_engine_and_autograd_train_alike(data, capsys):
     engine = HeadLearner(data, xtra_fc=[16, 8])
     autograd = HeadLearner(data, xtra_fc=[16, 8], opt_fn=partial(torch.optim.SGD, momentum=0.9))
     for learn in (engine, autograd):
+        linear_relus(learn.head.layers)
         learn.crit = NLL(weight=torch.tensor([1.0, 2.0, 0.5]), label_smoothing=0.1)
         learn.clip = 0.5
         learn.fit(0.05, 2, wds=1e-2, cycle_len=1, use_wd_sched=True)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import row_data
+from kinks import linear_relus
 from torch import nn
 
 from fastclf import Callback, CheckpointError, HeadLearner, Learner, ops
@@ -243,6 +244,7 @@ def test_the_engine_and_autograd_agree(tmp_path, rng, function):
     data = row_data(tmp_path, rng, device="cpu")
     learns = [HeadLearner(data, xtra_fc=[8], ps=0, opt_fn=o) for o in (None, partial(torch.optim.SGD, momentum=0.9))]
     for learn in learns:
+        linear_relus(learn.head.layers)
         learn.fit(0.05, 2, schedule=function)
     for a, b in zip(*(learn.model.parameters() for learn in learns), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import image_data, row_data, three_colours, tiny_learner
+from kinks import linear_relus
 from torch import nn
 
 from fastclf import BCE, NLL, HeadLearner, ImageClassifierData, Learner, mean_average_precision
@@ -73,6 +74,7 @@ def test_training_follows_the_sum_over_labels_and_shows_the_mean(tmp_path, rng, 
     weight = torch.from_numpy(rng.uniform(0.2, 3, 7)) if weighted else torch.ones(7, dtype=torch.float64)
     crit = BCE(weight.float()) if weighted else None
     learn = HeadLearner(data, ps=0, xtra_fc=[16], opt_fn=opt_fn, crit=crit)
+    linear_relus(learn.head.layers)
     ours = nn.Sequential(
         nn.BatchNorm1d(10), nn.Linear(10, 16), nn.ReLU(), nn.BatchNorm1d(16), nn.Linear(16, 7)
     ).double()
@@ -191,6 +193,8 @@ def test_a_loss_that_takes_logits_gets_logits(tmp_path, rng, crit):
 def test_cross_entropy_gets_logits_and_trains_as_the_default(tmp_path, rng):
     data = row_data(tmp_path, rng)
     ours, theirs = HeadLearner(data, xtra_fc=[8]), HeadLearner(data, xtra_fc=[8], crit=nn.CrossEntropyLoss())
+    for learn in (ours, theirs):
+        linear_relus(learn.head.layers)
     assert ours.fit(1e-2, 2)[0] == pytest.approx(theirs.fit(1e-2, 2)[0], rel=1e-4)
     np.testing.assert_allclose(ours.predict(), theirs.predict(), rtol=1e-3, atol=1e-4)
 

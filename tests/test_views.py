@@ -5,6 +5,7 @@ import pytest
 import torch
 from devices import on_both_devices
 from helpers import image_data, three_colours, tiny_learner
+from kinks import linear_relus
 from torch import nn
 
 from fastclf import ConvLearner, CropType, HeadLearner, resnet18
@@ -81,6 +82,7 @@ def test_engine_and_autograd_train_on_the_same_views(folder):
     autograd = viewed(folder, ps=0, act_dtype="float32")
     autograd.opt_fn = lambda groups, lr: torch.optim.SGD(groups, lr, momentum=0.9)
     for learn in (native, autograd):
+        linear_relus(learn.head.layers)
         learn.fit(0.01, 2)
     assert native.sched.losses == pytest.approx(autograd.sched.losses, rel=1e-4)
 
