@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -76,8 +77,13 @@ def load(
     tensors, info = load_model(place)
     where = f"{place}.json"
     _check(info, where, custom_head, model)
-    network = rebuild.network(info, tensors, where, custom_head, model)
-    return Classifier(place, network, info, as_device(device), as_threads(num_workers))
+
+    def rebuilt() -> Classifier:
+        network = rebuild.network(info, tensors, where, custom_head, model)
+        return Classifier(place, network, info, as_device(device), as_threads(num_workers))
+
+    with ThreadPoolExecutor(1) as own:  # torch's threads end with it, so that a server may fork what it has loaded
+        return own.submit(rebuilt).result()
 
 
 class Classifier:

@@ -8,7 +8,7 @@ import pytest
 from helpers import image_data, row_data, three_colours, tiny_learner
 from processes import lines_of, start
 
-from fastclf import Callback, ConvLearner, HeadLearner, calls, resnet18
+from fastclf import Callback, ConvLearner, HeadLearner, calls, efficientnet_lite0, resnet18
 from fastclf.activations import precompute, segment
 from fastclf.data import data_loaders, resize
 from fastclf.data.validation import scan_cache
@@ -203,6 +203,7 @@ def test_a_forked_process_works_or_is_refused(tmp_path):
 
 SERVES = """
 import os, signal, sys
+os.environ["OMP_NUM_THREADS"] = "2"
 import fastclf
 clf = fastclf.load(sys.argv[1])  # as a server does before it starts its workers
 for _ in range(2):
@@ -214,9 +215,12 @@ for _ in range(2):
 """
 
 
-def test_a_process_that_has_loaded_a_model_may_be_forked(tmp_path):
+@pytest.mark.parametrize("network", [resnet18, efficientnet_lite0])
+def test_a_process_that_has_loaded_a_model_may_be_forked(tmp_path, network):
+    """Whatever torch computed while the network was built."""
     data = image_data(three_colours(tmp_path), sz=32)
-    learn = ConvLearner.pretrained(resnet18, data, pretrained=False)
+    learn = ConvLearner.pretrained(network, data, pretrained=network is efficientnet_lite0)
     learn.save("m")
     labels = [data.classes[i] for i in learn.predict(is_test=True).argmax(1)]
-    assert lines_of(SERVES, tmp_path / "models" / "m", tmp_path / "test") == [str(labels)] * 2
+    lines = lines_of(SERVES, tmp_path / "models" / "m", tmp_path / "test")
+    assert [line for line in lines if line.startswith("[")] == [str(labels)] * 2

@@ -215,7 +215,9 @@ def test_hopeless_decays_are_not_tried(tmp_path, rng):
         x, y = (torch.from_numpy(each[part]) for each in (ds.rows, ds.y))
         everything[:, fold] = [float(crit.from_logits(head.logits(x).detach().double(), y)) for head in heads]
     tried = np.isfinite(found)
-    np.testing.assert_allclose(found[tried], everything[tried], rtol=1e-2)
+    # A step that lowers the loss by 1e-7 may move a weight under a penalty of `decay` by sqrt(2e-7 / decay).
+    near = np.array([[1e-3 * (1 + setting.decay**-0.5)] for setting in settings])
+    assert (np.abs(found / everything - 1) <= near)[tried].all()
     assert tried[:, 0].sum() < len(settings)
     assert tried[:, 1].sum() <= 9
     assert np.nanmin(found.mean(1)) == pytest.approx(everything.mean(1).min(), rel=0.05)
