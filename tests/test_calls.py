@@ -205,7 +205,7 @@ SERVES = """
 import os, signal, sys
 os.environ["OMP_NUM_THREADS"] = "2"
 import fastclf
-clf = fastclf.load(sys.argv[1])  # as a server does before it starts its workers
+clf = fastclf.load(sys.argv[1], device="cpu")  # as a server does before it starts its workers
 for _ in range(2):
     if os.fork() == 0:
         signal.alarm(60)
