@@ -13,6 +13,7 @@ import torch
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.sources.names import printable, shorten
+from fastclf.errors import DivergedError
 from fastclf.interpret.intervals import Interval, of_share
 from fastclf.interpret.tables import Cells, Table
 from fastclf.learners.conv_learner import ConvLearner
@@ -120,6 +121,7 @@ def compare(
     Raises:
         ValueError: data holds rows or numbers to be predicted; there is no architecture.
         WeightsError: weights cannot be had.
+        DivergedError: a head does not end with finite values.
     """
     check_data("compare", data)
     check_images("compare", data)
@@ -143,7 +145,10 @@ def _measured(
     splits = splits_of(ds, folds, learn.seed)
     logits = choose_usual(ds, splits, crit=crit, bs=data.bs, device=data.device).all_logits(splits, ds)
     good = ds.bad.good_rows()
-    good = good[np.isfinite(logits[good]).all(1)]
+    if not np.isfinite(logits[good]).all():
+        raise DivergedError(
+            f"compare: a head on {learn.model.body.arch} does not end with finite weights. Leave it out."
+        )
     z, y = torch.from_numpy(logits[good]).double(), torch.from_numpy(ds.y[good])
     right = (z > 0) == (y > 0) if data.is_multi else z.argmax(1) == y
     share = float(right.double().mean())

@@ -71,6 +71,7 @@ class ConvLearner(LearnerWithHead):
         self._cache = CachedActivations(int(views), act_dtype, tmp_name)
         super().__init__(data, model, model.groups, **kwargs)
         self.head = model.head
+        self._precomputes = False
         self._cached: Stage | None = None
         self._trained_with: Statistics | None = None
         model.body.to(memory_format=torch.channels_last)  # faster than channels first, on processors as on GPUs
@@ -162,23 +163,22 @@ class ConvLearner(LearnerWithHead):
             ValueError: nothing is frozen; or group 0 alone is, of a network that cannot be cut there: a transformer, or
                 one of timm.
         """
-        return self._cached is not None
+        return self._precomputes
 
     @precompute.setter
     @long_call("what was computed is kept; do it again to go on.")
     def precompute(self, on: bool) -> None:
         check_flag("ConvLearner", "precompute", on)
-        self._cached = self._cached_stage() if on else None
+        self._cached = self._cached_stage(self._data) if on else None
+        self._precomputes = on
 
-    @long_call("what was computed is kept; call it again.")
     def _refresh_rows(self) -> None:
-        """Compute activations again after the body, what is frozen of it or the data has changed, where in use."""
-        if self._cached is not None:
-            self._cached = None  # an error leaves nothing that is out of date
-            self._cached = self._cached_stage()
+        """Compute activations again after the body, or what is frozen of it, has changed, where they are in use."""
+        self._cached = None  # after an error or Ctrl-C nothing is out of date: whoever needs it goes on, see `_stage`
+        self._cached = self._cached_stage(self._data) if self.precompute else None
 
-    def _cached_stage(self) -> Stage:
-        return self._cache.stage(self.model, self.groups, self._data)
+    def _cached_stage(self, data: ImageClassifierData) -> Stage:
+        return self._cache.stage(self.model, self.groups, data)
 
     def _need_rows(self) -> None:
         if not self._stage.has_features:
@@ -212,8 +212,10 @@ class ConvLearner(LearnerWithHead):
 
         Raises:
             ValueError: the head or the loss is the user's own, or the labels are numbers to be predicted.
+            DivergedError: the setting does not end with finite weights; the head is as it was.
         """
         check_flag("fine_tune", "unfreeze", unfreeze)
+        self._check_fine_tune(setting, callbacks)
         self._need_rows()
         setting = self._best_setting() if setting is None else setting
         scores = self._train_head(setting, callbacks)
@@ -229,17 +231,19 @@ class ConvLearner(LearnerWithHead):
 
     @property
     def _stage(self) -> Stage:
+        if self.precompute and self._cached is None:  # computing it was stopped
+            self._refresh_rows()
         return self._cached or super()._stage
 
     def _how(self) -> dict[str, str]:
         views = "" if self.views == 1 else f", {self.views} views of each"
         what = "the head trains on cached activations"
-        if not self._stage.has_features:
+        if self.groups.frozen_to < len(self.groups) - 1:
             what = "group 1 and the head train on cached feature maps"
         return {"precompute": f"on: {what}{views}" if self.precompute else "off"} | super()._how()
 
     def _loop(self, rates: Rates, recorder: Recorder, hooks: Sequence[Callback], interrupts: Interrupts) -> TrainLoop:
-        if self._cached is None and self._data.tfms is not None:
+        if not self.precompute and self._data.tfms is not None:
             self.model.prepare(self._data.tfms[1].sz)
         return super()._loop(rates, recorder, hooks, interrupts)
 
@@ -254,6 +258,7 @@ class ConvLearner(LearnerWithHead):
             )
         return checked[-1:]
 
+    @long_call("what was computed is kept, and whatever needs the rest goes on with it.")
     def freeze_to(self, n: int) -> None:
         """Freeze the layer groups before index ``n`` and make the others trainable.
 
@@ -270,8 +275,11 @@ class ConvLearner(LearnerWithHead):
             log("precompute is off: the body trains on images")
             self.precompute = False
 
+    @long_call("the data are those of before, and what was computed is kept; call it again.")
     def set_data(self, data: ImageClassifierData) -> None:
         """Go on with other images of the same classes; under precompute, with their activations.
+
+        After an error the learner is as it was.
 
         Args:
             data: see `Learner.set_data`.
@@ -279,9 +287,10 @@ class ConvLearner(LearnerWithHead):
         check_data("set_data", data)
         check_images("set_data", data)
         _check_size(self.model.body, data)
-        super().set_data(data)
+        self._check_successor(data)
+        self._cached = self._cached_stage(data) if self.precompute else None
+        self._data = data
         self._check_statistics(self._trained_with)
-        self._refresh_rows()
 
     def _note_origin(self, info: dict[str, Any]) -> None:
         tfms = info.get("transforms")
@@ -302,6 +311,7 @@ class ConvLearner(LearnerWithHead):
                 "are worse for it. Make the data with tfms_from_model(arch, sz), with the arch of the learner."
             )
 
+    @long_call("what was computed is kept; call it again.")
     def load(self, name: str) -> None:
         """Load what `save` stored, see `Learner.load`; under precompute, activations follow the loaded body.
 
@@ -354,17 +364,18 @@ class ConvLearner(LearnerWithHead):
         Raises:
             ValueError: more views are asked for than are cached.
         """
-        if self._cached is None or self.views == 1:
+        if not self.precompute or self.views == 1:
             return super().TTA(n_aug, is_test)
+        check_count("TTA", "n_aug", n_aug, least=0)
         if n_aug > self.views:
             raise ValueError(
                 f"TTA: n_aug must be at most {self.views}, the cached views, got {n_aug}. "
                 f"Pass views={n_aug} when making the learner, or set precompute = False to read the images."
             )
         first, targets = self.predict_with_targs(is_test)
-        data = self._cached.data
-        augmented = data.test_aug_dl if is_test else data.aug_dl
-        views = [self._predict(self._cached.module, augmented, view)[0] for view in range(n_aug)]
+        stage = self._stage
+        augmented = stage.data.test_aug_dl if is_test else stage.data.aug_dl
+        views = [self._predict(stage.module, augmented, view)[0] for view in range(n_aug)]
         return np.stack([first, *views]), targets
 
     def _features(self, call: str, images: Any) -> tuple[list[str], Tensor]:

@@ -96,14 +96,19 @@ class CrossValidating(Predicting):
             ValueError: there are none, or heads on their own cannot train so.
         """
         self._need_features(call)
-        ds, head, crit = self.data.trn_ds, self.head, self.crit
-        refuse_numbers(call, ds.labels)
+        head, crit = self._default_head(call)
+        return self.data.trn_ds, head, crit
+
+    def _default_head(self, call: str) -> tuple[Head, NLL | BCE]:
+        """Return the head and the loss, which must be those that a learner makes itself."""
+        labels, head, crit = self._data.trn_ds.labels, self.head, self.crit
+        refuse_numbers(call, labels)
         if not isinstance(head, Head):
             raise ValueError(f"{call}: the head must be one of fastclf's, got custom_head. Make a learner without it.")
-        if not isinstance(crit, BCE if ds.is_multi else NLL):
+        if not isinstance(crit, BCE if labels.is_multi else NLL):
             name = getattr(crit, "__name__", type(crit).__name__)
             raise ValueError(f"{call}: the loss must be the default one, with class weights or without, got {name}")
-        return ds, head, crit
+        return head, crit
 
 
 def _described(settings: Sequence[Setting]) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
 from typing import Any, TypeGuard
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastclf import rank_tensors
+from fastclf.argument_checks import check_functions
 from fastclf.calls import NOTHING_CHANGED, long_call
 from fastclf.data.dataset import Dataset
 from fastclf.errors import DivergedError
@@ -113,8 +115,20 @@ class FineTuning(CrossValidating, Learner):
 
         Raises:
             ValueError: the head or the loss is the user's own, or the labels are numbers to be predicted.
+            DivergedError: the setting does not end with finite weights. After an error the head is as it was.
         """
+        self._check_fine_tune(setting, callbacks)
         return self._train_head(self._best_setting() if setting is None else setting, callbacks)
+
+    def _check_fine_tune(self, setting: Setting | None, callbacks: Sequence[Callback]) -> None:
+        """Refuse what cannot be done before anything is computed."""
+        self._default_head("fine_tune")
+        check_functions("fine_tune", "callbacks", callbacks, Callback)
+        if not isinstance(setting, HeadSetting | LinearSetting | None):
+            raise ValueError(
+                "fine_tune: setting must be a HeadSetting or LinearSetting, such as learn.sweep().best, "
+                f"got {setting!r:.80}"
+            )
 
     def _best_setting(self) -> Setting:
         ds, _, crit = self._head_training("fine_tune")
@@ -133,22 +147,37 @@ class FineTuning(CrossValidating, Learner):
         return found.best
 
     def _train_head(self, setting: Setting, callbacks: Sequence[Callback] = ()) -> list[float]:
-        """Train a new head at a setting, on all training rows."""
-        if not isinstance(setting, HeadSetting | LinearSetting):
-            raise ValueError(
-                "fine_tune: setting must be a HeadSetting or LinearSetting, such as learn.sweep().best, "
-                f"got {setting!r:.80}"
-            )
+        """Train a new head at a setting, on all training rows; after an error the learner has its earlier one."""
         ds, head, crit = self._head_training("fine_tune")
-        if isinstance(setting, LinearSetting):
+        with self._kept_on_error(head):
+            if isinstance(setting, HeadSetting):
+                return self._fit_head(setting, ds, head, crit, callbacks)
             (new,) = linear_heads(ds, np.arange(len(ds)), [setting], crit=crit)
             head.become(new.to(self.data.device))
             rank_tensors.take_from_first(head)
             return self._report_solved(ds, head, crit, callbacks)
+
+    @contextmanager
+    def _kept_on_error(self, head: Head) -> Iterator[None]:
+        parts, decision = (head.ps, head.widths, head.counter, head.layers), self.decision
+        try:
+            yield
+        except Exception:
+            head.ps, head.widths, head.counter, head.layers = parts
+            self.decision = decision
+            raise
+
+    def _fit_head(
+        self, setting: HeadSetting, ds: Dataset, head: Head, crit: NLL | BCE, callbacks: Sequence[Callback]
+    ) -> list[float]:
         head.become(new_head(setting, head.n_in, ds.labels, crit, self.seed).to(self.data.device))
-        return self.fit(
-            setting.lr, 1, setting.wd, cycle_len=setting.epochs_of(self._stage.batches), callbacks=callbacks
-        )
+        epochs = setting.epochs_of(self._stage.batches)
+        try:
+            return self.fit(setting.lr, 1, setting.wd, cycle_len=epochs, callbacks=callbacks)
+        except DivergedError as error:
+            raise DivergedError(
+                f"fine_tune: {setting} does not end with finite weights; the head is as it was"
+            ) from error
 
     def _report_solved(self, ds: Dataset, head: Head, crit: NLL | BCE, callbacks: Sequence[Callback]) -> FitScores:
         """Print the one line of a head that was solved, and note it, as `fit` does of an epoch."""

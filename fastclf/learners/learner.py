@@ -168,12 +168,25 @@ class Learner(Reporting, Saving):
     def set_data(self, data: ImageClassifierData) -> None:
         """Go on with other data of the same classes, such as larger images."""
         check_data("set_data", data)
+        self._check_successor(data)
+        self._data = data
+
+    def _check_successor(self, data: ImageClassifierData) -> None:
+        labels, own = data.trn_ds.labels, self._data.trn_ds.labels
+        if labels.kind != own.kind:
+            raise ValueError(
+                f"set_data: data must have labels of the learner's kind ({own.kind}), got {labels.kind}. "
+                "Make a new learner for such labels."
+            )
         if data.classes != self._data.classes or data.c != self._data.c:
             raise ValueError(
                 f"set_data: data must have the classes {self._data.classes}, got {data.classes}. "
                 "Make a new learner for other classes."
             )
-        self._data = data
+        rows, own_rows = (None if one.trn_ds.rows is None else one.trn_ds.rows.shape[1:] for one in (data, self._data))
+        if rows != own_rows:
+            takes, got = ("images" if shape is None else f"rows of {list(shape)} numbers" for shape in (own_rows, rows))
+            raise ValueError(f"set_data: data must hold {takes}, as the learner's do, got {got}. Make a new learner.")
 
     # Training
 
@@ -248,7 +261,6 @@ class Learner(Reporting, Saving):
         rates = self._rates(lrs, wds, made, decoupled=use_wd_sched)
         epochs = n_epochs(n_cycle, cycle_len, cycle_mult)
         hooks = [*callbacks, *self._savers(best_save_name, cycle_save_name, made)]
-        self._forget_decision()
         plan = {
             "epochs": epochs,
             "cycle_save_name": cycle_save_name,
@@ -261,16 +273,18 @@ class Learner(Reporting, Saving):
         state = None if state_name is None else FitState(self._model_path(state_name), self._setting(plan, rates))
         saved = state.read() if state is not None and resume else None
         fits = self._fits + 1 if saved is None else saved["fits"]
-        self.sched = Recorder(made, float(rates.lrs[-1]))
+        recorder = Recorder(made, float(rates.lrs[-1]))
         with Interrupts() as interrupts, self._seeded("fit", fits):
-            loop = self._loop(rates, self.sched, hooks, interrupts)
+            loop = self._loop(rates, recorder, hooks, interrupts)
             if state is not None and saved is not None:
                 with unchanged_on_error(self.model):
                     self.load(state.path.name)
                     # The loaded body may bring other activations.
-                    loop = self._loop(rates, self.sched, hooks, interrupts)
+                    loop = self._loop(rates, recorder, hooks, interrupts)
                     state.restore(saved, loop, self._data.device)
-            self._fits, self._fitting = fits, True
+            # Only now: what is refused leaves everything as it was.
+            self._forget_decision()
+            self.sched, self._fits, self._fitting = recorder, fits, True
             try:
                 return self._run(loop, epochs, state)
             finally:
@@ -299,6 +313,8 @@ class Learner(Reporting, Saving):
 
     def _prepare(self) -> None:
         """Before anything trains: find bad images, which count in no batch, and settle what BatchNorm does."""
+        if self._fitting:  # a callback that searches for a rate: what was settled holds until the fit ends
+            return
         self.data.scan()
         groups = self._stage.groups
         groups.settle_batch_norm(self._bn_frozen)

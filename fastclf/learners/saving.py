@@ -63,10 +63,17 @@ class Saving(Predicting):
 
         Raises:
             FileNotFoundError: there is no such model; names those that there are.
-            CheckpointError: the file is damaged, or the model has other classes or another architecture.
+            CheckpointError: the file is damaged, or the model has other classes, another kind of labels or
+                another architecture.
         """
         path = self._model_path(name)
         tensors, info = load_model(path)
+        kind, own_kind = info.get("labels"), self._data.trn_ds.labels.kind
+        if kind not in (None, own_kind):  # older models and states of fits do not say
+            raise CheckpointError(
+                f"{path} was trained with labels of another kind: {kind} there, {own_kind} here. "
+                "Load it with data like its own."
+            )
         order = class_order(info.get("classes", []), self._info()["classes"], str(path))
         if order is not None:
             for key in self._class_tensors(tensors):

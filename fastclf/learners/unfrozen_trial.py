@@ -76,7 +76,8 @@ def temperature_if_unfreezing_helps(learn: ConvLearner, setting: Setting) -> flo
     if most < 2:  # no image can be held out to judge by
         return None
     held_out = make_folds(labels, min(_FOLDS, most), groups=groups, seed=learn.seed) == 0
-    trial = copy.deepcopy(learn)
+    # Its rows and images may be large, and others take their place at once.
+    trial = copy.deepcopy(learn, {id(shared): shared for shared in (data, learn._cached)})
     trial.set_data(data.judged_on(np.flatnonzero(held_out)))
     n, n_judged = len(trial._data.trn_ds), len(trial._data.val_ds)
     log(f"fine_tune: would training all layers help? Tried on {n:,} training images, judged on the other {n_judged:,}")
