@@ -21,7 +21,7 @@ from fastclf.interrupts import Interrupts
 from fastclf.learners.cached_stage import CachedActivations
 from fastclf.learners.head_learner import LearnerWithHead, describe_head, make_head, metrics_for
 from fastclf.learners.stage import Stage
-from fastclf.learners.unfrozen_trial import temperature_if_unfreezing_helps, train_all_layers
+from fastclf.learners.unfrozen_trial import share_of_before, train_all_layers
 from fastclf.models.archs import Architecture, build_bodies
 from fastclf.models.body import Body
 from fastclf.models.export import format_for, write_model
@@ -192,15 +192,16 @@ class ConvLearner(LearnerWithHead):
         """Make the best model that can be had without a number: find the best head, then train all layers if it helps.
 
         First the head, on cached activations: see `HeadLearner.fine_tune`. Then all layers train on, on augmented
-        images, at rates of .003 and .01 in one 1cycle of 7 epochs: first a copy of the model on four fifths of the
-        training images, and only where that gives a lower log loss on the other fifth (each at its best temperature)
-        and no more wrong answers, the model itself on all of them. The validation set has no part in any choice. The
-        time is logged before; on a processor it is minutes for a thousand images.
+        images, at rates of .003 and .01 in one 1cycle of 7 epochs, and the model becomes the mean of its weights before
+        and after, which is more accurate than either (Wortsman et al., "Robust fine-tuning of zero-shot models",
+        2022). A copy of the model is trained so first, on four fifths of the training images: where its log loss on the
+        other fifth is clearly higher than that of the head alone, the body stays frozen; where it is clearly lower
+        without the weights before, as after a body with random weights, they are left out. The validation set has no
+        part in any choice. The time is logged before; on a processor it is minutes for a thousand images.
 
-        Afterwards, where the body trained, it is unfrozen and ``precompute`` is off, and predictions are softened by
-        the temperature that the copy needed on the fifth, 1 or higher; `calibrate` finds another. Else the body is
-        frozen, ``precompute`` is on, and the body is as it was to the last bit. Ctrl-C during the trial keeps the best
-        head on the frozen body.
+        Afterwards, where the body trained, it is unfrozen and ``precompute`` is off. Else the body is frozen,
+        ``precompute`` is on, and the body is as it was to the last bit. Ctrl-C during the trial keeps the best head on
+        the frozen body.
 
         Args:
             setting: of the head, instead of choosing, such as ``learn.sweep().best``.
@@ -208,7 +209,7 @@ class ConvLearner(LearnerWithHead):
             unfreeze: whether to try to train all layers.
 
         Returns:
-            ``[val_loss, metric, ...]``, as `fit`: at temperature 1.
+            ``[val_loss, metric, ...]``, as `fit`.
 
         Raises:
             ValueError: the head or the loss is the user's own, or the labels are numbers to be predicted.
@@ -219,15 +220,11 @@ class ConvLearner(LearnerWithHead):
         self._need_rows()
         setting = self._best_setting() if setting is None else setting
         scores = self._train_head(setting, callbacks)
-        temperature = temperature_if_unfreezing_helps(self, setting) if unfreeze else None
-        if temperature is None:
+        share = share_of_before(self, setting) if unfreeze else None
+        if share is None:
             return scores
         self.unfreeze()
-        scores = train_all_layers(self, callbacks)
-        self.decision = self.decision.with_temperature(temperature)
-        if temperature != 1:
-            log(f"fine_tune: predictions are softened by the temperature {temperature:.3f} of the trial")
-        return scores
+        return train_all_layers(self, share, callbacks)
 
     @property
     def _stage(self) -> Stage:
