@@ -146,8 +146,9 @@ def test_an_interrupted_change_of_depth_leaves_no_rows_of_the_other(folder, monk
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
         patch.setattr(Net, "features", lambda *_: 1 / 0)
         learn.freeze_to(1)
-    assert not learn.precompute
+    assert learn.precompute
     learn.fit(RATES, 1)
+    assert learn.data.trn_ds.rows.shape == (N, 8 * 8 * 4)
 
 
 def test_size_is_logged_before_and_rates_after(folder, capsys, monkeypatch):

@@ -88,16 +88,16 @@ def run(arguments: argparse.Namespace) -> int:
         tag_as_results(out)  # it may lie beside the images
     table = _EpochTable(out / "epochs.csv", learn)
     if _asks_for_lesson(arguments) or learn.data.is_reg:
-        _lesson(arguments, learn, table)
+        scores = _lesson(arguments, learn, table)
     else:
-        _best(arguments, learn, table)
+        scores = _best(arguments, learn, table)
     save_figure(learn.sched.plot_loss(), out / "plots" / "loss.png")
     if arguments.calibrate:
         learn.calibrate()
     learn.save("model")
     if not learn.data.is_reg:
         learn.report(out / "report.html")
-    _finish(arguments, out, learn, table)
+    _finish(arguments, out, learn, dict(zip(table.columns[2:], scores, strict=True)))
     log(f"the run is in {arguments.out}: fastclf predict {arguments.out} IMAGES...")
     return 0
 
@@ -130,22 +130,25 @@ def _asks_for_lesson(arguments: argparse.Namespace) -> bool:
     return any(value is not None for value in rates) or bool(arguments.unfreeze) or not arguments.precompute
 
 
-def _best(arguments: argparse.Namespace, learn: Any, table: _EpochTable) -> None:
+def _best(arguments: argparse.Namespace, learn: Any, table: _EpochTable) -> list[float]:
     try:
-        learn.fine_tune(callbacks=[table], unfreeze=arguments.unfreeze is None)
+        scores: list[float] = learn.fine_tune(callbacks=[table], unfreeze=arguments.unfreeze is None)
     except KeyboardInterrupt:
         if not table.lines or not learn.precompute:  # no head yet, or amid what would be the model
             raise
         log("stopped: the model is the best head on the frozen body")
+        scores = table.lines[-1][2:]
+    return scores
 
 
-def _lesson(arguments: argparse.Namespace, learn: Any, table: _EpochTable) -> None:
+def _lesson(arguments: argparse.Namespace, learn: Any, table: _EpochTable) -> list[float]:
     lr = 1e-2 if arguments.lr is None else arguments.lr
     epochs = 3 if arguments.epochs is None else arguments.epochs
-    learn.fit(lr, epochs, cycle_len=1, callbacks=[table])
+    scores: list[float] = learn.fit(lr, epochs, cycle_len=1, callbacks=[table])
     if arguments.unfreeze:
         learn.unfreeze()
-        learn.fit([lr / 100, lr / 10, lr], 1, cycle_len=arguments.unfreeze, callbacks=[table])
+        scores = learn.fit([lr / 100, lr / 10, lr], 1, cycle_len=arguments.unfreeze, callbacks=[table])
+    return scores
 
 
 def _learner(arguments: argparse.Namespace, out: Path) -> Any:
@@ -178,12 +181,11 @@ class _EpochTable(Callback):
         return None
 
 
-def _finish(arguments: argparse.Namespace, out: Path, learn: Any, table: _EpochTable) -> None:
+def _finish(arguments: argparse.Namespace, out: Path, learn: Any, results: dict[str, float]) -> None:
     """Write validation predictions, their plot, and what the run was."""
     from fastclf.predictions import probability_columns
 
     data = learn.data
-    results = dict(zip(table.columns[2:], table.lines[-1][2:], strict=True))
     values, y = learn.TTA() if arguments.tta else learn.predict_with_targs()
     values = np.exp(values) if data.trn_ds.labels.kind == "one" else values
     predictions = values.mean(0) if arguments.tta else values

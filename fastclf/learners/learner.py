@@ -336,8 +336,10 @@ class Learner(Reporting, Saving):
     def _setting(self, plan: dict[str, Any], rates: Rates) -> dict[str, Any]:
         """Return everything that must be the same for a fit to go on."""
         stage = self._stage
+        info = self._info()
+        info.pop("decision", None)  # a fit forgets it
         return {
-            **self._info(),
+            **info,
             **data_setting(stage.data),
             **plan,
             **rates.describe(),
