@@ -423,6 +423,19 @@ def test_a_run(tmp_path, capsys):
     assert "no run is overwritten" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_the_results_of_a_run_are_those_of_its_model(tmp_path, monkeypatch):
+    """The mean of the weights before and after is no epoch's."""
+    monkeypatch.setattr("fastclf.learners.unfrozen_trial._clearly_above", lambda *_: False)
+    folder, run = three_colours(tmp_path / "data", n=6, n_valid=4), tmp_path / "run"
+    assert main(["train", str(folder), "--sz", "32", "--bs", "8", "-o", str(run)]) == 0
+    results = json.loads((run / "arguments.json").read_text())["results"]
+    valid = pd.read_csv(run / "valid.csv")
+    of_true = valid[NAMES].to_numpy()[np.arange(len(valid)), [NAMES.index(name) for name in valid["label"]]]
+    assert results["val_loss"] == pytest.approx(-np.log(of_true).mean(), rel=1e-4)
+    assert results["val_loss"] != pytest.approx(pd.read_csv(run / "epochs.csv")["val_loss"].iloc[-1], rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("typed", "called"),
     [
