@@ -14,6 +14,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
+from processes import PATIENCE
 
 from fastclf import report as reporting
 from fastclf.data import options
@@ -109,7 +110,7 @@ def emulated_module() -> ModuleType:
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for command in (configure, ["cmake", "--build", folder, "--parallel", "2"]):
-            done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
             assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     (path,) = folder.glob("_emulated*.so")
     spec = spec_from_file_location("fastclf._emulated", path)

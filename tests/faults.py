@@ -42,7 +42,7 @@ def kill(call, args):
     os._exit(137)
 
 
-def in_child(run: Callable[[], object], seconds: float = 60) -> int:
+def in_child(run: Callable[[], object], seconds: float = 300) -> int:
     """Runs in a forked child; its exit status: 0, 1 after an error, 137 when it killed itself."""
     pid = os.fork()
     if pid == 0:

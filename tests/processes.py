@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+PATIENCE = 500  # seconds until a hang is taken for granted: others may keep the machine ten times as busy
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"}
 
 
@@ -17,11 +18,11 @@ def start(script, *args):
     return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def lines_of(script, *args, timeout=120):
+def lines_of(script, *args):
     """What a process that must succeed prints."""
     process = start(script, *args)
     try:
-        out, errors = process.communicate(timeout=timeout)
+        out, errors = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert process.returncode == 0, errors

@@ -6,7 +6,7 @@ import traceback
 
 import pytest
 from helpers import image_data, row_data, three_colours, tiny_learner
-from processes import lines_of, start
+from processes import PATIENCE, lines_of, start
 
 from fastclf import Callback, ConvLearner, HeadLearner, calls, efficientnet_lite0, resnet18
 from fastclf.activations import precompute, segment
@@ -128,7 +128,7 @@ learn.precompute = True
 
 def test_a_script_ends_with_a_short_traceback(tmp_path):
     process = start(SCRIPT, tmp_path)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == -signal.SIGINT
     lines = errors.splitlines()
     assert len([line for line in lines if line.startswith("  File")]) == 2, errors
@@ -157,7 +157,7 @@ def fits_rows():
 def in_child(run):
     pid = os.fork()
     if pid == 0:
-        signal.alarm(60)  # never a hang
+        signal.alarm(300)  # never a hang
         try:
             run()
             print("works", flush=True)
@@ -180,7 +180,7 @@ for run in (
     in_child(run)
 print(learn.predict().shape, flush=True)
 if os.fork() == 0:  # it ends in the usual way, with all that it has
-    signal.alarm(60)
+    signal.alarm(300)
     learn._data.val_dl.close()
     learn.model._frozen.release()
     raise SystemExit
@@ -208,7 +208,7 @@ import fastclf
 clf = fastclf.load(sys.argv[1], device="cpu")  # as a server does before it starts its workers
 for _ in range(2):
     if os.fork() == 0:
-        signal.alarm(60)
+        signal.alarm(300)
         print(clf.predict(sys.argv[2]).labels, flush=True)
         os._exit(0)
     assert os.wait()[1] == 0

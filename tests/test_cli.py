@@ -9,7 +9,7 @@ import onnxruntime
 import pandas as pd
 import pytest
 from helpers import COLOURS, row_data, three_colours, write_images
-from processes import lines_of, start
+from processes import PATIENCE, lines_of, start
 
 import fastclf
 from fastclf import ConvLearner, HeadLearner, ImageClassifierData, efficientnet_lite0, tfms_from_model
@@ -564,6 +564,6 @@ print(main(["check", "photographs"]))
 
 def test_ctrl_c_while_torch_is_imported_is_one_line():
     process = start(STOPPED)
-    out, errors = process.communicate(timeout=120)
+    out, errors = process.communicate(timeout=PATIENCE)
     assert out.splitlines()[-2:] == ["False", "130"]
     assert errors == "fastclf check: stopped\n"

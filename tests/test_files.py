@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import ENVIRONMENT
+from processes import ENVIRONMENT, PATIENCE
 
 import fastclf
 from fastclf.files import publish
@@ -32,7 +32,9 @@ def test_without_a_home_folder_a_temporary_one_is_taken_and_logged_once(home):
         environment["HOME"] = home
     elif os.geteuid() != 0:
         pytest.skip("this user has a home folder")
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.returncode == 0, done.stderr
     said, folder = done.stdout.splitlines()
     assert said.startswith("no home folder to write in: caches lie in ")

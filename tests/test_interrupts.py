@@ -12,7 +12,7 @@ import pytest
 import torch
 from devices import on_both_devices
 from helpers import assert_same, image_data, row_data, state_of, three_colours, tiny_learner
-from processes import has_ended, start
+from processes import PATIENCE, has_ended, start
 
 import fastclf
 from fastclf import Callback, HeadLearner
@@ -249,7 +249,7 @@ def test_a_process_that_gets_sigterm(tmp_path, number, on):
     time.sleep(0.05)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert len(children) == 1  # the one that decodes
     assert has_ended(int(children[0]))
     if number == signal.SIGTERM:

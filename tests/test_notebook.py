@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from processes import PATIENCE
 
 LESSON = Path(__file__).parents[1] / "docs" / "lesson.ipynb"
 
@@ -21,7 +22,7 @@ def test_the_lesson_runs(tmp_path):
     nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
     nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
     notebook = nbformat.read(LESSON, as_version=4)
-    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    nbclient.NotebookClient(notebook, timeout=PATIENCE, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     texts = "".join(output.get("text", "") for output in outputs)
     images = [output for output in outputs if "image/png" in output.get("data", {})]

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import image_data, packed_data, three_colours, tiny_learner
-from processes import ENVIRONMENT
+from processes import ENVIRONMENT, PATIENCE
 
 from fastclf import rank_tensors, ranks
 from fastclf import report as reporting
@@ -31,7 +31,6 @@ from fastclf.cli import main
 
 ROUNDING = 3e-6  # of losses, relative
 SCRIPTS = Path(__file__).parent / "ranks"
-LIMIT = 120  # seconds until a test takes a hang for granted
 
 
 def environment(tmp_path):
@@ -89,7 +88,7 @@ def torchrun(n, tmp_path, file, *args):
 def ended(process):
     """What a process printed, and its errors."""
     try:
-        return process.communicate(timeout=LIMIT)
+        return process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import image_data, row_data, three_colours, tiny_learner
-from processes import wait_until
+from processes import PATIENCE, wait_until
 
 from fastclf import Callback, HeadLearner
 from fastclf.report import LINE_SECONDS, Progress
@@ -132,6 +132,6 @@ def test_without_dali_the_install_line_is_named(tmp_path):
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
     done = subprocess.run(
-        [sys.executable, "-c", run, tmp_path], env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", run, tmp_path], env=environment, capture_output=True, text=True, timeout=PATIENCE
     )
     assert re.match("BackendError .*DALI cannot be imported.*pip install nvidia-dali-cuda", done.stdout), done.stderr

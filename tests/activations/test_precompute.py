@@ -15,6 +15,7 @@ import torch
 from devices import GPU
 from helpers import image_data, three_colours, tiny_learner
 from PIL import Image
+from processes import PATIENCE
 
 from fastclf import CropType, ImageClassifierData
 from fastclf.activations import segment
@@ -132,7 +133,7 @@ tiny_learner(image_data({folder!r}), precompute=True, act_dtype="float32")
 def test_a_pass_that_is_killed_goes_on_where_it_stopped(folder, monkeypatch, number):
     pytest.importorskip("nvidia.dali")
     code = STOPPED.format(tests=str(Path(__file__).parents[1]), number=int(number), folder=str(folder))
-    ended = subprocess.run([sys.executable, "-c", code], timeout=120, capture_output=True, text=True, check=False)
+    ended = subprocess.run([sys.executable, "-c", code], timeout=PATIENCE, capture_output=True, text=True, check=False)
     assert ended.returncode == (-9 if number == signal.SIGKILL else 143), ended.stderr
     data = image_data(folder)
     seen = Features(monkeypatch)

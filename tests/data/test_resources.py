@@ -73,7 +73,7 @@ print(json.dumps(found))
 
 def test_memory_stays_and_nothing_is_left_in_shared_memory(folders):
     pytest.importorskip("nvidia.dali")
-    found = json.loads(lines_of(EPOCHS, folders, timeout=300)[-1])
+    found = json.loads(lines_of(EPOCHS, folders)[-1])
     resident = [kilobytes for kilobytes, _, _ in found]
     assert max(resident[5:]) < resident[4] + 8_000  # an epoch's batches are 140 kB of pixels and 240 kB of results
     # One child process, the one that decodes new files, and it is never started again.

@@ -17,6 +17,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from processes import PATIENCE
 
 from fastclf import ops
 from fastclf.errors import BackendError
@@ -45,7 +46,7 @@ def dumped(*options: str) -> str:
     tool = Path(str(cuobjdump()))
     environment = os.environ | {"PATH": f"{tool.parent}:{os.environ['PATH']}"}  # it calls nvdisasm
     command = [tool, *options, module_file()]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, env=environment).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE, env=environment).stdout
 
 
 def found_resources() -> Resources:
@@ -133,7 +134,7 @@ def test_spilled_registers_fail_the_build(tmp_path: Path) -> None:
     assert len(flags) == 2
     command = ["nvcc", "-std=c++17", "-arch=sm_90", *flags, f"-I{ROOT / 'csrc'}", "-c", ROOT / "csrc/cuda/sgd.cu"]
     command += ["-o", tmp_path / "sgd.o", "-maxrregcount=24"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode != 0
     assert "Registers are spilled" in done.stdout + done.stderr
 

@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from processes import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 FAULTS = {
@@ -28,13 +29,13 @@ def drivers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("drivers")
     configure = ["cmake", "-S", ROOT, "-B", folder, f"-DFASTCLF_SANITIZE={request.param}", "-DCMAKE_BUILD_TYPE=None"]
     for command in (configure, ["cmake", "--build", folder, "--parallel", "2"]):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return request.param, folder
 
 
 def run(*command: Path | str) -> tuple[int, str]:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     return done.returncode, done.stdout + done.stderr
 
 

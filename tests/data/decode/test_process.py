@@ -19,7 +19,7 @@ import torch
 from helpers import TFMS
 from image_kinds import PIXELS, expected, kinds, planar_tiff, saved
 from PIL import Image
-from processes import has_ended
+from processes import PATIENCE, has_ended
 
 from fastclf.activations import cached_copies
 from fastclf.data.bad_images import MAX_PIXELS
@@ -440,6 +440,6 @@ def test_handles_beyond_those_of_select(tmp_path, program):
 
 def test_dali_without_its_docstrings():
     code = "import fastclf.data.decode.graphs"
-    done = subprocess.run([sys.executable, "-OO", "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-OO", "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert "NVIDIA DALI cannot be imported" in done.stderr
     assert done.stderr.endswith("Start Python without -OO (PYTHONOPTIMIZE=2)\n")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from processes import PATIENCE
 
 from fastclf import (
     CropType,
@@ -307,7 +308,7 @@ def test_one_transforms_in_many_threads():
     with ThreadPoolExecutor(8) as threads:
         calls = [threads.submit(tfms, image, row=i) for tfms in (trn, val) for i, image in enumerate(images)]
         for expected, call in zip(alone, calls, strict=True):
-            np.testing.assert_array_equal(call.result(timeout=60), expected)
+            np.testing.assert_array_equal(call.result(timeout=PATIENCE), expected)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])

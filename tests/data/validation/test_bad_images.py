@@ -15,6 +15,7 @@ import torch
 from helpers import TFMS
 from odd_images import png
 from PIL import Image
+from processes import PATIENCE
 
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.decode.process import decode
@@ -268,7 +269,7 @@ def test_handles_are_closed(folders):
             "print(sum(len(x) for _ in range(3) for x, _ in data.fix_dl))",
         ]
     )
-    done = subprocess.run([sys.executable, "-c", run, folders], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", run, folders], capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout.split()[-1:] == ["276"], done.stderr
 
 

@@ -14,6 +14,7 @@ import torch
 from helpers import COLOURS, TFMS, image_data, memory_of, tiny_learner, write_images
 from odd_images import NOISE, bad_files, encoded, odd_files
 from PIL import Image
+from processes import PATIENCE
 
 from fastclf.data.bad_images import MAX_PIXELS, BadImages
 from fastclf.data.classifier_data import ImageClassifierData
@@ -179,7 +180,7 @@ def test_an_enormous_image_is_not_allocated(folders):
             "print(*data.scan().bad)",
         ]
     )
-    done = subprocess.run([sys.executable, "-c", run, folders], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", run, folders], capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout.splitlines()[-1:] == ["valid/cat/bomb.png"], done.stderr
 
 
@@ -198,7 +199,7 @@ def test_handles_are_closed(folders):
             "print(len(data.scan().bad), data.check().scan.n)",
         ]
     )
-    done = subprocess.run([sys.executable, "-c", run, folders], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", run, folders], capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout.split()[-2:] == ["1", "174"], done.stderr
 
 
