@@ -195,7 +195,8 @@ class _Centred:
         return self._kept[block] if self._kept else self._read(block)
 
     def _read(self, block: int) -> Tensor:
-        x = self._source[self.places[self.blocks[block]]].astype(np.float64) - self.mean
+        x = self._source[self.places[self.blocks[block]]].astype(np.float64)
+        x -= self.mean
         return torch.from_numpy(x).to(self._dtype)
 
 

@@ -1,5 +1,9 @@
 """The choice of a head's setting for each fold: by others, on any number of threads."""
 
+import gc
+import signal
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +11,7 @@ from helpers import out_of_fold, row_data
 
 from fastclf import NLL, HeadLearner
 from fastclf.training import head_choice
+from fastclf.training import linear_heads as linear_module
 from fastclf.training.folds import make_folds
 from fastclf.training.head_choice import (
     Choice,
@@ -16,6 +21,7 @@ from fastclf.training.head_choice import (
     for_fewer,
     head_at,
     mean_loss,
+    predict_splits,
     splits_of,
     trained_settings,
     try_settings,
@@ -166,3 +172,60 @@ def test_what_chance_explains_is_not_clearly_above(rng):
     assert not clearly_above(lowest + noise + 2.99 * error, lowest)
     assert not clearly_above(lowest, lowest)
     assert not clearly_above(lowest[:499] + 1, lowest[:499])  # few rows are never clear
+
+
+def test_rows_are_centred_once_per_split_and_let_go(ds, monkeypatch):
+    """The scalings of a split share its rows, which no one holds when those of the next are read."""
+    made = []
+
+    class Counted(linear_module._Centred):
+        def __init__(self, *args):
+            assert not any(other() for other in made)
+            super().__init__(*args)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr(linear_module, "_Centred", Counted)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    splits = splits_of(ds, make_folds(ds.labels, 3, seed=1), 4)
+    settings = [LinearSetting(decay, scaling) for decay in (1.0, 0.5) for scaling in ("common", "pareto", "standard")]
+    jobs = [(setting, split) for setting in settings for split in splits]
+    gc.disable()
+    try:
+        together = try_settings(ds, jobs, TRAINING)
+        assert len(made) == 3
+        assert not any(other() for other in made)
+    finally:
+        gc.enable()
+    for job, logits in zip(jobs[:9], together, strict=False):  # alone as with others
+        np.testing.assert_array_equal(logits, *try_settings(ds, [job], TRAINING))
+
+
+def test_an_interrupt_ends_logistic_regressions_within_a_pass(ds, monkeypatch):
+    real_call, real_loss, stops, passes = head_choice._Path.__call__, linear_module._Problem._loss, [], []
+
+    def call(path, stop):
+        stops.append(stop)
+        real_call(path, stop)
+
+    def loss(problem, flat, decay):
+        passes.append(decay)
+        if len(passes) == 2:
+            signal.raise_signal(signal.SIGINT)
+            assert stops[0].wait(60)
+        return real_loss(problem, flat, decay)
+
+    monkeypatch.setattr(head_choice._Path, "__call__", call)
+    monkeypatch.setattr(linear_module._Problem, "_loss", loss)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    (split, *_) = splits_of(ds, make_folds(ds.labels, 3, seed=1), 4)
+    jobs = [(LinearSetting(1e-3, scaling), split) for scaling in ("common", "pareto", "standard")]
+    with pytest.raises(KeyboardInterrupt):
+        try_settings(ds, jobs, TRAINING)
+    assert len(passes) == 2
+    assert len(stops) == 1  # what has not begun does not begin
+
+
+def test_a_split_without_a_prediction_is_an_error(ds):
+    (split, *_) = splits_of(ds, make_folds(ds.labels, 3, seed=1), 4)
+    with pytest.raises(AssertionError, match="hopeless"):
+        predict_splits(ds, [(setting, split) for setting in LINEAR], TRAINING)

@@ -1,8 +1,10 @@
 """Heads trained on rows of one data set: against a loop of torch in float64, and alone against together."""
 
+import gc
 import math
 import signal
 import threading
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from fastclf.losses import BCE, L1, NLL
 from fastclf.models.head import Head
 from fastclf.philox import permutation
 from fastclf.training import head_runs
-from fastclf.training.head_runs import HeadRun, HeadSetting, HeadTraining, predict_rows, train_heads
+from fastclf.training.head_runs import HeadRun, HeadSetting, HeadTraining, each_trained, predict_rows, train_heads
 
 FAST = HeadSetting(lr=0.05, wd=1e-2, epochs=2, ps=(0.1, 0.3), xtra_fc=(7,))
 
@@ -177,6 +179,39 @@ def test_an_error_in_a_head_ends_all(rng, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     with pytest.raises(RuntimeError, match="planted"):
         train_heads(ds, runs, HeadTraining(NLL(), 16))
+
+
+def test_a_head_is_made_when_its_training_begins_and_let_go_when_it_is_used(rng, monkeypatch):
+    ds, alive = rows_of(rng), []
+
+    class Counted(Head):
+        def __init__(self, *args, **kwargs):
+            assert sum(other() is not None for other in alive) < 2
+            super().__init__(*args, **kwargs)
+            alive.append(weakref.ref(self))
+
+    monkeypatch.setattr(head_runs, "Head", Counted)
+    monkeypatch.setattr(head_runs, "_MOST_TOGETHER", 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    runs = [HeadRun(replace(FAST, lr=0.01 * (k + 1)), np.arange(50), 0) for k in range(6)]
+    gc.disable()
+    try:
+        found = each_trained(ds, runs, HeadTraining(NLL(), 16), lambda run, head: (run, head.training))
+    finally:
+        gc.enable()
+    assert found == [(run, False) for run in runs]
+    assert len(alive) == 6
+
+
+def test_the_size_of_a_head_is_known_before_it_is_made(rng):
+    ds = rows_of(rng)
+    for xtra_fc in (None, (), (7,), (5, 130)):
+        run = HeadRun(replace(FAST, ps=None, xtra_fc=xtra_fc), np.arange(50), 0)
+        (loader,) = head_runs._loaders(ds, [run], 16, torch.device("cpu"))
+        work = head_runs._HeadWork(run, loader)
+        head = work.new_head()
+        assert work.nbytes == 3 * sum(p.nbytes for p in head.parameters())
+        assert work.input_key()[-1] == head.ps[0]
 
 
 def test_a_head_knows_nothing_of_other_rows(rng):
