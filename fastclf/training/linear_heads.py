@@ -103,8 +103,8 @@ class LinearPaths:
     all rows, which keeps its bias finite. Nothing is random.
 
     Up to 1 GiB of rows, less their mean, stay in memory, once for all scalings; more are read again at every step. The
-    exception is where rows are fewer than two thirds of the features, ``F``: each scaling keeps the axes of their span
-    in float64, at most ``5.4 F²`` bytes, and twice that while it finds them.
+    exception is where rows are fewer than two thirds of the features: each scaling keeps the axes of their span, as
+    many numbers in float64 as the rows have, and takes about four times that while it finds them.
     """
 
     def __init__(self, ds: Dataset, train: RowNumbers, *, crit: NLL | BCE, exact: bool = False) -> None:
@@ -216,9 +216,7 @@ class _ScaledRows:
         self._axes: Tensor | None = None
         self.blocks, self._read, self._factor = centred.blocks, centred.read, factor[:, None]
         if centred.covariance is None:
-            z = factor.new_empty(len(centred.places), len(factor))
-            for b, block in enumerate(centred.blocks):
-                torch.mul(centred.read(b), factor, out=z[block])
+            z = torch.cat([centred.read(b) for b in range(len(centred.blocks))]).double() * factor
             self._axes, triangle = torch.linalg.qr(z.T)
             self.covariance = triangle @ triangle.T / len(z)
             self._factor = torch.ones(len(triangle), 1, dtype=torch.float64)
