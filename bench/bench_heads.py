@@ -11,7 +11,7 @@ from bench.heads_setting import BATCH, HeadsSetting, checksums
 from bench.peers.process import peer_processes
 from bench.race import race, ratios, summary
 from fastclf.losses import NLL
-from fastclf.training.head_runs import train_heads
+from fastclf.training.head_runs import HeadTraining, train_heads
 
 ALONE = "one after another"
 
@@ -25,7 +25,7 @@ def bench_heads(benchmark: Any, threads: int, quick: bool, columns: int, hidden:
     ds = setting.dataset()
 
     def ours(number: int) -> list[int]:
-        return checksums(train_heads(ds, setting.runs(number), crit=NLL(), bs=BATCH))
+        return checksums(train_heads(ds, setting.runs(number), HeadTraining(NLL(), BATCH)))
 
     with peer_processes({ALONE: "heads_alone"}, setting) as processes:
         result = race(benchmark, ours, processes, threads)

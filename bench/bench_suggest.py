@@ -13,8 +13,7 @@ from bench.bench_choice import learner, of_set
 from bench.tuned_regression import log_loss, share_right
 from fastclf import HeadLearner
 from fastclf.learners.auditing import _SUGGESTING
-from fastclf.losses import BCE, NLL
-from fastclf.training.head_runs import predict_rows
+from fastclf.training.head_runs import HeadTraining, predict_rows
 from fastclf.training.linear_heads import linear_heads
 
 SEEDS = range(10)
@@ -63,7 +62,8 @@ def suggested(learn: HeadLearner, labelled: Any, left: Any, n: int) -> Any:
 def scores(learn: HeadLearner, labelled: Any) -> list[float]:
     """Accuracy and log loss on validation rows."""
     ds, val = learn.data.trn_ds, learn.data.val_ds
-    (head,) = linear_heads(ds, np.sort(labelled), [_SUGGESTING], crit=BCE() if ds.is_multi else NLL())
+    training = HeadTraining.usual(learn.data)
+    (head,) = linear_heads(ds, np.sort(labelled), [_SUGGESTING], crit=training.crit)
     logits = torch.from_numpy(predict_rows(head, val, np.arange(len(val)))).double()
     probs = (logits.sigmoid() if ds.is_multi else logits.softmax(1)).numpy()
     return [share_right(probs, val.y), log_loss(probs, val.y)]

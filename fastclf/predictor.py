@@ -30,6 +30,7 @@ from fastclf.data.sources.row_labels import LabelledRows
 from fastclf.data.sources.tables.rules import Column
 from fastclf.data.stream import ImageBlock, blocks, items, row_blocks
 from fastclf.errors import BadImageError, CheckpointError, GpuMemoryError
+from fastclf.models.head import FINALS
 from fastclf.models.net import Net, head_of
 from fastclf.paths import given_path
 from fastclf.predictions import Predictions, joined
@@ -374,7 +375,7 @@ def _check(info: dict[str, Any], where: str, custom_head: nn.Module | None, mode
             "with learn.load(name), and save it again."
         )
     c, classes = info["c"], info["classes"]
-    sound = type(c) is int and c > 0 and info["labels"] in [*rebuild.FINALS] and isinstance(info["arch"], str)
+    sound = type(c) is int and c > 0 and info["labels"] in [*FINALS] and isinstance(info["arch"], str)
     if not sound or len(classes) != (0 if info["labels"] == "numbers" else c):
         raise CheckpointError(f"load: {where} is not a description of a model: labels, c, classes or arch do not fit")
     given = {"custom_head": model if custom_head is None else custom_head, "model": model}

@@ -15,12 +15,9 @@ from fastclf.decision import Decision
 from fastclf.errors import CheckpointError
 from fastclf.models.archs import as_arch, build_bodies
 from fastclf.models.body import Body
-from fastclf.models.head import Head
+from fastclf.models.head import FINALS, Head
 from fastclf.models.net import Net
 from fastclf.models.weights import SkipInit
-
-FINALS = {"one": "log_softmax", "several": "sigmoid", "numbers": "none"}
-"""What a row is labelled with (`Labels.kind`) -> what the head ends in."""
 
 
 def not_rebuilt(info: Mapping[str, Any]) -> dict[str, str]:

@@ -129,14 +129,14 @@ def assert_same(a, b):
         assert torch.equal(tensor, b[name]), name
 
 
-def out_of_fold(ds, setting, folds, seed, **how):
+def out_of_fold(ds, setting, folds, seed, training):
     """The logits of every row by a head that trained on the other folds, one after another; NaN for bad rows."""
     logits = np.full((len(ds), ds.c), np.nan, np.float32)
     good = ds.bad.good_rows()
     for fold in np.unique(folds).tolist():
         run = HeadRun(setting, np.flatnonzero(folds != fold), derived_seed(seed, "fold", fold))
         rows = good[folds[good] == fold]
-        logits[rows] = predict_rows(*train_heads(ds, [run], **how), ds, rows)
+        logits[rows] = predict_rows(*train_heads(ds, [run], training), ds, rows)
     return logits
 
 

@@ -10,7 +10,7 @@ from fastclf import DivergedError, HeadLearner
 from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.models.head import Head
 from fastclf.training.folds import make_folds
-from fastclf.training.head_runs import HeadSetting
+from fastclf.training.head_runs import HeadSetting, HeadTraining
 
 
 def test_rows_are_predicted_by_heads_like_the_learners(tmp_path, rng):
@@ -24,7 +24,7 @@ def test_rows_are_predicted_by_heads_like_the_learners(tmp_path, rng):
     np.testing.assert_array_equal(found.targets, ds.y)
     np.testing.assert_array_equal(found.folds, make_folds(ds.labels, 4, seed=learn.seed))
     setting = HeadSetting(0.05, 1e-2, 15, ps=(0.1, 0.1), xtra_fc=(8,))
-    logits = out_of_fold(ds, setting, found.folds, learn.seed, crit=learn.crit, bs=16)
+    logits = out_of_fold(ds, setting, found.folds, learn.seed, HeadTraining(learn.crit, 16))
     np.testing.assert_array_equal(found.preds, torch.from_numpy(logits).log_softmax(1))
     np.testing.assert_array_equal(learn.cross_validate(k=4, lr=0.05, wd=1e-2, epochs=15).preds, found.preds)
 

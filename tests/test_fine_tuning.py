@@ -7,7 +7,7 @@ from torch import nn
 from fastclf import BCE, NLL, Callback, HeadLearner, ImageClassifierData
 from fastclf.learners import fine_tuning
 from fastclf.training.head_choice import Fold
-from fastclf.training.head_runs import HeadSetting
+from fastclf.training.head_runs import HeadSetting, HeadTraining
 from fastclf.training.linear_heads import LinearSetting, linear_heads
 
 
@@ -208,7 +208,7 @@ def test_hopeless_decays_are_not_tried(tmp_path, rng):
     settings = [LinearSetting(10.0**-power, scaling) for scaling in ("common", "standard") for power in range(-2, 7)]
     parts = np.split(rng.permutation(90), [25, 52])
     splits = [Fold(np.setdiff1d(np.arange(90), part), part, 0) for part in parts]
-    found = fine_tuning._losses(ds, settings, splits, {"crit": crit, "bs": 64}, race=True)
+    found = fine_tuning._losses(ds, settings, splits, HeadTraining(crit, 64), race=True)
     everything = np.empty_like(found)
     for fold, part in enumerate(parts):
         heads = linear_heads(ds, np.setdiff1d(np.arange(90), part), settings, crit=crit)
@@ -232,7 +232,7 @@ def test_by_many_rows_only_what_may_be_best_is_tried_again(tmp_path, rng):
     rows = rng.permutation(1100)
     for n, race, goes_on in ((500, True, False), (499, True, True), (500, False, True)):
         splits = [Fold(np.setdiff1d(rows, part), part, 0) for part in (rows[:n], rows[-n:])]
-        found = fine_tuning._losses(ds, settings, splits, {"crit": crit, "bs": 64}, race=race)
+        found = fine_tuning._losses(ds, settings, splits, HeadTraining(crit, 64), race=race)
         assert np.isfinite(found[:, 0]).all()
         tried = np.isfinite(found[:, 1])
         assert tried[:2].tolist() == [goes_on] * 2

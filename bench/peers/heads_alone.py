@@ -8,7 +8,7 @@ import torch
 
 from bench.heads_setting import BATCH, HeadsSetting, checksums
 from fastclf.losses import NLL
-from fastclf.training.head_runs import train_heads
+from fastclf.training.head_runs import HeadTraining, train_heads
 
 
 def make(setting: HeadsSetting) -> Callable[[int], list[int]]:
@@ -16,7 +16,7 @@ def make(setting: HeadsSetting) -> Callable[[int], list[int]]:
     ds = setting.dataset()
 
     def run(number: int) -> list[int]:
-        heads = [train_heads(ds, [run], crit=NLL(), bs=BATCH)[0] for run in setting.runs(number)]
+        heads = [train_heads(ds, [run], HeadTraining(NLL(), BATCH))[0] for run in setting.runs(number)]
         return checksums(heads)
 
     return run

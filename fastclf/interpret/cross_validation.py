@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 _MOST_FOLDS = 10  # with a column in the table
 _RANGES = {"log_loss": (0.0, np.inf), "kappa": (-1.0, 1.0), "mcc": (-1.0, 1.0)}  # all others: 0 to 1
-_OF_ONE_LABEL = ("precision_micro", "recall_micro", "f1_micro")  # the accuracy, where rows have one label
 
 
 @dataclass(frozen=True, repr=False)
@@ -150,4 +149,4 @@ def _measured(p: Floats, y: Array, labels: Labels) -> dict[str, float]:
     if labels.is_multi:
         return measures.of_several_labels(p, y > 0, p > HALF, np.full(labels.c, HALF)).overall
     found = measures.of_one_label(probabilities(p), y, topk=5).overall
-    return {name: value for name, value in found.items() if name not in _OF_ONE_LABEL}
+    return {name: value for name, value in found.items() if name not in measures.SAME_AS_ACCURACY}

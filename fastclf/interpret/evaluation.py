@@ -30,7 +30,6 @@ _COLUMNS = (  # of a table, where they are measured
     *("rows", "predicted", "threshold", "precision", "recall", "f1", "roc_auc", "average_precision"),
     *("r2", "mae", "rmse"),
 )
-_SAME_AS_ACCURACY = ("precision_micro", "recall_micro", "f1_micro")  # where rows have one label
 
 
 @dataclass(frozen=True, repr=False)
@@ -81,7 +80,7 @@ class Evaluation(Measured):
 
     def overall_cells(self) -> Cells:
         """Return the table of the whole set as text, its head first."""
-        hidden = () if "exact_match" in self.overall else _SAME_AS_ACCURACY
+        hidden = () if "exact_match" in self.overall else measures.SAME_AS_ACCURACY
         cells = [["", "value", "95 % interval"]]
         for name, value in self.overall.items():
             if name not in hidden:

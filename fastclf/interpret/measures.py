@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from fastclf.arrays import Flags, Floats
 
+SAME_AS_ACCURACY = ("precision_micro", "recall_micro", "f1_micro")
+"""Measures that are the accuracy, where rows have one label."""
+
 _BINS = 15
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 
 from fastclf.argument_checks import check_count
 from fastclf.arrays import Floats32
@@ -19,7 +19,7 @@ from fastclf.interpret.learning_curve import LearningCurve, Part
 from fastclf.interpret.neighbours import RowPool, Similar, nearest
 from fastclf.interpret.suggestion import Suggestion, diverse, doubts
 from fastclf.learners.evaluating import Evaluating
-from fastclf.losses import BCE, NLL
+from fastclf.models.head import FINALS, final_layer
 from fastclf.ops import HeadSpec, predict
 from fastclf.training.folds import make_folds, usual_folds
 from fastclf.training.head_choice import (
@@ -32,6 +32,7 @@ from fastclf.training.head_choice import (
     predict_splits,
     splits_of,
 )
+from fastclf.training.head_runs import HeadTraining
 from fastclf.training.inputs import refuse_numbers
 from fastclf.training.linear_heads import LinearSetting
 
@@ -62,10 +63,11 @@ class Auditing(Evaluating):
         rows = {name: ds.bad.good_rows() for name, ds in others.items()}
         whole = train.bad.good_rows()
         splits += [Fold(whole, rows[name], self.seed, other=ds) for name, ds in others.items() if len(rows[name])]
-        found = choose_usual(train, splits, **self._how_trained())
-        preds = {"train": _outputs(found.all_logits(splits, train), train)}
-        preds |= {name: _outputs(found.all_logits(splits, train, ds), ds) for name, ds in others.items()}
-        return audits.audit(sets, preds)
+        found = choose_usual(train, splits, HeadTraining.usual(self.data))
+        logits = {"train": found.all_logits(splits, train)}
+        logits |= {name: found.all_logits(splits, train, ds) for name, ds in others.items()}
+        final = final_layer(FINALS[train.labels.kind])
+        return audits.audit(sets, {name: final(torch.from_numpy(each)).numpy() for name, each in logits.items()})
 
     @long_call(NOTHING_CHANGED)
     def learning_curve(self, k: int | None = None) -> LearningCurve:
@@ -133,7 +135,7 @@ class Auditing(Evaluating):
         train = self._all_rows("suggest")["train"]
         names, features = self._features("suggest", unlabelled)
         with one_thread_each():
-            head = head_at(_SUGGESTING, train, train.bad.good_rows(), self.seed, **self._how_trained())
+            head = head_at(_SUGGESTING, train, train.bad.good_rows(), self.seed, HeadTraining.usual(self.data))
             spec = HeadSpec.from_layers(head.layers)
             assert spec is not None
             logits = predict(spec, features).numpy()
@@ -156,13 +158,10 @@ class Auditing(Evaluating):
         refuse_numbers(call, self.data.trn_ds.labels)
         return {name: ds for name, ds in self._all_rows(call).items() if ds.labels.known}
 
-    def _how_trained(self) -> dict[str, Any]:
-        return {"crit": BCE() if self.data.is_multi else NLL(), "bs": self.data.bs, "device": self.data.device}
-
     def _of_parts(self, ds: Dataset, parts: Sequence[Part]) -> dict[Fold, Floats32]:
         """Return the logits of what each part of a curve holds out: the setting is that of the fold's whole."""
         whole = {part.fold: part for part in parts}  # the last of a fold is the largest
-        found = choose_usual(ds, [*whole.values()], **self._how_trained())
+        found = choose_usual(ds, [*whole.values()], HeadTraining.usual(self.data))
         setting_of = dict(zip(whole, found.settings, strict=True))
         logits: dict[Fold, Floats32] = dict(zip(whole.values(), found.logits, strict=True))
         jobs: list[tuple[Setting, Fold]] = []
@@ -170,17 +169,9 @@ class Auditing(Evaluating):
             if part is not whole[part.fold]:
                 n, fewer = len(whole[part.fold].train), len(part.train)
                 jobs.append((for_fewer(setting_of[part.fold], n, fewer, self.data.bs), part))
-        smaller = predict_splits(ds, jobs, **self._how_trained())
+        smaller = predict_splits(ds, jobs, HeadTraining.usual(self.data))
         return logits | {split: one for (_, split), one in zip(jobs, smaller, strict=True)}
 
     def _features(self, call: str, images: Any) -> tuple[list[str], Any]:
         """Return names and rows ``[N, F] float32`` of what a caller passes."""
         raise NotImplementedError
-
-
-def _outputs(logits: NDArray[np.float32], ds: Dataset) -> NDArray[np.float32]:
-    """Return log-probabilities (probabilities when several labels)."""
-    from scipy.special import expit, log_softmax
-
-    outputs = expit(logits) if ds.is_multi else log_softmax(logits, axis=1)
-    return np.asarray(outputs, np.float32)

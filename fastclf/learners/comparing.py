@@ -17,10 +17,10 @@ from fastclf.errors import DivergedError
 from fastclf.interpret.intervals import Interval, of_share
 from fastclf.interpret.tables import Cells, Table
 from fastclf.learners.conv_learner import ConvLearner
-from fastclf.losses import BCE, NLL
 from fastclf.models.archs import Architecture, as_list, stats_of
 from fastclf.training.folds import make_folds
 from fastclf.training.head_choice import choose_usual, splits_of
+from fastclf.training.head_runs import HeadTraining
 from fastclf.training.inputs import check_data, check_images
 
 if TYPE_CHECKING:
@@ -141,9 +141,9 @@ def _measured(
 ) -> Compared:
     learn = ConvLearner.pretrained(arch, data, precompute=True, **kwargs)
     ds = learn.data.trn_ds
-    crit = BCE() if data.is_multi else NLL()
+    training = HeadTraining.usual(data)
     splits = splits_of(ds, folds, learn.seed)
-    logits = choose_usual(ds, splits, crit=crit, bs=data.bs, device=data.device).all_logits(splits, ds)
+    logits = choose_usual(ds, splits, training).all_logits(splits, ds)
     good = ds.bad.good_rows()
     if not np.isfinite(logits[good]).all():
         raise DivergedError(
@@ -152,7 +152,7 @@ def _measured(
     z, y = torch.from_numpy(logits[good]).double(), torch.from_numpy(ds.y[good])
     right = (z > 0) == (y > 0) if data.is_multi else z.argmax(1) == y
     share = float(right.double().mean())
-    loss = float(crit.from_logits(z, y.double() if data.is_multi else y))
+    loss = float(training.crit.from_logits(z, y.double() if data.is_multi else y))
     interval = of_share(round(share * len(good)), len(good))
     size = sum(p.numel() * p.element_size() for p in learn.model.body.parameters()) / 1e6
     return Compared(learn.model.body.arch, share, interval, loss, _seconds(learn), size)

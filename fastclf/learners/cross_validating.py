@@ -23,7 +23,7 @@ from fastclf.report import counted
 from fastclf.training.folds import make_folds
 from fastclf.training.forward import Objective
 from fastclf.training.head_choice import Choice, Setting, choose, splits_of, trained_settings
-from fastclf.training.head_runs import HeadSetting
+from fastclf.training.head_runs import HeadSetting, HeadTraining
 from fastclf.training.inputs import refuse_numbers
 from fastclf.training.metrics import mark_without_prediction
 
@@ -68,20 +68,19 @@ class CrossValidating(Predicting):
             DivergedError: a head does not end with finite values.
         """
         check_flag("cross_validate", "stratify", stratify)
-        ds, head, crit = self._head_training("cross_validate")
-        loader = self.data.trn_dl
+        ds, head, training = self._head_training("cross_validate")
         kept = ds.groups if groups is None else groups
         folds = make_folds(ds.labels, k, groups=kept, stratify=stratify, seed=self.seed)
         splits = splits_of(ds, folds, self.seed)
         like_own = {"lr": lr, "ps": tuple(head.ps), "xtra_fc": tuple(head.widths)}
         n = max(len(split.train) for split in splits)
-        settings = trained_settings(n, bs=loader.bs, wd=wd, epochs=epochs, **like_own)
-        found = choose(ds, Choice(splits, settings), crit=crit, bs=loader.bs, device=loader.device)
+        settings = trained_settings(n, bs=training.bs, wd=wd, epochs=epochs, **like_own)
+        found = choose(ds, Choice(splits, settings), training)
         logits = torch.from_numpy(found.all_logits(splits, ds))
         good = torch.from_numpy(ds.bad.good_rows())
         if not logits[good].isfinite().all():
             raise DivergedError(f"cross_validate: a head's weights are not finite at rate {lr:g}. Pass a lower lr.")
-        preds = Decision().outputs(Objective(head, crit), logits, several=ds.is_multi)
+        preds = Decision().outputs(Objective(head, training.crit), logits, several=ds.is_multi)
         bad = torch.ones(len(ds), dtype=torch.bool)
         bad[good] = False
         targets = mark_without_prediction(torch.from_numpy(np.array(ds.y)), bad).numpy()
@@ -89,15 +88,15 @@ class CrossValidating(Predicting):
         notes = [OF_GROUPS] if kept is not None and numbered(kept).max() + 1 < len(ds) else []
         return cross_validation(preds, targets, folds, ds.labels, [*chosen, *notes])
 
-    def _head_training(self, call: str) -> tuple[Dataset, Head, NLL | BCE]:
-        """Return the rows that heads train on, a head to be like, and the loss.
+    def _head_training(self, call: str) -> tuple[Dataset, Head, HeadTraining]:
+        """Return the rows that heads train on, a head to be like, and how they train.
 
         Raises:
             ValueError: there are none, or heads on their own cannot train so.
         """
         self._need_features(call)
         head, crit = self._default_head(call)
-        return self.data.trn_ds, head, crit
+        return self.data.trn_ds, head, HeadTraining(crit, self.data.trn_dl.bs, self.data.trn_dl.device)
 
     def _default_head(self, call: str) -> tuple[Head, NLL | BCE]:
         """Return the head and the loss, which must be those that a learner makes itself."""

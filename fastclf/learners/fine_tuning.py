@@ -37,7 +37,7 @@ from fastclf.training.head_choice import (
     trained_settings,
     try_settings,
 )
-from fastclf.training.head_runs import HeadSetting, new_head, predict_rows
+from fastclf.training.head_runs import HeadSetting, HeadTraining, new_head, predict_rows
 from fastclf.training.linear_heads import LinearSetting, Scaling, linear_heads
 from fastclf.training.metrics import names_of
 from fastclf.training.recorder import Recorder
@@ -80,7 +80,7 @@ class FineTuning(CrossValidating, Learner):
         Raises:
             ValueError: as `cross_validate` says.
         """
-        ds, _, crit = self._head_training("sweep")
+        ds, _, training = self._head_training("sweep")
         hidden: list[Any] = _several(xtra_fc)
         if not all(map(_holds_several, hidden)):
             raise ValueError(f"sweep: xtra_fc must be a list of lists of widths, such as [[], [512]], got {xtra_fc!r}")
@@ -92,7 +92,7 @@ class FineTuning(CrossValidating, Learner):
         settings = [replace(one, epochs=one.epochs_of(self._stage.batches)) for each in suited for one in each]
         if not settings:
             raise ValueError("sweep: lr, wd, ps, xtra_fc and epochs must each have a value to try, got an empty list.")
-        return self._compared("sweep", ds, settings, crit, race=False)
+        return self._compared("sweep", ds, settings, training, race=False)
 
     @long_call("the model holds what it has learnt.")
     def fine_tune(self, setting: Setting | None = None, callbacks: Sequence[Callback] = ()) -> list[float]:
@@ -131,14 +131,14 @@ class FineTuning(CrossValidating, Learner):
             )
 
     def _best_setting(self) -> Setting:
-        ds, _, crit = self._head_training("fine_tune")
+        ds, _, training = self._head_training("fine_tune")
         if most_folds(ds.labels, ds.groups) < 2:
             alone = "all training rows are one group" if ds.groups is not None else "no class has two training rows"
             log(f"fine_tune: {alone}, so that settings cannot be compared: {_USUAL} it is")
             return _USUAL
         many = len(ds) > FEW
         own = trained_settings(len(ds), bs=self.data.bs, xtra_fc=(512,))[0] if many else _HIDDEN_OF_FEW
-        found = self._compared("fine_tune", ds, [*_LINEAR, *_HIDDEN, own], crit, race=True)
+        found = self._compared("fine_tune", ds, [*_LINEAR, *_HIDDEN, own], training, race=True)
         mean, half = found.intervals()[0]
         log(f"fine_tune: {found.best}, out-of-fold loss {mean:.4f} +- {half:.4f}, best of {len(found.settings)}")
         if isinstance(found.best, LinearSetting) and found.best.decay in (_DECAYS[0], _DECAYS[-1]):
@@ -148,14 +148,14 @@ class FineTuning(CrossValidating, Learner):
 
     def _train_head(self, setting: Setting, callbacks: Sequence[Callback] = ()) -> list[float]:
         """Train a new head at a setting, on all training rows; after an error the learner has its earlier one."""
-        ds, head, crit = self._head_training("fine_tune")
+        ds, head, training = self._head_training("fine_tune")
         with self._kept_on_error(head):
             if isinstance(setting, HeadSetting):
-                return self._fit_head(setting, ds, head, crit, callbacks)
-            (new,) = linear_heads(ds, np.arange(len(ds)), [setting], crit=crit)
+                return self._fit_head(setting, ds, head, callbacks)
+            (new,) = linear_heads(ds, np.arange(len(ds)), [setting], crit=training.crit)
             head.become(new.to(self.data.device))
             rank_tensors.take_from_first(head)
-            return self._report_solved(ds, head, crit, callbacks)
+            return self._report_solved(ds, head, training.crit, callbacks)
 
     @contextmanager
     def _kept_on_error(self, head: Head) -> Iterator[None]:
@@ -167,10 +167,8 @@ class FineTuning(CrossValidating, Learner):
             self.decision = decision
             raise
 
-    def _fit_head(
-        self, setting: HeadSetting, ds: Dataset, head: Head, crit: NLL | BCE, callbacks: Sequence[Callback]
-    ) -> list[float]:
-        head.become(new_head(setting, head.n_in, ds.labels, crit, self.seed).to(self.data.device))
+    def _fit_head(self, setting: HeadSetting, ds: Dataset, head: Head, callbacks: Sequence[Callback]) -> list[float]:
+        head.become(new_head(setting, head.n_in, ds.labels, self.seed).to(self.data.device))
         epochs = setting.epochs_of(self._stage.batches)
         try:
             return self.fit(setting.lr, 1, setting.wd, cycle_len=epochs, callbacks=callbacks)
@@ -199,15 +197,15 @@ class FineTuning(CrossValidating, Learner):
             self._fitting = False
         return FitScores(values, names)
 
-    def _compared(self, call: str, ds: Dataset, settings: Sequence[Setting], crit: NLL | BCE, *, race: bool) -> Sweep:
+    def _compared(
+        self, call: str, ds: Dataset, settings: Sequence[Setting], training: HeadTraining, *, race: bool
+    ) -> Sweep:
         """Return settings by their out-of-fold loss; those that diverged, or were not tried to the end, come last."""
         k = min(usual_folds(len(ds)), most_folds(ds.labels, ds.groups))
         if k < 2:
             raise ValueError(f"{call}: no class has two rows or groups, so that none can be held out. Add images.")
         folds = make_folds(ds.labels, k, groups=ds.groups, seed=self.seed)
-        loader, splits = self.data.trn_dl, splits_of(ds, folds, self.seed)
-        how = {"crit": crit, "bs": loader.bs, "device": loader.device}
-        found = _losses(ds, settings, splits, how, race=race)
+        found = _losses(ds, settings, splits_of(ds, folds, self.seed), training, race=race)
         means = found.mean(1)
         if np.isnan(means).all():
             lower = remedy("Pass lower rates (lr)", "Pass lower rates: --lr")
@@ -217,7 +215,7 @@ class FineTuning(CrossValidating, Learner):
 
 
 def _losses(
-    ds: Dataset, settings: Sequence[Setting], splits: Sequence[Fold], how: Mapping[str, Any], *, race: bool
+    ds: Dataset, settings: Sequence[Setting], splits: Sequence[Fold], training: HeadTraining, *, race: bool
 ) -> NDArray[np.float64]:
     """Return the loss of each setting on the rows that each split holds out, ``[S, k]``; NaN where it was not tried.
 
@@ -227,11 +225,11 @@ def _losses(
 
     def attempt(numbers: Sequence[int], folds: Sequence[int]) -> dict[int, NDArray[np.float64]]:
         jobs = [(i, fold) for fold in folds for i in numbers]
-        tried = try_settings(ds, [(settings[i], splits[fold]) for i, fold in jobs], **how)
+        tried = try_settings(ds, [(settings[i], splits[fold]) for i, fold in jobs], training)
         of_rows = {}
         for (i, fold), logits in zip(jobs, tried, strict=True):
             if logits is not None:
-                of_rows[i] = row_losses(how["crit"], logits, ds.y[splits[fold].held_out])
+                of_rows[i] = row_losses(training.crit, logits, ds.y[splits[fold].held_out])
                 found[i, fold] = of_rows[i].mean()
         return of_rows
 

@@ -13,8 +13,7 @@ from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.stream import row_blocks
 from fastclf.learners.auditing import Auditing
 from fastclf.learners.fine_tuning import FineTuning
-from fastclf.models.head import Head, check_custom_head
-from fastclf.rebuild import FINALS
+from fastclf.models.head import FINALS, Head, check_custom_head
 from fastclf.settings import own_settings
 from fastclf.training.inputs import check_data
 from fastclf.training.losses import constant_logits

@@ -78,11 +78,26 @@ def resolve_ps(ps: float | Sequence[float] | None, n_hidden: int) -> list[float]
     return probs
 
 
-def _widths(xtra_fc: Sequence[int]) -> list[int]:
+def resolve_widths(xtra_fc: Sequence[int] | None) -> list[int]:
+    """Widths of the hidden layers: by default one of 512."""
     try:
-        return [operator.index(width) for width in xtra_fc]
+        widths = [512] if xtra_fc is None else [operator.index(width) for width in xtra_fc]
     except TypeError as error:
         raise ValueError(f"Head: xtra_fc must be a list of whole numbers such as [512], got {xtra_fc!r}.") from error
+    if any(width < 1 for width in widths):
+        raise ValueError(f"Head: widths must be positive, got xtra_fc {widths}")
+    return widths
+
+
+FINALS = {"one": "log_softmax", "several": "sigmoid", "numbers": "none"}
+"""What a row is labelled with (`Labels.kind`) -> what the head ends in."""
+
+
+def final_layer(final: str) -> nn.Module:
+    """Return what makes log-probabilities, probabilities or values of logits, by its name in `FINALS`."""
+    if final not in FINALS.values():
+        raise ValueError(f"Head: final must be one of {(*FINALS.values(),)}, got {final!r}")
+    return {"log_softmax": nn.LogSoftmax(1), "sigmoid": nn.Sigmoid(), "none": nn.Identity()}[final]
 
 
 class Head(nn.Module):
@@ -95,13 +110,11 @@ class Head(nn.Module):
         n_in: features per row.
         c: classes, or targets in a regression.
         ps: dropout probabilities; see `resolve_ps`.
-        xtra_fc: widths of the hidden layers, ``[512]`` by default.
+        xtra_fc: widths of the hidden layers; see `resolve_widths`.
         final: ``log_softmax`` (one label), ``sigmoid`` (several) or ``none`` (regression).
         seed: of the initial weights, and of the dropout masks until a fit sets its own.
         bias: ``[c]`` of the last layer: the logits that are right on average.
     """
-
-    FINALS = ("log_softmax", "sigmoid", "none")
 
     def __init__(
         self,
@@ -115,16 +128,15 @@ class Head(nn.Module):
         bias: ArrayLike | None = None,
     ) -> None:
         super().__init__()
-        if final not in self.FINALS:
-            raise ValueError(f"Head: final must be one of {self.FINALS}, got {final!r}")
+        last = final_layer(final)
         seed = checked_seed("Head", seed)
-        widths = [512] if xtra_fc is None else _widths(xtra_fc)
-        if any(w < 1 for w in widths) or n_in < 1 or c < 1:
+        widths = resolve_widths(xtra_fc)
+        if n_in < 1 or c < 1:
             raise ValueError(f"Head: widths must be positive, got n_in {n_in}, xtra_fc {widths}, c {c}")
         self.n_in, self.c, self.ps, self.widths = n_in, c, resolve_ps(ps, len(widths)), widths
         self.counter = StepCounter(seed)
         self.layers = nn.Sequential(*self._blocks())
-        self.final: nn.Module = {"log_softmax": nn.LogSoftmax(1), "sigmoid": nn.Sigmoid(), "none": nn.Identity()}[final]
+        self.final = last
         self._init_weights(seed)
         if bias is not None:
             with torch.no_grad():

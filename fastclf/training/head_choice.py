@@ -22,14 +22,8 @@ from fastclf.arrays import Floats32, RowNumbers
 from fastclf.data.dataset import Dataset
 from fastclf.losses import BCE, NLL
 from fastclf.models.head import Head
-from fastclf.training.head_runs import HeadRun, HeadSetting, predict_rows, train_heads
-from fastclf.training.linear_heads import (
-    LinearPaths,
-    LinearSetting,
-    Scaling,
-    linear_heads,
-    warn_of_unsolved,
-)
+from fastclf.training.head_runs import HeadRun, HeadSetting, HeadTraining, each_trained, predict_rows, train_heads
+from fastclf.training.linear_heads import LinearPaths, LinearSetting, Scaling, linear_heads, warn_of_unsolved
 from fastclf.training.loop import derived_seed
 from fastclf.training.tasks import run_all
 
@@ -159,73 +153,55 @@ def splits_of(ds: Dataset, folds: RowNumbers, seed: int) -> list[Fold]:
     return [Fold(good[folds[good] != fold], rows, derived_seed(seed, "fold", fold)) for fold, rows in parts]
 
 
-def choose(ds: Dataset, choice: Choice, *, crit: NLL | BCE, bs: int, device: torch.device | str = "cpu") -> Chosen:
+def choose(ds: Dataset, choice: Choice, training: HeadTraining) -> Chosen:
     """Choose a setting for each split by the mean loss on the held-out rows of other splits, and predict its own.
 
     All heads are functions of their rows and settings alone, for any number of threads.
 
     Args:
-        ds: holds rows, see `train_heads`.
+        ds: holds rows, see `each_trained`.
         choice: splits and settings.
-        crit: the loss.
-        bs: rows per batch.
-        device: where heads train; logistic regressions are solved on the processor.
+        training: loss, batch and device.
 
     Returns:
         What is chosen. Logits of heads that diverged are not finite; such a head is chosen where there is no other.
     """
-    how: dict[str, Any] = {"crit": crit, "bs": bs, "device": device}
     tried = choice.splits[: choice.tried]
-    found = iter(try_settings(ds, [(setting, split) for split in tried for setting in choice.settings], **how))
+    found = iter(try_settings(ds, [(setting, split) for split in tried for setting in choice.settings], training))
     logits = [[next(found) for _ in choice.settings] for _ in tried]
     losses = [
-        [np.inf if one is None else mean_loss(crit, one, ds.y[split.held_out]) for one in each]
+        [np.inf if one is None else mean_loss(training.crit, one, ds.y[split.held_out]) for one in each]
         for split, each in zip(tried, logits, strict=True)
     ]
     picks, best = _picks(np.array(losses), len(choice.splits))
-    own = [logits[f][pick] if f < len(tried) else None for f, pick in enumerate(picks)]
-    left = [f for f, one in enumerate(own) if one is None]
-    jobs = [(choice.settings[picks[f]], choice.splits[f]) for f in left]
-    for f, one in zip(left, try_settings(ds, jobs, **how), strict=True):
-        own[f] = one
-    return Chosen([one for one in own if one is not None], [choice.settings[p] for p in picks], choice.settings[best])
+    settings = [choice.settings[pick] for pick in picks]
+    own = {f: one for f, each in enumerate(logits) if (one := each[picks[f]]) is not None}
+    left = [f for f in range(len(settings)) if f not in own]
+    jobs = [(settings[f], choice.splits[f]) for f in left]
+    own |= zip(left, predict_splits(ds, jobs, training), strict=True)
+    return Chosen([own[f] for f in range(len(settings))], settings, choice.settings[best])
 
 
-def choose_usual(
-    ds: Dataset, splits: Sequence[Fold], *, crit: NLL | BCE, bs: int, device: torch.device | str = "cpu"
-) -> Chosen:
+def choose_usual(ds: Dataset, splits: Sequence[Fold], training: HeadTraining) -> Chosen:
     """Do the same with the settings that suit as many rows as the largest split trains on."""
-    settings = usual_settings(max(len(split.train) for split in splits if split.other is None), bs)
-    return choose(ds, Choice(splits, settings), crit=crit, bs=bs, device=device)
+    settings = usual_settings(max(len(split.train) for split in splits if split.other is None), training.bs)
+    return choose(ds, Choice(splits, settings), training)
 
 
-def head_at(
-    setting: Setting,
-    ds: Dataset,
-    rows: RowNumbers,
-    seed: int,
-    *,
-    crit: NLL | BCE,
-    bs: int,
-    device: torch.device | str = "cpu",
-) -> Head:
+def head_at(setting: Setting, ds: Dataset, rows: RowNumbers, seed: int, training: HeadTraining) -> Head:
     """Return a head that was trained on some rows."""
     if isinstance(setting, HeadSetting):
-        return train_heads(ds, [HeadRun(setting, rows, seed)], crit=crit, bs=bs, device=device)[0]
+        return train_heads(ds, [HeadRun(setting, rows, seed)], training)[0]
     with one_thread_each():
-        return linear_heads(ds, rows, [setting], crit=crit)[0]
+        return linear_heads(ds, rows, [setting], crit=training.crit)[0]
 
 
-def predict_splits(
-    ds: Dataset,
-    jobs: Sequence[tuple[Setting, Fold]],
-    *,
-    crit: NLL | BCE,
-    bs: int,
-    device: torch.device | str = "cpu",
-) -> list[Floats32]:
+def predict_splits(ds: Dataset, jobs: Sequence[tuple[Setting, Fold]], training: HeadTraining) -> list[Floats32]:
     """Return the logits ``[m, c]`` of the rows that each split holds out, by a head at its setting; no split twice."""
-    return [one for one in try_settings(ds, jobs, crit=crit, bs=bs, device=device) if one is not None]
+    assert len({split for _, split in jobs}) == len(jobs), "of several settings, hopeless ones are left out"
+    found = [one for one in try_settings(ds, jobs, training) if one is not None]
+    assert len(found) == len(jobs)
+    return found
 
 
 def mean_loss(crit: NLL | BCE, logits: Floats32, y: NDArray[Any]) -> float:
@@ -248,38 +224,43 @@ def clearly_above(losses: NDArray[np.float64], lowest: NDArray[np.float64]) -> b
     return len(above) >= _ENOUGH and bool(above.mean() > _CLEAR * above.std(ddof=1) / np.sqrt(len(above)))
 
 
-def try_settings(
-    ds: Dataset,
-    jobs: Sequence[tuple[Setting, Fold]],
-    *,
-    crit: NLL | BCE,
-    bs: int,
-    device: torch.device | str = "cpu",
-) -> list[Floats32 | None]:
+def try_settings(ds: Dataset, jobs: Sequence[tuple[Setting, Fold]], training: HeadTraining) -> list[Floats32 | None]:
     """Return the logits ``[m, c]`` of the rows that each split holds out, by a head at the setting.
 
     Of logistic regressions of one split and scaling, the lowest decays take the solver longest. From high ones to low
     ones the loss falls, and then rises: None for those beyond one whose loss is a tenth
     or `clearly_above` the lowest.
     """
-    found: list[Floats32 | None] = [None] * len(jobs)
-    trained = [(i, setting, split) for i, (setting, split) in enumerate(jobs) if isinstance(setting, HeadSetting)]
-    runs = [HeadRun(setting, split.train, split.seed) for _, setting, split in trained]
-    for (i, _, split), head in zip(trained, train_heads(ds, runs, crit=crit, bs=bs, device=device), strict=True):
-        found[i] = predict_rows(head, split.held_out_of(ds), split.held_out)
-    places: dict[tuple[Fold, Scaling], dict[LinearSetting, int]] = {}
+    split_of = {HeadRun(one, split.train, split.seed): split for one, split in jobs if isinstance(one, HeadSetting)}
+
+    def predicted(run: HeadRun, head: Head) -> Floats32:
+        return _held_out(ds, split_of[run], head)
+
+    trained = iter(each_trained(ds, [*split_of], training, predicted))
+    paths = _paths(ds, jobs, training.crit)
+    with one_thread_each() as threads:
+        run_all(paths, threads)
+    warn_of_unsolved([one for path in paths for one in path.converged])
+    solved = {i: logits for path in paths for i, logits in path.found.items()}
+    return [next(trained) if isinstance(setting, HeadSetting) else solved.get(i) for i, (setting, _) in enumerate(jobs)]
+
+
+def _held_out(ds: Dataset, split: Fold, head: Head) -> Floats32:
+    return predict_rows(head, split.held_out_of(ds), split.held_out)
+
+
+def _paths(ds: Dataset, jobs: Sequence[tuple[Setting, Fold]], crit: NLL | BCE) -> list[_Path]:
+    """Return the paths of all logistic regressions, the largest split's first; those of one split come together."""
+    of_split: dict[Fold, dict[Scaling, list[tuple[int, float]]]] = {}
     for i, (setting, split) in enumerate(jobs):
         if isinstance(setting, LinearSetting):
-            places.setdefault((split, setting.scaling), {})[setting] = i
-    tasks = [_Path(ds, *one, crit, [*of]) for one, of in places.items()]
-    tasks.sort(key=lambda task: -len(task.split.train))
-    with one_thread_each() as threads:
-        run_all(tasks, threads)
-    warn_of_unsolved(sum(task.unsolved for task in tasks), sum(len(task.found) for task in tasks))
-    for task in tasks:
-        for one, logits in task.found.items():
-            found[places[task.split, task.scaling][one]] = logits
-    return found
+            of_split.setdefault(split, {}).setdefault(setting.scaling, []).append((i, setting.decay))
+    paths = []
+    for split in sorted(of_split, key=lambda split: -len(split.train)):
+        rows = [LinearPaths(ds, split.train, crit=crit)] * len(of_split[split])
+        for scaling, work in of_split[split].items():
+            paths.append(_Path(ds, split, crit, rows, scaling, sorted(work, key=lambda one: -one[1])))
+    return paths
 
 
 def _picks(losses: NDArray[np.float64], splits: int) -> tuple[list[int], int]:
@@ -292,31 +273,38 @@ def _picks(losses: NDArray[np.float64], splits: int) -> tuple[list[int], int]:
     return [*of_others, *[best] * (splits - len(of_others))], best
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class _Path:
-    """Solves logistic regressions of one split and scaling, on one thread."""
+    """Solves logistic regressions of one split and scaling, on one thread.
+
+    Attributes:
+        rows: those of the split, once for each of its paths that has not begun: the last path lets them go.
+        work: number and decay of each regression, the highest decay first.
+        found: the logits of the rows that are held out, by number.
+        converged: of each that was solved.
+    """
 
     ds: Dataset
     split: Fold
-    scaling: Scaling
     crit: NLL | BCE
-    work: Sequence[LinearSetting]
-    found: dict[LinearSetting, Floats32] = field(default_factory=dict)
-    unsolved: int = 0
+    rows: list[LinearPaths]
+    scaling: Scaling
+    work: Sequence[tuple[int, float]]
+    found: dict[int, Floats32] = field(default_factory=dict)
+    converged: list[bool] = field(default_factory=list)
 
     def __call__(self, stop: Event) -> None:
-        paths = LinearPaths(self.ds, self.split.train, crit=self.crit)
+        y = self.split.held_out_of(self.ds).y[self.split.held_out]
         lowest: NDArray[np.float64] | None = None
-        for setting, head in paths.heads(self.scaling, sorted((one.decay for one in self.work), reverse=True)):
-            held_out, rows = self.split.held_out_of(self.ds), self.split.held_out
-            self.found[setting] = predict_rows(head, held_out, rows)
-            losses = row_losses(self.crit, self.found[setting], held_out.y[rows])
+        solutions = self.rows.pop().solve(self.scaling, [decay for _, decay in self.work], stop)
+        for (number, _), one in zip(self.work, solutions, strict=False):
+            self.converged.append(one.converged)
+            self.found[number] = _held_out(self.ds, self.split, one.head)
+            losses = row_losses(self.crit, self.found[number], y)
             if lowest is None or losses.mean() < lowest.mean():
                 lowest = losses
-            hopeless = losses.mean() > _HOPELESS * lowest.mean() or clearly_above(losses, lowest)
-            if hopeless or stop.is_set():
+            if losses.mean() > _HOPELESS * lowest.mean() or clearly_above(losses, lowest):
                 break
-        self.unsolved = paths.unsolved
 
 
 @contextmanager

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from threading import Event
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from fastclf.argument_checks import check_count, check_numbers
-from fastclf.arrays import RowNumbers
+from fastclf.arrays import Floats32, RowNumbers
+from fastclf.data.classifier_data import ImageClassifierData
 from fastclf.data.dataset import Dataset
 from fastclf.data.loader import LoaderOptions, RowLoader
 from fastclf.data.sources.labels import Labels
-from fastclf.losses import BCE, NLL
-from fastclf.models.head import Head
+from fastclf.losses import BCE, L1, NLL
+from fastclf.models.head import FINALS, Head, resolve_ps, resolve_widths
 from fastclf.ops import HeadSpec, predict
 from fastclf.philox import checked_seed
 from fastclf.schedules import Cosine
 from fastclf.training.engine import EngineSteps, run_together
 from fastclf.training.inputs import refuse_numbers
-from fastclf.training.losses import constant_logits
+from fastclf.training.losses import constant_logits, default_loss
 from fastclf.training.optimizer import SGDR
 from fastclf.training.steps import Rates
-from fastclf.training.tasks import run_all
+from fastclf.training.tasks import go_on, run_all
+
+T = TypeVar("T")
 
 _MOST_TOGETHER = 8  # of what heads share, an eighth is left
 _WEIGHTS_TOGETHER = 1 << 23  # bytes
@@ -80,40 +85,67 @@ class HeadRun:
     seed: int
 
 
-def train_heads(
-    ds: Dataset, runs: Sequence[HeadRun], *, crit: NLL | BCE, bs: int, device: torch.device | str = "cpu"
-) -> list[Head]:
+@dataclass(frozen=True)
+class HeadTraining:
+    """What all heads that train on the rows of one data set have in common.
+
+    Attributes:
+        crit: the loss, with class weights and label smoothing.
+        bs: rows per batch; a last batch of one row is left out.
+        device: where heads train; logistic regressions are solved on the processor.
+    """
+
+    crit: NLL | BCE
+    bs: int
+    device: torch.device | str = "cpu"
+
+    @classmethod
+    def usual(cls, data: ImageClassifierData) -> HeadTraining:
+        """Return how heads train whose loss is the usual one of the data's classes or labels."""
+        crit = default_loss(is_multi=data.is_multi, is_reg=False)
+        assert not isinstance(crit, L1)
+        return cls(crit, data.bs, data.device)
+
+
+def train_heads(ds: Dataset, runs: Sequence[HeadRun], training: HeadTraining) -> list[Head]:
+    """Train a head per run and return all, in evaluation mode, see `each_trained`."""
+    return each_trained(ds, runs, training, lambda _, head: head)
+
+
+def each_trained(
+    ds: Dataset, runs: Sequence[HeadRun], training: HeadTraining, use: Callable[[HeadRun, Head], T]
+) -> list[T]:
     """Train a head per run; each is a function of its run and the rows alone, whatever the other runs are.
 
     On a processor, heads train side by side, some on each thread; those of the same rows, seed, epochs and dropout of
-    their input share its gathering, statistics and masks. Ctrl-C and SIGTERM take effect between two steps.
+    their input share its gathering, statistics and masks. A head is made when its training begins. Ctrl-C and SIGTERM
+    take effect between two steps.
 
     Args:
         ds: holds rows ``[views * N, F]``; an epoch takes one view of each, as `RowLoader` does. Bad rows are left out.
         runs: any number.
-        crit: the loss, with class weights and label smoothing.
-        bs: rows per batch; a last batch of one row is left out.
-        device: where the heads train.
+        training: loss, batch and device.
+        use: is called with a run and its head, in evaluation mode, on the thread that has trained it. A head whose
+            training diverged holds values that are not finite: it stops at the end of an epoch.
 
     Returns:
-        The heads, in the order of the runs, in evaluation mode. One whose training diverged holds values that are not
-        finite: it stops at the end of an epoch.
+        What ``use`` returns, in the order of the runs.
 
     Raises:
         ValueError: an argument does not fit; the labels are numbers to be predicted; a run has fewer than two rows.
     """
-    _check(ds, crit, bs)
-    loaders = _loaders(ds, runs, bs, torch.device(device))
-    heads = [_make_head(run, loader, crit) for run, loader in zip(runs, loaders, strict=True)]
-    workers, threads = _workers(len(runs), loaders[0].device) if runs else (1, 1)
-    work = [_HeadWork(*of) for of in zip(heads, [run.setting for run in runs], loaders, strict=True)]
-    run_all([_Task(group, crit, threads) for group in _groups(work, workers)], workers)
-    for head in heads:
-        head.eval()
-    return heads
+    _check(ds, training.crit, training.bs)
+    if not runs:
+        return []
+    loaders = _loaders(ds, runs, training.bs, torch.device(training.device))
+    workers, threads = _workers(len(runs), loaders[0].device)
+    found: dict[HeadRun, T] = {}
+    groups = _groups([_HeadWork(*of) for of in zip(runs, loaders, strict=True)], workers)
+    run_all([_Task(group, training.crit, threads, use, found) for group in groups], workers)
+    return [found[run] for run in runs]
 
 
-def predict_rows(head: Head, ds: Dataset, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+def predict_rows(head: Head, ds: Dataset, rows: RowNumbers) -> Floats32:
     """Return logits ``[n, c]`` of rows ``[n] int64`` of a data set that holds rows."""
     spec = HeadSpec.from_layers(head.layers)
     assert spec is not None
@@ -147,18 +179,10 @@ class _RunLoader(RowLoader):
         return self._latest[1]
 
 
-def new_head(setting: HeadSetting, n_in: int, labels: Labels, crit: NLL | BCE, seed: int) -> Head:
+def new_head(setting: HeadSetting, n_in: int, labels: Labels, seed: int) -> Head:
     """Return an untrained head for rows of ``n_in`` features with such labels, whose constant answer it begins at."""
-    final = "log_softmax" if isinstance(crit, NLL) else "sigmoid"
-    bias = constant_logits(labels)
+    final, bias = FINALS[labels.kind], constant_logits(labels)
     return Head(n_in, labels.c, ps=setting.ps, xtra_fc=setting.xtra_fc, final=final, seed=seed, bias=bias)
-
-
-def _make_head(run: HeadRun, loader: _RunLoader, crit: NLL | BCE) -> Head:
-    ds = loader.ds
-    assert ds.rows is not None
-    labels = ds.labels.take(loader.served)
-    return new_head(run.setting, ds.rows.shape[1], labels, crit, run.seed).to(loader.device)
 
 
 def _workers(heads: int, device: torch.device) -> tuple[int, int]:
@@ -175,25 +199,35 @@ def _workers(heads: int, device: torch.device) -> tuple[int, int]:
 
 @dataclass(frozen=True, eq=False)
 class _HeadWork:
-    head: Head
-    setting: HeadSetting
+    run: HeadRun
     loader: _RunLoader
 
     @property
     def epochs(self) -> int:
         """Over the rows."""
-        return self.setting.epochs_of(len(self.loader))
+        return self.run.setting.epochs_of(len(self.loader))
+
+    @property
+    def n_in(self) -> int:
+        """Features of a row."""
+        assert self.loader.ds.rows is not None
+        return int(self.loader.ds.rows.shape[1])
 
     @property
     def nbytes(self) -> int:
         """What a step reads and writes of the weights: the engine holds them twice, and their momentum."""
-        return sum(3 * p.nbytes for p in self.head.parameters())
+        sizes = [self.n_in, *resolve_widths(self.run.setting.xtra_fc), self.loader.ds.c]
+        return 3 * 4 * sum(2 * n_in + (n_in + 1) * n_out for n_in, n_out in pairwise(sizes))
 
     def input_key(self) -> Hashable:
         """Return what heads have in common that share their input: batches (the loader is one object) and masks."""
-        spec = HeadSpec.from_layers(self.head.layers)
-        assert spec is not None
-        return id(self.loader), self.epochs, spec.blocks[0].p
+        setting = self.run.setting
+        return id(self.loader), self.epochs, resolve_ps(setting.ps, len(resolve_widths(setting.xtra_fc)))[0]
+
+    def new_head(self) -> Head:
+        """Return the head before its training."""
+        labels = self.loader.ds.labels.take(self.loader.served)
+        return new_head(self.run.setting, self.n_in, labels, self.run.seed).to(self.loader.device)
 
 
 def _loaders(ds: Dataset, runs: Sequence[HeadRun], bs: int, device: torch.device) -> list[_RunLoader]:
@@ -225,15 +259,23 @@ def _groups(work: Sequence[_HeadWork], workers: int) -> list[list[_HeadWork]]:
 
 
 @dataclass(frozen=True)
-class _Task:
-    """Trains heads that share their input."""
+class _Task(Generic[T]):
+    """Trains heads that share their input, and keeps what is made of them."""
 
     work: Sequence[_HeadWork]
     crit: NLL | BCE
     threads: int
+    use: Callable[[HeadRun, Head], T]
+    found: dict[HeadRun, T]
 
     def __call__(self, stop: Event) -> None:
-        steps = [self._steps(one) for one in self.work]
+        heads = [one.new_head() for one in self.work]
+        self._train(heads, stop)
+        for one, head in zip(self.work, heads, strict=True):
+            self.found[one.run] = self.use(one.run, head.eval())
+
+    def _train(self, heads: Sequence[Head], stop: Event) -> None:
+        steps = [self._steps(*of) for of in zip(self.work, heads, strict=True)]
         batches = len(self.work[0].loader)
         chunk = max(1, steps[0].chunk // len(steps))
         for epoch in range(self.work[0].epochs):
@@ -243,18 +285,17 @@ class _Task:
             for first in range(0, batches, chunk):
                 losses = run_together(steps, min(chunk, batches - first))
                 finite &= np.isfinite(losses).all(1)
-                if stop.is_set():
-                    return
+                go_on(stop)
             # Nothing that comes later makes weights finite again. Not before an epoch's end: how many batches a call
             # takes depends on the other heads, and the values that a head is left with must not.
             steps = [each for each, good in zip(steps, finite, strict=True) if good]
             if not steps:
                 return
 
-    def _steps(self, one: _HeadWork) -> EngineSteps:
-        setting = one.setting
+    def _steps(self, one: _HeadWork, head: Head) -> EngineSteps:
+        setting = one.run.setting
         rates = Rates(np.array([setting.lr]), Cosine(len(one.loader) * one.epochs), np.array([setting.wd]))
-        return EngineSteps(one.head, one.loader, self.crit, SGDR, rates, "float32", self.threads)
+        return EngineSteps(head, one.loader, self.crit, SGDR, rates, "float32", self.threads)
 
 
 def _check(ds: Dataset, crit: NLL | BCE, bs: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from threading import Event, Lock
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -17,10 +18,12 @@ from torch.nn.functional import log_softmax, softplus
 
 from fastclf.arrays import Floats, RowNumbers
 from fastclf.data.dataset import Dataset
+from fastclf.data.sources.labels import Labels
 from fastclf.losses import BCE, NLL
-from fastclf.models.head import Head
+from fastclf.models.head import FINALS, Head
 from fastclf.report import warn
 from fastclf.training.losses import constant_logits, gradient_scale
+from fastclf.training.tasks import go_on
 
 _MOST_STEPS = 1000
 _EXACTLY, _NEARLY = 1e-10, 1e-7  # of the loss: what float64 and float32 can see
@@ -66,18 +69,28 @@ def linear_heads(ds: Dataset, train: RowNumbers, settings: Sequence[LinearSettin
         settings: any number.
         crit: the loss.
     """
-    paths = LinearPaths(ds, train, crit=crit, exact=True)
-    heads: dict[LinearSetting, Head] = {}
-    for scaling, decays in decays_by_scaling(settings).items():
-        heads |= paths.heads(scaling, decays)
-    paths.warn_of_unsolved()
-    return [heads[setting] for setting in settings]
+    paths, never = LinearPaths(ds, train, crit=crit, exact=True), Event()
+    solved: dict[LinearSetting, Solved] = {}
+    for scaling in dict.fromkeys(setting.scaling for setting in settings):
+        decays = sorted({one.decay for one in settings if one.scaling == scaling}, reverse=True)
+        solved |= {LinearSetting(one.decay, scaling): one for one in paths.solve(scaling, decays, never)}
+    warn_of_unsolved([one.converged for one in solved.values()])
+    return [solved[setting].head for setting in settings]
 
 
-def decays_by_scaling(settings: Sequence[LinearSetting]) -> dict[Scaling, list[float]]:
-    """Return the decays of each scaling, the highest first: the paths that `LinearPaths.heads` takes."""
-    scalings = dict.fromkeys(setting.scaling for setting in settings)
-    return {one: sorted({s.decay for s in settings if s.scaling == one}, reverse=True) for one in scalings}
+@dataclass(frozen=True)
+class Solved:
+    """A solution of `LinearPaths`.
+
+    Attributes:
+        decay: see `LinearSetting`.
+        head: applies it to rows as they come.
+        converged: whether the solver came to its end.
+    """
+
+    decay: float
+    head: Head
+    converged: bool
 
 
 class LinearPaths:
@@ -86,11 +99,12 @@ class LinearPaths:
     The penalty does not change when the rows are rotated, so that much fewer rows than features are solved in their own
     span. They are multiplied in float32, block by block, until a step lowers the loss by less than 1e-7: enough to
     compare settings by. A head of up to 4,096 rows that is to be kept is solved in float64, until a step lowers the
-    loss by less than 1e-10. More than 1 GiB of rows are read again at every step. A class without rows (a label that
-    all rows have, or none) counts half a row at the mean of all rows, which keeps its bias finite. Nothing is random.
+    loss by less than 1e-10. A class without rows (a label that all rows have, or none) counts half a row at the mean of
+    all rows, which keeps its bias finite. Nothing is random.
 
-    Attributes:
-        unsolved: how many solutions have not converged.
+    Up to 1 GiB of rows, less their mean, stay in memory, once for all scalings; more are read again at every step. The
+    exception is where rows are fewer than two thirds of the features: each scaling keeps the axes of their span, as
+    many numbers in float64 as the rows have, and takes about four times that while it finds them.
     """
 
     def __init__(self, ds: Dataset, train: RowNumbers, *, crit: NLL | BCE, exact: bool = False) -> None:
@@ -108,37 +122,41 @@ class LinearPaths:
         places = np.concatenate([self._train + view * len(ds) for view in range(self._views)])
         # The noise of float32 would keep an exact solver searching for what it cannot see.
         self._exact = exact and len(places) <= _BLOCK
-        self._centred = _Centred(ds, places, torch.float64 if self._exact else torch.float32)
-        self._solved = self.unsolved = 0
+        self._places, self._lock = places, Lock()
+        self._centred: _Centred | None = None
 
-    def heads(self, scaling: Scaling, decays: Sequence[float]) -> Iterator[tuple[LinearSetting, Head]]:
-        """Yield a setting and its head for each decay, solved when it is asked for, from where the one before ended.
+    def solve(self, scaling: Scaling, decays: Sequence[float], stop: Event) -> Iterator[Solved]:
+        """Yield the solution of each decay, found when it is asked for, from where the one before ended.
+
+        Several threads may do so at once, each for a scaling.
 
         Args:
             scaling: of the features.
             decays: the highest first, since each solution is near the one before.
+            stop: once it is set, `StoppedError` is raised within one pass over the rows.
         """
-        rows = _ScaledRows(self._centred, _POWERS[scaling])
+        rows = _ScaledRows(self._centred_rows(stop), _POWERS[scaling])
         tolerance = _EXACTLY if self._exact else _NEARLY
         problem = _Problem(rows, self._ds, self._train, self._crit, views=self._views, tolerance=tolerance)
         solution = problem.start
         for decay in decays:
-            solution, converged = problem.solve(solution, decay)
-            self._solved += 1
-            self.unsolved += not converged
-            yield LinearSetting(decay, scaling), rows.head(solution, self._ds.c, self._crit)
+            solution, converged = problem.solve(solution, decay, stop)
+            yield Solved(decay, rows.head(solution, self._ds.labels), converged)
 
-    def warn_of_unsolved(self) -> None:
-        """Warn how many solutions have not converged after 1,000 steps."""
-        warn_of_unsolved(self.unsolved, self._solved)
+    def _centred_rows(self, stop: Event) -> _Centred:
+        with self._lock:  # the first thread reads them, and the others wait
+            if self._centred is None:
+                dtype = torch.float64 if self._exact else torch.float32
+                self._centred = _Centred(self._ds, self._places, dtype, stop)
+            return self._centred
 
 
-def warn_of_unsolved(unsolved: int, solved: int) -> None:
-    """Warn of solutions that have not converged, where there are any, and out of how many."""
-    if unsolved:
+def warn_of_unsolved(converged: Sequence[bool]) -> None:
+    """Warn how many solutions have not converged after 1,000 steps, where there are any."""
+    if not all(converged):
         warn(
-            f"linear_heads: {unsolved} of {solved} logistic regressions have not converged after {_MOST_STEPS:,} "
-            "steps; they are compared as they are. Scale the features, or pass higher decays."
+            f"linear_heads: {converged.count(False)} of {len(converged)} logistic regressions have not converged after "
+            f"{_MOST_STEPS:,} steps; they are compared as they are. Scale the features, or pass higher decays."
         )
 
 
@@ -151,18 +169,21 @@ class _Centred:
         covariance: ``[F, F] float64``, where there are not much fewer rows than features.
     """
 
-    def __init__(self, ds: Dataset, places: RowNumbers, dtype: torch.dtype) -> None:
+    def __init__(self, ds: Dataset, places: RowNumbers, dtype: torch.dtype, stop: Event) -> None:
         assert ds.rows is not None
         self._source, self.places, self._dtype = ds.rows, places, dtype
         n, features = len(places), ds.rows.shape[1]
         self.blocks = [slice(begin, begin + _BLOCK) for begin in range(0, n, _BLOCK)]
         self.mean: Floats = sum(ds.rows[places[b]].sum(0, dtype=np.float64) for b in self.blocks) / n
-        kept = n * features * self._dtype.itemsize <= _KEPT
-        self._blocks = [self._read(b) for b in range(len(self.blocks))] if kept else None
+        self._kept: list[Tensor] = []
         squares, products = torch.zeros(features, dtype=torch.float64), None
         if n >= _SPANNED * features:
             products = torch.zeros(features, features, dtype=torch.float64)
-        for x in map(self.read, range(len(self.blocks))):
+        for block in range(len(self.blocks)):
+            go_on(stop)
+            x = self._read(block)
+            if n * features * dtype.itemsize <= _KEPT:
+                self._kept.append(x)
             squares += x.square().sum(0)
             if products is not None:
                 products += x.T @ x
@@ -171,10 +192,11 @@ class _Centred:
 
     def read(self, block: int) -> Tensor:
         """Return a block, ``[b, F]``."""
-        return self._read(block) if self._blocks is None else self._blocks[block]
+        return self._kept[block] if self._kept else self._read(block)
 
     def _read(self, block: int) -> Tensor:
-        x = self._source[self.places[self.blocks[block]]].astype(np.float64) - self.mean
+        x = self._source[self.places[self.blocks[block]]].astype(np.float64)
+        x -= self.mean
         return torch.from_numpy(x).to(self._dtype)
 
 
@@ -215,13 +237,13 @@ class _ScaledRows:
         return self._factor * (gradient.to(x.dtype).T @ x).T.double()
 
     @torch.no_grad()
-    def head(self, solution: Floats, c: int, crit: NLL | BCE) -> Head:
+    def head(self, solution: Floats, labels: Labels) -> Head:
         """Return a head that applies weights and bias to rows as they come."""
+        c = labels.c
         weight = solution[:-c].reshape(-1, c)
         if self._axes is not None:
             weight = self._axes.numpy() @ weight
-        final = "log_softmax" if isinstance(crit, NLL) else "sigmoid"
-        head = Head(len(self._gamma), c, ps=0, xtra_fc=(), final=final, bias=solution[-c:])
+        head = Head(len(self._gamma), c, ps=0, xtra_fc=(), final=FINALS[labels.kind], bias=solution[-c:])
         bn, linear = head.layers
         for tensor, values in (
             (bn.running_mean, self._moments.mean),
@@ -254,7 +276,7 @@ class _Problem:
         sums = torch.stack([per_row[block].sum() for block in self._rows.blocks])
         return sums / sums.sum() if sums.any() else sums
 
-    def solve(self, start: Floats, decay: float) -> tuple[Floats, bool]:
+    def solve(self, start: Floats, decay: float, stop: Event) -> tuple[Floats, bool]:
         """Return weights and bias at the minimum, from a start near it, and whether it was reached.
 
         The solver's coordinates are those in which the loss's second derivative is about 1 along each axis, so that
@@ -274,6 +296,7 @@ class _Problem:
             return self._by_weight(lambda w: solve_triangular(factor.T, w, upper=True), flat)
 
         def loss(flat: Floats) -> tuple[float, Floats]:
+            go_on(stop)
             total, gradient = self._loss(back(flat), decay)
             return total, self._by_weight(lambda w: solve_triangular(factor, w, upper=False), gradient)
 

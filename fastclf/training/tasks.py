@@ -13,6 +13,16 @@ from fastclf.report import Progress
 _SECONDS_TO_SIGNALS = 0.1
 
 
+class StoppedError(Exception):
+    """Ends a task whose event is set; `run_all` raises what set it."""
+
+
+def go_on(stop: Event) -> None:
+    """Raise `StoppedError` once the event is set."""
+    if stop.is_set():
+        raise StoppedError
+
+
 class Task(Protocol):
     """What `run_all` runs."""
 
@@ -21,11 +31,11 @@ class Task(Protocol):
         """The heads that it trains."""
 
     def __call__(self, stop: Event) -> None:
-        """Train them; return early once the event is set."""
+        """Train them; ask `go_on` often."""
 
 
 def run_all(tasks: Sequence[Task], workers: int) -> None:
-    """Run tasks, which end early once the event is set, on threads of their own; an interrupt or an error sets it."""
+    """Run tasks on threads of their own; an interrupt or an error ends all, and none begins after it."""
     stop = Event()
     with (
         Interrupts() as interrupts,
@@ -33,9 +43,9 @@ def run_all(tasks: Sequence[Task], workers: int) -> None:
         ThreadPoolExecutor(workers, "fastclf-head") as pool,
         interrupts.released(),
     ):
-        sizes = {pool.submit(task, stop): len(task.work) for task in tasks}
-        left = set(sizes)
         try:
+            sizes = {pool.submit(task, stop): len(task.work) for task in tasks}
+            left = set(sizes)
             while left:
                 done, left = wait(left, timeout=_SECONDS_TO_SIGNALS, return_when=FIRST_COMPLETED)
                 for future in done:
@@ -43,3 +53,4 @@ def run_all(tasks: Sequence[Task], workers: int) -> None:
                     progress.advance(sizes[future])
         finally:
             stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)

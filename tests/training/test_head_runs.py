@@ -1,8 +1,10 @@
 """Heads trained on rows of one data set: against a loop of torch in float64, and alone against together."""
 
+import gc
 import math
 import signal
 import threading
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from fastclf.losses import BCE, L1, NLL
 from fastclf.models.head import Head
 from fastclf.philox import permutation
 from fastclf.training import head_runs
-from fastclf.training.head_runs import HeadRun, HeadSetting, predict_rows, train_heads
+from fastclf.training.head_runs import HeadRun, HeadSetting, HeadTraining, each_trained, predict_rows, train_heads
 
 FAST = HeadSetting(lr=0.05, wd=1e-2, epochs=2, ps=(0.1, 0.3), xtra_fc=(7,))
 
@@ -96,7 +98,7 @@ def test_heads_are_those_of_a_float64_loop(rng, several, views, weighted):
     crit = (BCE if several else NLL)(weight, 0.1 if weighted else 0.0)
     train = rng.permutation(50)[:37]
     runs = [HeadRun(FAST, train, 5), HeadRun(replace(FAST, lr=0.1, ps=0.0, xtra_fc=(), epochs=3), train[:33], 6)]
-    for head, run in zip(train_heads(ds, runs, crit=crit, bs=16), runs, strict=True):
+    for head, run in zip(train_heads(ds, runs, HeadTraining(crit, 16)), runs, strict=True):
         exact = float64_loop(ds, run, crit, 16)
         for (name, a), b in zip(head.state_dict().items(), exact.state_dict().values(), strict=True):
             np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5, err_msg=name)
@@ -110,12 +112,12 @@ def test_a_head_does_not_depend_on_the_others_or_on_the_order_of_its_rows(rng):
     ds = rows_of(rng, dtype=np.float16)
     train = rng.permutation(50)[:40]
     runs = [HeadRun(replace(FAST, lr=lr), train, seed) for lr, seed in [(0.1, 1), (0.01, 1), (0.1, 2)]]
-    together = train_heads(ds, runs, crit=NLL(), bs=16)
+    together = train_heads(ds, runs, HeadTraining(NLL(), 16))
     for head, run in zip(together, runs, strict=True):
-        (alone,) = train_heads(ds, [replace(run, train=np.sort(train))], crit=NLL(), bs=16)
+        (alone,) = train_heads(ds, [replace(run, train=np.sort(train))], HeadTraining(NLL(), 16))
         assert same(head, alone)
     assert not same(together[0], together[2])
-    assert train_heads(ds, [], crit=NLL(), bs=16) == []
+    assert train_heads(ds, [], HeadTraining(NLL(), 16)) == []
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 40])
@@ -124,9 +126,9 @@ def test_the_number_of_threads_changes_no_bit(rng, threads, monkeypatch):
     runs = [
         HeadRun(replace(FAST, lr=0.01 * (k + 1), xtra_fc=(70,) * (k % 3), ps=None), np.arange(50), k) for k in range(5)
     ]
-    together = train_heads(ds, runs, crit=NLL(), bs=16)
+    together = train_heads(ds, runs, HeadTraining(NLL(), 16))
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    assert all(map(same, together, train_heads(ds, runs, crit=NLL(), bs=16)))
+    assert all(map(same, together, train_heads(ds, runs, HeadTraining(NLL(), 16))))
 
 
 @pytest.mark.parametrize("together", [1, 3, 8])
@@ -143,10 +145,10 @@ def test_heads_that_share_their_input_are_those_that_train_alone(rng, together, 
         setting = HeadSetting(lr, float(rng.uniform(0, 0.01)), int(rng.integers(2, 4)), ps, widths)
         runs.append(HeadRun(setting, trains[k % 2], int(rng.integers(2))))
     runs.append(replace(runs[5], setting=replace(runs[5].setting, lr=0.05)))  # beside one that diverges
-    alone = [train_heads(ds, [run], crit=crit, bs=16)[0] for run in runs]
+    alone = [train_heads(ds, [run], HeadTraining(crit, 16))[0] for run in runs]
     monkeypatch.setattr(head_runs, "_MOST_TOGETHER", together)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    for a, b in zip(train_heads(ds, runs, crit=crit, bs=16), alone, strict=True):
+    for a, b in zip(train_heads(ds, runs, HeadTraining(crit, 16)), alone, strict=True):
         for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True):
             np.testing.assert_array_equal(x, y)
 
@@ -157,10 +159,10 @@ def test_an_interrupt_ends_all_heads(rng, number):
     runs = [HeadRun(replace(FAST, epochs=1_000_000), np.arange(50), k) for k in range(4)]
     send_when_caught(number, 0.5)
     with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit) as stopped:
-        train_heads(ds, runs, crit=NLL(), bs=16)
+        train_heads(ds, runs, HeadTraining(NLL(), 16))
     assert number == signal.SIGINT or stopped.value.code == 128 + number
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("fastclf-head")]
-    assert same(*(train_heads(ds, [replace(runs[0], setting=FAST)], crit=NLL(), bs=16)[0] for _ in range(2)))
+    assert same(*(train_heads(ds, [replace(runs[0], setting=FAST)], HeadTraining(NLL(), 16))[0] for _ in range(2)))
 
 
 def test_an_error_in_a_head_ends_all(rng, monkeypatch):
@@ -176,34 +178,70 @@ def test_an_error_in_a_head_ends_all(rng, monkeypatch):
     runs = [HeadRun(replace(FAST, epochs=1_000_000), np.arange(50), k) for k in range(3)]
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     with pytest.raises(RuntimeError, match="planted"):
-        train_heads(ds, runs, crit=NLL(), bs=16)
+        train_heads(ds, runs, HeadTraining(NLL(), 16))
+
+
+def test_a_head_is_made_when_its_training_begins_and_let_go_when_it_is_used(rng, monkeypatch):
+    ds, alive = rows_of(rng), []
+
+    class Counted(Head):
+        def __init__(self, *args, **kwargs):
+            assert sum(other() is not None for other in alive) < 2
+            super().__init__(*args, **kwargs)
+            alive.append(weakref.ref(self))
+
+    monkeypatch.setattr(head_runs, "Head", Counted)
+    monkeypatch.setattr(head_runs, "_MOST_TOGETHER", 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    runs = [HeadRun(replace(FAST, lr=0.01 * (k + 1)), np.arange(50), 0) for k in range(6)]
+    gc.disable()
+    try:
+        found = each_trained(ds, runs, HeadTraining(NLL(), 16), lambda run, head: (run, head.training))
+    finally:
+        gc.enable()
+    assert found == [(run, False) for run in runs]
+    assert len(alive) == 6
+
+
+def test_the_size_of_a_head_is_known_before_it_is_made(rng):
+    ds = rows_of(rng)
+    for xtra_fc in (None, (), (7,), (5, 130)):
+        run = HeadRun(replace(FAST, ps=None, xtra_fc=xtra_fc), np.arange(50), 0)
+        (loader,) = head_runs._loaders(ds, [run], 16, torch.device("cpu"))
+        work = head_runs._HeadWork(run, loader)
+        head = work.new_head()
+        assert work.nbytes == 3 * sum(p.nbytes for p in head.parameters())
+        assert work.input_key()[-1] == head.ps[0]
 
 
 def test_a_head_knows_nothing_of_other_rows(rng):
     ds = rows_of(rng)
     run = HeadRun(FAST, np.arange(0, 50, 2), 0)
-    (head,) = train_heads(ds, [run], crit=NLL(), bs=8)
+    (head,) = train_heads(ds, [run], HeadTraining(NLL(), 8))
     ds.rows[1::2] = np.nan
     ds.y[1::2] = 0
-    assert same(head, *train_heads(ds, [run], crit=NLL(), bs=8))
+    assert same(head, *train_heads(ds, [run], HeadTraining(NLL(), 8)))
 
 
 def test_arguments_are_checked(rng):
     ds = rows_of(rng)
-    run = HeadRun(FAST, np.arange(50), 0)
+    run, by_8 = HeadRun(FAST, np.arange(50), 0), HeadTraining(NLL(), 8)
     numbers = Dataset(ds.source, Labels(np.zeros((50, 1), np.float32), [], is_reg=True))
     images = Dataset(ArraySource(ds.source.root, np.zeros((50, 8, 8, 3), np.uint8)), ds.labels)
     for what, message in [
-        (lambda: train_heads(numbers, [run], crit=NLL(), bs=8), "must be classes, got numbers to be predicted"),
-        (lambda: train_heads(images, [run], crit=NLL(), bs=8), "holds images; heads train on rows"),
-        (lambda: train_heads(ds, [run], crit=BCE(), bs=8), "crit must be NLL for these labels, got BCE"),
-        (lambda: train_heads(ds, [run], crit=L1(), bs=8), "crit must be NLL"),
-        (lambda: train_heads(ds, [run], crit=NLL(), bs=1), "bs must be a whole number of at least 2, got 1"),
-        (lambda: train_heads(ds, [replace(run, train=np.array([1]))], crit=NLL(), bs=8), "two rows or more"),
-        (lambda: train_heads(ds, [replace(run, train=np.array([1, 50]))], crit=NLL(), bs=8), "0 to 49, got 50"),
-        (lambda: train_heads(ds, [replace(run, train=np.array([1, 1]))], crit=NLL(), bs=8), "must not repeat a row"),
-        (lambda: train_heads(ds, [replace(run, train=np.ones(50, bool))], crit=NLL(), bs=8), "got bool"),
-        (lambda: train_heads(ds, [replace(run, seed=-1)], crit=NLL(), bs=8), "HeadRun: seed must be"),
+        (lambda: train_heads(numbers, [run], by_8), "must be classes, got numbers to be predicted"),
+        (lambda: train_heads(images, [run], by_8), "holds images; heads train on rows"),
+        (lambda: train_heads(ds, [run], HeadTraining(BCE(), 8)), "crit must be NLL for these labels, got BCE"),
+        (lambda: train_heads(ds, [run], HeadTraining(L1(), 8)), "crit must be NLL"),
+        (lambda: train_heads(ds, [run], HeadTraining(NLL(), 1)), "bs must be a whole number of at least 2, got 1"),
+        (lambda: train_heads(ds, [replace(run, train=np.array([1]))], by_8), "two rows or more"),
+        (lambda: train_heads(ds, [replace(run, train=np.array([1, 50]))], by_8), "0 to 49, got 50"),
+        (
+            lambda: train_heads(ds, [replace(run, train=np.array([1, 1]))], by_8),
+            "must not repeat a row",
+        ),
+        (lambda: train_heads(ds, [replace(run, train=np.ones(50, bool))], by_8), "got bool"),
+        (lambda: train_heads(ds, [replace(run, seed=-1)], by_8), "HeadRun: seed must be"),
         (lambda: HeadSetting(lr=0.0), "lr must be above 0"),
         (lambda: HeadSetting(wd=float("nan")), "wd must be a number"),
         (lambda: HeadSetting(epochs=0), "epochs must be a whole number"),
