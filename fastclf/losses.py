@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -25,7 +26,8 @@ def _check_smoothing(call: str, value: object) -> None:
 class NLL:
     """Negative log likelihood of log-probabilities ``[B, C]`` and classes ``[B] int64``.
 
-    ``weight [C]`` weighs rows by their class (the mean is weighted as in ``torch.nn.functional.cross_entropy``);
+    ``weight [C]`` weighs rows by their class (the mean is weighted as in ``torch.nn.functional.cross_entropy``, but of
+    rows that weigh 0 together it is 0);
     ``label_smoothing`` in 0..1 moves that share of the target to all classes evenly.
     """
 
@@ -46,8 +48,9 @@ class NLL:
             logits: ``[B, C]``.
             y: ``[B] int64`` class numbers.
         """
-        weight = _weight(self.weight, logits)
-        return F.cross_entropy(logits, y, weight=weight, label_smoothing=self.label_smoothing)
+        if self.weight is None:
+            return F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
+        return self.of_rows(logits, y).mean()
 
     def of_rows(self, logits: Tensor, y: Tensor) -> Tensor:
         """Return each row's part ``[B]`` of the loss, which is their mean.
@@ -58,7 +61,10 @@ class NLL:
         """
         weight = _weight(self.weight, logits)
         parts = F.cross_entropy(logits, y, weight=weight, label_smoothing=self.label_smoothing, reduction="none")
-        return parts if weight is None else parts / weight[y].mean()
+        if weight is None:
+            return parts
+        mean = weight[y].mean()
+        return parts * torch.where(mean > 0, 1 / mean, 0)
 
 
 @dataclass(frozen=True)

@@ -292,7 +292,10 @@ class Classifier:
         _raise_bad(files, fatal)
         idle = self._servers.setdefault((block.items[0].kind, batch_size), [])
         assert self.tfms is not None
-        server = idle.pop() if idle else block_server(self.tfms, self._options(batch_size))
+        try:
+            server = idle.pop()
+        except IndexError:  # not asked for before: another thread could take the last one in between
+            server = block_server(self.tfms, self._options(batch_size))
         scores = torch.full((len(files), self.info["c"]), torch.nan, dtype=torch.float32)
         with torch.inference_mode(), closing(server.batches(block, bad)) as batches:
             for rows, images in batches:

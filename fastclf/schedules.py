@@ -22,6 +22,17 @@ RateFunction = Callable[[int], float | tuple[float, float]]
 """A function of the step: the factor, or factor and momentum."""
 
 _SAVED = 8  # numbers of a schedule in saved fits and optimizers
+_ROUNDING = 1e-12  # relative; 10 * 1.1 * 1.1 is computed as a little more than 12.1, and 50 * 1.1 as more than 55
+
+
+def rounded_up(length: float) -> int:
+    """Return the least whole number that is not below a product of decimals, given as it was computed."""
+    return math.ceil(length * (1 - _ROUNDING))
+
+
+def rounded_down(length: float) -> int:
+    """Return the greatest whole number that is not above a product of decimals, given as it was computed."""
+    return math.floor(length * (1 + _ROUNDING))
 
 
 class Schedule:
@@ -72,8 +83,8 @@ class _Cyclic(Schedule):
         if self.cycle_mult == 1:
             return step % self.nb, float(self.nb)
         length = float(self.nb)
-        while step >= length:
-            step -= math.ceil(length)
+        while step >= (batches := rounded_up(length)):
+            step -= batches
             length *= self.cycle_mult
         return step, length
 

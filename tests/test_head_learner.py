@@ -1,4 +1,5 @@
 import json
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -255,6 +256,21 @@ def test_callbacks_stop_and_save(data):
     learn.load("best")
     log_probs, y = learn.predict_with_targs()
     assert -log_probs[np.arange(len(y)), y].mean() == pytest.approx(best, rel=1e-4)
+
+
+def test_a_callback_that_cannot_write_may_have_no_hash(data):
+    @dataclass
+    class Diary(Callback):
+        name: str
+
+        def on_epoch_end(self, metrics):
+            raise OSError(28, "No space left on device")
+
+    learn = HeadLearner(data, xtra_fc=[4])
+    with pytest.warns(UserWarning, match="Diary could not be written") as told:
+        learn.fit(1e-2, 3, callbacks=[Diary("one"), Diary("one")])  # equal, but two
+    assert len(learn.sched.val_losses) == 3
+    assert len([w for w in told if "could not be written" in str(w.message)]) == 2
 
 
 def test_save_and_load(data, tmp_path, rng):

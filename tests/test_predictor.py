@@ -486,6 +486,19 @@ def test_one_child_process_serves_call_after_call(trained, files, monkeypatch):
     assert len(started) == 1
 
 
+def test_two_threads_may_ask_for_the_last_idle_server(trained, files):
+    class TakenMeanwhile(list):
+        def __len__(self):
+            return 1
+
+    folder, _, _ = trained
+    clf = fastclf.load(folder / "models" / "colours", model=untrained())
+    wanted = clf.predict(files, batch_size=11).outputs
+    for key in clf._servers:
+        clf._servers[key] = TakenMeanwhile()
+    np.testing.assert_array_equal(clf.predict(files, batch_size=11).outputs, wanted)
+
+
 def test_images_larger_than_a_group_and_smaller_than_the_crop(trained, rng, tmp_path):
     """Buffers grow, batches are cut at any place, and kinds are mixed: the same as the pixels give."""
     _, _, clf = trained

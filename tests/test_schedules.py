@@ -1,11 +1,14 @@
 import copy
 import math
 import signal
+from contextlib import nullcontext
+from fractions import Fraction
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from cycles import MULTIPLIERS, exact_epochs, exact_starts
 from helpers import row_data
 from kinks import linear_relus
 from torch import nn
@@ -23,7 +26,7 @@ from fastclf.schedules import (
     as_schedule,
     from_description,
 )
-from fastclf.training.cycles import make_schedule, n_epochs
+from fastclf.training.cycles import check_whole_cycles, make_schedule, n_epochs
 from fastclf.training.optimizer import SGDR
 
 # The lesson's reference numbers for lr0 = 1, nb = 10.
@@ -38,6 +41,61 @@ def factors(schedule, n):
 @pytest.mark.parametrize(("asked", "epochs"), [((3, 1, 2), 7), ((3, 2, 2), 14), ((2, 4, 2), 12), ((3, 2, 1), 6)])
 def test_epochs(asked, epochs):
     assert n_epochs(*asked) == epochs
+
+
+@pytest.mark.parametrize("cycle_mult", MULTIPLIERS)
+def test_epochs_are_those_of_exact_arithmetic(cycle_mult):
+    asked = [(n_cycle, cycle_len) for n_cycle in range(1, 6) for cycle_len in range(1, 51)]
+    found = [n_epochs(*each, float(cycle_mult)) for each in asked]
+    assert found == [exact_epochs(*each, cycle_mult) for each in asked]
+
+
+@pytest.mark.parametrize("cycle_mult", MULTIPLIERS)
+def test_whole_cycles_are_those_of_exact_arithmetic(cycle_mult):
+    for n_cycle in range(1, 6):
+        for cycle_len in range(1, 51):
+            whole = all(cycle_len * Fraction(cycle_mult) ** cycle % 1 == 0 for cycle in range(n_cycle))
+            with nullcontext() if whole else pytest.raises(ValueError, match="cycles of whole epochs"):
+                check_whole_cycles(n_cycle, cycle_len, float(cycle_mult))
+
+
+@pytest.mark.parametrize("backend", ["reference", "native"])
+@pytest.mark.parametrize("cycle_mult", MULTIPLIERS)
+def test_cycles_start_where_exact_arithmetic_has_them(cycle_mult, backend):
+    with ops.use_backend(backend):
+        for batches in range(1, 51):
+            schedule = Cosine(batches, float(cycle_mult))
+            starts = exact_starts(batches, cycle_mult, 5)
+            assert [rate(schedule, start)[0] for start in starts] == [1] * 5
+            ends = [step for step in range(starts[2]) if schedule.ends_cycle(step)]
+            assert ends == [start - 1 for start in starts[:3]]
+
+
+@pytest.mark.parametrize("backend", ["reference", "native"])
+@pytest.mark.parametrize("cycle_mult", MULTIPLIERS)
+def test_the_highest_rate_is_where_exact_arithmetic_has_it(cycle_mult, backend, rng):
+    """Of a triangle, and of 1cycle: a whole number of batches after a cycle's start, rounded down."""
+    with ops.use_backend(backend):
+        for batches in range(20, 60):
+            cycle, cut_div, pct = int(rng.integers(4)), f"{rng.integers(11, 60) / 10}", int(rng.integers(30))
+            length = batches * Fraction(cycle_mult) ** cycle
+            start = [0, *exact_starts(batches, cycle_mult, 4)][cycle]
+            tops = {
+                Triangle(batches, float(cycle_mult), 8, float(cut_div)): math.floor(length / Fraction(cut_div)),
+                OneCycle(batches, float(cycle_mult), 8, pct): math.floor(length * (100 - pct) / 200),
+            }
+            for schedule, top in tops.items():
+                assert rate(schedule, start + top)[0] == 1
+                assert rate(schedule, start + top - 1)[0] < 1
+
+
+def test_a_model_is_saved_after_each_whole_cycle(tmp_path, rng):
+    data = row_data(tmp_path, rng, device="cpu", n=50, bs=10)
+    learn = HeadLearner(data, xtra_fc=[4])
+    assert len(data.trn_dl) == 5
+    learn.fit(1e-3, 2, cycle_len=10, cycle_mult=1.1, cycle_save_name="c")
+    assert len(learn.sched.val_losses) == 21
+    assert {p.name.split(".")[0] for p in (data.path / "models").iterdir()} == {"c_cyc_0", "c_cyc_1"}
 
 
 def test_epochs_without_cycle_len():

@@ -21,28 +21,60 @@ constexpr size_t kLine = 64;         // bytes of a line of the cache
 constexpr size_t kCached = 4 << 20;  // bytes of a batch that may be in a cache still when it is used
 constexpr size_t kFetched = 48;      // rows at most: those of large images would not fit into a cache
 
+// What an axis needs at most, of all images of a batch.
+struct AxisRoom {
+  size_t n = 0, weights = 0, span = 0;  // values, their weights, and how much of the source has weight
+
+  void add(double low, double high, size_t values, size_t source) {
+    const CropAxis axis = crop_axis(low, high, values, source);
+    const auto taps = static_cast<size_t>(axis.taps), steps = static_cast<size_t>(rounded_up(high - low - axis.step));
+    n = std::max(n, values);
+    weights = std::max(weights, values * taps);
+    span = std::max(span, std::min(source, taps + steps + 1));  // 1: positions are rounded
+  }
+};
+
+// What a member renders a batch with. All of it is allocated before the team runs.
+struct Room {
+  explicit Room(const CropResize& op) : pixels(op.matrix ? 4 * op.sz : 0) {
+    for (size_t i = 0; i < op.n; ++i) {
+      const float* crop = op.crop + 4 * i;
+      const auto rows = static_cast<size_t>(op.size[2 * i]), cols = static_cast<size_t>(op.size[2 * i + 1]);
+      y.add(crop[0], crop[2], rows, static_cast<size_t>(op.shape[2 * i]));
+      x.add(crop[1], crop[3], cols, static_cast<size_t>(op.shape[2 * i + 1]));
+      if (op.matrix) resized = std::max(resized, 4 * rows * cols);
+    }
+  }
+
+  AxisRoom y, x;
+  size_t resized = 0, pixels;
+};
+
 // The weights of one axis.
 class Taps {
  public:
+  explicit Taps(const AxisRoom& room)
+      : first_(Buffer<uint32_t>::unset(room.n)),
+        count_(Buffer<uint32_t>::unset(room.n)),
+        weight_(Buffer<float>::unset(room.weights)) {}
+
   size_t begin = 0, end = 0;  // what of the source has weight
 
   void set(double low, double high, size_t n, size_t source) {
     const CropAxis axis = crop_axis(low, high, n, source);
+    n_ = n;
     taps_ = static_cast<size_t>(axis.taps);
-    first_.resize(n);
-    count_.resize(n);
-    weight_.resize(n * taps_);
     for (size_t i = 0; i < n; ++i) {
       const CropTaps taps = crop_taps(axis, i, &weight_[i * taps_]);
       first_[i] = taps.first, count_[i] = taps.count;
     }
-    begin = *std::min_element(first_.begin(), first_.end());
-    end = *std::max_element(first_.begin(), first_.end()) + taps_;
+    begin = *std::min_element(first_.get(), first_.get() + n);
+    end = *std::max_element(first_.get(), first_.get() + n) + taps_;
   }
 
   // Counts the source from `begin` on.
-  void trim() {
-    for (uint32_t& first : first_) first -= static_cast<uint32_t>(begin);
+  void trim() const {
+    for (size_t i = 0; i < n_; ++i) first_[i] -= static_cast<uint32_t>(begin);
   }
 
   Blend blend(size_t first, size_t n) const {
@@ -50,31 +82,22 @@ class Taps {
   }
 
  private:
-  std::vector<uint32_t> first_, count_;
-  std::vector<float> weight_;
-  size_t taps_ = 0;
-};
-
-// Memory that grows. A vector's would not be aligned: each access to a strip would touch two lines of the cache.
-class Floats {
- public:
-  float* at_least(size_t n) {
-    if (n > size_) {
-      data_ = Buffer<float>(n);
-      size_ = n;
-    }
-    return data_.get();
-  }
-
- private:
-  Buffer<float> data_;
-  size_t size_ = 0;
+  Buffer<uint32_t> first_, count_;
+  Buffer<float> weight_;
+  size_t n_ = 0, taps_ = 0;
 };
 
 // What one thread renders with: kept between images.
-class Renderer {
+class alignas(kLine) Renderer {  // members write into their own at every strip
  public:
-  explicit Renderer(const CropResize& op) : op_(op), scale_(crop_scale(op.mean, op.std, op.top)) {
+  Renderer(const CropResize& op, const Room& room)
+      : op_(op),
+        y_(room.y),
+        x_(room.x),
+        strip_(Buffer<float>::unset(3 * room.x.span * code_.lanes)),
+        resized_(Buffer<float>::unset(room.resized)),
+        pixels_(Buffer<float>::unset(room.pixels)),
+        scale_(crop_scale(op.mean, op.std, op.top)) {
     const bool aligned = reinterpret_cast<uintptr_t>(op.out) % kLine == 0 && op.sz * sizeof(float) % kLine == 0;
     stream_ = aligned && !op.matrix && !op.n_ops && op.n * 3 * op.sz * op.sz * sizeof(float) > kCached;
   }
@@ -84,7 +107,7 @@ class Renderer {
     sum_ = 0;
     const auto rows = static_cast<size_t>(op_.size[2 * i]), cols = static_cast<size_t>(op_.size[2 * i + 1]);
     if (op_.matrix) {
-      float* resized = resized_.at_least(4 * rows * cols);
+      float* resized = resized_.get();
       resample(i, rows, cols, [&](const float* strip, const Blend& across, size_t row, size_t n) {
         code_.strip_to_pixels(strip, across, n, resized + 4 * row * cols);
       });
@@ -124,7 +147,7 @@ class Renderer {
     x_.set(crop[1], crop[3], cols, width);
     x_.trim();
     const size_t values = 3 * (x_.end - x_.begin), item = op_.bytes ? 1 : sizeof(float);
-    float* strip = strip_.at_least(values * code_.lanes);
+    float* strip = strip_.get();
     const char* from = reinterpret_cast<const char*>(op_.src[i]) + item * 3 * x_.begin;
     for (size_t row = 0; row < rows; row += code_.lanes) {
       const size_t n = std::min(code_.lanes, rows - row);
@@ -134,7 +157,7 @@ class Renderer {
   }
 
   void warp(const float* m, const float* resized, size_t rows, size_t cols) {
-    float* pixels = pixels_.at_least(4 * op_.sz);
+    float* pixels = pixels_.get();
     for (size_t y = 0; y < op_.sz; ++y) {  // positions are of pixels' middles
       const float v = static_cast<float>(y) + 0.5f;
       code_.warp_row({.src = resized,
@@ -183,7 +206,7 @@ class Renderer {
   const CropResize& op_;
   const VectorCode& code_ = vector_code();
   Taps y_, x_;
-  Floats strip_, resized_, pixels_;  // resampled rows side by side; a crop; a row of pixels
+  Buffer<float> strip_, resized_, pixels_;  // resampled rows side by side; a crop; a row of pixels
   CropScale scale_;
   bool stream_;
   float* out_ = nullptr;
@@ -193,8 +216,13 @@ class Renderer {
 }  // namespace
 
 Status crop_resize(const CropResize& op, int threads) {
-  run_team(op.n < 2 ? 1 : threads, [&](Team& team, unsigned) {
-    Renderer renderer(op);
+  const Room room(op);
+  std::vector<Renderer> of_member;
+  const size_t members = team_size(threads, op.n);
+  of_member.reserve(members);
+  while (of_member.size() < members) of_member.emplace_back(op, room);
+  run_team(static_cast<int>(members), [&](Team& team, unsigned rank) noexcept {
+    Renderer& renderer = of_member[rank];
     team.for_each(op.n, [&](size_t i) { renderer.render(i); });
 #if defined(__x86_64__)
     _mm_sfence();  // what was streamed comes before what follows

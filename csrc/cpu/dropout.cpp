@@ -17,7 +17,7 @@ Status dropout_mask(const DropoutMask& op, int threads) {
   const VectorCode& code = vector_code();
   const float scale = static_cast<float>(1 / (1 - op.p));
   const size_t items = (op.rows + kRowsPerItem - 1) / kRowsPerItem;
-  run_team(items < 2 ? 1 : threads, [&](Team& team, unsigned) {
+  run_team(items < 2 ? 1 : threads, [&](Team& team, unsigned) noexcept {
     team.for_each(items, [&](size_t item) {
       for (size_t r = item * kRowsPerItem; r < std::min(op.rows, (item + 1) * kRowsPerItem); ++r) {
         const DropoutRow row = {op.seed, op.step, op.layer, static_cast<uint32_t>(r), drop_below(op.p)};

@@ -19,7 +19,7 @@ Status gather_rows(const GatherRows& op, int threads) {
   const size_t chunk = std::max<size_t>(1, kChunkBytes / std::max<size_t>(1, row_bytes));
   const size_t chunks = (op.rows + chunk - 1) / chunk;
   const VectorCode& code = vector_code();
-  run_team(chunks < 2 ? 1 : threads, [&](Team& team, unsigned) {
+  run_team(chunks < 2 ? 1 : threads, [&](Team& team, unsigned) noexcept {
     team.for_each(chunks, [&](size_t c) {
       for (size_t r = c * chunk; r < std::min(op.rows, (c + 1) * chunk); ++r) {
         const char* src = static_cast<const char*>(op.src) + static_cast<size_t>(op.index[r]) * row_bytes;

@@ -49,7 +49,7 @@ Layer::Layer(const HeadLayer& of, size_t max_batch, bool last, bool clips)
       bits_t(tiles(max_batch) * out_pad) {}
 
 void Layer::hold_input() {
-  if (xhat.get()) return;
+  if (keep.get()) return;  // made last: where memory ends before, the next call makes them all
   xhat = Buffer<float>(in_pad * capacity);
   operand = Buffer<float>(in_pad * capacity);
   keep = Buffer<uint64_t>(in_tiles * capacity);
@@ -207,7 +207,7 @@ void HeadEngine::train(const HeadTrain& op, int threads) {
     s.g = Buffer<float>(layers_[0].capacity * kTile);
     s.partial = Buffer<float>(widest * kTile);
   }
-  run_team(threads, [&](Team& team, unsigned rank) {
+  run_team(threads, [&](Team& team, unsigned rank) noexcept {
     const FlushTiny flush;
     op.n_engines > 1 ? run_together(team, scratch[rank], op) : run(team, scratch[rank], op);
   });

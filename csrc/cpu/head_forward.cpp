@@ -120,7 +120,7 @@ float HeadEngine::mean_factor(const Batch& batch) const {
   const auto* classes = static_cast<const int64_t*>(op_.targets);
   double total = 0;
   for (size_t b = 0; b < batch.rows; ++b) total += class_weight_[static_cast<size_t>(classes[batch.targets[b]])];
-  return static_cast<float>(1 / total);
+  return total > 0 ? static_cast<float>(1 / total) : 0.f;  // no row has weight: nothing is learnt
 }
 
 void HeadEngine::loss_rows(const Batch& batch, size_t first, size_t last) const {

@@ -48,11 +48,20 @@ struct Folded {
   Buffer<float> bias;  // [n_out], padded
 };
 
-// Activations of up to 64 rows at one place of the head.
+// Activations of up to 64 rows at one place of the head. They are made before the team runs, and zeroed by the member
+// that uses them.
 struct Block {
-  explicit Block(size_t n) : x(tiles(n) * kTile * kTile), bits(tiles(n) * kTile) {}
+  explicit Block(size_t n)
+      : n_tiles(tiles(n)),
+        x(Buffer<float>::unset(n_tiles * kTile * kTile)),
+        bits(Buffer<uint64_t>::unset(n_tiles * kTile)) {}
+  void clear() const {
+    std::fill_n(x.get(), n_tiles * kTile * kTile, 0.f);
+    std::fill_n(bits.get(), n_tiles * kTile, uint64_t{0});
+  }
   float* tile(size_t t) const { return x.get() + t * kTile * kTile; }
 
+  size_t n_tiles;
   Buffer<float> x;        // [tile][64][64]
   Buffer<uint64_t> bits;  // [tile][64], where it is not zero
 };
@@ -81,6 +90,14 @@ void forward_block(const Folded& layer, const VectorCode& code, size_t count, bo
   }
 }
 
+// Before each layer, and after the last.
+std::vector<Block> blocks_of(const std::vector<Folded>& layers) {
+  std::vector<Block> x;
+  x.emplace_back(layers[0].n_in);
+  for (const Folded& layer : layers) x.emplace_back(layer.n_out);
+  return x;
+}
+
 }  // namespace
 
 Status head_predict(const HeadPredict& op, int threads) {
@@ -88,10 +105,11 @@ Status head_predict(const HeadPredict& op, int threads) {
   std::vector<Folded> layers;
   for (size_t n = 0; n < op.n_layers; ++n) layers.emplace_back(op.layers[n], code);
   const size_t blocks = tiles(op.count), classes = layers.back().n_out;
-  run_team(blocks < 2 ? 1 : threads, [&](Team& team, unsigned) {
-    std::vector<Block> x;  // before each layer, and after the last
-    x.emplace_back(op.layers[0].n_in);
-    for (const Folded& layer : layers) x.emplace_back(layer.n_out);
+  std::vector<std::vector<Block>> of_member(team_size(threads, blocks));
+  for (std::vector<Block>& x : of_member) x = blocks_of(layers);
+  run_team(static_cast<int>(of_member.size()), [&](Team& team, unsigned rank) noexcept {
+    const std::vector<Block>& x = of_member[rank];
+    for (const Block& block : x) block.clear();
     team.for_each(blocks, [&](size_t i) {
       const size_t first = i * kTile, count = tile_width(op.count, i);
       gather_block(op, code, first, count, x[0]);

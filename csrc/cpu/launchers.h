@@ -72,7 +72,7 @@ struct HeadTrain {
   size_t n_engines;
   const int64_t* order;    // [rows], which targets
   const int64_t* sources;  // [rows], which rows of HeadCreate::rows: where the same row has several targets, not order
-  size_t rows, batch;      // 2 <= batch <= max_batch, and no batch of one row
+  size_t rows, batch;      // batch <= max_batch; without frozen_bn no batch of one row, which has no variance
   uint32_t first_step;
   bool frozen_bn;  // BatchNorm normalises with its running statistics, and keeps them
   float* losses;   // [n_engines, ceil(rows / batch)]

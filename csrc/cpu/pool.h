@@ -1,9 +1,10 @@
 // One pool of threads for the process. A job runs on a team: members share phases of items and meet at barriers.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
-#include <functional>
+#include <utility>
 
 namespace fastclf::cpu {
 
@@ -52,8 +53,29 @@ class Team {
   Barrier barrier_;
 };
 
-// Runs job(team, rank) on `threads` threads at once, the caller being rank 0; returns when all have returned.
-// Jobs of several callers run one after another. A forked child starts its own threads on first use.
-void run_team(int threads, const std::function<void(Team&, unsigned rank)>& job);
+// How many members can have one of `items` to do; at least one.
+inline size_t team_size(int threads, size_t items) {
+  return std::clamp<size_t>(static_cast<size_t>(std::max(1, threads)), 1, std::max<size_t>(1, items));
+}
+
+// What a member of a team does. An exception could end no member without the others, which wait for it: so there are
+// none, and whatever must be allocated is there before the team runs.
+struct Job {
+  const void* body;
+  void (*run)(const void* body, Team&, unsigned rank) noexcept;
+};
+
+void run_job(int threads, const Job& job);
+
+// Runs body(team, rank) on up to `threads` threads at once, the caller being rank 0; returns when all have returned.
+// They are fewer where the system gives no more. Jobs of several callers run one after another. A forked child starts
+// its own threads on first use.
+template <class Body>
+void run_team(int threads, const Body& body) {
+  static_assert(noexcept(body(std::declval<Team&>(), 0u)), "a team's body must be noexcept: allocate before run_team");
+  run_job(threads, {&body, [](const void* of, Team& team, unsigned rank) noexcept {
+                      (*static_cast<const Body*>(of))(team, rank);
+                    }});
+}
 
 }  // namespace fastclf::cpu

@@ -21,7 +21,7 @@ Status sgd_step(const SgdStep& op, int threads) {
   for (size_t i = 0; i < op.n_groups; ++i) rates.push_back(sgd_at(op.groups[i], op.steps[i]));
   std::vector<size_t> first = {0};  // each tensor's first item
   for (size_t i = 0; i < op.n_tensors; ++i) first.push_back(first.back() + chunks_of(op.tensors[i]));
-  run_team(first.back() < 2 ? 1 : threads, [&](Team& team, unsigned) {
+  run_team(first.back() < 2 ? 1 : threads, [&](Team& team, unsigned) noexcept {
     team.for_each(first.back(), [&](size_t item) {
       const auto after = std::upper_bound(first.begin(), first.end(), item);
       const auto i = static_cast<size_t>(after - first.begin()) - 1;

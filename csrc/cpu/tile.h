@@ -21,12 +21,17 @@ constexpr size_t tile_width(size_t n, size_t t) { return n - t * kTile < kTile ?
 // The lowest n bits, n <= 64.
 constexpr uint64_t low_bits(size_t n) { return n >= 64 ? ~uint64_t{0} : (uint64_t{1} << n) - 1; }
 
-// Zeroed memory on cache-line borders.
+// Memory on cache-line borders, zeroed, or as it comes (`unset`): for a thread that is to touch it first.
 template <class T>
 class Buffer {
  public:
   Buffer() = default;
   explicit Buffer(size_t n) : data_(new (std::align_val_t{64}) T[n]()) {}
+  static Buffer unset(size_t n) {
+    Buffer buffer;
+    buffer.data_.reset(new (std::align_val_t{64}) T[n]);
+    return buffer;
+  }
   T* get() const { return data_.get(); }
   T& operator[](size_t i) const { return data_[i]; }
 

@@ -23,7 +23,8 @@ struct ClassLoss {
     if (!op.weight) return 1 / static_cast<float>(op.rows);
     float total = 0;
     for (size_t b = threadIdx.x; b < op.rows; b += blockDim.x) total += op.weight[label(op, b)];
-    return 1 / block_sum<kLossWarps>(total);
+    total = block_sum<kLossWarps>(total);
+    return total > 0 ? 1 / total : 0;  // no row has weight: nothing is learnt
   }
 
   static FASTCLF_DEVICE size_t label(const LossGradient& op, size_t b) {

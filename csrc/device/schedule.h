@@ -40,6 +40,12 @@ struct SgdGroup {
 };
 static_assert(sizeof(SgdGroup) == 5 * 8 + sizeof(Schedule));
 
+// A product of decimals, such as 50 * 1.1, as the whole number that it is of decimals: it is computed as a little more
+// or less. fastclf/schedules.py has the same two.
+constexpr double kRounding = 1e-12;
+FASTCLF_BOTH inline double whole_up(double x) { return std::ceil(x * (1 - kRounding)); }
+FASTCLF_BOTH inline double whole_down(double x) { return std::floor(x * (1 + kRounding)); }
+
 struct CyclePosition {
   double batch, length;  // batch within the cycle, and the cycle's length
 };
@@ -47,7 +53,7 @@ struct CyclePosition {
 FASTCLF_BOTH inline CyclePosition cycle_position(const Schedule& s, int64_t step) {
   double batch = static_cast<double>(step), length = s.nb;
   if (s.cycle_mult == 1) return {std::fmod(batch, length), length};
-  for (; batch >= length; length *= s.cycle_mult) batch -= std::ceil(length);
+  for (double n; batch >= (n = whole_up(length)); length *= s.cycle_mult) batch -= n;
   return {batch, length};
 }
 
@@ -58,7 +64,7 @@ struct Rise {
 
 FASTCLF_BOTH inline Rise one_cycle_rise(const Schedule& s, int64_t step) {
   const CyclePosition at = cycle_position(s, step);
-  const double half = std::floor(at.length * (1 - s.pct / 100) / 2);
+  const double half = whole_down(at.length * (1 - s.pct / 100) / 2);
   if (at.batch > 2 * half || half == 0) return {0, (at.batch - 2 * half) / (at.length - 2 * half)};
   return {at.batch > half ? 1 - (at.batch - half) / half : at.batch / half, 0};
 }
@@ -78,7 +84,7 @@ FASTCLF_BOTH inline double schedule_factor(const Schedule& s, int64_t step) {
     }
     case ScheduleKind::triangle: {
       const CyclePosition at = cycle_position(s, step);
-      const double cut = std::floor(at.length / s.cut_div);
+      const double cut = whole_down(at.length / s.cut_div);
       const double share = at.batch >= cut ? 1 - (at.batch - cut) / (at.length - cut) : at.batch / cut;
       return (1 + share * (s.div - 1)) / s.div;
     }

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _SHARES, _SHARES_OF_MANY = (0.1, 0.15, 0.25, 0.4, 0.6, 0.8, 1.0), (0.1, 0.25, 0.5, 1.0)
 _RESAMPLES = 400
+_AT_ONCE = 2_000_000  # counts of rows in resamples, to bound memory
 _POWERS = np.linspace(0.05, 1.5, 291)  # so near each other that the loss is within half a percent of the lowest
 _PROBABLE = (0.025, 0.975)
 _LEAST = 20  # training rows of the smallest part
@@ -231,6 +232,15 @@ class LearningCurve(Table):
         return title, [whole, classes], ["a class's gain takes all classes to grow alike"]
 
 
+def resampled(errors: Floats, rng: np.random.Generator) -> Floats:
+    """Return the mean errors ``[400, S]`` of as many rows, drawn with replacement 400 times, of errors ``[S, M]``."""
+    m = errors.shape[1]
+    size, even = max(1, _AT_ONCE // m), np.full(m, 1 / m)
+    starts = range(0, _RESAMPLES, size)
+    parts = [rng.multinomial(m, even, min(size, _RESAMPLES - start)) / m @ errors.T for start in starts]
+    return np.concatenate(parts)
+
+
 def learning_curve(ds: Dataset, made: Sequence[Part], answers: Sequence[NDArray[np.bool_]]) -> LearningCurve:
     """Put the answers of all parts together and fit the curves.
 
@@ -249,10 +259,8 @@ def learning_curve(ds: Dataset, made: Sequence[Part], answers: Sequence[NDArray[
 
     def fitted(errors: Floats, sizes: Floats) -> Curve:
         """Errors ``[S, M]`` of tested rows."""
-        m = errors.shape[1]
-        counts = rng.multinomial(m, np.full(m, 1 / m), _RESAMPLES) / m
         measured = errors.mean(1)
-        return fit_curve(sizes, np.concatenate([measured[None], counts @ errors.T]), m)
+        return fit_curve(sizes, np.concatenate([measured[None], resampled(errors, rng)]), errors.shape[1])
 
     y = ds.y[rows]
     overall = fitted((wrong.mean(2) if ds.is_multi else wrong).astype(np.float64), n)

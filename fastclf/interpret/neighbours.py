@@ -85,7 +85,7 @@ def nearest(
         leave_out: ``[Q]``, a row of the pool that does not count for each.
 
     Returns:
-        Numbers in the pool and similarities, ``[Q, k]``, the nearest first; of equal ones, the first in the pool.
+        Numbers in the pool and similarities, ``[Q, k]``, the nearest first.
     """
     check_count("nearest", "k", k)
     k = min(k, len(pool) - (leave_out is not None))

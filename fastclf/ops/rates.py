@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastclf.ops.registry import address, operation
-from fastclf.schedules import Cosine, Function, OneCycle, RangeTest, Rate, Schedule, Table, Triangle
+from fastclf.schedules import Cosine, Function, OneCycle, RangeTest, Rate, Schedule, Table, Triangle, rounded_down
 
 SCHEDULE = np.dtype(  # csrc/device/schedule.h: Schedule
     [
@@ -50,7 +50,7 @@ def _rate(schedule: Schedule, step: int) -> Rate:
             return 0.01 if warm_up else (1 + math.cos(math.pi * batch / length)) / 2, None
         case Triangle():
             batch, length = schedule.position(step)
-            cut = math.floor(length / schedule.cut_div)
+            cut = rounded_down(length / schedule.cut_div)
             share = 1 - (batch - cut) / (length - cut) if batch >= cut else batch / cut
             return (1 + share * (schedule.div - 1)) / schedule.div, None
         case OneCycle():
@@ -73,7 +73,7 @@ def _rate(schedule: Schedule, step: int) -> Rate:
 def _rise(schedule: OneCycle, step: int) -> tuple[float, float]:
     """Return the share of the way up (1 at the top), and that of the final annealing that is done (0 before it)."""
     batch, length = schedule.position(step)
-    half = math.floor(length * (1 - schedule.pct / 100) / 2)
+    half = rounded_down(length * (1 - schedule.pct / 100) / 2)
     if batch > 2 * half or half == 0:
         return 0.0, (batch - 2 * half) / (length - 2 * half)
     return (1 - (batch - half) / half if batch > half else batch / half), 0.0

@@ -68,7 +68,7 @@ class Hooks:
 
     def __init__(self, callbacks: Sequence[Callback]) -> None:
         self.callbacks = callbacks
-        self._failed: set[object] = set()
+        self._failed: list[object] = []  # compared by identity: a callback may have no hash, and equal others
 
     def call(self, hook: str, *args: Any) -> bool:
         """Call every callback, with copies of its own; return whether one of them asks to stop."""
@@ -82,8 +82,8 @@ class Hooks:
         try:
             return function(*args)
         except (OSError, CheckpointError) as error:
-            if who not in self._failed:
-                self._failed.add(who)
+            if not any(other is who for other in self._failed):
+                self._failed.append(who)
                 name = who if isinstance(who, str) else type(who).__name__
                 warn(f"fit: {name} could not be written ({error}); training goes on. Later failures are not reported.")
             return None

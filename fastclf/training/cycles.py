@@ -6,23 +6,33 @@ import math
 from collections.abc import Sequence, Sized
 
 from fastclf.argument_checks import check_count, check_numbers
-from fastclf.schedules import Constant, Cosine, Function, OneCycle, RateFunction, Schedule, Triangle, as_schedule
+from fastclf.schedules import (
+    Constant,
+    Cosine,
+    Function,
+    OneCycle,
+    RateFunction,
+    Schedule,
+    Triangle,
+    as_schedule,
+    rounded_down,
+    rounded_up,
+)
 
 
 def n_epochs(n_cycle: int, cycle_len: int | None, cycle_mult: float) -> int:
     """Return the epochs of ``fit(lrs, n_cycle, cycle_len=, cycle_mult=)``: (3, 1, 2) -> 7, (2, 4, 2) -> 12."""
     if not cycle_len:
         return n_cycle
-    if cycle_mult == 1:
-        return cycle_len * n_cycle
-    return math.ceil(cycle_len * (1 - cycle_mult**n_cycle) / (1 - cycle_mult))
+    return rounded_up(math.fsum(cycle_len * cycle_mult**cycle for cycle in range(n_cycle)))
 
 
 def check_whole_cycles(n_cycle: int, cycle_len: int | None, cycle_mult: float) -> None:
     """Raise ValueError where no epoch ends a cycle, so that there is nothing to save after it."""
     if cycle_len is None:
         raise ValueError("fit: cycle_save_name needs cycle_len: without cycles nothing would be saved")
-    if any(not float(cycle_len * cycle_mult**cycle).is_integer() for cycle in range(n_cycle)):
+    lengths = (cycle_len * cycle_mult**cycle for cycle in range(n_cycle))
+    if any(length == math.inf or rounded_up(length) != rounded_down(length) for length in lengths):
         raise ValueError(
             f"fit: cycle_save_name needs cycles of whole epochs, but cycle_len={cycle_len} and cycle_mult={cycle_mult} "
             "end one within an epoch. Choose cycle_mult=1 or 2."

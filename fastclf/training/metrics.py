@@ -210,8 +210,8 @@ def mean_average_precision(preds: Values, targs: Values) -> float:
 def log_loss(preds: Values, targs: Values) -> float:
     """Mean negative log-likelihood; of each decision where rows have several labels.
 
-    Probabilities are kept the machine precision of their type away from 0 and 1, so one certain mistake is costly, not
-    infinite.
+    Probabilities, or those that logarithms are of, are kept the machine precision of their type away from 0 and 1, so
+    one certain mistake is costly, not infinite.
 
     Args:
         preds: ``[N, C]`` (log-)probabilities.
@@ -227,7 +227,7 @@ def log_loss(preds: Values, targs: Values) -> float:
     if y.ndim == 2:
         p = p.clip(eps, 1 - eps)
         return _mean(-np.log(np.where(y > 0, p, 1 - p)))
-    log_p = p if (p < 0).any() else np.log(p.clip(eps, 1))
+    log_p = p.clip(np.log(eps)) if (p < 0).any() else np.log(p.clip(eps, 1))
     return _mean(-log_p[np.arange(len(y)), y.astype(np.int64)])
 
 

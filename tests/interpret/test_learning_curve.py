@@ -1,8 +1,10 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy.optimize import curve_fit
 
-from fastclf.interpret.learning_curve import fit_curve
+from fastclf.interpret.learning_curve import fit_curve, resampled
 
 
 def test_finds_the_law_that_made_the_errors():
@@ -40,3 +42,19 @@ def test_errors_that_do_not_fall_stay():
 def test_no_parameter_is_negative(rng):
     fits = fit_curve(np.geomspace(20, 300, 7), rng.random((50, 7)), 100).fits
     assert (fits >= 0).all()
+
+
+def test_resamples_of_many_rows_take_little_memory(rng):
+    """Drawn in parts, they are those of one draw."""
+    errors, seed = rng.random((3, 40_000)), int(rng.integers(2**31))
+    counts = np.random.default_rng(seed).multinomial(40_000, np.full(40_000, 1 / 40_000), 400)
+    wanted, whole = counts / 40_000 @ errors.T, counts.nbytes
+    del counts
+    tracemalloc.start()
+    try:
+        found = resampled(errors, np.random.default_rng(seed))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_allclose(found, wanted, rtol=1e-12)
+    assert peak < 0.6 * whole

@@ -214,6 +214,8 @@ def test_loss_gradient(samples: Iterator[Sample], kind: str) -> None:
         rng, n = sample.rng, 60
         classes = int(rng.choice([2, 3, 31, 32, 33, 120, 1000]))
         weight = sample.normal(classes).abs().add(0.2) if rng.random() < 0.5 else None
+        if weight is not None and rng.random() < 0.3:
+            weight[1:] = 0  # then a batch may weigh nothing
         loss = (NLL if kind == "nll" else BCE)(weight, float(rng.choice([0, 0.1])))
         step_counter = torch.tensor([3, 1], dtype=torch.int32, device=sample.device)
         order = torch.randint(n, (3 * sample.rows,), generator=sample.generator).to(sample.device)

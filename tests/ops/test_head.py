@@ -189,6 +189,18 @@ class TestTraining:
         self.check(case, RATES, 40, 201, frozen_bn=True)
         assert all(torch.equal(b, before[name]) for name, b in case.head.named_buffers())
 
+    @pytest.mark.parametrize("rates", [RATES, OPTIONS["clip"]], ids=["plain", "clip"])
+    @pytest.mark.parametrize("name", ["no hidden", "many classes"])
+    def test_a_batch_that_weighs_nothing_teaches_nothing(self, name: str, rates: HeadRates) -> None:
+        case, weight = replace(CASES[name], smoothing=0.1), torch.zeros(CASES[name].widths[-1])
+        weight[0] = 0.5
+        case.loss = NLL(weight, 0.1)
+        before = copy.deepcopy(list(case.head.parameters()))
+        order = case.targets.nonzero()[:, 0]  # rows of classes that weigh 0
+        losses = case.engine(case.head, replace(rates, weight_decay=0)).train(order[:100], 50, 0)
+        assert losses.tolist() == [0, 0]
+        assert all(torch.equal(a, b) for a, b in zip(case.head.parameters(), before, strict=True))
+
     def test_counts_batches(self) -> None:
         case = replace(CASES["two hidden"])
         case.engine(case.head, RATES).train(torch.arange(105), 50, 0)

@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from cycles import MULTIPLIERS, exact_starts
 from torch import Tensor, nn
 
 from fastclf import schedules
@@ -155,6 +156,17 @@ class TestTable:
         module = cuda_module(device)
         assert module is not None
         return gradients, UpdateTable(module, Updates(device, updates))
+
+    def test_cycles_start_where_exact_arithmetic_has_them(self, kernel_device: torch.device) -> None:
+        starts = [(n, by, at) for by in MULTIPLIERS for n in range(1, 51, 7) for at in exact_starts(n, by, 3)]
+        groups = [SgdGroup(1.0, schedules.Cosine(n, float(by)), 0.0, 0.0, False) for n, by, _ in starts]
+        parameters = [torch.zeros(1, device=kernel_device) for _ in starts]
+        updates = [Update(p, torch.ones_like(p), torch.zeros_like(p), None, i) for i, p in enumerate(parameters)]
+        module = cuda_module(kernel_device)
+        assert module is not None
+        table = UpdateTable(module, Updates(kernel_device, updates))
+        table.step(DeviceGroups(groups, [at for _, _, at in starts], kernel_device))
+        assert torch.cat(parameters).tolist() == [-1] * len(starts)
 
     def test_clip_factor(self, kernel_device: torch.device, rng: np.random.Generator) -> None:
         for _ in range(CASES):

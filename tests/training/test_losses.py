@@ -45,6 +45,18 @@ def test_bce_with_weights_and_smoothing_matches_float64(rng):
     assert float(loss(torch.from_numpy(p).float(), target)) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("smoothing", [0, 0.1])
+def test_rows_that_weigh_nothing_have_no_loss_and_no_gradient(rng, smoothing):
+    loss = NLL(torch.tensor([0.0, 2.0, 0.0]), smoothing)
+    logits = torch.from_numpy(rng.standard_normal((9, 3))).requires_grad_()
+    y = torch.from_numpy(rng.choice([0, 2], 9))
+    value = loss.from_logits(logits, y)
+    value.backward()
+    assert float(value.detach()) == 0
+    assert not loss.of_rows(logits, y).any()
+    assert not logits.grad.any()
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 def test_parts_of_rows_are_those_of_the_mean(rng, weighted):
     n, c, s = 19, 6, 0.1

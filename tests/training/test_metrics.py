@@ -130,6 +130,9 @@ def test_a_certain_mistake_is_costly_but_finite():
     assert log_loss(sure, np.array([1])) == pytest.approx(-np.log(np.finfo(np.float64).eps))
     assert log_loss(torch.tensor(sure).float(), torch.tensor([1])) == pytest.approx(-np.log(np.finfo(np.float32).eps))
     assert log_loss(torch.tensor(sure).bfloat16(), torch.tensor([[1.0, 1.0]])) > 5
+    for dtype in (np.float64, np.float32, np.float16):  # the logarithms of the same
+        logs = np.array([[0.0, -np.inf], [-1000, 0]], dtype)
+        assert log_loss(logs, np.array([1, 0])) == pytest.approx(-np.log(np.finfo(dtype).eps))
 
 
 def test_undefined_is_nan_never_zero():
