@@ -170,6 +170,34 @@ def test_copies_of_what_was_used_go_on_alone(data, precompute, copied):
     np.testing.assert_array_equal(other.predict(), learn.predict())
 
 
+def _halve(tensor):
+    tensor.data *= 0.5  # not noted by torch
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda body: [_halve(p) for p in body.parameters()],
+        lambda body: body.load_state_dict({name: t / 2 for name, t in body.state_dict().items()}),
+        lambda body: body.load_state_dict({name: t / 2 for name, t in body.state_dict().items()}, assign=True),
+        lambda body: [layer.running_mean.add_(1) for layer in body.modules() if isinstance(layer, nn.BatchNorm2d)],
+        lambda body: [setattr(layer, "eps", 10.0) for layer in body.modules() if isinstance(layer, nn.BatchNorm2d)],
+    ],
+)
+@pytest.mark.parametrize("frozen_to", [1, 2])
+@pytest.mark.parametrize("call", [ConvLearner.predict, lambda learn: learn.fit(0.01, 2)])
+def test_activations_follow_a_body_changed_by_hand(data, change, frozen_to, call):
+    learns = [tiny_learner(data, act_dtype="float32") for _ in range(2)]
+    for learn in learns:
+        learn.freeze_to(frozen_to)
+        learn.precompute = True
+        learn.fit(0.01, 1)
+        change(learn.model.body)
+    learns[1].precompute = False
+    learns[1].precompute = True
+    np.testing.assert_allclose(call(learns[0]), call(learns[1]), rtol=1e-4, atol=1e-6)
+
+
 def test_double_precision_by_default(tmp_path):
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)

@@ -62,8 +62,8 @@ class Predicting:
         Args:
             is_test: the test set instead of the validation set.
         """
-        stage = self._stage
-        return self._predict(stage.module, _set(stage.data, is_test, "val_dl", "test_dl"))
+        loader = _set(self.data, is_test, "val_dl", "test_dl")
+        return self._predict(self._stage.module, loader)
 
     @long_call(NOTHING_CHANGED)
     def predict_dl(self, dl: Any) -> Array:
