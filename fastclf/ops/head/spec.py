@@ -125,7 +125,7 @@ def _is_plain(module: nn.Module) -> bool:
     """Return whether nothing was hung on a layer or its parameters: no hooks, no ``forward`` of the object's own."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     parameters = [p for p in module._parameters.values() if p is not None]
-    of_gradients = [hook for p in parameters for hook in (p._backward_hooks, p._post_accumulate_grad_hooks)]  # type: ignore[attr-defined]
+    of_gradients = [hook for p in parameters for hook in (p._backward_hooks, p._post_accumulate_grad_hooks)]
     return "forward" not in vars(module) and not any(hooks) and not any(of_gradients)
 
 
