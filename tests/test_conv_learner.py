@@ -8,7 +8,7 @@ from faults import replaced
 from helpers import HALF, Watches, image_data, row_data, three_colours, tiny_learner
 from torch import nn
 
-from fastclf import ConvLearner, HeadLearner, ImageClassifierData, resnet18, tfms_from_stats
+from fastclf import ConvLearner, HeadLearner, ImageClassifierData, Learner, resnet18, tfms_from_stats
 from fastclf.models.net import Net
 
 
@@ -211,3 +211,19 @@ def test_double_precision_by_default(tmp_path):
         assert learn.predict().dtype == np.float32
     finally:
         torch.set_default_dtype(default)
+
+
+@pytest.mark.parametrize("precompute", [False, True])
+def test_a_part_that_was_replaced_and_would_not_train_is_refused(data, precompute):
+    learn = tiny_learner(data, precompute=precompute)
+    other = nn.Sequential(nn.Linear(12, 3), nn.LogSoftmax(1))
+    with pytest.raises(AttributeError, match="head"):
+        learn.head = other
+    learn.model.head = other
+    for call in (lambda: learn.fit(0.01, 1), learn.lr_find):
+        with pytest.raises(ValueError, match=r"head\.0\.weight of the model is in no layer group.*make a new learner"):
+            call()
+    body = learn.model.body
+    with pytest.raises(ValueError, match=r"0\..* of the model is in no layer group"):
+        Learner.from_model_data(nn.Sequential(body.requires_grad_(True), other), data, groups=[other]).fit(0.01, 1)
+    Learner.from_model_data(nn.Sequential(body.requires_grad_(False), other), data, groups=[other]).fit(0.01, 1)

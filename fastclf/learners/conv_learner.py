@@ -71,7 +71,6 @@ class ConvLearner(LearnerWithHead):
         check_count("ConvLearner", "views", views)
         self._cache = CachedActivations(int(views), act_dtype, tmp_name)
         super().__init__(data, model, model.groups, **kwargs)
-        self.head = model.head
         self._cached: Stage | None = None
         self._cached_from: tuple[Layers, int] | None = None  # what is frozen, as it was then
         self._trained_with: Statistics | None = None
@@ -182,6 +181,11 @@ class ConvLearner(LearnerWithHead):
     def _cached_stage(self) -> Stage:
         self._cached_from = self._frozen_layers()
         return self._cache.stage(self.model, self.groups, self._data)
+
+    @property
+    def head(self) -> nn.Module:
+        """What trains on the body's features."""
+        return self.model.head
 
     def _frozen_layers(self) -> tuple[Layers, int]:
         frozen = [module for group in self.groups.groups[: self.groups.frozen_to] for module in group.modules()]

@@ -299,6 +299,7 @@ class Learner(Reporting, Saving):
 
     def _prepare(self) -> None:
         """Before anything trains: find bad images, which count in no batch, and settle what BatchNorm does."""
+        self.groups.check_hold(self.model)
         self.data.scan()
         groups = self._stage.groups
         groups.settle_batch_norm(self._bn_frozen)
