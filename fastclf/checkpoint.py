@@ -40,7 +40,8 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str
     Of processes that train together the first saves; `load_checkpoint` waits for it.
 
     Raises:
-        CheckpointError: the folder cannot be written, or the disk is full; an earlier model of that name stays.
+        CheckpointError: the folder cannot be written, or the disk is full; an earlier model of that name stays. Or a
+            tensor is none, such as the extra state of a module of the user's own.
     """
     from safetensors.torch import save
 
@@ -85,6 +86,12 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     taken: set[int] = set()
     apart = {}
     for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
+            what = "a sparse tensor" if isinstance(tensor, Tensor) else f"a {type(tensor).__name__}"
+            raise CheckpointError(
+                f"save: {name} in the model's state_dict is {what}, and files hold dense tensors alone. "
+                "Register it as a buffer, or leave it out of the state_dict (persistent=False, get_extra_state)."
+            )
         copy = tensor.detach().cpu().contiguous()
         memory = copy.untyped_storage().data_ptr()
         apart[name] = copy.clone() if memory in taken else copy

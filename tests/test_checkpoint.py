@@ -205,6 +205,23 @@ def test_tied_weights(tmp_path):
     load_tensors(model, load_checkpoint(tmp_path / "m")[0], "m")
 
 
+class _MoreState(nn.Linear):
+    def get_extra_state(self):
+        return {"version": 2}
+
+
+def test_what_is_no_dense_tensor_is_named(tmp_path):
+    sparse = nn.Module()
+    sparse.register_buffer("table", torch.eye(3).to_sparse())
+    for name, module, what in (("body._extra_state", _MoreState(2, 2), "a dict"), ("body.table", sparse, "a sparse")):
+        state = nn.ModuleDict({"body": module}).state_dict()
+        with pytest.raises(
+            CheckpointError, match=f"{name} in the model's state_dict is {what}.*Register it as a buffer"
+        ):
+            save_checkpoint(tmp_path / "m", state, INFO)
+    assert not names(tmp_path)
+
+
 # Damage and malice
 
 

@@ -8,7 +8,7 @@ from faults import replaced
 from helpers import HALF, Watches, image_data, row_data, three_colours, tiny_learner
 from torch import nn
 
-from fastclf import ConvLearner, HeadLearner, ImageClassifierData, resnet18, tfms_from_stats
+from fastclf import ConvLearner, HeadLearner, ImageClassifierData, Learner, resnet18, tfms_from_stats
 from fastclf.models.net import Net
 
 
@@ -170,6 +170,34 @@ def test_copies_of_what_was_used_go_on_alone(data, precompute, copied):
     np.testing.assert_array_equal(other.predict(), learn.predict())
 
 
+def _halve(tensor):
+    tensor.data *= 0.5  # not noted by torch
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda body: [_halve(p) for p in body.parameters()],
+        lambda body: body.load_state_dict({name: t / 2 for name, t in body.state_dict().items()}),
+        lambda body: body.load_state_dict({name: t / 2 for name, t in body.state_dict().items()}, assign=True),
+        lambda body: [layer.running_mean.add_(1) for layer in body.modules() if isinstance(layer, nn.BatchNorm2d)],
+        lambda body: [setattr(layer, "eps", 10.0) for layer in body.modules() if isinstance(layer, nn.BatchNorm2d)],
+    ],
+)
+@pytest.mark.parametrize("frozen_to", [1, 2])
+@pytest.mark.parametrize("call", [ConvLearner.predict, lambda learn: learn.fit(0.01, 2)])
+def test_activations_follow_a_body_changed_by_hand(data, change, frozen_to, call):
+    learns = [tiny_learner(data, act_dtype="float32") for _ in range(2)]
+    for learn in learns:
+        learn.freeze_to(frozen_to)
+        learn.precompute = True
+        learn.fit(0.01, 1)
+        change(learn.model.body)
+    learns[1].precompute = False
+    learns[1].precompute = True
+    np.testing.assert_allclose(call(learns[0]), call(learns[1]), rtol=1e-4, atol=1e-6)
+
+
 def test_double_precision_by_default(tmp_path):
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
@@ -183,3 +211,19 @@ def test_double_precision_by_default(tmp_path):
         assert learn.predict().dtype == np.float32
     finally:
         torch.set_default_dtype(default)
+
+
+@pytest.mark.parametrize("precompute", [False, True])
+def test_a_part_that_was_replaced_and_would_not_train_is_refused(data, precompute):
+    learn = tiny_learner(data, precompute=precompute)
+    other = nn.Sequential(nn.Linear(12, 3), nn.LogSoftmax(1))
+    with pytest.raises(AttributeError, match="head"):
+        learn.head = other
+    learn.model.head = other
+    for call in (lambda: learn.fit(0.01, 1), learn.lr_find):
+        with pytest.raises(ValueError, match=r"head\.0\.weight of the model is in no layer group.*make a new learner"):
+            call()
+    body = learn.model.body
+    with pytest.raises(ValueError, match=r"0\..* of the model is in no layer group"):
+        Learner.from_model_data(nn.Sequential(body.requires_grad_(True), other), data, groups=[other]).fit(0.01, 1)
+    Learner.from_model_data(nn.Sequential(body.requires_grad_(False), other), data, groups=[other]).fit(0.01, 1)

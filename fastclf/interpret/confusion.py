@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import PowerNorm
 
 # Above so many classes, numbers in the cells are too small to read; above the second, zeros only distract.
+_MAX_NAMES = 200
 _MAX_NUMBERS = 40
 _MAX_ZEROS = 12
 _LABEL_COLUMNS = ["true\npositive", "false\nnegative", "false\npositive", "true\nnegative"]
@@ -79,7 +80,8 @@ def plot_confusion_matrix(
             and of those that lack it); a class without rows stays empty.
         title: above the matrix.
         cmap: name of a matplotlib colour map.
-        ax: where to draw; by default a new figure whose size follows the number of classes.
+        ax: where to draw; by default a new figure whose size follows the number of classes, up to 200. Of more, every
+            second, third and so on is named.
 
     Returns:
         The axes; ``.figure`` is the figure.
@@ -197,7 +199,8 @@ def _sized_axes(columns: int, rows: int) -> Axes:
 
 
 def _side(c: int) -> float:
-    """Return the length of c cells in inches."""
+    """Return the length of c cells in inches: bounded, as pixels take memory with its square."""
+    c = min(c, _MAX_NAMES)
     return 0.55 * c if c <= _MAX_ZEROS else 3.6 + 0.28 * c if c <= _MAX_NUMBERS else 10 + 0.12 * c
 
 
@@ -214,9 +217,10 @@ def _paint(ax: Axes, values: NDArray[Any], shares: bool, cmap: str) -> None:
     # label's few rows beside the many without it: so colours follow the root.
     norm = PowerNorm(1 if c <= _MAX_NUMBERS and c == columns else 0.5, 0, top)
     image = ax.imshow(values, cmap=cmap, norm=norm, aspect="equal" if c == columns else "auto")
-    ax.set_xticks(np.arange(0.5, columns - 1), minor=True)
-    ax.set_yticks(np.arange(0.5, c - 1), minor=True)
-    ax.grid(which="minor", color="0.9", linewidth=0.5)
+    if c <= _MAX_NAMES:  # lines between smaller cells would hide them
+        ax.set_xticks(np.arange(0.5, columns - 1), minor=True)
+        ax.set_yticks(np.arange(0.5, c - 1), minor=True)
+        ax.grid(which="minor", color="0.9", linewidth=0.5)
     if c <= _MAX_NUMBERS:
         _write_numbers(ax, values, shares, norm)
     else:
@@ -237,10 +241,12 @@ def _write_numbers(ax: Axes, values: NDArray[Any], shares: bool, norm: PowerNorm
 
 def _name_axes(ax: Axes, columns: list[str], rows: list[str]) -> None:
     size = _font_size(len(rows))
+    each_row, each_column = (range(0, len(names), -(-len(names) // _MAX_NAMES)) for names in (rows, columns))
+    rows, columns = [rows[i] for i in each_row], [columns[i] for i in each_column]
     # Signs such as $ in a name are no formula.
-    ax.set_yticks(range(len(rows)), rows, parse_math=False, fontsize=size)
+    ax.set_yticks(each_row, rows, parse_math=False, fontsize=size)
     # Names stand upright unless they fit beside each other.
     space = ax.bbox.width * 72 / ax.figure.dpi / len(columns)
     upright = max(len(line) for name in columns for line in name.split("\n")) * size * 0.6 > 0.8 * space
-    ax.set_xticks(range(len(columns)), columns, rotation=90 if upright else 0, parse_math=False, fontsize=size)
+    ax.set_xticks(each_column, columns, rotation=90 if upright else 0, parse_math=False, fontsize=size)
     ax.tick_params(which="both", length=0)

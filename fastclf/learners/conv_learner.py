@@ -28,6 +28,7 @@ from fastclf.models.export import format_for, write_model
 from fastclf.models.halves import uncut
 from fastclf.models.net import Net
 from fastclf.models.precision import autocast
+from fastclf.models.runtime.checksum import Layers, checksum, layers_of
 from fastclf.report import counted, log, warn
 from fastclf.training.callbacks import Callback
 from fastclf.training.head_choice import Setting
@@ -70,9 +71,9 @@ class ConvLearner(LearnerWithHead):
         check_count("ConvLearner", "views", views)
         self._cache = CachedActivations(int(views), act_dtype, tmp_name)
         super().__init__(data, model, model.groups, **kwargs)
-        self.head = model.head
         self._precomputes = False
         self._cached: Stage | None = None
+        self._cached_from: tuple[Layers, int] | None = None  # what is frozen, as it was then
         self._trained_with: Statistics | None = None
         model.body.to(memory_format=torch.channels_last)  # faster than channels first, on processors as on GPUs
         for group in model.groups[:-1]:
@@ -178,7 +179,27 @@ class ConvLearner(LearnerWithHead):
         self._cached = self._cached_stage(self._data) if self.precompute else None
 
     def _cached_stage(self, data: ImageClassifierData) -> Stage:
-        return self._cache.stage(self.model, self.groups, data)
+        frozen = self._frozen_layers()
+        stage = self._cache.stage(self.model, self.groups, data)
+        self._cached_from = frozen
+        return stage
+
+    @property
+    def head(self) -> nn.Module:
+        """What trains on the body's features."""
+        return self.model.head
+
+    def _frozen_layers(self) -> tuple[Layers, int]:
+        frozen = [module for group in self.groups.groups[: self.groups.frozen_to] for module in group.modules()]
+        return layers_of(frozen), checksum(frozen)
+
+    @property
+    def data(self) -> ImageClassifierData:
+        """What fit, predict and the metrics work on now; activations follow a body that was changed by hand."""
+        if self._cached is not None and self._cached_from != self._frozen_layers():
+            log("precompute: what is frozen has been changed, and its activations are computed again")
+            self._refresh_rows()
+        return super().data
 
     def _need_rows(self) -> None:
         if not self._stage.has_features:

@@ -31,7 +31,10 @@ from fastclf.training.metrics import mark_without_prediction
 class CrossValidating(Predicting):
     """The part of a learner with a head of ours that cross-validates it."""
 
-    head: nn.Module
+    @property
+    def head(self) -> nn.Module:
+        """What trains on features."""
+        raise NotImplementedError
 
     @long_call(NOTHING_CHANGED)
     def cross_validate(

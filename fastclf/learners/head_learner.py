@@ -70,8 +70,13 @@ class HeadLearner(LearnerWithHead):
         rows = data.trn_ds.rows
         if rows is None:
             raise ValueError("HeadLearner: data holds images, not activations [N, F]; use ConvLearner.pretrained")
-        self.head = make_head(data, rows.shape[1], ps, xtra_fc, custom_head, seed)
-        super().__init__(data, self.head, [self.head], metrics=metrics_for(data, metrics), seed=seed, **kwargs)
+        head = make_head(data, rows.shape[1], ps, xtra_fc, custom_head, seed)
+        super().__init__(data, head, [head], metrics=metrics_for(data, metrics), seed=seed, **kwargs)
+
+    @property
+    def head(self) -> nn.Module:
+        """What trains: the whole model."""
+        return self.model
 
     def _state(self) -> dict[str, Tensor]:
         return {f"head.{name}": tensor for name, tensor in super()._state().items()}

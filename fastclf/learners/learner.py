@@ -315,6 +315,7 @@ class Learner(Reporting, Saving):
         """Before anything trains: find bad images, which count in no batch, and settle what BatchNorm does."""
         if self._fitting:  # a callback that searches for a rate: what was settled holds until the fit ends
             return
+        self.groups.check_hold(self.model)
         self.data.scan()
         groups = self._stage.groups
         groups.settle_batch_norm(self._bn_frozen)

@@ -62,8 +62,8 @@ class Predicting:
         Args:
             is_test: the test set instead of the validation set.
         """
-        stage = self._stage
-        return self._predict(stage.module, _set(stage.data, is_test, "val_dl", "test_dl"))
+        loader = _set(self.data, is_test, "val_dl", "test_dl")
+        return self._predict(self._stage.module, loader)
 
     @long_call(NOTHING_CHANGED)
     def predict_dl(self, dl: Any) -> Array:
@@ -87,7 +87,8 @@ class Predicting:
         Raises:
             ValueError: it is something else: one image, channels last, pixels that are not transformed.
         """
-        batch = as_batch(x, self._data.tfms and self._data.tfms[1], self._columns()).to(self._data.device)
+        batch = as_batch(x, self._data.tfms and self._data.tfms[1], self._columns())
+        batch = batch.to(self._data.device, copy=True)  # a model may write into what it gets
         objective = Objective(self._module_for(batch.ndim), self.crit)
         objective.module.eval()
         with torch.inference_mode():

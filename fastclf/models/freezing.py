@@ -43,6 +43,16 @@ class LayerGroups:
     def __len__(self) -> int:
         return len(self.groups)
 
+    def check_hold(self, model: nn.Module) -> None:
+        """Raise ValueError where a parameter of a model that could train is in no group, and so never would."""
+        held = {parameter for group in self.groups for parameter in group.parameters()}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and parameter not in held:
+                raise ValueError(
+                    f"fit: {name} of the model is in no layer group, and would not train. Groups must hold every "
+                    "parameter; for a part that was replaced, make a new learner (ConvLearner: with custom_head=)."
+                )
+
     def freeze_to(self, n: int) -> None:
         """Freeze groups before index ``n`` (negative: from the end) and make the others trainable."""
         if n not in range(-len(self), len(self)):

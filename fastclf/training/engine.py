@@ -146,7 +146,7 @@ def unknown_to_engine(module: nn.Module, loader: object, crit: Crit, opt_fn: Opt
         return "a head that is frozen in part"
     if not isinstance(loader, RowLoader):
         return "this data"
-    if not isinstance(crit, NLL | BCE):
+    if type(crit) not in (NLL, BCE):
         return "this loss"
     return "this optimizer" if _momentum(opt_fn) is None else None
 

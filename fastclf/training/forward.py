@@ -16,7 +16,7 @@ from fastclf.data.loader import Batch, Loader, RowLoader
 from fastclf.data.sources.labels import Labels
 from fastclf.data.transfer import Returning
 from fastclf.errors import DivergedError
-from fastclf.losses import NLL, LogitLoss
+from fastclf.losses import NLL, is_ours
 from fastclf.models.head import Head
 from fastclf.models.net import Net, head_of
 from fastclf.models.precision import autocast
@@ -73,7 +73,7 @@ class Objective:
     def loss(self, scores: Tensor, y: Tensor) -> Tensor:
         """Compute the loss of `scores`."""
         scores = shaped_as(y, scores)
-        if self._head is not None and isinstance(self.crit, LogitLoss):
+        if self._head is not None and is_ours(self.crit):
             return self.crit.from_logits(scores, y)
         return _one_number(self.crit, scores, y)
 
@@ -109,7 +109,7 @@ def _one_number(crit: Crit, scores: Tensor, y: Tensor) -> Tensor:
 
 def check_final_layer(module: nn.Module, crit: Crit) -> None:
     """Raise ValueError where a loss that takes logits would meet probabilities, and squash them once more."""
-    if not (isinstance(crit, NLL) or (wants_logits(crit) and not isinstance(crit, LogitLoss))):
+    if not (isinstance(crit, NLL) or (wants_logits(crit) and not is_ours(crit))):
         return
     last = module.head if isinstance(module, Net) else module
     while isinstance(last, nn.Sequential) and len(last):
@@ -222,6 +222,6 @@ def loss_of_constant(crit: Crit, train: Labels, loader: Loader) -> float | None:
         train: the labels that the prediction is made from, see `constant_logits`.
         loader: serves the validation set.
     """
-    if not isinstance(crit, LogitLoss):
+    if not is_ours(crit):
         return None
     return constant_loss(crit, train, loader.targets[torch.from_numpy(loader.served)])

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from fastclf.data.sources.labels import Labels
-from fastclf.losses import BCE, L1, NLL, LogitLoss
+from fastclf.losses import BCE, L1, NLL, LogitLoss, is_ours
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ _OF_LOGITS = {
 
 def wants_logits(crit: object) -> bool:
     """Whether a loss is known to take logits: ours can, and so do those of torch, torchvision and timm that say so."""
-    return isinstance(crit, LogitLoss) or any(name in _OF_LOGITS.get(package, ()) for package, name in _known_as(crit))
+    return is_ours(crit) or any(name in _OF_LOGITS.get(package, ()) for package, name in _known_as(crit))
 
 
 def _known_as(crit: object) -> Iterator[tuple[str, str]]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from fastclf.argument_checks import is_number
 from fastclf.ops.rates import rate
 from fastclf.ops.registry import backend
 from fastclf.ops.sgd import SgdGroup, Update, Updater, Updates, make_updater, update_tensor
@@ -303,8 +304,9 @@ class SGDR(Optimizer):
 def _check_group(group: dict[str, Any]) -> None:
     largest = float(np.finfo(np.float32).max)  # native code computes in float32
     for name, limit in (("lr", largest), ("weight_decay", largest), ("momentum", 1.0), ("ema", 1.0), ("steps", 2**53)):
-        if not 0 <= group[name] < limit:
-            raise ValueError(f"SGDR: {name} must be at least 0 and below {limit:.4g}, got {group[name]}.")
+        value = group[name].item() if isinstance(group[name], Tensor) else group[name]
+        if not (is_number(value) and 0 <= value < limit):
+            raise ValueError(f"SGDR: {name} must be a number of at least 0 and below {limit:.4g}, got {value!r}.")
 
 
 def _as_native(schedule: Schedule, step: int) -> Schedule:

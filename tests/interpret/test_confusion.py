@@ -86,7 +86,7 @@ def test_shares_that_were_made_of_counts_are_shown_as_shares(rng, shape):
     ]
 
 
-@pytest.mark.parametrize("c", [2, 12, 13, 40, 41, 120])
+@pytest.mark.parametrize("c", [2, 12, 13, 40, 41, 120, 200, 201, 1000])
 @pytest.mark.parametrize("normalize", [False, True])
 def test_labels_of_many_classes_neither_overlap_nor_leave_the_figure(rng, c, normalize):
     y = rng.integers(0, c, 20 * c)
@@ -102,6 +102,17 @@ def test_labels_of_many_classes_neither_overlap_nor_leave_the_figure(rng, c, nor
         assert all(figure.bbox.x0 <= box.x0 and figure.bbox.y0 <= box.y0 for box in boxes)
     cell = ax.bbox.width / c
     assert all(text.get_window_extent().width <= cell for text in ax.texts)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_figure_of_thousands_of_classes_stays_one_that_fits_in_memory(several):
+    c = 3000
+    names = [f"class {i}" for i in range(c)]
+    ax = plot_confusion_matrix(np.zeros((c, 2, 2) if several else (c, c), np.int64), names)
+    assert ax.figure.get_size_inches().max() < 50  # at 100 pixels an inch, 100 MB
+    named = {int(tick): label.get_text() for tick, label in zip(ax.get_yticks(), ax.get_yticklabels(), strict=True)}
+    assert len(named) == 200
+    assert all(name == names[i] for i, name in named.items())
 
 
 def test_signs_in_names_are_no_formulas():

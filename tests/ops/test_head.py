@@ -2,7 +2,7 @@ import copy
 import multiprocessing
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ import torch
 from kinks import away_from_kinks
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
+from torch.nn.utils.parametrizations import weight_norm
 
 from fastclf import ops, schedules
 from fastclf.losses import BCE, NLL
@@ -567,6 +569,29 @@ class TestSpec:
     )
     def test_other_forms_are_not_known(self, layers: list[nn.Module]) -> None:
         assert HeadSpec.from_layers(nn.Sequential(*layers)) is None
+
+    @pytest.mark.parametrize(
+        "alter",
+        [
+            lambda layer: layer.register_forward_hook(lambda _module, _inputs, out: out / 2),
+            lambda layer: layer.register_forward_pre_hook(lambda _module, inputs: (inputs[0] / 2,)),
+            lambda layer: layer.register_full_backward_hook(lambda _module, _in, out: (out[0] / 2,)),
+            lambda layer: layer.register_full_backward_pre_hook(lambda _module, out: (out[0] / 2,)),
+            lambda layer: layer.weight.register_hook(lambda gradient: gradient / 2),
+            lambda layer: layer.bias.register_post_accumulate_grad_hook(lambda p: p.grad.zero_()),
+            lambda layer: setattr(layer, "forward", lambda x: x),
+            lambda layer: prune.identity(layer, "weight"),
+            lambda layer: weight_norm(layer),
+        ],
+    )
+    @pytest.mark.parametrize("place", [0, 1])
+    def test_layers_that_do_more_than_their_class_are_not_known(
+        self, place: int, alter: Callable[[nn.Module], object]
+    ) -> None:
+        layers = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2))
+        assert HeadSpec.from_layers(layers) is not None
+        alter(layers[place])
+        assert HeadSpec.from_layers(layers) is None
 
 
 @pytest.mark.usefixtures("backend")

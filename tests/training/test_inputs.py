@@ -50,6 +50,16 @@ def test_any_float_of_transformed_images_is_taken(learn, dtype, rng):
     assert learn.predict_array(rows).shape == learn.predict_array(rows.tolist()).shape == (2, 3)
 
 
+def test_a_network_that_writes_into_its_input_leaves_the_callers_values(tmp_path, rng):
+    head = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(10, 3), nn.LogSoftmax(1))
+    learn = HeadLearner(row_data(tmp_path, rng), custom_head=head)
+    x = rng.standard_normal((4, 10), dtype=np.float32)
+    for given in (x, torch.from_numpy(x)):
+        before = x.copy()
+        learn.predict_array(given)
+        np.testing.assert_array_equal(given, before)
+
+
 def test_rows_alone_take_no_images(tmp_path, rng):
     learn = HeadLearner(row_data(tmp_path, rng))
     assert learn.predict_array(np.zeros((2, 10), np.int64)).shape == (2, 3)

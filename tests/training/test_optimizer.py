@@ -382,9 +382,10 @@ def test_the_state_of_other_groups_or_of_another_optimizer_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("lr", -1), ("momentum", 1.0), ("weight_decay", float("nan")), ("ema", 1.0)]
+    ("name", "value"),
+    [("lr", -1), ("lr", "1e-3"), ("lr", None), ("momentum", 1.0), ("weight_decay", float("nan")), ("ema", 1.0)],
 )
-def test_misuse_is_named(name: str, value: float) -> None:
+def test_misuse_is_named(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"SGDR: {name} must be"):
         SGDR(tensors([(1,)]), **({"lr": 0.1} | {name: value}))
 

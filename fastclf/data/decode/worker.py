@@ -472,12 +472,13 @@ def _scaled(image: Image.Image) -> npt.NDArray[np.uint8]:
     if not (np.isfinite(values).all() and values.min() >= 0):
         raise BadFileError("grey values below 0 or not finite")
     white = 65535.0
-    if not image.mode.startswith("I;16") and image.format not in ("PNG", "PPM"):
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
         whites = ([1.0] if image.mode == "F" else []) + [255.0, 65535.0, 4294967295.0]
         white = next((white for white in whites if values.max() <= white), 0.0)
-    if not white:
+    grey = np.rint(values * (255 / (white or 1))).astype(np.uint8)
+    if not white or (values.any() and not grey.any()):
         raise BadFileError("grey values of an unknown range")
-    return np.rint(values * (255 / white)).astype(np.uint8)
+    return grey
 
 
 def _read_requests(requests: queue.SimpleQueue[dict[str, Any]], buffers: _Buffers) -> None:

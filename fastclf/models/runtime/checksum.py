@@ -31,7 +31,7 @@ def checksum(modules: Sequence[nn.Module]) -> int:
         for values in (module._parameters, module._buffers):  # the methods take longer than the values of small layers
             for value in values.values():
                 if value is not None:
-                    crc = _add(value.detach(), crc)
+                    crc = _add(value.detach().cpu(), crc)
     return crc
 
 

@@ -64,9 +64,12 @@ class HeadSpec:
         """Read (BatchNorm, dropout?, linear, ReLU)*, BatchNorm, dropout?, linear; None when it is anything else.
 
         A dropout is any module with a probability `.p` whose class name ends in "Dropout". All tensors must be float32,
-        contiguous, and on one device: the CPU, or a GPU that the kernels run on.
+        contiguous, and on one device: the CPU, or a GPU that the kernels run on. Layers must compute what their class
+        does: a hook, also that of a pruned layer, or another ``forward`` would be passed by.
         """
         rest = list(layers)
+        if not all(_is_plain(module) for module in (layers, *rest)):
+            return None
         blocks: list[HeadBlock] = []
         while rest:
             block = _take_block(rest)
@@ -116,6 +119,14 @@ class HeadSpec:
                     "device, and no longer does. Move them back, or make a new spec with from_layers."
                 )
         return [tensor for block in self.blocks for tensor in block.tensors()]
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Return whether nothing was hung on a layer or its parameters: no hooks, no ``forward`` of the object's own."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    parameters = [p for p in module._parameters.values() if p is not None]
+    of_gradients = [hook for p in parameters for hook in (p._backward_hooks, p._post_accumulate_grad_hooks)]
+    return "forward" not in vars(module) and not any(hooks) and not any(of_gradients)
 
 
 def _take_block(rest: list[nn.Module]) -> HeadBlock | None:

@@ -68,6 +68,15 @@ def test_grey_of_more_bits_is_scaled_and_never_clipped(tmp_path):
         Image.fromarray(np.array(values, np.float32)).save(tmp_path / name)
         with pytest.raises(BadImageError, match="grey values below 0 or not finite"):
             open_image(tmp_path / name)
+    Image.fromarray(np.array([[0, 70_000]], np.int32)).save(tmp_path / "z.tif")  # of 32 bits it would all be black
+    with pytest.raises(BadImageError, match="grey values of an unknown range"):
+        open_image(tmp_path / "z.tif")
+
+
+def test_a_map_of_floats_is_scaled_as_any_float_image(tmp_path):
+    values = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
+    (tmp_path / "x.pfm").write_bytes(b"Pf\n4 3\n-1.0\n" + values[::-1].tobytes())  # rows from the last to the first
+    np.testing.assert_allclose(open_image(tmp_path / "x.pfm")[:, :, 0], values, atol=0.5 / 255 + 1e-6)
 
 
 def test_what_is_no_file_is_never_opened(folders):
