@@ -116,6 +116,7 @@ def layers_of(data: ImageClassifierData) -> dict[str, Any]:
     found: dict[str, Any] = {
         "fine_tune": [share_right(probs, data.val_y), log_loss(probs, data.val_y), seconds],
         "frozen": epochs.found[-1 - EPOCHS * kept],
+        **({"after": epochs.found[-1]} if kept else {}),  # without the weights before
         "kept": kept,
     }
     learn = learner(data)

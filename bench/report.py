@@ -246,24 +246,25 @@ def fine_tune_head_table(infos: list[Info]) -> str:
 
 
 def fine_tune_layers_table(infos: list[Info]) -> str:
-    """Accuracy and log loss, run by run: the frozen body, with the trial's decision, the lesson's rates and fastai."""
+    """Accuracy and log loss, run by run: the frozen body, the weights after training, their mean, and the peers."""
     rows = [
         (
             info["images"],
             f"{seed}",
             f"{run['frozen']:.3f}",
+            f"{run['after']:.3f}" if "after" in run else "",
             f"{run['fine_tune'][0]:.3f} ({'all layers' if run['kept'] else 'frozen'})",
             f"{run['lesson'][0]:.3f}",
             f"{run['fastai'][0]:.3f}" if "fastai" in run else "",
             *(f"{run[way][1]:.3f}" if way in run else "" for way in ("fine_tune", "lesson", "fastai")),
             *(f"{run[way][2]:.0f}" if way in run else "" for way in ("fine_tune", "lesson", "fastai")),
         )
-        for info in infos
+        for info in sorted(infos, key=lambda info: (info["images"], info["seeds"]))
         for seed, run in zip(info["seeds"], info["runs"], strict=True)
     ]
     ways = ("fine_tune", "lesson", "fastai")
-    columns = ("training images", "seed", "unfreeze=False", *ways, *(f"log loss: {way}" for way in ways))
-    return _table((*columns, *(f"s: {way}" for way in ways)), rows)
+    measured = (f"{what}: {way}" for what in ("log loss", "s") for way in ways)
+    return _table(("training images", "seed", "unfreeze=False", "weights after", *ways, *measured), rows)
 
 
 def depth_table(infos: list[Info]) -> str:
