@@ -174,12 +174,16 @@ def test_normalise(samples: Iterator[Sample], operand: torch.dtype, frozen: bool
         empty = torch.full((sample.rows, sample.cols), torch.nan, device=sample.device, dtype=operand)
         factors = torch.cat([empty] * int(sample.rng.choice([1, 2])), 1) if sample.rng.random() < 0.6 else None
         bias, columns = sample.column() if hidden else None, (sample.column(1), sample.column())
-        arguments = (x, sample.moments(), *columns, dropout, empty, factors, bias)
+        moments = sample.moments()
+        arguments = (x, moments, *columns, dropout, empty, factors, bias)
         rows = x.gathered().float() if bias is None else (x.src + bias).relu()
         # The mean's rounding is as large as the mean, and comes out as many deviations as that is.
         size = columns[0].abs().clamp(min=1) * rows.mean(0) / (rows.var(0, correction=0) + 1e-3).sqrt()
-        unit = float(size.max()) / (1 - dropout.p)
-        compare(normalise_with_factors, *arguments, results=3 if frozen else 5, matrix_unit=unit, frozen=frozen)
+        units = {
+            "matrix_unit": float(size.max()) / (1 - dropout.p),
+            "unit": moments.momentum * float(rows.mean(0).abs().max()),  # what is added to a running mean
+        }
+        compare(normalise_with_factors, *arguments, results=3 if frozen else 5, **units, frozen=frozen)
 
 
 class WithFactors:
