@@ -11,6 +11,7 @@ from test_calls import At
 from torch import nn
 
 from fastclf import (
+    NLL,
     Callback,
     CheckpointError,
     CropType,
@@ -175,9 +176,14 @@ def test_a_pass_that_was_stopped_goes_on_where_it_is_needed(folder, monkeypatch,
     np.testing.assert_array_equal(learn.data.trn_ds.rows, peer.data.trn_ds.rows)
 
 
-def test_fine_tune_refuses_before_it_computes(folder):
+class DerivedNLL(NLL):
+    """What it computes is known only to itself."""
+
+
+@pytest.mark.parametrize("crit", [lambda preds, y: preds.sum(), DerivedNLL()])
+def test_fine_tune_refuses_before_it_computes(folder, crit):
     data = image_data(folder)
-    learn = tiny_learner(data, crit=lambda preds, y: preds.sum())
+    learn = tiny_learner(data, crit=crit)
     learn.unfreeze()
     with pytest.raises(ValueError, match="the loss must be the default one"):
         learn.fine_tune()

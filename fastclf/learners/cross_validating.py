@@ -17,7 +17,7 @@ from fastclf.errors import DivergedError
 from fastclf.interpret.cross_validation import CrossValidation, cross_validation
 from fastclf.interpret.intervals import OF_GROUPS
 from fastclf.learners.predicting import Predicting
-from fastclf.losses import BCE, NLL
+from fastclf.losses import BCE, NLL, is_ours
 from fastclf.models.head import Head
 from fastclf.report import counted
 from fastclf.training.folds import make_folds
@@ -107,7 +107,7 @@ class CrossValidating(Predicting):
         refuse_numbers(call, labels)
         if not isinstance(head, Head):
             raise ValueError(f"{call}: the head must be one of fastclf's, got custom_head. Make a learner without it.")
-        if not isinstance(crit, BCE if labels.is_multi else NLL):
+        if not is_ours(crit) or not isinstance(crit, BCE if labels.is_multi else NLL):
             name = getattr(crit, "__name__", type(crit).__name__)
             raise ValueError(f"{call}: the loss must be the default one, with class weights or without, got {name}")
         return head, crit

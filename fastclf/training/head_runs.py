@@ -305,7 +305,7 @@ def _check(ds: Dataset, crit: NLL | BCE, bs: int) -> None:
     if ds.rows.ndim != 2 or not len(ds) or len(ds.rows) % len(ds):
         raise ValueError(f"train_heads: rows must be [views * {len(ds)}, F], got {list(ds.rows.shape)}")
     wanted = BCE if ds.is_multi else NLL
-    if not isinstance(crit, wanted):
+    if type(crit) is not wanted:  # nor one derived from it, which only itself knows
         raise ValueError(f"train_heads: crit must be {wanted.__name__} for these labels, got {crit!r}")
     check_count("train_heads", "bs", bs, least=2)
 

@@ -228,6 +228,10 @@ def test_a_head_knows_nothing_of_other_rows(rng):
     assert same(head, *train_heads(ds, [run], HeadTraining(NLL(), 8)))
 
 
+class DerivedNLL(NLL):
+    """What it computes is known only to itself."""
+
+
 def test_arguments_are_checked(rng):
     ds = rows_of(rng)
     run, by_8 = HeadRun(FAST, np.arange(50), 0), HeadTraining(NLL(), 8)
@@ -238,6 +242,10 @@ def test_arguments_are_checked(rng):
         (lambda: train_heads(images, [run], by_8), "holds images; heads train on rows"),
         (lambda: train_heads(ds, [run], HeadTraining(BCE(), 8)), "crit must be NLL for these labels, got BCE"),
         (lambda: train_heads(ds, [run], HeadTraining(L1(), 8)), "crit must be NLL"),
+        (
+            lambda: train_heads(ds, [run], HeadTraining(DerivedNLL(), 8)),
+            "crit must be NLL for these labels",
+        ),
         (lambda: train_heads(ds, [run], HeadTraining(NLL(), 1)), "bs must be a whole number of at least 2, got 1"),
         (lambda: train_heads(ds, [replace(run, train=np.array([1]))], by_8), "two rows or more"),
         (lambda: train_heads(ds, [replace(run, train=np.array([1, 50]))], by_8), "0 to 49, got 50"),
