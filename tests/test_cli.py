@@ -426,7 +426,7 @@ def test_a_run(tmp_path, capsys):
 @pytest.mark.slow
 def test_the_results_of_a_run_are_those_of_its_model(tmp_path, monkeypatch):
     """The mean of the weights before and after is no epoch's."""
-    monkeypatch.setattr("fastclf.learners.unfrozen_trial._clearly_above", lambda *_: False)
+    monkeypatch.setattr("fastclf.learners.unfrozen_trial._is_worse", lambda *_: False)
     folder, run = three_colours(tmp_path / "data", n=6, n_valid=4), tmp_path / "run"
     assert main(["train", str(folder), "--sz", "32", "--bs", "8", "-o", str(run)]) == 0
     results = json.loads((run / "arguments.json").read_text())["results"]

@@ -92,7 +92,7 @@ def test_bodies_and_the_trial_of_all_layers_keep_groups_together(tmp_path, dealt
     shutil.rmtree(folder / "valid")
     data = colours_of_fours(folder)
     learn = tiny_learner(data, precompute=True, pretrained=True)
-    monkeypatch.setattr(unfrozen_trial, "train_all_layers", lambda learn, *_: learn)
+    monkeypatch.setattr(unfrozen_trial, "_fit", lambda learn, _: learn)
     unfrozen_trial.share_of_before(learn, LinearSetting(0.1, "common"))
     compare(data, [resnet18], k=2, pretrained=False)
     assert len(dealt) == 2

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import PowerNorm
 
-# Above so many classes, numbers in the cells are too small to read; above the second, zeros only distract.
+# Above so many classes, not all names fit; above the second, numbers in the cells are too small to read; above the
+# third, zeros only distract.
 _MAX_NAMES = 200
 _MAX_NUMBERS = 40
 _MAX_ZEROS = 12

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastclf.arrays import Flags, Floats
+from fastclf.interpret.measures import log_losses
 
 Interval = tuple[float, float]
 Statistic = Callable[[Floats], dict[str, Floats]]
@@ -59,10 +60,10 @@ def bootstrap(statistic: Statistic, n: int, resamples: int = _RESAMPLES, seed: i
 
 def of_one_label(probs: Floats, y: NDArray[np.int64]) -> Statistic:
     """Return what computes the measures of one label, see `measures.of_one_label`."""
-    n, c = probs.shape
+    c = probs.shape[1]
     guess = probs.argmax(1)
     right = (guess == y).astype(np.float64)
-    loss = -np.log(np.clip(probs[np.arange(n), y], np.finfo(np.float64).eps, 1))
+    loss = log_losses(probs, y)
     true, guessed = (_indicators(numbers, c) for numbers in (y, guess))
 
     def statistic(counts: Floats) -> dict[str, Floats]:
@@ -87,8 +88,7 @@ def of_one_label(probs: Floats, y: NDArray[np.int64]) -> Statistic:
 
 def of_several_labels(probs: Floats, true: Flags, chosen: Flags) -> Statistic:
     """Return what computes the measures of several labels, see `measures.of_several_labels`."""
-    eps = np.finfo(np.float64).eps
-    loss = -np.log(np.clip(np.where(true, probs, 1 - probs), eps, 1)).mean(1)
+    loss = log_losses(probs, true)
     hit, on, yes = ((flags).astype(np.float64) for flags in (true & chosen, chosen, true))
 
     def statistic(counts: Floats) -> dict[str, Floats]:

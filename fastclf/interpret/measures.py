@@ -20,6 +20,19 @@ SAME_AS_ACCURACY = ("precision_micro", "recall_micro", "f1_micro")
 """Measures that are the accuracy, where rows have one label."""
 
 _BINS = 15
+_EPS = float(np.finfo(np.float64).eps)
+
+
+def log_losses(probs: Floats, y: NDArray[Any], least: float = _EPS) -> Floats:
+    """Return the log loss of each row ``[N]``; where rows have several labels, the mean over these.
+
+    Args:
+        probs: ``[N, C]``.
+        y: ``[N]`` class numbers, or ``[N, C]`` of zeros and ones.
+        least: what the probability of the truth counts as where it is lower: a certain mistake is costly, not infinite.
+    """
+    of_truth = probs[np.arange(len(y)), y][:, None] if y.ndim == 1 else np.where(y > 0, probs, 1 - probs)
+    return np.asarray(-np.log(of_truth.clip(least, 1)).mean(1))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fastclf.errors import DivergedError
 from fastclf.interpret.evaluation import probabilities, with_predictions
+from fastclf.interpret.measures import log_losses
 from fastclf.interrupts import Interrupts
 from fastclf.report import describe_seconds, log
 from fastclf.training.callbacks import Callback
@@ -65,15 +66,15 @@ def share_of_before(learn: ConvLearner, setting: Setting) -> float | None:
     before = _weights(trial)
     time_log = _TimeLog(_EPOCHS * len(trial._data.trn_dl), _EPOCHS * len(data.trn_dl))
     try:
-        train_all_layers(trial, _NONE, [time_log])
+        _fit(trial, [time_log])
     except DivergedError:
         log("fine_tune: with all layers trained weights are not finite: the body stays frozen")
         return None
     after = _losses(trial)
     _take_mean(trial, before, _HALF)
     mean = _losses(trial)
-    share, trained = (_NONE, after) if _clearly_above(mean, after) else (_HALF, mean)
-    worse = _clearly_above(trained, frozen)
+    share, trained = (_NONE, after) if _is_worse(mean, after) else (_HALF, mean)
+    worse = _is_worse(trained, frozen)
     log(
         f"fine_tune: on the {n_judged:,} images loss {frozen.mean():.4f} with the body frozen, {trained.mean():.4f} "
         f"with all layers trained: {'the body stays frozen' if worse else 'now the same on all training images'}"
@@ -97,7 +98,7 @@ def train_all_layers(learn: ConvLearner, share: float, callbacks: Sequence[Callb
         ``[val_loss, metric, ...]``, of the mean.
     """
     before = _weights(learn)
-    scores = learn.fit(_RATES, 1, cycle_len=_EPOCHS, use_clr_beta=_ONE_CYCLE, callbacks=callbacks)
+    scores = _fit(learn, callbacks)
     if not share:
         return scores
     _take_mean(learn, before, share)
@@ -105,6 +106,10 @@ def train_all_layers(learn: ConvLearner, share: float, callbacks: Sequence[Callb
     named = ", ".join(f"{name} {value:.6f}" for name, value in zip(found.names, found, strict=True))
     log(f"fine_tune: the mean of the weights before and after: {named}")
     return found
+
+
+def _fit(learn: ConvLearner, callbacks: Sequence[Callback]) -> list[float]:
+    return learn.fit(_RATES, 1, cycle_len=_EPOCHS, use_clr_beta=_ONE_CYCLE, callbacks=callbacks)
 
 
 def _weights(learn: ConvLearner) -> list[Tensor]:
@@ -121,14 +126,11 @@ def _losses(learn: ConvLearner) -> NDArray[np.float64]:
     """Return the log loss of each image of the validation set, ``[n]``; of several labels, their mean."""
     labels = learn._data.val_ds.labels
     preds, targs = with_predictions("fine_tune", *learn.predict_with_targs(), labels)
-    least = np.finfo(np.float32).eps  # a certain mistake is costly, not infinite
-    if labels.is_multi:
-        p = preds.astype(np.float64)
-        return np.asarray(-np.log(np.where(targs > 0, p, 1 - p).clip(least)).mean(1))
-    return np.asarray(-np.log(probabilities(preds)[np.arange(len(targs)), targs].clip(least)))
+    probs = preds.astype(np.float64) if labels.is_multi else probabilities(preds)
+    return log_losses(probs, targs, float(np.finfo(np.float32).eps))
 
 
-def _clearly_above(losses: NDArray[np.float64], others: NDArray[np.float64]) -> bool:
+def _is_worse(losses: NDArray[np.float64], others: NDArray[np.float64]) -> bool:
     """Return whether losses of the same images are higher by more than the standard error of the difference."""
     above = losses - others
     return bool(above.mean() > above.std() / np.sqrt(len(above)))

@@ -95,9 +95,10 @@ FINALS = {"one": "log_softmax", "several": "sigmoid", "numbers": "none"}
 
 def final_layer(final: str) -> nn.Module:
     """Return what makes log-probabilities, probabilities or values of logits, by its name in `FINALS`."""
-    if final not in FINALS.values():
-        raise ValueError(f"Head: final must be one of {(*FINALS.values(),)}, got {final!r}")
-    return {"log_softmax": nn.LogSoftmax(1), "sigmoid": nn.Sigmoid(), "none": nn.Identity()}[final]
+    layers: dict[str, nn.Module] = {"log_softmax": nn.LogSoftmax(1), "sigmoid": nn.Sigmoid(), "none": nn.Identity()}
+    if final not in layers:
+        raise ValueError(f"Head: final must be one of {(*layers,)}, got {final!r}")
+    return layers[final]
 
 
 class Head(nn.Module):

@@ -475,10 +475,11 @@ def _scaled(image: Image.Image) -> npt.NDArray[np.uint8]:
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
         whites = ([1.0] if image.mode == "F" else []) + [255.0, 65535.0, 4294967295.0]
         white = next((white for white in whites if values.max() <= white), 0.0)
-    grey = np.rint(values * (255 / (white or 1))).astype(np.uint8)
-    if not white or (values.any() and not grey.any()):
-        raise BadFileError("grey values of an unknown range")
-    return grey
+    if white:
+        grey = np.rint(values * (255 / white)).astype(np.uint8)
+        if grey.any() or not values.any():
+            return grey
+    raise BadFileError("grey values of an unknown range")
 
 
 def _read_requests(requests: queue.SimpleQueue[dict[str, Any]], buffers: _Buffers) -> None:
